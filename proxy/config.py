@@ -1,0 +1,177 @@
+"""Configuration: one tree of frozen structs, read once at start. docs/configuration.md is generated from here.
+
+Every key has an environment variable, `BRANCHLINE_` + section + `_` + key in capitals
+(`server.port` is `BRANCHLINE_SERVER_PORT`); flags win over the environment, it wins over the file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+OwnerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every part of the tree: immutable, and a key that is not known is an error that names it."""
+
+
+class Secret(str):
+    """A string that never shows itself: `repr` is masked. Use it where the value is needed, never in a message."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('**********')" if self else "Secret('')"
+
+
+class ServerConfig(Section):
+    """Where the proxy listens, and the limits on what it takes in."""
+
+    #: Address to listen on.
+    host: str = "127.0.0.1"
+    #: Port to listen on; 0 lets the system choose.
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    #: Largest request body, in bytes, as sent and after decompression.
+    max_body_bytes: Count = 64 * 1024 * 1024
+    #: Deepest nesting of a JSON body.
+    max_json_depth: Annotated[int, msgspec.Meta(ge=8, le=200)] = 128
+    #: Seconds that running turns get to finish after SIGTERM.
+    shutdown_timeout_seconds: NotNegative = 30.0
+    #: Seconds of silence on a stream after which a comment is sent to keep middleboxes from closing it.
+    keepalive_seconds: Positive = 15.0
+    #: Origins that browsers may call from (`https://app.example`, or `*`); empty turns CORS off.
+    cors_origins: tuple[str, ...] = ()
+
+
+class UpstreamConfig(Section):
+    """The model server that requests go on to."""
+
+    #: Base URL with its `/v1`; `echo` is a built-in model that needs no key.
+    url: str = "https://api.openai.com/v1"
+    #: Sent as the bearer token; under `passthrough` it replaces the caller's own.
+    api_key: Secret = Secret("")
+    #: Seconds to wait for a connection.
+    connect_timeout_seconds: Positive = 10.0
+    #: Seconds of silence from the upstream after which a turn fails.
+    read_timeout_seconds: Positive = 600.0
+    #: Connections kept open at most; 0 means no limit.
+    max_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Largest answer of one turn that is held in memory, in bytes.
+    max_response_bytes: Count = 256 * 1024 * 1024
+    #: Largest single event of a stream, in bytes.
+    max_event_bytes: Count = 64 * 1024 * 1024
+
+
+class RedisConfig(Section):
+    """The Redis or Valkey server that holds all state."""
+
+    #: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; empty starts an embedded Valkey.
+    url: Secret = Secret("")
+    #: Put before every key.
+    prefix: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "branchline"
+    #: Seconds that one command may take.
+    timeout_seconds: Positive = 5.0
+    #: Connections kept open at most.
+    max_connections: Count = 256
+
+
+class DataConfig(Section):
+    """The embedded Valkey's files; used only while `redis.url` is empty."""
+
+    #: Folder of the append-only file and the socket.
+    dir: str = "./branchline-data"
+
+
+class JwtConfig(Section):
+    """How tokens are verified under `auth.mode = "jwt"`. Exactly one of secret, key_file and jwks_url is set."""
+
+    #: Algorithms that are accepted; all of one family.
+    algorithms: tuple[str, ...] = ()
+    #: Shared secret, for HS256/384/512.
+    secret: Secret = Secret("")
+    #: PEM file with the public key.
+    key_file: str = ""
+    #: URL of a JSON Web Key Set.
+    jwks_url: str = ""
+    #: `iss` that a token must carry; empty accepts any.
+    issuer: str = ""
+    #: `aud` values of which a token must carry one; empty accepts any.
+    audience: tuple[str, ...] = ()
+    #: Seconds of clock difference that are forgiven.
+    leeway_seconds: NotNegative = 30.0
+    #: Seconds that a fetched key set is used before it is fetched again.
+    jwks_ttl_seconds: Positive = 300.0
+
+
+class AuthConfig(Section):
+    """Who the caller is."""
+
+    #: `passthrough`: the caller's own upstream key; `jwt`; `api_keys`; `none`: everybody is one owner.
+    mode: Literal["passthrough", "jwt", "api_keys", "none"] = "passthrough"
+    #: Owner name → SHA-256 (hex) of the key, for `api_keys`.
+    api_keys: dict[OwnerName, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]] = {}
+    #: Token verification, for `jwt`.
+    jwt: JwtConfig = JwtConfig()
+    #: Allow `mode = "none"` on an address that is not loopback.
+    allow_public_none: bool = False
+
+
+class TurnsConfig(Section):
+    """How a turn behaves when something is in the way."""
+
+    #: When the client leaves a running turn: `keep` what there is, `finish` it, or `discard` it.
+    on_disconnect: Literal["keep", "finish", "discard"] = "keep"
+    #: Seconds that a branch stays locked after its proxy died; renewed while a turn runs.
+    lock_lease_seconds: Annotated[float, msgspec.Meta(ge=1)] = 10.0
+    #: Seconds that a turn waits for a locked branch before it answers `conversation_locked`.
+    lock_wait_seconds: NotNegative = 0.0
+    #: Seconds that a finished answer waits for a store that can't be reached.
+    commit_retry_seconds: NotNegative = 30.0
+
+
+class ConversationsConfig(Section):
+    """Conversations."""
+
+    #: Append the items of turns with `store: false` to their conversation too.
+    append_unstored: bool = False
+
+
+class ResponsesConfig(Section):
+    """Responses."""
+
+    #: Days that a response is kept after its last use.
+    retention_days: Positive = 30.0
+
+
+class ErrorsConfig(Section):
+    """The shape of error bodies."""
+
+    #: `openai`, or `flat` for clients that need `error` to be a string.
+    format: Literal["openai", "flat"] = "openai"
+
+
+class LogConfig(Section):
+    """Logging to standard error: ids, sizes and timings, never a secret or a prompt."""
+
+    #: Least level that is written.
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section):
+    """The whole tree; `Config()` is what runs when nothing is configured."""
+
+    server: ServerConfig = ServerConfig()
+    upstream: UpstreamConfig = UpstreamConfig()
+    redis: RedisConfig = RedisConfig()
+    data: DataConfig = DataConfig()
+    auth: AuthConfig = AuthConfig()
+    turns: TurnsConfig = TurnsConfig()
+    conversations: ConversationsConfig = ConversationsConfig()
+    responses: ResponsesConfig = ResponsesConfig()
+    errors: ErrorsConfig = ErrorsConfig()
+    log: LogConfig = LogConfig()

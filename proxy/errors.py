@@ -1,0 +1,305 @@
+"""What a caller can be told went wrong, and the one place that writes it down as JSON.
+
+    ApiError
+    ├── BadRequest           400  the caller's input; names the parameter
+    ├── Unauthorized         401  no, bad or expired credentials; never says which
+    ├── NotFound             404  unknown = foreign = deleted, byte for byte
+    ├── MethodNotAllowed     405
+    ├── RequestTimeout       408
+    ├── PayloadTooLarge      413
+    ├── UnsupportedMedia     415
+    ├── UpgradeRequired      426  WebSocket asked for, not offered
+    ├── InternalError        500
+    ├── BadGateway           502  the upstream broke off or spoke nonsense
+    ├── Unavailable          503  the store or the upstream can't be reached; retry
+    ├── GatewayTimeout       504
+    └── UpstreamRefusal       *   the upstream's own 4xx/5xx, in our envelope
+
+Statuses, codes and messages per case: OpenAI's, as docs/http-api.md lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from storage import (
+    AlreadyThere,
+    BranchNotFound,
+    ConversationNotFound,
+    CursorNotFound,
+    ItemNotFound,
+    Locked,
+    ResponseNotFound,
+    StoreError,
+    TooManyMetadata,
+)
+from storage import Unavailable as StoreUnavailable
+
+
+class ApiError(Exception):
+    """An answer other than success. `str()` of it is the message the caller reads; keep secrets out of it.
+
+    message: what is wrong, in a sentence. param: path of the offending field (`items[0].id`) or None.
+    code: stable slug or None. headers: extra response headers.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    param: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+        self.headers: Mapping[str, str] = headers or {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return OpenAI's error object: message, type, param, code."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+
+class BadRequest(ApiError):
+    """400: the request itself is wrong."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    """401 with a challenge and no hint of what was wrong with the credentials."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str = "Incorrect or missing credentials.") -> None:
+        super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="branchline"'})
+
+
+class NotFound(ApiError):
+    """404: never existed, was deleted, or belongs to somebody else: the answer is the same."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(ApiError):
+    """405 with the methods that the path has."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class RequestTimeout(ApiError):
+    """408: the caller did not finish sending its request in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class PayloadTooLarge(ApiError):
+    """413: the request body, sent or decompressed, is over `server.max_body_bytes`."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMedia(ApiError):
+    """415: a content type or encoding that the path can't read."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class UpgradeRequired(ApiError):
+    """426: Codex CLI falls back from WebSocket to HTTP on this status."""
+
+    status = 426
+    type = "invalid_request_error"
+    code = "websocket_not_supported"
+
+
+class InternalError(ApiError):
+    """500: a fault of ours; the log has the traceback under the request id."""
+
+    status = 500
+    code = "internal_error"
+
+
+class BadGateway(ApiError):
+    """502: the upstream broke off, could not be reached, or answered nonsense."""
+
+    status = 502
+    code = "upstream_error"
+
+
+class Unavailable(ApiError):
+    """503: the store can't be reached or the server is stopping; nothing was done, so retry."""
+
+    status = 503
+    code = "service_unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: int = 1) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class GatewayTimeout(ApiError):
+    """504: the upstream did not answer in time."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamRefusal(ApiError):
+    """The upstream's own error answer: its status, and its error object brought into OpenAI's shape."""
+
+    def __init__(self, status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(str(error.get("message") or f"The upstream answered {status}."), headers=headers)
+        self.status = status
+        self.error = dict(error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the upstream's error object, every field of it, with OpenAI's four always present."""
+        shape = "invalid_request_error" if self.status < 500 else "server_error"
+        code = self.error.get("code")
+        return {
+            **self.error,
+            "message": self.message,
+            "type": self.error.get("type") or shape,
+            "param": self.error.get("param"),
+            # llama.cpp sends the status as an integer code; clients expect a slug or null
+            "code": code if isinstance(code, str) else None,
+        }
+
+
+def error_body(error: ApiError, request_id: str, error_format: str = "openai") -> bytes:
+    """Return the JSON body for `error`.
+
+    `openai`: `{"error": {message, type, param, code}, "code", "message", "request_id"}`;
+    `flat`: `{"code", "error": "<message>", "message", "request_id"}` for clients that need a string there.
+    """
+    inner = error.to_dict()
+    outer: dict[str, Any] = {"code": inner["code"], "message": inner["message"], "request_id": request_id}
+    if error_format == "flat":
+        return orjson.dumps({**outer, "code": inner["code"] or "", "error": inner["message"]})
+    return orjson.dumps({"error": inner, **outer})
+
+
+def conversation_not_found(conversation_id: str) -> NotFound:
+    """404 on every route and in responses.create, with no code (recorded answers of OpenAI)."""
+    return NotFound(f"Conversation with id '{conversation_id}' not found.")
+
+
+def response_not_found(response_id: str) -> NotFound:
+    """404 for a response named in the path."""
+    return NotFound(f"Response with id '{response_id}' not found.")
+
+
+def previous_response_not_found(response_id: str) -> BadRequest:
+    """400, not 404, for a response that a turn wants to continue."""
+    return BadRequest(
+        f"Previous response with id '{response_id}' not found.",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
+
+
+def item_not_found(item_id: str, param: str | None = None, *, referenced: bool = False) -> NotFound:
+    """404 for an item; a reference gets OpenAI's hint about `store`."""
+    hint = (
+        " Items are not persisted when `store` is set to false. Try again with `store` set to true, "
+        "or remove this item from your input."
+    )
+    return NotFound(f"Item with id '{item_id}' not found.{hint if referenced else ''}", param=param)
+
+
+def conversation_locked() -> BadRequest:
+    """400, never 409: openai-agents waits and repeats on exactly this code; 409 the base client repeats blindly."""
+    return BadRequest(
+        "Another process is currently operating on this conversation. Please retry in a few seconds.",
+        param="conversation",
+        code="conversation_locked",
+    )
+
+
+def invalid_type(param: str, expected: str, got: str) -> BadRequest:
+    """400 for a value of the wrong JSON type."""
+    message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."
+    return BadRequest(message, param=param, code="invalid_type")
+
+
+def missing_parameter(param: str) -> BadRequest:
+    """400 for a required parameter that is absent."""
+    return BadRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
+def too_long(param: str, limit: int, length: int) -> BadRequest:
+    """400 for a string over its limit, in characters."""
+    return BadRequest(
+        f"Invalid '{param}': string too long. Expected a string with maximum length {limit}, "
+        f"but got a string with length {length} instead.",
+        param=param,
+        code="string_above_max_length",
+    )
+
+
+def invalid_id_prefix(param: str, value: str, prefix: str) -> BadRequest:
+    """400 for an id of the wrong kind."""
+    message = f"Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix}'."
+    return BadRequest(message, param=param, code="invalid_value")
+
+
+def invalid_id_characters(param: str, value: str) -> BadRequest:
+    """400 for an id with characters that no id has."""
+    return BadRequest(
+        f"Invalid '{param}': '{value}'. Expected an ID that contains letters, numbers, underscores, or dashes, "
+        "but this value contained additional characters.",
+        param=param,
+        code="invalid_value",
+    )
+
+
+def from_store(error: StoreError) -> ApiError:
+    """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
+    match error:
+        case StoreUnavailable():
+            return Unavailable("The store can't be reached. Nothing was changed; try again.", code="store_unavailable")
+        case ConversationNotFound():
+            return conversation_not_found(error.subject)
+        case ResponseNotFound():
+            return response_not_found(error.subject)
+        case ItemNotFound():
+            return item_not_found(error.subject)
+        case BranchNotFound():
+            return NotFound(f"Branch '{error.subject}' not found.", param="branch")
+        case CursorNotFound():
+            return NotFound(f"No item found with id '{error.subject}'", param="after")
+        case AlreadyThere():
+            return BadRequest("Item already in conversation", param="items", code="item_already_in_conversation")
+        case TooManyMetadata():
+            return BadRequest(
+                "Invalid 'metadata': too many properties. Expected an object with at most 16 properties.",
+                param="metadata",
+                code="object_above_max_properties",
+            )
+        case Locked():
+            return conversation_locked()
+        case _:
+            return InternalError("The server had an error while processing your request.")

@@ -1,0 +1,102 @@
+"""Ids in OpenAI's shapes; 16 hex digits of every id name its partition, the Redis slot all its relatives live in.
+
+    conv_ 8 hex time, 24 hex random, 16 hex partition        conversations, and items added to them directly
+    resp_ 16 hex partition, 00, 8 hex time, 24 hex random    responses and the items of a turn; 01 when not stored
+
+Ids that a client brings along are opaque: `partition_of` reads the partition where the shape has one and
+otherwise derives it from the id, so that any id leads to a slot without an index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+
+#: Item type → id prefix. Sources: OpenAI's answers and specification examples; unknown types get `item`.
+PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "web_search_call": "ws",
+    "file_search_call": "fs",
+    "image_generation_call": "ig",
+    "code_interpreter_call": "ci",
+    "computer_call": "cu",
+    "computer_call_output": "cuo",
+    "mcp_call": "mcp",
+    "mcp_list_tools": "mcpl",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
+    "compaction": "cmp",
+    "local_shell_call": "lsh",
+    "local_shell_call_output": "lsho",
+    "shell_call": "sh",
+    "shell_call_output": "sho",
+    "apply_patch_call": "apc",
+    "apply_patch_call_output": "apco",
+    "tool_search_call": "tsc",
+    "tool_search_output": "tso",
+    "additional_tools": "at",
+    "program": "prog",
+    "program_output": "progo",
+    "configuration_update": "cfgu",
+}
+
+MAX_LENGTH = 64
+VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+_HEX_48 = re.compile(r"[0-9a-f]{48}")
+_HEX_50 = re.compile(r"[0-9a-f]{50}")
+
+
+def new_partition() -> str:
+    """Return 16 random hex digits: the name of a new partition."""
+    return secrets.token_hex(8)
+
+
+def new_conversation_id(partition: str) -> str:
+    """Return `conv_` + 48 hex digits, the last 16 of them `partition`."""
+    return f"conv_{_stamp()}{partition}"
+
+
+def new_added_item_id(item_type: str, partition: str) -> str:
+    """Return an id for an item that is added to a conversation directly, outside a turn."""
+    return f"{PREFIXES.get(item_type, 'item')}_{_stamp()}{partition}"
+
+
+def new_response_id(partition: str, *, stored: bool) -> str:
+    """Return `resp_` + 50 hex digits, the first 16 of them `partition`."""
+    return f"resp_{_turn_body(partition, stored=stored)}"
+
+
+def new_turn_item_id(item_type: str, partition: str, *, stored: bool) -> str:
+    """Return an id for an input or output item of a turn."""
+    return f"{PREFIXES.get(item_type, 'item')}_{_turn_body(partition, stored=stored)}"
+
+
+def partition_of(some_id: str) -> str:
+    """Return the partition that `some_id` names, or the one that its hash gives when it names none."""
+    body = some_id.rpartition("_")[2]
+    if len(body) == 48 and _HEX_48.fullmatch(body):
+        return body[-16:]
+    if len(body) == 50 and _HEX_50.fullmatch(body):
+        return body[:16]
+    return hashlib.sha256(some_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_valid(some_id: str) -> bool:
+    """Tell whether `some_id` has an id's characters and length (OpenAI's rule for ids that clients bring)."""
+    return VALID.fullmatch(some_id) is not None
+
+
+def _stamp() -> str:
+    return f"{int(time.time()):08x}{secrets.token_hex(12)}"
+
+
+def _turn_body(partition: str, *, stored: bool) -> str:
+    return f"{partition}{'00' if stored else '01'}{_stamp()}"

@@ -1,0 +1,183 @@
+"""Conversations in the store: create, read, update, delete, list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from storage.errors import Missing, StoreError
+from storage.records import Conversation, ConversationPage, Entry, PageRequest
+from storage.scripts import Argument, Call
+from storage.space import Space, flatten
+
+#: Most metadata pairs of a conversation (OpenAI's limit).
+MAX_METADATA = 16
+#: A listing is repaired where it is off by more than this; less is the time between two writes.
+INDEX_DRIFT_MS = 5_000
+#: Conversations deleted in one round trip.
+DELETE_BATCH = 100
+
+
+def read_facts(flat: Sequence[bytes]) -> Conversation:
+    """Return the conversation that a hash's fields and values describe."""
+    fields: dict[str, Any] = {"metadata": {}}
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
+        key, text = name.decode(), value.decode()
+        if key.startswith("m:"):
+            fields["metadata"][key[2:]] = text
+        elif key != "deleted_at":
+            fields[key] = int(text) if key in {"created_at", "updated_at"} else text
+    return Conversation(**fields)
+
+
+class Conversations:
+    """Conversations of any owner; each call names the owner and sees nothing of others."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._scripts = space.scripts
+
+    async def create(
+        self, owner: str, draft: Conversation, entries: Sequence[Entry]
+    ) -> tuple[Conversation, list[bytes]]:
+        """Create `draft` (its times are ignored) with its first items; return both as stored."""
+        metadata = [part for pair in draft.metadata.items() for part in pair]
+        facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
+        arguments = [*facts, len(draft.metadata), *metadata, *flatten(entries)]
+        call = Call("create_conversation", self._space.keys(draft.id).common, arguments, draft.id)
+        touch = self._space.touch(owner, draft.id, draft.project_id, draft.referrer)
+        # The listing first: an entry without its conversation is repaired when read; the reverse is never seen.
+        _, reply = await self._scripts.run_all([touch, call])
+        if isinstance(reply, StoreError):
+            raise reply
+        created_at, updated_at, *items = reply
+        return (
+            Conversation(
+                id=draft.id,
+                created_at=created_at,
+                updated_at=updated_at,
+                title=draft.title,
+                project_id=draft.project_id,
+                referrer=draft.referrer,
+                metadata=draft.metadata,
+            ),
+            items,
+        )
+
+    async def read(self, owner: str, conversation_id: str) -> Conversation:
+        """Return one conversation. Raises ConversationNotFound."""
+        reply = await self._scripts.run(self._read_call(owner, conversation_id))
+        return read_facts(reply[0])
+
+    async def update(self, owner: str, conversation_id: str, changes: Mapping[str, str | None]) -> Conversation:
+        """Set or (None) clear title, project_id, referrer and metadata (`m:<key>`); return the result.
+
+        Raises ConversationNotFound, TooManyMetadata.
+        """
+        keys = self._space.keys(conversation_id)
+        arguments: list[Argument] = [owner, conversation_id, MAX_METADATA, len(changes)]
+        for name, value in changes.items():
+            arguments += [name, "-" if value is None else "=" + value]
+        call = Call("update_conversation", [keys.head, keys.conversation], arguments, conversation_id)
+        before, after = (read_facts(flat) for flat in await self._scripts.run(call))
+        listings = self._space.owner(owner)
+        left = set(listings.listings(before.project_id, before.referrer))
+        left -= set(listings.listings(after.project_id, after.referrer))
+        calls = [self._space.touch(owner, after.id, after.project_id, after.referrer)]
+        if left:
+            calls.append(Call("drop_index", sorted(left), [conversation_id]))
+        await self._scripts.run_all(calls)
+        return after
+
+    async def delete(self, owner: str, conversation_id: str) -> None:
+        """Hide a conversation and its items at once. Raises ConversationNotFound."""
+        reply = await self._scripts.run(self._delete_call(owner, conversation_id))
+        await self._scripts.run(self._space.drop(owner, read_facts(reply[0])))
+
+    async def delete_all(self, owner: str) -> int:
+        """Delete every conversation of the owner; return how many there were."""
+        listing = self._space.owner(owner).conversations
+        deleted = 0
+        while True:
+            page = await self._scripts.run(Call("list_index", [listing], ["asc", DELETE_BATCH, "", ""]))
+            ids = [name.decode() for name in page[0][::2]]
+            if not ids:
+                return deleted
+            replies = await self._scripts.run_all([self._delete_call(owner, one) for one in ids])
+            drops = []
+            for conversation_id, reply in zip(ids, replies, strict=True):
+                if isinstance(reply, Missing):
+                    drops.append(Call("drop_index", [listing], [conversation_id]))
+                elif isinstance(reply, StoreError):
+                    raise reply
+                else:
+                    deleted += 1
+                    drops.append(self._space.drop(owner, read_facts(reply[0])))
+            await self._scripts.run_all(drops)
+
+    async def list_page(
+        self, owner: str, page: PageRequest, *, project_id: str | None = None, referrer: str | None = None
+    ) -> ConversationPage:
+        """Return a page of the owner's conversations by last activity, newest first unless `page.ascending`.
+
+        page.after: a conversation id, or the `next_cursor` of the page before, which stays in place when its
+        conversation moves. Two round trips, one more for each entry that had to be repaired or filtered out.
+        Raises CursorNotFound.
+        """
+        listings = self._space.owner(owner)
+        listing = listings.conversations
+        if referrer:
+            listing = listings.referrer(referrer)
+        if project_id:
+            listing = listings.project(project_id)
+        found: list[tuple[Conversation, int]] = []
+        cursor = page.after or ""
+        while len(found) <= page.limit:
+            wanted = page.limit + 1 - len(found)
+            entries = await self._list_entries(listing, cursor, wanted, ascending=page.ascending)
+            for conversation, score in await self._read_entries(owner, listing, entries):
+                if conversation.referrer == (referrer or conversation.referrer):
+                    found.append((conversation, score))
+            if len(entries) < wanted:
+                break
+            cursor = "@".join(map(str, entries[-1]))
+        shown = found[: page.limit]
+        has_more = len(found) > page.limit
+        last = f"{shown[-1][0].id}@{shown[-1][1]}" if has_more else None
+        return ConversationPage([conversation for conversation, _ in shown], has_more, last)
+
+    async def _list_entries(self, listing: str, cursor: str, wanted: int, *, ascending: bool) -> list[tuple[str, int]]:
+        cursor_id, _, score = cursor.partition("@")
+        arguments = ["asc" if ascending else "desc", wanted, cursor_id, score]
+        flat = (await self._scripts.run(Call("list_index", [listing], arguments, cursor)))[0]
+        return [(flat[i].decode(), int(float(flat[i + 1]))) for i in range(0, len(flat), 2)]
+
+    async def _read_entries(
+        self, owner: str, listing: str, entries: Sequence[tuple[str, int]]
+    ) -> list[tuple[Conversation, int]]:
+        """Read the conversations of a listing's entries; repair the listing where it is wrong."""
+        if not entries:
+            return []
+        replies = await self._scripts.run_all([self._read_call(owner, one) for one, _ in entries])
+        found, repairs = [], []
+        for (conversation_id, score), reply in zip(entries, replies, strict=True):
+            if isinstance(reply, Missing):
+                repairs.append(Call("drop_index", [listing], [conversation_id]))
+            elif isinstance(reply, StoreError):
+                raise reply
+            else:
+                conversation = read_facts(reply[0])
+                found.append((conversation, score))
+                if abs(conversation.updated_at - score) > INDEX_DRIFT_MS:
+                    repairs.append(Call("correct_index", [listing], [conversation_id, conversation.updated_at]))
+        if repairs:
+            await self._scripts.run_all(repairs)
+        return found
+
+    def _read_call(self, owner: str, conversation_id: str) -> Call:
+        keys = self._space.keys(conversation_id)
+        return Call("read_conversation", [keys.head, keys.conversation], [owner, conversation_id], conversation_id)
+
+    def _delete_call(self, owner: str, conversation_id: str) -> Call:
+        arguments: list[Argument] = [owner, conversation_id, self._space.retention_seconds]
+        return Call("delete_conversation", self._space.keys(conversation_id).common, arguments, conversation_id)

@@ -1,0 +1,83 @@
+"""What the store can refuse.
+
+StoreError
+├── Unavailable               Redis can't be reached, is loading, full or read-only: nothing is known; retry
+├── Conflict                  the branch was taken by another turn after the lock was lost
+├── Locked                    another turn runs on the branch
+├── TooManyMetadata           the merged metadata has too many pairs
+├── AlreadyThere              the conversation has this item already
+└── Missing                   not there, deleted, or another owner's; `subject` is the id asked for
+    ├── ConversationNotFound
+    ├── BranchNotFound
+    ├── ResponseNotFound
+    ├── ItemNotFound
+    └── CursorNotFound
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of all refusals. subject: the id or name it is about."""
+
+    def __init__(self, subject: str = "") -> None:
+        super().__init__(subject)
+        self.subject = subject
+
+
+class Unavailable(StoreError):
+    """Redis can't be reached or can't serve. subject: the reason, without credentials."""
+
+
+class Conflict(StoreError):
+    """The lock was lost and the branch has moved on; nothing was written."""
+
+
+class Locked(StoreError):
+    """Another turn holds the branch's lock."""
+
+
+class TooManyMetadata(StoreError):
+    """A merge would leave more metadata pairs than are allowed; nothing was changed."""
+
+
+class AlreadyThere(StoreError):
+    """The item is in this conversation already; the whole batch was refused."""
+
+
+class Missing(StoreError):
+    """Unknown, deleted or foreign: these are never told apart."""
+
+
+class ConversationNotFound(Missing):
+    """No such conversation for this owner."""
+
+
+class BranchNotFound(Missing):
+    """The conversation has no branch of this name."""
+
+
+class ResponseNotFound(Missing):
+    """No such response for this owner."""
+
+
+class ItemNotFound(Missing):
+    """No such item where it was looked for."""
+
+
+class CursorNotFound(Missing):
+    """The `after` of a listing names nothing in that listing."""
+
+
+#: First element of a script's reply → what it means. `ok` and commit_turn's outcomes are not refusals.
+REFUSALS: dict[bytes, type[StoreError]] = {
+    b"conversation_not_found": ConversationNotFound,
+    b"branch_not_found": BranchNotFound,
+    b"response_not_found": ResponseNotFound,
+    b"item_not_found": ItemNotFound,
+    b"cursor_not_found": CursorNotFound,
+    b"item_already_in_conversation": AlreadyThere,
+    b"too_many_metadata": TooManyMetadata,
+    b"locked": Locked,
+    b"conflict": Conflict,
+}

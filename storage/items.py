@@ -1,0 +1,99 @@
+"""Items of conversations in the store."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from itertools import groupby
+
+from storage.conversations import read_facts
+from storage.errors import StoreError
+from storage.records import Conversation, Entry, ItemPage, PageRequest
+from storage.scripts import Argument, Call
+from storage.space import Space, flatten
+
+#: Seconds that a repeat of the same append is recognised.
+COMMIT_MARKER_SECONDS = 120
+
+
+def page_arguments(page: PageRequest) -> list[Argument]:
+    """Return a page as list_items takes it."""
+    return [page.after or "", page.limit, "asc" if page.ascending else "desc"]
+
+
+class Items:
+    """Items of any owner's conversations; each call names the owner and sees nothing of others."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._scripts = space.scripts
+
+    async def append(self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry]) -> list[bytes]:
+        """Append entries to a branch ('' = the active one), all or none; return the items as stored.
+
+        Raises ConversationNotFound, BranchNotFound, ItemNotFound, AlreadyThere.
+        """
+        keys = self._space.keys(conversation_id)
+        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, *flatten(entries)]
+        call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
+        facts, *items = await self._scripts.run(call)
+        await self._touch(owner, read_facts(facts))
+        return items
+
+    async def list_page(self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "") -> ItemPage:
+        """Return a page of a branch. Raises ConversationNotFound, BranchNotFound, CursorNotFound."""
+        keys = self._space.keys(conversation_id)
+        arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page)]
+        call = Call("list_items", [*keys.common, keys.response("")], arguments, conversation_id)
+        more, items = await self._scripts.run(call)
+        return ItemPage(items, bool(more))
+
+    async def read(self, owner: str, conversation_id: str, item_id: str) -> bytes:
+        """Return one item of a conversation, from any branch. Raises ConversationNotFound, ItemNotFound."""
+        item: bytes = (await self._scripts.run(self._call("read_item", owner, conversation_id, item_id)))[0]
+        return item
+
+    async def delete(self, owner: str, conversation_id: str, item_id: str) -> Conversation:
+        """Remove one item for good, from all branches and snapshots; return the conversation.
+
+        Raises ConversationNotFound, ItemNotFound.
+        """
+        reply = await self._scripts.run(self._call("delete_item", owner, conversation_id, item_id))
+        conversation = read_facts(reply[0])
+        await self._touch(owner, conversation)
+        return conversation
+
+    async def resolve(self, owner: str, item_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return those of the items that the owner has, by id, from whatever partitions they are in: one trip."""
+        if not item_ids:
+            return {}
+        calls, groups = self.resolve_calls(owner, item_ids)
+        return collect(groups, await self._scripts.run_all(calls))
+
+    def resolve_calls(self, owner: str, item_ids: Sequence[str]) -> tuple[list[Call], list[list[str]]]:
+        """Return one resolve_items call a partition, and the ids that each asks for."""
+        ordered = sorted(set(item_ids), key=self._space.partition_of)
+        groups = [list(group) for _, group in groupby(ordered, key=self._space.partition_of)]
+        calls = []
+        for group in groups:
+            keys = self._space.keys(group[0])
+            calls.append(Call("resolve_items", [keys.head, keys.index], [owner, *group]))
+        return calls, groups
+
+    async def _touch(self, owner: str, conversation: Conversation) -> None:
+        touch = self._space.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
+        await self._scripts.run(touch)
+
+    def _call(self, script: str, owner: str, conversation_id: str, item_id: str) -> Call:
+        keys = self._space.keys(conversation_id).common
+        return Call(script, keys, [owner, conversation_id, item_id], conversation_id)
+
+
+def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | StoreError]) -> dict[str, bytes]:
+    """Return id → item bytes from the replies to resolve_calls; unknown ids are left out."""
+    known = {}
+    for group, reply in zip(groups, replies, strict=True):
+        if isinstance(reply, StoreError):
+            raise reply
+        known.update({item_id: data for item_id, data in zip(group, reply, strict=True) if data})
+    return known

@@ -1,0 +1,97 @@
+"""Every key in Redis, built here and nowhere else.
+
+<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, tombstones, responses
+<prefix>:{<partition>}:conversation     hash    the conversation's facts, metadata as `m:<key>`
+<prefix>:{<partition>}:branches         hash    `<name>:chain`, `<name>:pending`, `<name>:fence`, `#<segment>`
+<prefix>:{<partition>}:index            hash    item id → its places; `call:<call id>` → its item
+<prefix>:{<partition>}:segment:<n>      list    items as JSON bytes (named by the scripts)
+<prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at
+<prefix>:{<partition>}:lock:<branch>    string  fencing token, with a lease
+<prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:owner:{<owner>}:…              sorted set  conversation ids by last activity, in ms
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """The keys of one partition; its name is their hash tag, so all are in one slot."""
+
+    prefix: str
+    partition: str
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}:{{{self.partition}}}:{name}"
+
+    @property
+    def head(self) -> str:
+        """Hash of the partition itself."""
+        return self._key("partition")
+
+    @property
+    def conversation(self) -> str:
+        """Hash of the conversation."""
+        return self._key("conversation")
+
+    @property
+    def branches(self) -> str:
+        """Hash of the branches."""
+        return self._key("branches")
+
+    @property
+    def index(self) -> str:
+        """Hash of item places."""
+        return self._key("index")
+
+    @property
+    def common(self) -> tuple[str, str, str, str]:
+        """The four keys that most scripts start with."""
+        return self.head, self.conversation, self.branches, self.index
+
+    def response(self, response_id: str) -> str:
+        """Hash of one response."""
+        return self._key(f"response:{response_id}")
+
+    def lock(self, branch: str) -> str:
+        """Lock of one branch."""
+        return self._key(f"lock:{branch}")
+
+    def commit(self, token: str) -> str:
+        """Marker of one commit."""
+        return self._key(f"commit:{token}")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerKeys:
+    """The listings of one owner; the owner is their hash tag."""
+
+    prefix: str
+    owner: str
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}:owner:{{{self.owner}}}:{name}"
+
+    @property
+    def conversations(self) -> str:
+        """Sorted set of all the owner's conversations."""
+        return self._key("conversations")
+
+    def project(self, project_id: str) -> str:
+        """Sorted set of the owner's conversations in one project."""
+        return self._key(f"project:{project_id}")
+
+    def referrer(self, referrer: str) -> str:
+        """Sorted set of the owner's conversations from one referrer."""
+        return self._key(f"referrer:{referrer}")
+
+    def listings(self, project_id: str | None, referrer: str | None) -> list[str]:
+        """Return every listing that a conversation with these facts is in."""
+        keys = [self.conversations]
+        if project_id:
+            keys.append(self.project(project_id))
+        if referrer:
+            keys.append(self.referrer(referrer))
+        return keys

@@ -1,0 +1,180 @@
+-- Put before every script of this folder. Names, chains and clocks; writes nothing by itself.
+--
+-- Every script's first key is the partition's hash, `…:{partition}:partition`; the keys of its segments are
+-- built from it, because a chain is read and followed in one call. They share its hash tag, so its slot.
+--
+-- A chain is a list of spans: `segment:from:to` joined with `,`; `to` is exclusive and empty in an open span,
+-- which ends wherever its segment ends. Items are opaque bytes: an empty element is a tombstone.
+--
+-- Index values: `segment:offset` of each place the item lies in, joined with `,`, then ` +call_id` if the item is a
+-- tool call or ` -call_id` if it is a tool's output. Index field `call:ID` names the item of that call.
+
+local BASE = string.sub(KEYS[1], 1, -10)
+local CHUNK = 1000 -- arguments to one command; the Lua stack holds about 8,000
+
+local function segment_key(number)
+  return BASE .. 'segment:' .. number
+end
+
+local function owned(owner)
+  return redis.call('HGET', KEYS[1], 'owner') == owner
+end
+
+local function now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]), tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function parse_chain(text)
+  local chain = {}
+  for segment, from, to in string.gmatch(text, '(%d+):(%d+):(%d*)') do
+    chain[#chain + 1] = { tonumber(segment), tonumber(from), tonumber(to) }
+  end
+  return chain
+end
+
+local function format_chain(chain)
+  local spans = {}
+  for i, span in ipairs(chain) do
+    spans[i] = span[1] .. ':' .. span[2] .. ':' .. (span[3] or '')
+  end
+  return table.concat(spans, ',')
+end
+
+-- Gives an open last span its end of this moment.
+local function close_chain(chain)
+  local last = chain[#chain]
+  if last and not last[3] then
+    last[3] = redis.call('LLEN', segment_key(last[1]))
+    if last[3] <= last[2] then
+      chain[#chain] = nil
+    end
+  end
+  return chain
+end
+
+local function add_span(chain, segment, from, to)
+  local last = chain[#chain]
+  if last and last[1] == segment and last[3] == from then
+    last[3] = to
+  else
+    chain[#chain + 1] = { segment, from, to }
+  end
+end
+
+local function chain_holds(chain, segment, offset)
+  for _, span in ipairs(chain) do
+    if span[1] == segment and span[2] <= offset and offset < span[3] then
+      return true
+    end
+  end
+  return false
+end
+
+-- The places of an item: { {segment, offset}, … } and its call mark, or nil when it is unknown.
+local function places_of(index_key, id)
+  local value = redis.call('HGET', index_key, id)
+  if not value then
+    return nil
+  end
+  local places = {}
+  local list, mark = string.match(value, '^(%S+) ?(.*)$')
+  for segment, offset in string.gmatch(list, '(%d+):(%d+)') do
+    places[#places + 1] = { tonumber(segment), tonumber(offset) }
+  end
+  return places, mark
+end
+
+-- The item's bytes from the first of its places that still holds it, with that place; nil when none does.
+local function load_item(index_key, id)
+  local places, mark = places_of(index_key, id)
+  if places then
+    for _, place in ipairs(places) do
+      local bytes = redis.call('LINDEX', segment_key(place[1]), place[2])
+      if bytes and bytes ~= '' then
+        return bytes, place, mark, places
+      end
+    end
+  end
+  return nil
+end
+
+local function any_in_chain(chain, places)
+  for _, place in ipairs(places) do
+    if chain_holds(chain, place[1], place[2]) then
+      return true
+    end
+  end
+  return false
+end
+
+-- One JSON array's inside: the items of a closed chain joined with commas, tombstones left out.
+local function join_items(chain)
+  local holes = tonumber(redis.call('HGET', KEYS[1], 'tombstones') or '0') > 0
+  local parts = {}
+  for _, span in ipairs(chain) do
+    local items = redis.call('LRANGE', segment_key(span[1]), span[2], span[3] - 1)
+    if holes then
+      local kept = {}
+      for _, item in ipairs(items) do
+        if item ~= '' then
+          kept[#kept + 1] = item
+        end
+      end
+      items = kept
+    end
+    if #items > 0 then
+      parts[#parts + 1] = table.concat(items, ',')
+    end
+  end
+  return table.concat(parts, ',')
+end
+
+-- The conversation of this partition, if it is the one asked for and not deleted.
+local function conversation_lives(conversation_key, id)
+  local facts = redis.call('HMGET', conversation_key, 'id', 'deleted_at')
+  return facts[1] == id and not facts[2]
+end
+
+-- `main` means MAIN; nothing means the active branch.
+local function branch_name(conversation_key, name)
+  if name == '' then
+    return redis.call('HGET', conversation_key, 'active_branch')
+  end
+  if string.lower(name) == 'main' then
+    return 'MAIN'
+  end
+  return name
+end
+
+-- Whatever a response reaches lives at least as long as the response: its segments, the index, the partition.
+-- A partition with a living conversation keeps all that for ever; then only segments that already expire slide.
+local function slide_expiry(chain, index_key, retention)
+  local kept = redis.call('HGET', KEYS[1], 'kept')
+  if not kept then
+    redis.call('EXPIRE', KEYS[1], retention)
+    redis.call('EXPIRE', index_key, retention)
+    redis.call('EXPIRE', BASE .. 'conversation', retention)
+    redis.call('EXPIRE', BASE .. 'branches', retention)
+  end
+  local seen = {}
+  for _, span in ipairs(chain) do
+    local key = segment_key(span[1])
+    if not seen[key] then
+      seen[key] = true
+      if not kept or redis.call('TTL', key) >= 0 then
+        redis.call('EXPIRE', key, retention)
+      end
+    end
+  end
+end
+
+local function on_any_branch(branches_key, places)
+  local fields = redis.call('HGETALL', branches_key)
+  for i = 1, #fields, 2 do
+    if string.sub(fields[i], -6) == ':chain' and any_in_chain(close_chain(parse_chain(fields[i + 1])), places) then
+      return true
+    end
+  end
+  return false
+end

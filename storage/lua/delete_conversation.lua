@@ -1,0 +1,27 @@
+-- delete_conversation: hide a conversation and all its items from now on; what is left expires.
+-- Chains that started from its responses keep working (their snapshots need the segments), hence no DEL here.
+-- KEYS  partition, conversation, branches, index
+-- ARGV  owner, id, retention s
+-- Returns {'ok', facts} (flat field/value list) or {'conversation_not_found'}.
+
+if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
+  return { 'conversation_not_found' }
+end
+local facts = redis.call('HGETALL', KEYS[2])
+local seconds = now()
+local retention = tonumber(ARGV[3])
+redis.call('HSET', KEYS[2], 'deleted_at', seconds)
+redis.call('HDEL', KEYS[1], 'kept')
+-- a chain that goes on from here may append to any segment again
+for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
+  if string.sub(field, 1, 1) == '#' then
+    redis.call('HDEL', KEYS[3], field)
+  end
+end
+for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[3], KEYS[4] }) do
+  redis.call('EXPIRE', key, retention)
+end
+for segment = 0, tonumber(redis.call('HGET', KEYS[1], 'next_segment')) - 1 do
+  redis.call('EXPIRE', segment_key(segment), retention)
+end
+return { 'ok', facts }

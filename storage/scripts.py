@@ -1,0 +1,152 @@
+"""The Lua scripts: loaded from `lua/`, called by name, their refusals and Redis's own errors translated here only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple, TypeAlias
+
+from redis import exceptions as redis_errors
+from redis.asyncio.cluster import RedisCluster
+
+from storage.connection import Client
+from storage.errors import REFUSALS, StoreError, Unavailable
+
+#: Script → what is put before it. Not every script pays for what it doesn't use.
+PRELUDES: dict[str, tuple[str, ...]] = {
+    "create_conversation": ("common", "append"),
+    "read_conversation": ("common",),
+    "update_conversation": ("common",),
+    "delete_conversation": ("common",),
+    "append_items": ("common", "append"),
+    "list_items": ("common",),
+    "read_item": ("common",),
+    "delete_item": ("common",),
+    "resolve_items": ("common",),
+    "open_turn": ("common",),
+    "commit_turn": ("common", "append"),
+    "read_response": ("common",),
+    "delete_response": ("common",),
+    "release_turn": (),
+    "renew_lease": (),
+    "touch_index": (),
+    "drop_index": (),
+    "correct_index": (),
+    "list_index": (),
+}
+
+Argument: TypeAlias = bytes | str | int | float
+
+#: Redis's answers that mean "not now": the server is up but can't do what it was asked.
+_NOT_NOW = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+
+class Call(NamedTuple):
+    """One call of a script. subject: the id that a refusal is about when the script names none."""
+
+    script: str
+    keys: Sequence[str]
+    arguments: Sequence[Argument]
+    subject: str = ""
+
+
+class Script(NamedTuple):
+    """A script's whole text and the hash that Redis knows it by."""
+
+    source: str
+    sha: str
+
+
+def load_scripts() -> dict[str, Script]:
+    """Return every script by name, its preludes before it."""
+    folder = resources.files("storage") / "lua"
+    loaded = {}
+    for name, preludes in PRELUDES.items():
+        parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*preludes, name)]
+        source = "\n".join(parts)
+        loaded[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    return loaded
+
+
+def translate(error: Exception) -> StoreError:
+    """Return what a redis-py exception means for a caller: `Unavailable`, with a reason that has no credentials.
+
+    An answer that only a fault of our own can cause (a wrong type, a script error) is raised as it is.
+    """
+    if isinstance(error, redis_errors.ResponseError) and not isinstance(
+        error, redis_errors.ClusterDownError | redis_errors.OutOfMemoryError | redis_errors.ReadOnlyError
+    ):
+        if not str(error).startswith(_NOT_NOW):
+            raise error
+        return Unavailable(str(error).partition(" ")[0])
+    return Unavailable(type(error).__name__)
+
+
+class Scripts:
+    """Calls scripts on one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._scripts = load_scripts()
+
+    async def run(self, call: Call) -> list[Any]:
+        """Run one script in one round trip and return its reply from the second element on.
+
+        Raises the StoreError that the script's first element names, or Unavailable.
+        """
+        try:
+            reply = await self._send(call)
+        except (TimeoutError, redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        return _unwrap(reply, call)
+
+    async def run_all(self, calls: Sequence[Call]) -> list[list[Any] | StoreError]:
+        """Run several scripts in one round trip (one a node on a cluster); each gives its reply or its refusal.
+
+        Raises Unavailable if Redis could not be reached.
+        """
+        try:
+            if len(calls) == 1 or isinstance(self._client, RedisCluster):
+                replies = await asyncio.gather(*(self._send(call) for call in calls))
+            else:
+                replies = await self._pipeline(calls)
+        except (TimeoutError, redis_errors.RedisError, OSError) as error:
+            raise translate(error) from error
+        results: list[list[Any] | StoreError] = []
+        for reply, call in zip(replies, calls, strict=True):
+            try:
+                results.append(_unwrap(reply, call))
+            except StoreError as refusal:
+                results.append(refusal)
+        return results
+
+    async def _send(self, call: Call) -> Any:
+        script = self._scripts[call.script]
+        arguments: Any = (*call.keys, *call.arguments)
+        try:
+            return await self._client.evalsha(script.sha, len(call.keys), *arguments)
+        except redis_errors.NoScriptError:
+            return await self._client.eval(script.source, len(call.keys), *arguments)
+
+    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for call in calls:
+            arguments: Any = (*call.keys, *call.arguments)
+            pipeline.evalsha(self._scripts[call.script].sha, len(call.keys), *arguments)
+        replies = await pipeline.execute(raise_on_error=False)
+        for i, reply in enumerate(replies):
+            if isinstance(reply, redis_errors.NoScriptError):
+                replies[i] = await self._send(calls[i])
+            elif isinstance(reply, Exception):
+                raise reply
+        return replies
+
+
+def _unwrap(reply: list[Any], call: Call) -> list[Any]:
+    refusal = REFUSALS.get(reply[0])
+    if refusal is None:
+        return reply if reply[0] != b"ok" else reply[1:]
+    named = reply[1] if len(reply) > 1 and isinstance(reply[1], bytes) else b""
+    raise refusal(named.decode("utf-8", "replace") or call.subject)

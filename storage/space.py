@@ -1,0 +1,51 @@
+"""What every part of the store works with: the scripts, the key names, and how long things are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from storage.keys import OwnerKeys, PartitionKeys
+from storage.records import Conversation, Entry
+from storage.scripts import Argument, Call, Scripts
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One key space. partition_of: id → the partition it lives in; retention_seconds: a response's time to live."""
+
+    scripts: Scripts
+    prefix: str
+    retention_seconds: int
+    partition_of: Callable[[str], str]
+
+    def keys(self, some_id: str) -> PartitionKeys:
+        """Return the keys of the partition that an id leads to."""
+        return self.keys_of(self.partition_of(some_id))
+
+    def keys_of(self, partition: str) -> PartitionKeys:
+        """Return the keys of a partition."""
+        return PartitionKeys(self.prefix, partition)
+
+    def owner(self, owner: str) -> OwnerKeys:
+        """Return the listings of an owner."""
+        return OwnerKeys(self.prefix, owner)
+
+    def touch(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
+        """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
+        return Call("touch_index", self.owner(owner).listings(project_id, referrer), [conversation_id])
+
+    def drop(self, owner: str, conversation: Conversation) -> Call:
+        """Return the call that takes a conversation out of the owner's listings."""
+        listings = self.owner(owner).listings(conversation.project_id, conversation.referrer)
+        return Call("drop_index", listings, [conversation.id])
+
+
+def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:
+    """Yield entries as the scripts take them: their number, then four arguments each."""
+    yield len(entries)
+    for entry in entries:
+        yield entry.origin.value
+        yield entry.id
+        yield entry.data
+        yield entry.mark

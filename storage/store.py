@@ -1,0 +1,71 @@
+"""The store as the rest of Branchline sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis.exceptions import RedisError
+
+from storage.connection import Client, connect
+from storage.conversations import Conversations
+from storage.items import Items
+from storage.scripts import Scripts, translate
+from storage.space import Space
+from storage.turns import Turns
+
+
+class Store:
+    """All state, in one Redis or Valkey: `conversations`, `items`, `turns`."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str,
+        retention_seconds: int,
+        partition_of: Callable[[str], str],
+        description: str = "",
+    ) -> None:
+        space = Space(Scripts(client), prefix, retention_seconds, partition_of)
+        self._client = client
+        self.description = description
+        self.conversations = Conversations(space)
+        self.items = Items(space)
+        self.turns = Turns(space, self.items)
+
+    @classmethod
+    def connect(
+        cls,
+        url: str,
+        *,
+        prefix: str,
+        timeout_seconds: float,
+        max_connections: int,
+        retention_seconds: int,
+        partition_of: Callable[[str], str],
+        description: str = "",
+    ) -> Store:
+        """Return a store on the server at `url`; connections are made when they are needed.
+
+        prefix: put before every key. retention_seconds: how long responses live after their last use.
+        partition_of: id → partition. Raises ValueError for a URL that can't be used.
+        """
+        client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
+        return cls(
+            client,
+            prefix=prefix,
+            retention_seconds=retention_seconds,
+            partition_of=partition_of,
+            description=description,
+        )
+
+    async def ping(self) -> None:
+        """Check that the server answers. Raises Unavailable."""
+        try:
+            await self._client.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise translate(error) from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()

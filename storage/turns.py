@@ -1,0 +1,171 @@
+"""Turns in the store: open, commit, release, renew. And the responses that they leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.errors import StoreError
+from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
+from storage.records import (
+    CommitMode,
+    CommitResult,
+    ItemPage,
+    KnownItem,
+    Lease,
+    OpenedTurn,
+    PageRequest,
+    StoredResponse,
+    TurnCommit,
+    TurnSource,
+)
+from storage.scripts import Argument, Call
+from storage.space import Space, flatten
+
+
+class Turns:
+    """Turns of any owner."""
+
+    def __init__(self, space: Space, items: Items) -> None:
+        self._space = space
+        self._scripts = space.scripts
+        self._items = items
+
+    async def open(
+        self,
+        owner: str,
+        source: TurnSource,
+        lease: Lease,
+        lease_seconds: float,
+        item_ids: Sequence[str],
+        call_ids: Sequence[str],
+    ) -> OpenedTurn:
+        """Check, lock and read everything for a turn in one round trip, whatever the history's length.
+
+        lease: the partition and token of the turn (its branch is resolved here). item_ids: ids that the input names;
+        those of other partitions are looked up in the same trip. call_ids: calls that the input answers.
+        Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked, Unavailable; then nothing is held.
+        """
+        near = [one for one in item_ids if self._space.partition_of(one) == lease.partition]
+        far = [one for one in item_ids if self._space.partition_of(one) != lease.partition]
+        # An id that a client made up names no partition: it may be known where the turn takes place.
+        here = near + far
+        resolves, groups = self._items.resolve_calls(owner, far)
+        call = self._open_call(owner, source, lease, lease_seconds, here, call_ids)
+        reply, *resolved = await self._scripts.run_all([call, *resolves])
+        if isinstance(reply, StoreError):
+            raise reply
+        history, chain, pending, fence, branch, facts, known, calls = reply
+        elsewhere = collect(groups, resolved)
+        return OpenedTurn(
+            history=history,
+            chain=chain,
+            pending=frozenset(pending.decode().split()),
+            fence=fence,
+            branch=branch.decode(),
+            project_id=facts[0].decode() or None if facts else None,
+            referrer=facts[1].decode() or None if facts else None,
+            known={one: KnownItem(data, in_history=False) for one, data in elsewhere.items()}
+            | {
+                one: KnownItem(found[1:], in_history=found[:1] == b"<")
+                for one, found in zip(here, known, strict=True)
+                if found
+            },
+            calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
+        )
+
+    def _open_call(
+        self,
+        owner: str,
+        source: TurnSource,
+        lease: Lease,
+        lease_seconds: float,
+        item_ids: Sequence[str],
+        call_ids: Sequence[str],
+    ) -> Call:
+        keys = self._space.keys_of(lease.partition)
+        kind, subject = "none", ""
+        if source.conversation_id:
+            kind, subject = "conversation", source.conversation_id
+        elif source.previous_response_id:
+            kind, subject = "response", source.previous_response_id
+        arguments: list[Argument] = [owner, kind, source.conversation_id or "", source.branch, lease.token]
+        arguments += [int(lease_seconds * 1000), self._space.retention_seconds]
+        arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
+        previous = keys.response(source.previous_response_id or "")
+        return Call("open_turn", [*keys.common, previous], arguments, subject)
+
+    async def commit(self, turn: TurnCommit) -> CommitResult:
+        """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
+
+        Raises Conflict (nothing was written), Unavailable (unknown whether it was: repeat).
+        """
+        keys = self._space.keys_of(turn.partition)
+        opened = turn.opened
+        arguments: list[Argument] = [
+            turn.owner,
+            turn.mode.value,
+            turn.conversation_id or "",
+            opened.branch,
+            turn.token,
+            opened.fence,
+            opened.chain,
+            " ".join(sorted(opened.pending)),
+            self._space.retention_seconds,
+            COMMIT_MARKER_SECONDS,
+            int(turn.stored),
+            turn.status,
+            turn.body,
+            *flatten(turn.inputs),
+            *flatten(turn.outputs),
+        ]
+        commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
+        calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
+        if turn.mode is CommitMode.APPEND and turn.conversation_id:
+            touch = self._space.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+            calls.append(touch)
+        reply = (await self._scripts.run_all(calls))[0]
+        if isinstance(reply, StoreError):
+            raise reply
+        return CommitResult.OK if isinstance(reply[0], int) else CommitResult(reply[0].decode())
+
+    async def release(self, lease: Lease) -> None:
+        """Give a branch's lock back; nothing happens if it is not held by this token any more."""
+        keys = self._space.keys_of(lease.partition)
+        await self._scripts.run(Call("release_turn", [keys.lock(lease.branch)], [lease.token]))
+
+    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> None:
+        """Renew locks, all in one round trip. A lost one is found out by the commit."""
+        await self._scripts.run_all(
+            [
+                Call(
+                    "renew_lease",
+                    [self._space.keys_of(lease.partition).lock(lease.branch)],
+                    [lease.token, int(lease_seconds * 1000)],
+                )
+                for lease in leases
+            ]
+        )
+
+    async def read_response(self, owner: str, response_id: str) -> StoredResponse:
+        """Return a stored response. Raises ResponseNotFound."""
+        keys = self._space.keys(response_id)
+        call = Call("read_response", [keys.head, keys.response(response_id)], [owner], response_id)
+        body, output = await self._scripts.run(call)
+        return StoredResponse(body, output)
+
+    async def list_input(self, owner: str, response_id: str, page: PageRequest) -> ItemPage:
+        """Return a page of what the model was given for a response: its history, then its own input.
+
+        Raises ResponseNotFound, CursorNotFound.
+        """
+        keys = self._space.keys(response_id)
+        arguments: list[Argument] = [owner, "response", response_id, "", *page_arguments(page)]
+        call = Call("list_items", [*keys.common, keys.response(response_id)], arguments, response_id)
+        more, items = await self._scripts.run(call)
+        return ItemPage(items, bool(more))
+
+    async def delete_response(self, owner: str, response_id: str) -> None:
+        """Forget a response; what descends from it keeps its snapshot. Raises ResponseNotFound."""
+        keys = self._space.keys(response_id)
+        call = Call("delete_response", [*keys.common, keys.response(response_id)], [owner], response_id)
+        await self._scripts.run(call)

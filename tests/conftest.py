@@ -1,0 +1,63 @@
+"""Fixtures of every suite: the store on a fake and on a real server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import fakeredis
+import pytest
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from proxy.ids import partition_of
+from storage import Store
+from storage.embedded import find_binary
+
+RETENTION_SECONDS = 30 * 86_400
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """URL of a real Valkey that lives as long as the test session; nothing it holds is kept."""
+    folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
+    socket = folder / "valkey.sock"
+    command = [find_binary(), "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen([*map(str, command), "--dir", str(folder), "--logfile", str(folder / "log")])
+    with Redis(unix_socket_path=str(socket)) as client:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                client.ping()
+                break
+            except RedisConnectionError:
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.02)
+    yield f"unix://{socket}"
+    server.terminate()
+    server.wait(10)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["fake", "valkey"])
+async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
+    """An empty server: fakeredis, then a real Valkey."""
+    client: AsyncRedis
+    if request.param == "fake":
+        client = fakeredis.FakeAsyncRedis()
+    else:
+        client = AsyncRedis.from_url(request.getfixturevalue("valkey_url"))
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def store(redis: AsyncRedis) -> Store:
+    """The store on that server."""
+    return Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
