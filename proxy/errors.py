@@ -276,7 +276,7 @@ def invalid_id_characters(param: str, value: str) -> BadRequest:
     )
 
 
-def from_store(error: StoreError) -> ApiError:
+def from_store_error(error: StoreError) -> ApiError:
     """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
     match error:
         case StoreUnavailable():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +51,12 @@ class InputItem:
     body: dict[str, Any] | None
     path: str
 
-    def to_entry(self, new_id: Callable[[str], str]) -> Entry:
-        """Return the item as the store takes it; `new_id` mints an id for the type."""
+    def to_entry(self, new_id: Callable[[str], str], exempt: AbstractSet[str] = frozenset()) -> Entry:
+        """Return the item as the store takes it; `new_id` mints an id for the type. exempt: see `mark_of`."""
         if self.body is None:
             return Entry(Origin.REFERENCE, self.id or "", b"")
         origin, item_id = (Origin.CLIENT, self.id) if self.id else (Origin.MINTED, new_id(self.type))
-        return Entry(origin, item_id, dump({**self.body, "id": item_id}), mark_of(self.body))
+        return Entry(origin, item_id, dump({**self.body, "id": item_id}), mark_of(self.body, exempt))
 
 
 def read_input(value: Any, param: str = "input") -> list[InputItem]:
@@ -122,8 +123,10 @@ def _normalise_message(body: dict[str, Any], path: str, *, known: bool) -> dict[
     if not isinstance(role, str):
         if role is None and known:
             return body
-        raise missing_parameter(f"{path}.role") if role is None else invalid_type(
-            f"{path}.role", "a string", json_type(role)
+        raise (
+            missing_parameter(f"{path}.role")
+            if role is None
+            else invalid_type(f"{path}.role", "a string", json_type(role))
         )
     if isinstance(content, str):
         kind = "output_text" if role == "assistant" else "input_text"
@@ -153,17 +156,18 @@ def complete_part(part: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def mark_of(item: dict[str, Any]) -> str:
+def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> str:
     """Return `+call` for a finished call of a client's tool, `-call` for such a call's output, else ''.
 
-    The call id is made fit for the store: one with spaces or beyond 128 characters is named by its hash.
+    exempt: names of tools whose calls need no output (`async: true`). The call id is made fit for the store: one with
+    spaces or beyond 128 characters is named by its hash.
     """
     call_id = item.get("call_id")
     if not isinstance(call_id, str) or not call_id:
         return ""
     if item["type"] in _OUTPUTS:
         return "-" + call_key(call_id)
-    if item["type"] in _CALLS and item.get("status") != "incomplete":
+    if item["type"] in _CALLS and item.get("status") != "incomplete" and item.get("name") not in exempt:
         return "+" + call_key(call_id)
     return ""
 
@@ -187,6 +191,11 @@ def dump(item: dict[str, Any]) -> bytes:
         return orjson.dumps({**head, **item})
     except orjson.JSONEncodeError as exc:
         raise BadRequest("The item is nested too deeply.", code="json_too_deep") from exc
+
+
+def stored_id(data: bytes) -> str:
+    """Return the id of a stored item, which `dump` put first, without parsing the rest."""
+    return data[len(b'{"id":"') : data.index(b'"', len(b'{"id":"'))].decode()
 
 
 def to_upstream(items: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Every key in Redis, built here and nowhere else.
 
-<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, tombstones, responses
+<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, responses
 <prefix>:{<partition>}:conversation     hash    the conversation's facts, metadata as `m:<key>`
 <prefix>:{<partition>}:branches         hash    `<name>:chain`, `<name>:pending`, `<name>:fence`, `#<segment>`
 <prefix>:{<partition>}:index            hash    item id → its places; `call:<call id>` → its item

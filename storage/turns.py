@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain as chained
 
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
@@ -54,10 +55,11 @@ class Turns:
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        history, chain, pending, fence, branch, facts, known, calls = reply
+        spans, chain, pending, fence, branch, facts, known, calls = reply
         elsewhere = collect(groups, resolved)
         return OpenedTurn(
-            history=history,
+            # a tombstone is an empty string
+            history=b",".join(filter(None, chained.from_iterable(spans))),
             chain=chain,
             pending=frozenset(pending.decode().split()),
             fence=fence,

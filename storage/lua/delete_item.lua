@@ -13,7 +13,6 @@ end
 for _, place in ipairs(places) do
   if redis.call('EXISTS', segment_key(place[1])) == 1 then
     redis.call('LSET', segment_key(place[1]), place[2], '')
-    redis.call('HINCRBY', KEYS[1], 'tombstones', 1)
   end
 end
 redis.call('HDEL', KEYS[4], ARGV[3])

@@ -3,7 +3,7 @@
 -- ARGV  owner, source ('conversation', 'response' or 'none'), conversation id ('' = none), branch ('' = active),
 --       lock token, lease ms, retention s, number of ids, item ids…, number of call ids, call ids that are answered…
 -- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls}
---   history: the items as the inside of a JSON array; chain: the same as a closed chain; pending: call ids that wait
+--   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids that wait
 --   for an output, joined with spaces; fence: number of this lock; facts: {project_id, referrer};
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
 --   calls: for each call id 1 when the partition knows that call, else 0
@@ -77,4 +77,4 @@ for call_id in string.gmatch(pending, '%S+') do
     waiting[#waiting + 1] = call_id
   end
 end
-return { 'ok', join_items(chain), format_chain(chain), table.concat(waiting, ' '), fence, branch, facts, known, calls }
+return { 'ok', read_spans(chain), format_chain(chain), table.concat(waiting, ' '), fence, branch, facts, known, calls }

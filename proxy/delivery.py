@@ -1,0 +1,68 @@
+"""How a turn's answer reaches its client: one JSON body, or a stream that may outlive the client's patience."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from proxy import sse
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery:
+    """The client's side of one turn. `gone`: it left; from then on sending does nothing."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._headers: Mapping[str, str] = {}
+        self.response: web.StreamResponse | None = None
+        self.gone = False
+        self.last_sent = 0.0
+
+    def keep_headers(self, headers: Mapping[str, str]) -> None:
+        """Note the upstream's headers that go along with the answer."""
+        self._headers = headers
+
+    async def send(self, frames: bytes) -> bool:
+        """Send whole frames in one write, the response's head before the first; return whether the client is there."""
+        if self.gone:
+            return False
+        try:
+            if self.response is None:
+                self.response = web.StreamResponse(headers=self._headers)
+                self.response.content_type = "text/event-stream"
+                self.response.headers["Cache-Control"] = "no-cache"
+                # nginx and its kin buffer otherwise
+                self.response.headers["X-Accel-Buffering"] = "no"
+                await self.response.prepare(self._request)
+            self.last_sent = time.monotonic()
+            await self.response.write(frames)
+        except ConnectionError:
+            logger.debug("client left its stream")
+            self.gone = True
+        return not self.gone
+
+    async def keep_alive(self, silence_seconds: float) -> None:
+        """Send a comment if the stream has been silent for that long."""
+        if self.response is not None and time.monotonic() - self.last_sent >= silence_seconds:
+            await self.send(sse.comment("keep-alive"))
+
+    async def finish_stream(self) -> web.StreamResponse:
+        """End the stream cleanly and return its response."""
+        response = self.response or web.StreamResponse(headers=self._headers)
+        if not self.gone:
+            try:
+                await response.write_eof()
+            except ConnectionError:
+                self.gone = True
+        return response
+
+    def json_response(self, body: bytes) -> web.Response:
+        """Return the whole answer as one JSON body."""
+        response = web.Response(body=body, headers=self._headers)
+        response.content_type = "application/json"
+        return response

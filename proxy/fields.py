@@ -1,0 +1,138 @@
+"""Fields and query parameters that several endpoints share, with OpenAI's limits and error codes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from multidict import MultiMapping
+
+from proxy.errors import BadRequest, invalid_id_characters, invalid_id_prefix, invalid_type, too_long
+from proxy.ids import MAX_LENGTH, is_valid
+from proxy.items import hide_sealed, json_type, stored_id
+from storage import PageRequest
+
+MAX_METADATA_PAIRS = 16
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
+DEFAULT_PAGE = 20
+MAX_PAGE = 100
+
+
+def read_metadata(value: Any, *, nullable_values: bool = False) -> dict[str, str | None]:
+    """Return a metadata object: at most 16 pairs, keys to 64 and values to 512 characters.
+
+    nullable_values: a null value is allowed (an update deletes that key). null and absent give `{}`.
+    Raises BadRequest with param `metadata`.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise invalid_type("metadata", "an object", json_type(value))
+    if len(value) > MAX_METADATA_PAIRS:
+        raise BadRequest(
+            f"Invalid 'metadata': too many properties. Expected an object with at most {MAX_METADATA_PAIRS} "
+            f"properties, but got an object with {len(value)} properties instead.",
+            param="metadata",
+            code="object_above_max_properties",
+        )
+    for key, text in value.items():
+        if len(key) > MAX_METADATA_KEY:
+            raise BadRequest(
+                f"Invalid 'metadata': property name too long. Expected at most {MAX_METADATA_KEY} characters, "
+                f"but got {len(key)}.",
+                param="metadata",
+                code="property_name_above_max_length",
+            )
+        if text is None and nullable_values:
+            continue
+        if not isinstance(text, str):
+            raise BadRequest(
+                f"Invalid type for 'metadata.{key}': expected a string, but got {json_type(text)} instead.",
+                param="metadata",
+                code="invalid_type",
+            )
+        if len(text) > MAX_METADATA_VALUE:
+            raise BadRequest(
+                f"Invalid 'metadata.{key}': string too long. Expected a string with maximum length "
+                f"{MAX_METADATA_VALUE}, but got a string with length {len(text)} instead.",
+                param="metadata",
+                code="string_above_max_length",
+            )
+    return value
+
+
+def read_text(body: Mapping[str, Any], name: str, limit: int) -> str | None:
+    """Return an optional string field of at most `limit` characters; '' counts as null. Raises BadRequest."""
+    value = body.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise invalid_type(name, "a string", json_type(value))
+    if len(value) > limit:
+        raise too_long(name, limit, len(value))
+    return value
+
+
+def read_page(query: MultiMapping[str], *, default_ascending: bool = False) -> PageRequest:
+    """Return the page that `limit` (1 to 100, default 20), `order` and `after` ask for. Raises BadRequest."""
+    order = query.get("order") or ("asc" if default_ascending else "desc")
+    if order not in {"asc", "desc"}:
+        raise BadRequest(
+            f"Invalid value: '{order}'. Supported values are: 'asc' and 'desc'.", param="order", code="invalid_value"
+        )
+    after = query.get("after") or None
+    if after and len(after) > MAX_LENGTH * 2:
+        raise too_long("after", MAX_LENGTH, len(after))
+    return PageRequest(limit=_read_limit(query.get("limit")), after=after, ascending=order == "asc")
+
+
+def _read_limit(text: str | None) -> int:
+    if not text:
+        return DEFAULT_PAGE
+    try:
+        limit = int(text)
+    except ValueError:
+        raise invalid_type("limit", "an integer", "a string") from None
+    if limit < 1:
+        message = f"Invalid 'limit': integer below minimum value. Expected a value >= 1, but got {limit} instead."
+        raise BadRequest(message, param="limit", code="integer_below_min_value")
+    if limit > MAX_PAGE:
+        message = (
+            f"Invalid 'limit': integer above maximum value. Expected a value <= {MAX_PAGE}, but got {limit} instead."
+        )
+        raise BadRequest(message, param="limit", code="integer_above_max_value")
+    return limit
+
+
+def read_include(query: MultiMapping[str]) -> frozenset[str]:
+    """Return what `include[]=a&include[]=b` (the clients' form) or `include=a` asks for; unknown names are ignored."""
+    return frozenset(query.getall("include[]", [])) | frozenset(query.getall("include", []))
+
+
+def check_id(value: str, param: str) -> None:
+    """Raise BadRequest unless `value`, from a path, has an id's characters and length."""
+    if len(value) > MAX_LENGTH:
+        raise too_long(param, MAX_LENGTH, len(value))
+    if not is_valid(value):
+        raise invalid_id_characters(param, value)
+
+
+def check_conversation_id(value: str, param: str) -> None:
+    """Raise BadRequest unless `value` looks like a conversation's id. param: `conversation` or `conversation_id`."""
+    if len(value) > MAX_LENGTH:
+        raise too_long(param, MAX_LENGTH, len(value))
+    if not value.startswith("conv") or not is_valid(value):
+        raise invalid_id_prefix(param, value, "conv")
+
+
+def item_list(items: Sequence[bytes], *, has_more: bool, show_encrypted: bool) -> bytes:
+    """Return OpenAI's list object over stored items, which are spliced in as bytes."""
+    shown = items if show_encrypted else hide_sealed(items)
+    tail = {
+        "first_id": stored_id(items[0]) if items else None,
+        "last_id": stored_id(items[-1]) if items else None,
+        "has_more": has_more,
+    }
+    return b'{"object":"list","data":[' + b",".join(shown) + b"]," + orjson.dumps(tail)[1:]

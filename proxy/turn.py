@@ -1,0 +1,354 @@
+"""One turn: open, prepare, ask the upstream, relay, commit, and only then the last event.
+
+    open ──── one round trip: owner, branch or previous response, lock, history, references
+    prepare   what is known, what is new; refused here, nothing was changed
+    generate  upstream → relay → client; ends in an Outcome, whatever happens
+    settle    one round trip: items and response written, lock released; then the terminal event
+
+`leave` may come at any time, when the client goes or the server stops: it only ever ends `generate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy import ids, sse
+from proxy.delivery import Delivery
+from proxy.errors import BadGateway, GatewayTimeout, UpstreamRefusal, previous_response_not_found
+from proxy.history import Prepared, output_entries, prepare, upstream_body
+from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.upstream import Upstream, iter_chunks, read_body, request_headers, response_headers
+from storage import (
+    CommitMode,
+    Conflict,
+    Lease,
+    Locked,
+    OpenedTurn,
+    ResponseNotFound,
+    Store,
+    TurnCommit,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+    from aiohttp import web
+
+    from proxy.auth import Caller
+    from proxy.config import Config
+    from proxy.registry import Turns
+    from proxy.request import TurnRequest
+
+logger = logging.getLogger(__name__)
+
+#: First and longest pause between attempts at a lock or a commit, in seconds.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+#: Models known to refuse `include: reasoning.encrypted_content` that are remembered.
+MAX_UNSEALED_MODELS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What turns work with. unsealed_models: models that refuse to give encrypted reasoning, as learnt from them."""
+
+    store: Store
+    upstream: Upstream
+    config: Config
+    turns: Turns
+    unsealed_models: set[str] = field(default_factory=set)
+
+
+class Turn:
+    """A single POST /v1/responses, from a checked request to the end of its answer."""
+
+    def __init__(self, services: Services, caller: Caller, request: TurnRequest, http_request: web.Request) -> None:
+        self._services = services
+        self._config = services.config
+        self._caller = caller
+        self._request = request
+        self._http_request = http_request
+        self.delivery = Delivery(http_request)
+        self._partition = _partition_for(request)
+        self._lease: Lease | None = None
+        self._opened = OpenedTurn()
+        self._prepared = Prepared([], b"")
+        self._response_id = ""
+        self._relay: Relay
+        self._leaving = False
+        self._generating: asyncio.Task[Any] | None = None
+
+    async def run(self) -> web.StreamResponse:
+        """Carry the turn out and return the response, which for a stream has been sent already.
+
+        Raises ApiError or StoreError when the turn is refused or fails before its first byte; then nothing is kept.
+        """
+        await self._open()
+        try:
+            self._prepare()
+            async with AsyncExitStack() as stack:
+                outcome = await self._generate(stack)
+                return await self._settle(outcome)
+        finally:
+            await self._release()
+
+    def leave(self, *, stopping: bool = False) -> None:
+        """Note that the client has gone, or (stopping) that the server has to end; see `turns.on_disconnect`."""
+        if not stopping:
+            self.delivery.gone = True
+        if self._config.turns.on_disconnect == "finish" and not stopping:
+            return
+        self._leaving = True
+        if self._generating is not None:
+            self._generating.cancel()
+
+    # --- open -----------------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        request, source = self._request, self._request.source
+        if source.conversation_id or source.previous_response_id or request.item_ids:
+            self._opened = await self._open_when_free()
+        if source.conversation_id:
+            self._services.turns.hold(self._lease)
+        elif not source.previous_response_id and not self._knows_partition():
+            self._partition = ids.new_partition()
+        self._response_id = ids.new_response_id(self._partition, stored=request.stored)
+
+    async def _open_when_free(self) -> OpenedTurn:
+        lease = Lease(self._partition, self._request.source.branch, secrets.token_hex(8))
+        give_up = time.monotonic() + self._config.turns.lock_wait_seconds
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                opened = await self._services.store.turns.open(
+                    self._caller.owner,
+                    self._request.source,
+                    lease,
+                    self._config.turns.lock_lease_seconds,
+                    self._request.item_ids,
+                    self._request.answered_calls,
+                )
+            except ResponseNotFound as missing:
+                raise previous_response_not_found(missing.subject) from missing
+            except Locked:
+                if self._leaving or time.monotonic() + pause > give_up:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                self._lease = replace(lease, branch=opened.branch)
+                return opened
+
+    def _knows_partition(self) -> bool:
+        """Whether the partition that the input's ids name is one of this owner's: the turn may live there too."""
+        return any(ids.partition_of(known) == self._partition for known in self._opened.known)
+
+    def _prepare(self) -> None:
+        check = self._config.turns.check_tool_calls
+        self._prepared = prepare(self._request, self._opened, self._new_item_id, check_calls=check)
+        source = self._request.source
+        self._relay = Relay(
+            Ownership(
+                response_id=self._response_id,
+                previous_response_id=source.previous_response_id,
+                conversation_id=source.conversation_id,
+                store=self._request.stored,
+                new_item_id=self._new_item_id,
+                request=self._request.body,
+                show_encrypted=self._request.show_encrypted,
+                created_at=int(time.time()),
+            )
+        )
+
+    def _new_item_id(self, item_type: str) -> str:
+        return ids.new_turn_item_id(item_type, self._partition, stored=self._request.stored)
+
+    # --- generate -------------------------------------------------------------------------------------------------
+
+    async def _generate(self, stack: AsyncExitStack) -> Outcome | None:
+        """Return how the answer ended; None if nothing of it is to be kept."""
+        if self._leaving:
+            return self._interrupted()
+        self._generating = asyncio.current_task()
+        try:
+            answer = await self._ask(stack)
+            self.delivery.keep_headers(response_headers(answer.headers))
+            return await self._relay_answer(answer)
+        except asyncio.CancelledError:
+            if not self._leaving or self._generating is None:
+                raise
+            self._generating.uncancel()
+            return self._interrupted()
+        finally:
+            self._generating = None
+
+    async def _ask(self, stack: AsyncExitStack) -> aiohttp.ClientResponse:
+        """Call the upstream, a second time without encrypted reasoning if the model has none (OpenAI answers 400)."""
+        model = str(self._request.body.get("model"))
+        unsealed = self._services.unsealed_models
+        ask_encrypted = self._keeps_items and model not in unsealed
+        try:
+            return await stack.enter_async_context(self._call_upstream(ask_encrypted=ask_encrypted))
+        except UpstreamRefusal as refusal:
+            if not ask_encrypted or self._request.show_encrypted or not _refuses_encrypted(refusal):
+                raise
+            if len(unsealed) < MAX_UNSEALED_MODELS:
+                unsealed.add(model)
+            return await stack.enter_async_context(self._call_upstream(ask_encrypted=False))
+
+    def _call_upstream(self, *, ask_encrypted: bool) -> Any:
+        body = upstream_body(self._request, self._opened, self._prepared, ask_encrypted=ask_encrypted)
+        headers = request_headers(self._http_request.headers, self._caller.upstream_authorization)
+        query = self._http_request.rel_url.raw_query_string
+        return self._services.upstream.create_response(body, headers, query)
+
+    async def _relay_answer(self, answer: aiohttp.ClientResponse) -> Outcome | None:
+        if answer.content_type == "text/event-stream":
+            return await self._relay_stream(answer)
+        body = await read_body(answer, self._services.upstream.max_response_bytes)
+        try:
+            response = orjson.loads(body)
+        except orjson.JSONDecodeError as exc:
+            raise BadGateway("The upstream's answer is not JSON.") from exc
+        if not isinstance(response, dict):
+            raise BadGateway("The upstream's answer is not a Response object.")
+        outcome = self._relay.complete(response)
+        if self._request.stream and not await self.delivery.send(self._relay.replay(outcome)):
+            logger.debug("client left before a complete answer was delivered")
+        return outcome
+
+    async def _relay_stream(self, answer: aiohttp.ClientResponse) -> Outcome | None:
+        relay = self._relay
+        try:
+            async for events in self._events(answer):
+                frames = b"".join([relay.feed(event) for event in events])
+                if frames and self._request.stream and not await self.delivery.send(frames) and self._ends_on_leave:
+                    return self._interrupted()
+                if relay.outcome is not None:
+                    return relay.outcome
+        except MalformedEvent:
+            return relay.fail("server_error", "The upstream sent an event that can't be read.")
+        except sse.EventTooLarge:
+            return relay.fail("server_error", "The upstream sent an event that is too large.")
+        except (BadGateway, GatewayTimeout) as failure:
+            return relay.fail("server_error", failure.message)
+        return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+
+    async def _events(self, answer: aiohttp.ClientResponse) -> Any:
+        decoder = sse.Decoder(self._config.upstream.max_event_bytes)
+        async for chunk in iter_chunks(answer):
+            if events := decoder.feed(chunk):
+                yield events
+        yield decoder.flush()
+
+    @property
+    def _ends_on_leave(self) -> bool:
+        return self._config.turns.on_disconnect != "finish"
+
+    def _interrupted(self) -> Outcome | None:
+        return None if self._config.turns.on_disconnect == "discard" else self._relay.interrupt()
+
+    # --- settle ---------------------------------------------------------------------------------------------------
+
+    async def _settle(self, outcome: Outcome | None) -> web.StreamResponse:
+        """Write the outcome down, then tell the client: whoever sees the end can build on it."""
+        if outcome is None:
+            return await self.delivery.finish_stream()
+        outcome = await self._commit(outcome)
+        if not self._request.stream:
+            return self.delivery.json_response(orjson.dumps(outcome.response))
+        if self.delivery.response is None:
+            await self.delivery.send(self._relay.replay(outcome))
+        await self.delivery.send(self._relay.closing(outcome))
+        return await self.delivery.finish_stream()
+
+    @property
+    def _keeps_items(self) -> bool:
+        unstored = self._config.conversations.append_unstored and self._request.source.conversation_id is not None
+        return self._request.stored or unstored
+
+    def _mode(self, outcome: Outcome) -> CommitMode | None:
+        """Where the outcome goes; None: nowhere."""
+        if not self._keeps_items:
+            return None
+        if outcome.status not in {"completed", "incomplete"}:
+            return CommitMode.RECORD if self._request.stored else None
+        return CommitMode.APPEND if self._request.source.conversation_id else CommitMode.CHAIN
+
+    async def _commit(self, outcome: Outcome) -> Outcome:
+        """Write until it is written or `turns.commit_retry_seconds` are over; return what the client is told."""
+        give_up = time.monotonic() + self._config.turns.commit_retry_seconds
+        pause = FIRST_PAUSE
+        while (mode := self._mode(outcome)) is not None:
+            try:
+                await self._services.store.turns.commit(self._to_commit(outcome, mode))
+            except Conflict:
+                logger.warning("turn %s lost its lock and the branch moved on", self._response_id)
+                outcome = self._relay.fail(
+                    "conversation_conflict", "The conversation was changed by another turn; this one was not added."
+                )
+            except Unavailable:
+                if time.monotonic() + pause > give_up:
+                    logger.error("turn %s could not be saved: the store can't be reached", self._response_id)  # noqa: TRY400
+                    return self._relay.fail(
+                        "server_error", "The answer could not be saved: the store can't be reached."
+                    )
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                self._let_go()
+                break
+        return outcome
+
+    def _to_commit(self, outcome: Outcome, mode: CommitMode) -> TurnCommit:
+        body = {key: value for key, value in outcome.response.items() if key != "output"}
+        return TurnCommit(
+            owner=self._caller.owner,
+            response_id=self._response_id,
+            partition=self._partition,
+            mode=mode,
+            opened=self._opened,
+            conversation_id=self._request.source.conversation_id,
+            token=self._lease.token if self._lease else "",
+            stored=self._request.stored,
+            status=outcome.status,
+            body=orjson.dumps(body),
+            inputs=self._prepared.entries,
+            outputs=output_entries(outcome.items, self._request.exempt_tools),
+        )
+
+    def _let_go(self) -> None:
+        """Forget the lock: the commit released it."""
+        if self._lease is not None:
+            self._services.turns.forget(self._lease)
+            self._lease = None
+
+    async def _release(self) -> None:
+        """Give the lock back if the turn ended without a commit."""
+        lease = self._lease
+        self._let_go()
+        if lease is not None and self._request.source.conversation_id:
+            try:
+                await self._services.store.turns.release(lease)
+            except Unavailable:
+                logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
+
+
+def _partition_for(request: TurnRequest) -> str:
+    """Return where a turn lives: with what it continues, else with the newest item it names, else somewhere new."""
+    source = request.source
+    anchor = source.conversation_id or source.previous_response_id or "".join(request.item_ids[-1:])
+    return ids.partition_of(anchor) if anchor else ids.new_partition()
+
+
+def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:
+    """Whether a model has no encrypted reasoning: OpenAI's 400 on param `include` for those that don't reason."""
+    return refusal.status == 400 and "encrypted content is not supported" in refusal.message.lower()
