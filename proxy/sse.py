@@ -1,0 +1,152 @@
+"""Server-sent events, both ways, without I/O.
+
+    bytes → one kind of line end → frames at blank lines → lines → Event
+
+The rules are those of the WHATWG HTML standard (9.2.6, "Interpreting an event stream"), with one difference:
+an event whose blank line is missing at the end of the stream is delivered, because some servers leave it out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: Ends a stream; Open Responses demands it.
+DONE = b"data: [DONE]\n\n"
+
+_BOM = b"\xef\xbb\xbf"
+
+# As numbers: `10 in data` is several times faster than `b"\n" in data`, which first fails as a number.
+_LF = 10
+_CR = 13
+
+
+class Event(NamedTuple):
+    """One event: `name` is its `event` field, None when there was none; `data` its lines joined with LF."""
+
+    name: str | None
+    data: bytes
+
+
+class EventTooLarge(ValueError):
+    """One event has more bytes than the decoder allows; the decoder can't be used any more."""
+
+
+class Decoder:
+    """Turns the bytes of one stream into events.
+
+    max_event_bytes: most bytes from one blank line to the next, comments and field names included.
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._max_event_bytes = max_event_bytes
+        # The pieces of the frame that has not ended yet, joined only when it does: a long event stays linear.
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
+        self._start: bytes | None = b""
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Return the events that `chunk` completes; it may be cut anywhere. Raises EventTooLarge."""
+        if self._start is not None:
+            chunk = self._without_bom(chunk)
+        if self._after_cr or _CR in chunk:
+            chunk = self._with_line_feeds(chunk)
+        if not chunk:
+            return []
+        if chunk.find(b"\n\n") < 0 and not (chunk[0] == _LF and self._pieces and self._pieces[-1][-1] == _LF):
+            self._keep(chunk)
+            return []
+        return self._complete(chunk)
+
+    def flush(self) -> list[Event]:
+        """Return the event that the end of the stream completes, if any. Raises EventTooLarge."""
+        frame = b"".join(self._pieces).removesuffix(b"\n")
+        self._pieces, self._size = [], 0
+        return self._events([frame])
+
+    def _without_bom(self, chunk: bytes) -> bytes:
+        start = (self._start or b"") + chunk
+        if len(start) < len(_BOM) and _BOM.startswith(start):
+            self._start = start
+            return b""
+        self._start = None
+        return start.removeprefix(_BOM)
+
+    def _with_line_feeds(self, chunk: bytes) -> bytes:
+        # A CR ends its line at once, even as the last byte; an LF that follows belongs to the same line end.
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if chunk.endswith(b"\r"):
+            self._after_cr = True
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _complete(self, chunk: bytes) -> list[Event]:
+        self._pieces.append(chunk)
+        frames = b"".join(self._pieces).split(b"\n\n")
+        rest = frames.pop()
+        self._pieces, self._size = [], 0
+        events = self._events(frames)
+        if rest:
+            self._keep(rest)
+        return events
+
+    def _keep(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        # One more, because the first LF of the blank line may have come already.
+        if self._size > self._max_event_bytes + 1:
+            raise self._too_large()
+
+    def _events(self, frames: list[bytes]) -> list[Event]:
+        events = []
+        for frame in frames:
+            if len(frame) > self._max_event_bytes:
+                raise self._too_large()
+            event = _parse(frame)
+            if event is not None:
+                events.append(event)
+        return events
+
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"An event of the stream is larger than {self._max_event_bytes} bytes.")
+
+
+def encode(name: str, data: bytes) -> bytes:
+    """Return the frame of an event; `data` is one line (JSON as orjson writes it).
+
+    Line ends in `name` are dropped: it comes from the upstream and must not start a field of its own.
+    """
+    if not name.isprintable():
+        name = "".join(name.splitlines())
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
+def comment(text: str) -> bytes:
+    """Return a frame that clients ignore, which keeps a silent connection open."""
+    lines = text.splitlines() or [""]
+    return "".join(f": {line}\n" for line in lines).encode() + b"\n"
+
+
+def _parse(frame: bytes) -> Event | None:
+    # The two shapes that model servers send: `data: …` and `event: …` LF `data: …`.
+    name = None
+    data = frame
+    if frame.startswith(b"event: "):
+        head, _, data = frame.partition(b"\n")
+        name = head[7:].decode("utf-8", "replace") or None
+    if data.startswith(b"data: ") and _LF not in data:
+        return Event(name, data[6:])
+    return _parse_lines(frame)
+
+
+def _parse_lines(frame: bytes) -> Event | None:
+    name = None
+    data: list[bytes] = []
+    for line in frame.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ").decode("utf-8", "replace") or None
+    return Event(name, b"\n".join(data)) if data else None
