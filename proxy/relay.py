@@ -1,0 +1,252 @@
+"""Turns an upstream's answer, streamed or whole, into exactly what the strictest OpenAI client accepts. No I/O.
+
+    upstream event → parsed → placed (which item) → completed → numbered → frame
+                                     ↓
+                                   draft → items of the outcome
+
+Every event carries our ids and the required fields; `sequence_number` counts from 0 without gaps. The terminal event
+is held back, so that the caller can commit first: whoever has seen it can chain on it at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from proxy import sse
+from proxy.draft import DELTAS
+from proxy.frames import Frames, MalformedEvent
+from proxy.output import merged, visible
+from proxy.resource import Ownership, complete_error, complete_response
+from proxy.transcript import Transcript
+
+__all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
+
+Status = Literal["completed", "incomplete", "failed", "cancelled"]
+
+_LIFECYCLE = ("response.created", "response.queued", "response.in_progress")
+#: Terminal events. Nobody specifies `response.cancelled`; some servers send it.
+_TERMINAL: dict[str, Status] = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "response.cancelled": "cancelled",
+}
+#: The event that tells an outcome. No client knows a `response.cancelled`.
+_CLOSING: dict[Status, str] = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "failed": "response.failed",
+    "cancelled": "response.incomplete",
+}
+#: An event with no more brackets than this can't nest too deeply to be written again, as part of a Response too.
+_SHALLOW = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a turn ended."""
+
+    status: Status
+    #: The complete Response object for the client, output included.
+    response: dict[str, Any]
+    #: The output items as they are to be stored: our ids, encrypted_content kept.
+    items: list[dict[str, Any]]
+
+
+class Relay:
+    """One turn's answer on its way from the upstream to the client.
+
+    Either `feed` events until `outcome` is set, or `complete` a JSON answer (and `replay` it where a stream was asked
+    for); `fail` and `interrupt` end the turn at any point. Commit the outcome, then send `closing`.
+    """
+
+    def __init__(self, ownership: Ownership) -> None:
+        #: Set once the turn has ended; later events are ignored.
+        self.outcome: Outcome | None = None
+        self._ownership = ownership
+        self._frames = Frames(ownership.response_id)
+        self._transcript = Transcript(self._frames, ownership.new_item_id, show_encrypted=ownership.show_encrypted)
+        #: What the upstream said of the response so far, without its output.
+        self._response: dict[str, Any] = {}
+        #: Fields of the upstream's terminal event beside its type and response.
+        self._extras: dict[str, Any] = {}
+        self._created = False
+
+    def feed(self, event: sse.Event) -> bytes:
+        """Return the frames that the client gets for `event`, whole: none, one or several.
+
+        Raises MalformedEvent; the relay can still `fail` or `interrupt` then.
+        """
+        if self.outcome is not None:
+            return b""
+        body = _parse(event)
+        if body is None:
+            return b""
+        stream = DELTAS.get(body["type"])
+        if stream is not None:
+            if not self._created:
+                self._start()
+            self._transcript.delta(stream, body)
+        else:
+            self._event(body, event.data)
+        return self._frames.take()
+
+    def complete(self, response: dict[str, Any]) -> Outcome:
+        """End the turn with the upstream's JSON answer, which is taken over and changed, and return the outcome.
+
+        A response that is not finished counts as failed: the upstream was asked to answer, not to queue. So does
+        JSON that is not a Response object.
+        """
+        output = response.get("output")
+        told = response.get("status")
+        if not isinstance(output, list) and response.get("object") != "response":
+            error = response.get("error") or "The upstream's answer is not a Response object."
+            return self._conclude("failed", [], complete_error(error))
+        if _nests_too_deeply(response):
+            return self._conclude("failed", [], complete_error("The upstream's answer is nested too deeply."))
+        self._remember(response)
+        status: Status = _TERMINAL.get(f"response.{told}", "completed")
+        if told in ("queued", "in_progress") or (told is None and response.get("error")):
+            status = "failed"
+        over = "completed" if status == "completed" else "incomplete"
+        items = self._transcript.take(output if isinstance(output, list) else [], over)
+        reason = response.get("error") or ("The upstream did not finish its answer." if told != "failed" else None)
+        return self._conclude(status, items, complete_error(reason) if status == "failed" else None)
+
+    def replay(self, outcome: Outcome) -> bytes:
+        """Return the frames of a stream that would have ended in `outcome`, all but the terminal one."""
+        self._remember({**outcome.response, "service_tier": None})
+        self._start()
+        self._transcript.replay(outcome.response["output"])
+        return self._frames.take()
+
+    def fail(self, code: str, message: str) -> Outcome:
+        """End the turn as failed and return that; what had arrived of the output is in it.
+
+        code, message: the Response's `error`, as they are. If there was an outcome already, its output is kept.
+        """
+        error = {"code": code, "message": message}
+        if self.outcome is None:
+            return self._conclude("failed", self._transcript.so_far(), error)
+        over = {"status": "failed", "error": error, "completed_at": None, "incomplete_details": None}
+        self.outcome = Outcome("failed", {**self.outcome.response, **over}, self.outcome.items)
+        return self.outcome
+
+    def interrupt(self) -> Outcome:
+        """End the turn because nobody listens any more and return that, or the outcome that was there already.
+
+        Only messages are kept, as far as they came, and finished reasoning that leads to one.
+        """
+        return self.outcome or self._conclude("incomplete", self._transcript.usable())
+
+    def closing(self, outcome: Outcome) -> bytes:
+        """Return the terminal event of `outcome` and `[DONE]`. Call it once, after the commit."""
+        self._start()
+        extras = self._extras if outcome is self.outcome else {}
+        self._frames.emit({**extras, "type": _CLOSING[outcome.status], "response": outcome.response})
+        return self._frames.take() + sse.DONE
+
+    def _event(self, body: dict[str, Any], data: bytes) -> None:
+        if data.count(b"{") + data.count(b"[") > _SHALLOW and _nests_too_deeply(body):
+            raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
+        kind = body["type"]
+        if kind in _LIFECYCLE:
+            self._lifecycle(kind, body)
+        elif kind in _TERMINAL:
+            self._terminal(_TERMINAL[kind], body)
+        elif _is_error(kind, body):
+            self._error(body)
+        else:
+            self._start()
+            if isinstance(body.get("response"), dict):
+                body["response"] = {**body["response"], "id": self._ownership.response_id}
+            self._transcript.event(body)
+
+    def _lifecycle(self, kind: str, body: dict[str, Any]) -> None:
+        told = body.get("response")
+        response = told if isinstance(told, dict) else {}
+        self._remember(response)
+        if kind == "response.created" and self._created:
+            return
+        if kind != "response.created" and not self._created:
+            self._lifecycle("response.created", {"type": "response.created", "response": response})
+        self._created = True
+        queued = kind == "response.queued" or (kind == "response.created" and response.get("status") == "queued")
+        status = "queued" if queued else "in_progress"
+        body["response"] = complete_response(self._response, self._ownership, status, [])
+        self._response["created_at"] = body["response"]["created_at"]
+        self._frames.emit(body)
+
+    def _terminal(self, status: Status, body: dict[str, Any]) -> None:
+        told = body.get("response")
+        response = told if isinstance(told, dict) else {}
+        self._remember(response)
+        self._start()
+        output = response.get("output")
+        items = self._transcript.settle(output if isinstance(output, list) else [], status)
+        self._extras = {name: value for name, value in body.items() if name not in ("type", "response")}
+        self._conclude(status, items, complete_error(response.get("error")) if status == "failed" else None)
+
+    def _error(self, body: dict[str, Any]) -> None:
+        self._start()
+        told = body.get("error") or body
+        fields = told if isinstance(told, dict) else {"message": told}
+        texts = {name: fields[name] for name in ("code", "message", "param") if isinstance(fields.get(name), str)}
+        error = complete_error(texts)
+        # Flat: OpenAI's client ends the stream over a nested one before the program sees it.
+        self._frames.emit({"type": "error", "code": None, "message": error["message"], "param": None, **texts})
+        self._conclude("failed", self._transcript.so_far(), error)
+
+    def _start(self) -> None:
+        if not self._created:
+            self._lifecycle("response.in_progress", {"type": "response.in_progress"})
+
+    def _remember(self, response: dict[str, Any]) -> None:
+        told = {name: value for name, value in response.items() if name not in ("output", "error")}
+        if self._created:
+            # The client has seen one already.
+            told.pop("created_at", None)
+        self._response = merged(self._response, told)
+
+    def _conclude(self, status: Status, items: list[dict[str, Any]], error: dict[str, Any] | None = None) -> Outcome:
+        output = [visible(item, show_encrypted=self._ownership.show_encrypted) for item in items]
+        response = complete_response(self._response, self._ownership, status, output, error)
+        self.outcome = Outcome(status, response, items)
+        return self.outcome
+
+
+def _parse(event: sse.Event) -> dict[str, Any] | None:
+    """Return the event's data with a `type`, None for `[DONE]`. Raises MalformedEvent."""
+    try:
+        body = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        if event.data.strip() == b"[DONE]":
+            return None
+        raise MalformedEvent("An event of the upstream's stream is not JSON.") from None
+    if type(body) is not dict:
+        raise MalformedEvent("An event of the upstream's stream is not a JSON object.")
+    kind = body.get("type")
+    if type(kind) is not str or not kind:
+        body["type"] = event.name or ("error" if body.get("error") or body.get("object") == "error" else "")
+        if not body["type"]:
+            raise MalformedEvent("An event of the upstream's stream has no type.")
+    return body
+
+
+def _is_error(kind: str, body: dict[str, Any]) -> bool:
+    # vLLM and LiteLLM send a bare error object, its own `type` inside of it or beside it.
+    return kind == "error" or (
+        not kind.startswith("response.") and bool(body.get("error") or body.get("object") == "error")
+    )
+
+
+def _nests_too_deeply(value: Any) -> bool:
+    # orjson reads deeper than it writes, and a Response wraps an item once more than its event does.
+    try:
+        orjson.dumps([[[[value]]]])
+    except orjson.JSONEncodeError:
+        return True
+    return False
