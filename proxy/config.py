@@ -13,7 +13,14 @@ import msgspec
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-OwnerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+NotEmpty = Annotated[str, msgspec.Meta(min_length=1, description="text, not empty")]
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 letters, digits, dots, underscores or hyphens"
+    ),
+]
+KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,11 +36,11 @@ class Secret(str):
         return "Secret('**********')" if self else "Secret('')"
 
 
-class ServerConfig(Section):
+class ServerConfig(Section, frozen=True):
     """Where the proxy listens, and the limits on what it takes in."""
 
     #: Address to listen on.
-    host: str = "127.0.0.1"
+    host: NotEmpty = "127.0.0.1"
     #: Port to listen on; 0 lets the system choose.
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     #: Largest request body, in bytes, as sent and after decompression.
@@ -48,7 +55,7 @@ class ServerConfig(Section):
     cors_origins: tuple[str, ...] = ()
 
 
-class UpstreamConfig(Section):
+class UpstreamConfig(Section, frozen=True):
     """The model server that requests go on to."""
 
     #: Base URL with its `/v1`; `echo` is a built-in model that needs no key.
@@ -67,27 +74,27 @@ class UpstreamConfig(Section):
     max_event_bytes: Count = 64 * 1024 * 1024
 
 
-class RedisConfig(Section):
+class RedisConfig(Section, frozen=True):
     """The Redis or Valkey server that holds all state."""
 
     #: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; empty starts an embedded Valkey.
     url: Secret = Secret("")
     #: Put before every key.
-    prefix: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "branchline"
+    prefix: Name = "branchline"
     #: Seconds that one command may take.
     timeout_seconds: Positive = 5.0
     #: Connections kept open at most.
     max_connections: Count = 256
 
 
-class DataConfig(Section):
+class DataConfig(Section, frozen=True):
     """The embedded Valkey's files; used only while `redis.url` is empty."""
 
     #: Folder of the append-only file and the socket.
-    dir: str = "./branchline-data"
+    dir: NotEmpty = "./branchline-data"
 
 
-class JwtConfig(Section):
+class JwtConfig(Section, frozen=True):
     """How tokens are verified under `auth.mode = "jwt"`. Exactly one of secret, key_file and jwks_url is set."""
 
     #: Algorithms that are accepted; all of one family.
@@ -108,20 +115,20 @@ class JwtConfig(Section):
     jwks_ttl_seconds: Positive = 300.0
 
 
-class AuthConfig(Section):
+class AuthConfig(Section, frozen=True):
     """Who the caller is."""
 
     #: `passthrough`: the caller's own upstream key; `jwt`; `api_keys`; `none`: everybody is one owner.
     mode: Literal["passthrough", "jwt", "api_keys", "none"] = "passthrough"
     #: Owner name → SHA-256 (hex) of the key, for `api_keys`.
-    api_keys: dict[OwnerName, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]] = {}
+    api_keys: dict[Name, KeyHash] = {}
     #: Token verification, for `jwt`.
     jwt: JwtConfig = JwtConfig()
     #: Allow `mode = "none"` on an address that is not loopback.
     allow_public_none: bool = False
 
 
-class TurnsConfig(Section):
+class TurnsConfig(Section, frozen=True):
     """How a turn behaves when something is in the way."""
 
     #: When the client leaves a running turn: `keep` what there is, `finish` it, or `discard` it.
@@ -130,39 +137,41 @@ class TurnsConfig(Section):
     lock_lease_seconds: Annotated[float, msgspec.Meta(ge=1)] = 10.0
     #: Seconds that a turn waits for a locked branch before it answers `conversation_locked`.
     lock_wait_seconds: NotNegative = 0.0
+    #: Refuse a tool call without its output and an output without its call, as OpenAI does.
+    check_tool_calls: bool = True
     #: Seconds that a finished answer waits for a store that can't be reached.
     commit_retry_seconds: NotNegative = 30.0
 
 
-class ConversationsConfig(Section):
+class ConversationsConfig(Section, frozen=True):
     """Conversations."""
 
     #: Append the items of turns with `store: false` to their conversation too.
     append_unstored: bool = False
 
 
-class ResponsesConfig(Section):
+class ResponsesConfig(Section, frozen=True):
     """Responses."""
 
     #: Days that a response is kept after its last use.
     retention_days: Positive = 30.0
 
 
-class ErrorsConfig(Section):
+class ErrorsConfig(Section, frozen=True):
     """The shape of error bodies."""
 
     #: `openai`, or `flat` for clients that need `error` to be a string.
     format: Literal["openai", "flat"] = "openai"
 
 
-class LogConfig(Section):
+class LogConfig(Section, frozen=True):
     """Logging to standard error: ids, sizes and timings, never a secret or a prompt."""
 
     #: Least level that is written.
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole tree; `Config()` is what runs when nothing is configured."""
 
     server: ServerConfig = ServerConfig()

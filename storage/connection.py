@@ -67,7 +67,7 @@ def _sentinel(rest: str, options: dict[str, Any], max_connections: int) -> Redis
         raise ValueError("redis.url names no service: redis+sentinel://host:port/SERVICE")
     database = int(dict(parse_qsl(parts.query)).get("db", "0"))
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        addresses, sentinel_kwargs=login, **options
+        addresses, sentinel_kwargs={**options, **login}, **options
     )
     master: Redis = sentinel.master_for(service, db=database, max_connections=max_connections, **login)
     return master

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storage.errors import Missing, StoreError
+from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
 from storage.scripts import Argument, Call
 from storage.space import Space, flatten
 
 #: Most metadata pairs of a conversation (OpenAI's limit).
 MAX_METADATA = 16
-#: A listing is repaired where it is off by more than this; less is the time between two writes.
+#: A listing is repaired where it is off by more than this; less is the time between the two writes of one change.
 INDEX_DRIFT_MS = 5_000
 #: Conversations deleted in one round trip.
 DELETE_BATCH = 100
+#: A conversation id, or `ConversationPage.next_cursor`: with the score that the conversation had.
+_CURSOR = re.compile(r"[^@]+(@\d{1,16})?", re.ASCII)
 
 
 def read_facts(flat: Sequence[bytes]) -> Conversation:
@@ -40,7 +43,7 @@ class Conversations:
     async def create(
         self, owner: str, draft: Conversation, entries: Sequence[Entry]
     ) -> tuple[Conversation, list[bytes]]:
-        """Create `draft` (its times are ignored) with its first items; return both as stored."""
+        """Create `draft` (its times are ignored) with its first items; return both as stored. Raises ItemNotFound."""
         metadata = [part for pair in draft.metadata.items() for part in pair]
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
         arguments = [*facts, len(draft.metadata), *metadata, *flatten(entries)]
@@ -49,6 +52,7 @@ class Conversations:
         # The listing first: an entry without its conversation is repaired when read; the reverse is never seen.
         _, reply = await self._scripts.run_all([touch, call])
         if isinstance(reply, StoreError):
+            await self._scripts.run(self._space.drop(owner, draft.id, draft.project_id, draft.referrer))
             raise reply
         created_at, updated_at, *items = reply
         return (
@@ -85,35 +89,33 @@ class Conversations:
         left -= set(listings.listings(after.project_id, after.referrer))
         calls = [self._space.touch(owner, after.id, after.project_id, after.referrer)]
         if left:
-            calls.append(Call("drop_index", sorted(left), [conversation_id]))
+            calls.append(Call("drop_index", sorted(left), [conversation_id, 0]))
         await self._scripts.run_all(calls)
         return after
 
     async def delete(self, owner: str, conversation_id: str) -> None:
         """Hide a conversation and its items at once. Raises ConversationNotFound."""
         reply = await self._scripts.run(self._delete_call(owner, conversation_id))
-        await self._scripts.run(self._space.drop(owner, read_facts(reply[0])))
+        await self._scripts.run(self._drop_call(owner, read_facts(reply[0])))
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner; return how many there were."""
         listing = self._space.owner(owner).conversations
-        deleted = 0
-        while True:
-            page = await self._scripts.run(Call("list_index", [listing], ["asc", DELETE_BATCH, "", ""]))
-            ids = [name.decode() for name in page[0][::2]]
-            if not ids:
-                return deleted
-            replies = await self._scripts.run_all([self._delete_call(owner, one) for one in ids])
+        deleted, cursor = 0, ""
+        while entries := await self._list_entries(listing, cursor, DELETE_BATCH, ascending=True):
+            replies = await self._scripts.run_all([self._delete_call(owner, one) for one, _ in entries])
             drops = []
-            for conversation_id, reply in zip(ids, replies, strict=True):
+            for (conversation_id, _), reply in zip(entries, replies, strict=True):
                 if isinstance(reply, Missing):
-                    drops.append(Call("drop_index", [listing], [conversation_id]))
+                    drops.append(_repair_call(listing, conversation_id))
                 elif isinstance(reply, StoreError):
                     raise reply
                 else:
                     deleted += 1
-                    drops.append(self._space.drop(owner, read_facts(reply[0])))
+                    drops.append(self._drop_call(owner, read_facts(reply[0])))
             await self._scripts.run_all(drops)
+            cursor = _cursor_after(*entries[-1])
+        return deleted
 
     async def list_page(
         self, owner: str, page: PageRequest, *, project_id: str | None = None, referrer: str | None = None
@@ -140,13 +142,15 @@ class Conversations:
                     found.append((conversation, score))
             if len(entries) < wanted:
                 break
-            cursor = "@".join(map(str, entries[-1]))
+            cursor = _cursor_after(*entries[-1])
         shown = found[: page.limit]
         has_more = len(found) > page.limit
-        last = f"{shown[-1][0].id}@{shown[-1][1]}" if has_more else None
+        last = _cursor_after(shown[-1][0].id, shown[-1][1]) if has_more else None
         return ConversationPage([conversation for conversation, _ in shown], has_more, last)
 
     async def _list_entries(self, listing: str, cursor: str, wanted: int, *, ascending: bool) -> list[tuple[str, int]]:
+        if cursor and not _CURSOR.fullmatch(cursor):
+            raise CursorNotFound(cursor)
         cursor_id, _, score = cursor.partition("@")
         arguments = ["asc" if ascending else "desc", wanted, cursor_id, score]
         flat = (await self._scripts.run(Call("list_index", [listing], arguments, cursor)))[0]
@@ -162,14 +166,17 @@ class Conversations:
         found, repairs = [], []
         for (conversation_id, score), reply in zip(entries, replies, strict=True):
             if isinstance(reply, Missing):
-                repairs.append(Call("drop_index", [listing], [conversation_id]))
-            elif isinstance(reply, StoreError):
+                repairs.append(_repair_call(listing, conversation_id))
+                continue
+            if isinstance(reply, StoreError):
                 raise reply
-            else:
-                conversation = read_facts(reply[0])
-                found.append((conversation, score))
-                if abs(conversation.updated_at - score) > INDEX_DRIFT_MS:
-                    repairs.append(Call("correct_index", [listing], [conversation_id, conversation.updated_at]))
+            conversation = read_facts(reply[0])
+            if listing not in self._space.owner(owner).listings(conversation.project_id, conversation.referrer):
+                repairs.append(_repair_call(listing, conversation_id))
+                continue
+            found.append((conversation, score))
+            if abs(conversation.updated_at - score) > INDEX_DRIFT_MS:
+                repairs.append(Call("correct_index", [listing], [conversation_id, conversation.updated_at]))
         if repairs:
             await self._scripts.run_all(repairs)
         return found
@@ -181,3 +188,14 @@ class Conversations:
     def _delete_call(self, owner: str, conversation_id: str) -> Call:
         arguments: list[Argument] = [owner, conversation_id, self._space.retention_seconds]
         return Call("delete_conversation", self._space.keys(conversation_id).common, arguments, conversation_id)
+
+    def _drop_call(self, owner: str, conversation: Conversation) -> Call:
+        return self._space.drop(owner, conversation.id, conversation.project_id, conversation.referrer)
+
+
+def _repair_call(listing: str, conversation_id: str) -> Call:
+    return Call("drop_index", [listing], [conversation_id, INDEX_DRIFT_MS])
+
+
+def _cursor_after(conversation_id: str, score: int) -> str:
+    return f"{conversation_id}@{score}"

@@ -40,7 +40,18 @@ PRELUDES: dict[str, tuple[str, ...]] = {
 Argument: TypeAlias = bytes | str | int | float
 
 #: Redis's answers that mean "not now": the server is up but can't do what it was asked.
-_NOT_NOW = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+_NOT_NOW = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+
+
+#: The same where redis-py has a class for the answer and takes its code off.
+_NOT_NOW_ERRORS = (
+    redis_errors.ClusterDownError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.ReadOnlyError,
+    redis_errors.TryAgainError,
+)
+#: All that redis-py raises; the cluster client has a tree of its own.
+CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.RedisClusterException)
 
 
 class Call(NamedTuple):
@@ -75,9 +86,7 @@ def translate(error: Exception) -> StoreError:
 
     An answer that only a fault of our own can cause (a wrong type, a script error) is raised as it is.
     """
-    if isinstance(error, redis_errors.ResponseError) and not isinstance(
-        error, redis_errors.ClusterDownError | redis_errors.OutOfMemoryError | redis_errors.ReadOnlyError
-    ):
+    if isinstance(error, redis_errors.ResponseError) and not isinstance(error, _NOT_NOW_ERRORS):
         if not str(error).startswith(_NOT_NOW):
             raise error
         return Unavailable(str(error).partition(" ")[0])
@@ -98,7 +107,7 @@ class Scripts:
         """
         try:
             reply = await self._send(call)
-        except (TimeoutError, redis_errors.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise translate(error) from error
         return _unwrap(reply, call)
 
@@ -112,7 +121,7 @@ class Scripts:
                 replies = await asyncio.gather(*(self._send(call) for call in calls))
             else:
                 replies = await self._pipeline(calls)
-        except (TimeoutError, redis_errors.RedisError, OSError) as error:
+        except CLIENT_ERRORS as error:
             raise translate(error) from error
         results: list[list[Any] | StoreError] = []
         for reply, call in zip(replies, calls, strict=True):

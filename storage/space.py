@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from storage.keys import OwnerKeys, PartitionKeys
-from storage.records import Conversation, Entry
+from storage.records import Entry
 from storage.scripts import Argument, Call, Scripts
 
 
@@ -35,10 +35,9 @@ class Space:
         """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
         return Call("touch_index", self.owner(owner).listings(project_id, referrer), [conversation_id])
 
-    def drop(self, owner: str, conversation: Conversation) -> Call:
+    def drop(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that takes a conversation out of the owner's listings."""
-        listings = self.owner(owner).listings(conversation.project_id, conversation.referrer)
-        return Call("drop_index", listings, [conversation.id])
+        return Call("drop_index", self.owner(owner).listings(project_id, referrer), [conversation_id, 0])
 
 
 def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:

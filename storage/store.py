@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis.exceptions import RedisError
-
 from storage.connection import Client, connect
 from storage.conversations import Conversations
 from storage.items import Items
-from storage.scripts import Scripts, translate
+from storage.scripts import CLIENT_ERRORS, Scripts, translate
 from storage.space import Space
 from storage.turns import Turns
 
@@ -63,7 +61,7 @@ class Store:
         """Check that the server answers. Raises Unavailable."""
         try:
             await self._client.ping()
-        except (RedisError, OSError, TimeoutError) as error:
+        except CLIENT_ERRORS as error:
             raise translate(error) from error
 
     async def close(self) -> None:

@@ -22,6 +22,9 @@ from storage.records import (
 from storage.scripts import Argument, Call
 from storage.space import Space, flatten
 
+#: Between call ids in a list of them; CALL_BREAK of the scripts.
+_CALL_BREAK = "\x1e"
+
 
 class Turns:
     """Turns of any owner."""
@@ -61,7 +64,7 @@ class Turns:
             # a tombstone is an empty string
             history=b",".join(filter(None, chained.from_iterable(spans))),
             chain=chain,
-            pending=frozenset(pending.decode().split()),
+            pending=frozenset(filter(None, pending.decode().split(_CALL_BREAK))),
             fence=fence,
             branch=branch.decode(),
             project_id=facts[0].decode() or None if facts else None,
@@ -111,7 +114,7 @@ class Turns:
             turn.token,
             opened.fence,
             opened.chain,
-            " ".join(sorted(opened.pending)),
+            _CALL_BREAK.join(sorted(opened.pending)),
             self._space.retention_seconds,
             COMMIT_MARKER_SECONDS,
             int(turn.stored),
@@ -128,7 +131,12 @@ class Turns:
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
-        return CommitResult.OK if isinstance(reply[0], int) else CommitResult(reply[0].decode())
+        result = CommitResult.OK if isinstance(reply[0], int) else CommitResult(reply[0].decode())
+        if result is CommitResult.DROPPED and turn.conversation_id:
+            # the touch beside the commit has listed a deleted conversation again
+            drop = self._space.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+            await self._scripts.run(drop)
+        return result
 
     async def release(self, lease: Lease) -> None:
         """Give a branch's lock back; nothing happens if it is not held by this token any more."""

@@ -2,7 +2,7 @@
 --
 -- An entry is four arguments: mode, id, bytes, mark.
 --   mode m: an id minted for this call. c: an id that the client brought: if it is known here the stored item is
---   used and the bytes are ignored. r: a reference, known here or an error.
+--   used and the bytes are ignored, and so for its second time in one call. r: a reference, known here or an error.
 --   mark: `+call_id` for a tool call that waits for its output, `-call_id` for an output, or empty.
 
 local FIELDS = 4
@@ -51,7 +51,11 @@ local function append_entries(entries, chain, segment, index_key, pending)
   local offset = redis.call('LLEN', segment_key(segment))
   local values, fields, fresh = {}, {}, {}
   for _, entry in ipairs(entries) do
-    local place = entry.place or fresh[entry.id]
+    local twin = fresh[entry.id]
+    if twin then
+      entry.bytes, entry.mark = twin.bytes, twin.mark
+    end
+    local place = entry.place or twin and twin.at
     entry.at = place or { segment, offset }
     add_span(chain, entry.at[1], entry.at[2], entry.at[2] + 1)
     if not place then
@@ -71,7 +75,7 @@ local function append_entries(entries, chain, segment, index_key, pending)
         fields[#fields + 1] = entry.id
       end
       if entry.mode == 'c' then
-        fresh[entry.id] = { segment, offset }
+        fresh[entry.id] = entry
       end
       offset = offset + 1
     end
@@ -84,7 +88,7 @@ end
 
 local function parse_pending(text)
   local pending = {}
-  for call_id in string.gmatch(text or '', '%S+') do
+  for call_id in string.gmatch(text or '', CALL_ID) do
     pending[call_id] = true
   end
   return pending
@@ -96,7 +100,7 @@ local function format_pending(pending)
     list[#list + 1] = call_id
   end
   table.sort(list)
-  return table.concat(list, ' ')
+  return table.concat(list, CALL_BREAK)
 end
 
 -- Appends entries to a branch, whose chain always ends in one open span on a segment of its own. A segment that a

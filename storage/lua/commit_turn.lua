@@ -1,7 +1,7 @@
 -- commit_turn: write a turn's items and its response, move the branch, release the lock; all or nothing.
 -- KEYS  partition, conversation, branches, index, response, commit marker
 -- ARGV  1 owner  2 mode  3 conversation id ('' = none)  4 branch  5 lock token  6 fence  7 base chain (closed)
---       8 pending calls at the base  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body
+--       8 pending calls at the base, joined with CALL_BREAK  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body
 --       14 number of input entries, entries…, number of output entries, entries…
 --   mode append: to the conversation's branch. chain: to the base chain, outside any conversation. record: the
 --   response with its items stays readable, but nothing that follows inherits them (a failed turn).
@@ -54,7 +54,14 @@ end
 
 -- Everything is checked: from here on the script only writes.
 local seconds, milliseconds = now()
-local base = parse_chain(ARGV[7])
+-- The base may have been deleted or have expired since the turn was opened: then no other segment may get its number.
+local base, unused = {}, 0
+for _, span in ipairs(parse_chain(ARGV[7])) do
+  unused = math.max(unused, span[1] + 1)
+  if redis.call('EXISTS', segment_key(span[1])) == 1 then
+    base[#base + 1] = span
+  end
+end
 local pending = parse_pending(ARGV[8])
 
 -- A chain goes on in the segment it ends in while it is at that segment's tip and no branch writes there.
@@ -72,6 +79,9 @@ if mode == 'append' then
   redis.call('HSET', KEYS[2], 'updated_at', milliseconds)
 elseif stored then
   redis.call('HSET', KEYS[1], 'owner', owner)
+  if tonumber(redis.call('HGET', KEYS[1], 'next_segment') or '0') < unused then
+    redis.call('HSET', KEYS[1], 'next_segment', unused)
+  end
   local target = {}
   for _, entry in ipairs(entries) do
     if entry.place then
@@ -82,15 +92,19 @@ elseif stored then
     target = base
   end
   local segment = mode == 'record' and new_segment() or segment_after(target)
+  -- a branch may point into the segment that a chain goes on in
+  local lasting = redis.call('TTL', segment_key(segment)) == -1
   append_entries(entries, {}, segment, KEYS[4], {})
-  redis.call('EXPIRE', segment_key(segment), retention)
+  if not lasting then
+    extend(segment_key(segment), retention)
+  end
 end
 if holder and holder == ARGV[5] then
   redis.call('DEL', lock_key)
 end
 
 if stored then
-  local context, output = parse_chain(ARGV[7]), {}
+  local context, output = parse_chain(format_chain(base)), {}
   for _, entry in ipairs(inputs) do
     add_span(context, entry.at[1], entry.at[2], entry.at[2] + 1)
   end

@@ -11,6 +11,8 @@
 
 local BASE = string.sub(KEYS[1], 1, -10)
 local CHUNK = 1000 -- arguments to one command; the Lua stack holds about 8,000
+-- Between call ids in a list of them: ids are any text, and this is the character least likely in one.
+local CALL_BREAK, CALL_ID = '\30', '[^\30]+'
 
 local function segment_key(number)
   return BASE .. 'segment:' .. number
@@ -135,15 +137,21 @@ local function branch_name(conversation_key, name)
   return name
 end
 
+-- Makes a key live at least `retention` s from now. Never shortens a life: `retention` may have been longer before.
+local function extend(key, retention)
+  if redis.call('PTTL', key) < retention * 1000 then
+    redis.call('EXPIRE', key, retention)
+  end
+end
+
 -- Whatever a response reaches lives at least as long as the response: its segments, the index, the partition.
 -- A partition with a living conversation keeps all that for ever; then only segments that already expire slide.
 local function slide_expiry(chain, index_key, retention)
   local kept = redis.call('HGET', KEYS[1], 'kept')
   if not kept then
-    redis.call('EXPIRE', KEYS[1], retention)
-    redis.call('EXPIRE', index_key, retention)
-    redis.call('EXPIRE', BASE .. 'conversation', retention)
-    redis.call('EXPIRE', BASE .. 'branches', retention)
+    for _, key in ipairs({ KEYS[1], index_key, BASE .. 'conversation', BASE .. 'branches' }) do
+      extend(key, retention)
+    end
   end
   local seen = {}
   for _, span in ipairs(chain) do
@@ -151,7 +159,7 @@ local function slide_expiry(chain, index_key, retention)
     if not seen[key] then
       seen[key] = true
       if not kept or redis.call('TTL', key) >= 0 then
-        redis.call('EXPIRE', key, retention)
+        extend(key, retention)
       end
     end
   end

@@ -2,13 +2,17 @@
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, id, title, project_id, referrer, number of metadata pairs, pairs…, number of entries, entries…
 --       (title, project_id, referrer: empty for none)
--- Returns {'ok', created_at s, updated_at ms, item bytes…} or {'exists'} when the partition is taken.
+-- Returns {'ok', created_at s, updated_at ms, item bytes…}, or {'exists'} when the partition is taken, or
+-- {'item_not_found', id} for an unknown reference.
 -- Repeating the same call (same owner and id) changes nothing and answers the same.
 
 local owner, id = ARGV[1], ARGV[2]
 local pairs_count = tonumber(ARGV[6])
 local at = 7 + pairs_count * 2
-local entries = read_entries(at + 1, tonumber(ARGV[at]), KEYS[4])
+local entries, unknown = read_entries(at + 1, tonumber(ARGV[at]), KEYS[4])
+if not entries then
+  return { 'item_not_found', unknown }
+end
 
 local function answer(created_at, updated_at)
   local reply = { 'ok', created_at, updated_at }

@@ -19,9 +19,9 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
   end
 end
 for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[3], KEYS[4] }) do
-  redis.call('EXPIRE', key, retention)
+  extend(key, retention)
 end
 for segment = 0, tonumber(redis.call('HGET', KEYS[1], 'next_segment')) - 1 do
-  redis.call('EXPIRE', segment_key(segment), retention)
+  extend(segment_key(segment), retention)
 end
 return { 'ok', facts }

@@ -3,8 +3,8 @@
 -- ARGV  owner, source ('conversation', 'response' or 'none'), conversation id ('' = none), branch ('' = active),
 --       lock token, lease ms, retention s, number of ids, item ids…, number of call ids, call ids that are answered…
 -- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls}
---   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids that wait
---   for an output, joined with spaces; fence: number of this lock; facts: {project_id, referrer};
+--   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call
+--   ids that wait for an output, joined with CALL_BREAK; fence: number of this lock; facts: {project_id, referrer};
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
 --   calls: for each call id 1 when the partition knows that call, else 0
 -- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'locked', ms left}.
@@ -45,8 +45,12 @@ elseif source == 'response' then
   chain, pending = parse_chain(fields[1]), fields[2] or ''
   local retention = tonumber(ARGV[7])
   if redis.call('TTL', KEYS[5]) < retention / 2 then
-    redis.call('EXPIRE', KEYS[5], retention)
+    extend(KEYS[5], retention)
     slide_expiry(chain, KEYS[4], retention)
+    -- a failed turn's own items are not in its snapshot
+    for _, own in ipairs(redis.call('HMGET', KEYS[5], 'context', 'output')) do
+      slide_expiry(parse_chain(own), KEYS[4], retention)
+    end
   end
 end
 
@@ -72,9 +76,9 @@ end
 
 -- a call whose item was deleted no longer waits
 local waiting = {}
-for call_id in string.gmatch(pending, '%S+') do
+for call_id in string.gmatch(pending, CALL_ID) do
   if redis.call('HEXISTS', KEYS[4], 'call:' .. call_id) == 1 then
     waiting[#waiting + 1] = call_id
   end
 end
-return { 'ok', read_spans(chain), format_chain(chain), table.concat(waiting, ' '), fence, branch, facts, known, calls }
+return { 'ok', read_spans(chain), format_chain(chain), table.concat(waiting, CALL_BREAK), fence, branch, facts, known, calls }

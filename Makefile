@@ -1,0 +1,70 @@
+# make help   lists the targets
+#
+# Needs make, a C compiler and CPython 3.11 or newer. Everything else goes into .venv, from the network the first
+# time and whenever pyproject.toml has changed; after that it works offline.
+
+PORT ?= 8080
+UPSTREAM ?= echo
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_PYTHON_VERSION_WARNING := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format check docs bench clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo
+	@echo 'variables: PORT=8080  UPSTREAM=echo (the built-in model) or a base URL  ARGS="more arguments"'
+
+run: $(VENV)/installed ## serve on 127.0.0.1:8080, with the built-in echo model unless UPSTREAM=http://…/v1
+	@exec $(BIN)/branchline serve --port '$(PORT)' --upstream '$(UPSTREAM)' $(ARGS)
+
+test: $(VENV)/installed-dev ## run the tests; ARGS="-k name" selects some
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/installed-dev ## check format, style, types and import direction
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/installed-dev ## format the code and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+check: lint test ## all that must pass before a change lands
+
+docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.toml anew from proxy/config.py
+	@$(BIN)/python -m proxy.reference
+
+bench: $(VENV)/installed-dev ## run the benchmarks; ARGS are theirs
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove .venv, caches and build output; data stays
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for python in python3.13 python3.12 python3.11 python3.14 python3 python; do \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "making $(VENV) with $$("$$python" --version)"; \
+			exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo 'No CPython 3.11 or newer with its venv module was found on PATH.' >&2; \
+	exit 1
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo 'installing branchline into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	@echo 'installing branchline and its development tools into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,213 @@
+"""The application: `create_app` puts configuration, services, middlewares and routes together.
+
+Services start in the order of `CONTEXTS` and stop in the reverse. `create_runner` serves the application with
+the settings that it relies on; serve it with nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy import conversations, health, responses
+from proxy.auth import create_authenticator
+from proxy.echo import create_echo_app
+from proxy.errors import MethodNotAllowed, NotFound
+from proxy.ids import partition_of
+from proxy.middleware import MIDDLEWARES, RUNNING, SIGNALS, STOPPING
+from proxy.passthrough import STATELESS, pass_through
+from proxy.registry import Turns
+from proxy.services import AUTHENTICATOR, CONFIG, SERVICES, STORE, TURNS, UPSTREAM
+from proxy.turn import Services
+from proxy.upstream import Upstream, create_session
+from storage import Store
+from storage.embedded import EmbeddedValkey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from proxy.config import Config
+
+#: The `upstream.url` that stands for the built-in model.
+ECHO = "echo"
+
+#: Longest header of a request, in bytes: tokens with many claims are longer than aiohttp's 8 KiB.
+MAX_HEADER_BYTES = 32 * 1024
+
+#: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
+CLEANUP_SECONDS = 0.5
+
+#: The packaged API description; absent in a tree where it was not generated.
+OPENAPI_FILE = Path(__file__).with_name("openapi.json")
+
+_OPENAPI: web.AppKey[bytes] = web.AppKey("openapi", bytes)
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: Config) -> web.Application:
+    """Return the application for `config`; nothing is started or connected before it is served."""
+    app = web.Application(middlewares=MIDDLEWARES)
+    app[CONFIG] = config
+    app[RUNNING] = set()
+    app[STOPPING] = asyncio.Event()
+    app[health.READINESS] = health.Readiness()
+    app[_OPENAPI] = OPENAPI_FILE.read_bytes() if OPENAPI_FILE.exists() else b""
+    app.add_routes(ROUTES)
+    app.on_response_prepare.extend(SIGNALS)
+    app.on_shutdown.append(stop_turns)
+    app.cleanup_ctx.extend(CONTEXTS)
+    return app
+
+
+def create_runner(app: web.Application) -> web.AppRunner:
+    """Return a runner for `app`.
+
+    Bodies keep their coding (`proxy.body` undoes it within limits, passthrough leaves it), a handler is
+    cancelled when its client leaves, and `stop_turns` has done the waiting before connections are closed.
+    """
+    server_log = logging.getLogger("proxy.server")
+    server_log.addFilter(_without_quotes)
+    return web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        handler_cancellation=True,
+        logger=server_log,
+        max_field_size=MAX_HEADER_BYTES,
+        max_line_size=MAX_HEADER_BYTES,
+        shutdown_timeout=CLEANUP_SECONDS,
+    )
+
+
+async def serve_openapi(request: web.Request) -> web.Response:
+    """`GET /openapi.json`: the API's description."""
+    if not request.app[_OPENAPI]:
+        raise NotFound("This build has no API description.")
+    return web.Response(body=request.app[_OPENAPI], content_type="application/json")
+
+
+async def provide_store(app: web.Application) -> AsyncIterator[None]:
+    """Connect to Redis; without a URL start a Valkey of our own first and stop it last."""
+    config = app[CONFIG]
+    embedded = None if config.redis.url else await EmbeddedValkey.start(Path(config.data.dir))
+    try:
+        store = app[STORE] = Store.connect(
+            embedded.url if embedded else config.redis.url,
+            prefix=config.redis.prefix,
+            timeout_seconds=config.redis.timeout_seconds,
+            max_connections=config.redis.max_connections,
+            retention_seconds=round(config.responses.retention_days * 86400),
+            partition_of=partition_of,
+        )
+        try:
+            yield
+        finally:
+            await store.close()
+    finally:
+        if embedded:
+            await embedded.stop()
+
+
+async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
+    """Open the upstream session, which the authenticator shares to fetch key sets."""
+    config = app[CONFIG]
+    async with _upstream_url(config) as url, create_session(config.upstream) as session:
+        app[UPSTREAM] = Upstream(config.upstream, session, url)
+        app[AUTHENTICATOR] = create_authenticator(config, session)
+        yield
+
+
+async def provide_turns(app: web.Application) -> AsyncIterator[None]:
+    """Keep the registry of running turns."""
+    async with Turns(app[STORE], app[CONFIG]).serving() as turns:
+        app[TURNS] = turns
+        app[SERVICES] = Services(app[STORE], app[UPSTREAM], app[CONFIG], turns)
+        yield
+
+
+async def stop_turns(app: web.Application) -> None:
+    """Refuse new requests; let turns and other requests finish within the configured time. What is left is cut."""
+    app[STOPPING].set()
+    seconds = app[CONFIG].server.shutdown_timeout_seconds
+    start = time.monotonic()
+    await app[TURNS].drain(seconds)
+    left = seconds - (time.monotonic() - start)
+    # Requests of turns that have just ended are still about to return.
+    await _finish(app[RUNNING], max(left, CLEANUP_SECONDS))
+
+
+def _without_quotes(record: logging.LogRecord) -> bool:
+    """Keep what is not HTTP out of the log: aiohttp quotes it, and it may hold a key."""
+    exc = record.exc_info[1] if record.exc_info else None
+    if isinstance(exc, HttpProcessingError):
+        log.info("malformed request: %s", type(exc).__name__)
+        return False
+    return True
+
+
+async def _finish(running: set[asyncio.Task[object]], seconds: float) -> None:
+    if not running:
+        return
+    _, late = await asyncio.wait(running, timeout=seconds)
+    if late:
+        log.warning("stopping: %d requests are cut", len(late))
+
+
+@asynccontextmanager
+async def _upstream_url(config: Config) -> AsyncIterator[str]:
+    """Give the upstream's base URL; serve the built-in model on a loopback port if that is what is configured."""
+    if config.upstream.url != ECHO:
+        yield config.upstream.url
+        return
+    runner = web.AppRunner(create_echo_app(), access_log=None, shutdown_timeout=CLEANUP_SECONDS)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}/v1"
+    finally:
+        await runner.cleanup()
+
+
+def _refusals(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
+    """Return, for each path of `routes`, a route that answers every other method with 405."""
+    methods: dict[str, set[str]] = {}
+    for route in routes:
+        methods.setdefault(route.path, set()).add(route.method)
+        if route.method == hdrs.METH_GET:
+            methods[route.path].add(hdrs.METH_HEAD)
+    return [web.route("*", path, _refuse_method(", ".join(sorted(names)))) for path, names in methods.items()]
+
+
+def _refuse_method(allowed: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise MethodNotAllowed(
+            f"Not allowed here: {request.method}; allowed: {allowed}.", headers={hdrs.ALLOW: allowed}
+        )
+
+    return refuse
+
+
+#: What this server answers itself, statefully.
+_STATEFUL = [*responses.ROUTES, *conversations.ROUTES]
+
+#: Routes in the order of precedence.
+ROUTES = [
+    *health.ROUTES,
+    web.get("/openapi.json", serve_openapi),
+    *(web.post(path, pass_through) for path in STATELESS),
+    *_STATEFUL,
+    *_refusals(_STATEFUL),
+    web.route("*", "/v1/{tail:.*}", pass_through),
+]
+
+#: Services in the order of their start.
+CONTEXTS = [provide_store, provide_upstream, provide_turns]

@@ -1,0 +1,39 @@
+"""Typed keys of what an application and a request carry: the one place where services meet their users.
+
+The values are set by the cleanup contexts in `proxy.app` and by the middlewares in `proxy.middleware`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from proxy.config import Config
+
+if TYPE_CHECKING:
+    from proxy.auth import Authenticator, Caller
+    from proxy.registry import Turns
+    from proxy.turn import Services
+    from proxy.upstream import Upstream
+    from storage import Store
+
+#: The configuration that the application was created with.
+CONFIG: web.AppKey[Config] = web.AppKey("config", Config)
+#: Everything that is kept: `storage.Store`.
+STORE: web.AppKey[Store] = web.AppKey("store")
+#: The model server's client.
+UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
+#: Tells who a caller is.
+AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator")
+#: What a turn works with.
+SERVICES: web.AppKey[Services] = web.AppKey("services")
+#: The turns that are running.
+TURNS: web.AppKey[Turns] = web.AppKey("turns")
+
+#: `req_` + 32 hex digits; also the `x-request-id` header of the answer. Set on every request.
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+#: Who is calling. Set on every request under `/v1/`.
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller")
+#: The `x-request-id` of the upstream's answer, for the log. Set by whoever called the upstream.
+UPSTREAM_REQUEST_ID: web.RequestKey[str] = web.RequestKey("upstream_request_id", str)

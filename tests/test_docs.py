@@ -1,0 +1,155 @@
+"""The documentation against the code: links lead somewhere, examples parse, and nothing it names is made up."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.errors import ApiError
+from proxy.flags import FLAGS
+from proxy.schema import ENVIRONMENT_PREFIX, keys, sections
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+HTTP_API = (ROOT / "docs" / "http-api.md").read_text("utf-8")
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+#: What a file in backticks looks like: `proxy/config.py`, `compose.yaml`, `storage/lua/`.
+_FILE = re.compile(
+    r"`((?:[\w.]+/)*[\w.]+\.(?:py|md|lua|toml|yaml|json)|(?:proxy|storage|tests|docs|benchmarks)/[\w/]*)`"
+)
+#: Example names that stand for a file of the reader's own.
+_READERS_OWN = {"config.toml"}
+#: The echo model is a server of its own, with errors of its own.
+BUILT_IN_MODEL = {"echo", "parrot", "completions"}
+
+
+def page_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Fenced code blocks: language and text."""
+    return ((match[1], match[2]) for match in _FENCE.finditer(text))
+
+
+def prose(text: str) -> str:
+    """A page without its fenced code blocks."""
+    return _FENCE.sub("", text)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_within_the_repository_lead_somewhere(page: Path):
+    text = prose(page.read_text("utf-8"))
+    for link in _LINK.findall(text):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text("utf-8")), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_files_that_are_named_exist(page: Path):
+    names = set(_FILE.findall(prose(page.read_text("utf-8")))) - _READERS_OWN
+    assert [name for name in sorted(names) if not (ROOT / name).exists() and "NAME" not in name] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_code_blocks_parse(page: Path):
+    for language, code in blocks(page.read_text("utf-8")):
+        if language == "json":
+            json.loads(code)
+        elif language == "python":
+            ast.parse(code)
+        elif language == "toml":
+            tomllib.loads(code)
+        elif language == "sh":
+            subprocess.run(["bash", "-n"], input=code.encode(), check=True, capture_output=True)
+        else:
+            assert language in {"", "mermaid", "nginx", "text"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_settings_variables_and_flags_that_are_named_exist(page: Path):
+    text = page.read_text("utf-8")
+    known = keys()
+    groups = "|".join(re.escape(name) for name in sections())
+    named = set(re.findall(rf"`((?:{groups})\.[a-z_]+)\b(?!\.)", text))
+    files = {name for name in named if name.rpartition(".")[2] in {"py", "md", "toml"}}
+    assert named - files <= known.keys() | sections().keys()
+    if page.name != "configuration.md":
+        assert set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+\b", text)) <= {key.variable for key in known.values()}
+    flags = {flag for _, code in blocks(text) for flag in re.findall(r"branchline serve.*?(--[a-z-]+)", code)}
+    assert flags <= {flag for flag, _, _ in FLAGS.values()} | {"--config"}
+
+
+def error_codes() -> set[str]:
+    """Every code that the source gives an error: `code="…"`, and those that classes carry."""
+    literal = re.compile(r'\bcode="([a-z_]+)"')
+    sources = [path.read_text("utf-8") for path in (ROOT / "proxy").glob("*.py") if path.stem not in BUILT_IN_MODEL]
+    found = {code for source in sources for code in literal.findall(source)}
+    classes = [ApiError]
+    while classes:
+        error = classes.pop()
+        classes += error.__subclasses__()
+        found |= {error.code} if isinstance(error.code, str) else set()
+    return found
+
+
+def test_every_error_code_is_in_the_table_and_every_code_of_the_table_is_used():
+    table = prose(HTTP_API).partition("## Errors")[2]
+    listed = {
+        code
+        for row in re.findall(r"^\| (?:\d{3}) \| (.+?) \|", table, re.MULTILINE)
+        for code in re.findall(r"`([a-z_]+)`", row)
+    }
+    assert error_codes() == listed
+
+
+def test_every_operation_is_described_for_people_too():
+    document: dict[str, Any] = json.loads((ROOT / "proxy" / "openapi.json").read_text("utf-8"))
+    named = set(re.findall(r"(/(?:v1|healthz|readyz|openapi)[\w/{}.]*)", HTTP_API))
+    assert set(document["paths"]) <= named
+
+
+def test_every_module_has_its_place_in_the_architecture():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    for package in ("proxy", "storage"):
+        section = text.partition(f"## {package}\n")[2].partition("\n## ")[0]
+        named = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (.+?) \|", section, re.MULTILINE))))
+        assert named == {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+
+
+def test_every_command_of_the_scripts_is_named_for_the_operator_s_rights():
+    text = (ROOT / "docs" / "storage.md").read_text("utf-8")
+    sources = [path.read_text("utf-8") for path in (ROOT / "storage" / "lua").glob("*.lua")]
+    used = {command for source in sources for command in re.findall(r"'([A-Z]{3,})'", source)}
+    commands = {command for command in used if command not in {"MAIN", "WITHSCORES"}}
+    assert commands <= set(re.findall(r"\b[A-Z]{3,}\b", text))
+
+
+def test_every_kind_of_key_is_described():
+    source = (ROOT / "storage" / "keys.py").read_text("utf-8")
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    described = (ROOT / "docs" / "storage.md").read_text("utf-8")
+    kinds = re.findall(r"\{<partition>\}:(\w+)", docstring)
+    assert len(kinds) > 5
+    assert [kind for kind in kinds if not re.search(rf"\{{PARTITION\}}:{kind}\b", described)] == []
