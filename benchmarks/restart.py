@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
 def branchline(port: int, upstream: str, data: str) -> Iterator[OpenAI]:
     """Run the proxy, and end it with kill -9."""
     command = [sys.executable, "-m", "proxy", "serve", "--port", str(port), "--upstream", upstream, "--data-dir", data]
-    proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/healthz")
         with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="sk-restart") as client:

@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy import conversations, health, responses
 from proxy.auth import create_authenticator
+from proxy.banner import describe_redis
 from proxy.echo import create_echo_app
 from proxy.errors import MethodNotAllowed, NotFound
 from proxy.ids import partition_of
@@ -106,6 +107,7 @@ async def provide_store(app: web.Application) -> AsyncIterator[None]:
             max_connections=config.redis.max_connections,
             retention_seconds=round(config.responses.retention_days * 86400),
             partition_of=partition_of,
+            description=embedded.description if embedded else describe_redis(config.redis.url),
         )
         try:
             yield

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
@@ -24,6 +25,8 @@ from proxy.items import InputItem, hide_sealed, json_type, mark_of, read_input
 from proxy.request import ENCRYPTED_REASONING
 from proxy.services import CALLER, STORE
 from storage import Conversation, Entry, Origin, Store
+
+Written = TypeVar("Written")
 
 #: Most items that one request may bring.
 MAX_ITEMS = 20
@@ -52,7 +55,7 @@ async def create_conversation(request: web.Request) -> web.Response:
         project_id=texts["project_id"],
         referrer=texts["referrer"],
     )
-    conversation, _ = await request.app[STORE].conversations.create(owner, draft, entries)
+    conversation, _ = await _whole(request.app[STORE].conversations.create(owner, draft, entries))
     return _json(render(conversation))
 
 
@@ -79,7 +82,7 @@ async def list_conversations(request: web.Request) -> web.Response:
 
 async def delete_conversations(request: web.Request) -> web.Response:
     """DELETE /v1/conversations: all of the caller's."""
-    count = await request.app[STORE].conversations.delete_all(request[CALLER].owner)
+    count = await _whole(request.app[STORE].conversations.delete_all(request[CALLER].owner))
     return _json({"object": "conversations.deleted", "deleted": True, "deleted_count": count})
 
 
@@ -94,14 +97,14 @@ async def update_conversation(request: web.Request) -> web.Response:
     conversation_id = _conversation_id(request)
     changes = read_changes(await read_json(request))
     store = request.app[STORE]
-    conversation = await store.conversations.update(request[CALLER].owner, conversation_id, changes)
+    conversation = await _whole(store.conversations.update(request[CALLER].owner, conversation_id, changes))
     return _json(render(conversation))
 
 
 async def delete_conversation(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}: its items can't be reached from then on."""
     conversation_id = _conversation_id(request)
-    await request.app[STORE].conversations.delete(request[CALLER].owner, conversation_id)
+    await _whole(request.app[STORE].conversations.delete(request[CALLER].owner, conversation_id))
     return _json({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 
@@ -125,7 +128,8 @@ async def create_items(request: web.Request) -> web.Response:
         # nothing but compaction triggers, which are taken and never stored
         await store.conversations.read(owner, conversation_id)
         return _items(request, [], has_more=False)
-    return _items(request, await store.items.append(owner, conversation_id, branch, entries), has_more=False)
+    stored = await _whole(store.items.append(owner, conversation_id, branch, entries))
+    return _items(request, stored, has_more=False)
 
 
 async def list_items(request: web.Request) -> web.Response:
@@ -147,9 +151,8 @@ async def read_item(request: web.Request) -> web.Response:
 
 async def delete_item(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}/items/{item_id}: the item, for good; answers the conversation."""
-    conversation = await request.app[STORE].items.delete(
-        request[CALLER].owner, _conversation_id(request), _item_id(request)
-    )
+    store = request.app[STORE]
+    conversation = await _whole(store.items.delete(request[CALLER].owner, _conversation_id(request), _item_id(request)))
     branch = {"branch": conversation.active_branch, "branch_created": False, "deleted": True, "old_main_backup": ""}
     return _json(render(conversation) | branch)
 
@@ -219,6 +222,11 @@ async def _to_entries(store: Store, owner: str, items: Sequence[InputItem], part
             entry = Entry(Origin.CLIENT, entry.id, stored, mark_of(orjson.loads(stored)))
         entries.append(entry)
     return entries
+
+
+async def _whole(write: Coroutine[Any, Any, Written]) -> Written:
+    """Carry a write and what belongs to it to the end, even if the client leaves meanwhile."""
+    return await asyncio.shield(write)
 
 
 def _conversation_id(request: web.Request) -> str:

@@ -78,9 +78,10 @@ def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[I
     known = waiting | opened.calls
     for entry in entries:
         sign, call = entry.mark[:1], entry.mark[1:]
-        if sign == "+":
-            waiting.add(call)
+        if sign in {"+", "~"}:
             known.add(call)
+            if sign == "+":
+                waiting.add(call)
         elif sign == "-":
             if call not in known:
                 message = f"No tool call found for function call output with call_id {_spoken(call, items)}."

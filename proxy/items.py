@@ -157,19 +157,22 @@ def complete_part(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> str:
-    """Return `+call` for a finished call of a client's tool, `-call` for such a call's output, else ''.
+    """Return what an item is to the pairing of calls and outputs: `+call`, `~call`, `-call` or ''.
 
-    exempt: names of tools whose calls need no output (`async: true`). The call id is made fit for the store: one with
-    spaces or beyond 128 characters is named by its hash.
+    `+`: a finished call of a client's tool, which must get its output. `~`: a call that may get one: unfinished, of a
+    tool in `exempt` (`async: true`), or of a hosted kind (Codex answers `local_shell_call` with
+    `function_call_output`). `-`: an output of a client's tool. The call id is made fit for the store: one with spaces
+    or beyond 128 characters is named by its hash.
     """
     call_id = item.get("call_id")
     if not isinstance(call_id, str) or not call_id:
         return ""
     if item["type"] in _OUTPUTS:
         return "-" + call_key(call_id)
-    if item["type"] in _CALLS and item.get("status") != "incomplete" and item.get("name") not in exempt:
-        return "+" + call_key(call_id)
-    return ""
+    if item["type"].endswith(("_output", "_response")):
+        return ""
+    must = item["type"] in _CALLS and item.get("status") != "incomplete" and item.get("name") not in exempt
+    return ("+" if must else "~") + call_key(call_id)
 
 
 def call_key(call_id: str) -> str:

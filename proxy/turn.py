@@ -23,8 +23,10 @@ import orjson
 from proxy import ids, sse
 from proxy.delivery import Delivery
 from proxy.errors import BadGateway, GatewayTimeout, UpstreamRefusal, previous_response_not_found
+from proxy.errors import Unavailable as ServerUnavailable
 from proxy.history import Prepared, output_entries, prepare, upstream_body
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.services import UPSTREAM_REQUEST_ID
 from proxy.upstream import Upstream, iter_chunks, read_body, request_headers, response_headers
 from storage import (
     CommitMode,
@@ -84,6 +86,7 @@ class Turn:
         self._response_id = ""
         self._relay: Relay
         self._leaving = False
+        self._stopping = False
         self._generating: asyncio.Task[Any] | None = None
 
     async def run(self) -> web.StreamResponse:
@@ -107,6 +110,7 @@ class Turn:
         if self._config.turns.on_disconnect == "finish" and not stopping:
             return
         self._leaving = True
+        self._stopping = self._stopping or stopping
         if self._generating is not None:
             self._generating.cancel()
 
@@ -180,6 +184,7 @@ class Turn:
         self._generating = asyncio.current_task()
         try:
             answer = await self._ask(stack)
+            self._http_request[UPSTREAM_REQUEST_ID] = answer.headers.get("x-request-id", "-")
             self.delivery.keep_headers(response_headers(answer.headers))
             return await self._relay_answer(answer)
         except asyncio.CancelledError:
@@ -254,7 +259,18 @@ class Turn:
         return self._config.turns.on_disconnect != "finish"
 
     def _interrupted(self) -> Outcome | None:
-        return None if self._config.turns.on_disconnect == "discard" else self._relay.interrupt()
+        """Return what there is of an answer that was broken off here; None to keep nothing.
+
+        A client that was sent nothing of the answer asks again (the SDKs do so by themselves after a timeout): with
+        its input kept, the conversation would have it twice.
+        """
+        waits = self._stopping and not self.delivery.gone
+        if waits and not self._request.stream:
+            raise ServerUnavailable("The server is stopping.", code="server_stopping")
+        if not waits and (self._config.turns.on_disconnect == "discard" or self.delivery.response is None):
+            return None
+        outcome = self._relay.interrupt()
+        return outcome if outcome.items or waits else None
 
     # --- settle ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +295,7 @@ class Turn:
         """Where the outcome goes; None: nowhere."""
         if not self._keeps_items:
             return None
-        if outcome.status not in {"completed", "incomplete"}:
+        if outcome.status not in {"completed", "incomplete"} or (self._leaving and not outcome.items):
             return CommitMode.RECORD if self._request.stored else None
         return CommitMode.APPEND if self._request.source.conversation_id else CommitMode.CHAIN
 

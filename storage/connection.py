@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
+
+from storage.channel import Channel, ClusterChannel, ServerChannel
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -17,7 +19,7 @@ SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
 def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Client:
-    """Return a client for `url`; nothing is sent yet.
+    """Return a client for `url`; nothing is sent yet. timeout_seconds: for a connection; calls have their own.
 
     url: `redis://[user:password@]host:port/db`, `rediss://…`, `unix:///path`,
     `redis+sentinel://[user:password@]host:port[,host:port…]/service?db=0`, `redis+cluster://host:port[,…]`.
@@ -25,10 +27,9 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Client
     """
     scheme, _, rest = url.partition("://")
     options: dict[str, Any] = {
-        # redis-py 8 sets 5 s by default; here it is our own key redis.timeout_seconds
-        "socket_timeout": timeout_seconds,
+        # With a timeout redis-py waits in asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
+        "socket_timeout": None,
         "socket_connect_timeout": timeout_seconds,
-        # One repeat: a pooled connection may have died with the server it led to. Every script can be repeated.
         "retry": Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
     }
     if scheme == "redis+cluster":
@@ -37,8 +38,7 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Client
         return _sentinel(rest, options, max_connections)
     if scheme not in SCHEMES:
         raise ValueError(f"redis.url must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
-    pool = BlockingConnectionPool.from_url(url, max_connections=max_connections, timeout=timeout_seconds, **options)
-    return Redis.from_pool(pool)
+    return Redis.from_pool(ConnectionPool.from_url(url, **options))
 
 
 def _hosts(netloc: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
@@ -71,3 +71,10 @@ def _sentinel(rest: str, options: dict[str, Any], max_connections: int) -> Redis
     )
     master: Redis = sentinel.master_for(service, db=database, max_connections=max_connections, **login)
     return master
+
+
+def open_channel(client: Client, *, timeout_seconds: float, max_connections: int) -> Channel:
+    """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included."""
+    if isinstance(client, RedisCluster):
+        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+    return ServerChannel(client.connection_pool, limit=max_connections, timeout_seconds=timeout_seconds)

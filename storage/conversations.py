@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storage.channel import Argument
 from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
-from storage.scripts import Argument, Call
+from storage.scripts import Call
 from storage.space import Space, flatten
 
 #: Most metadata pairs of a conversation (OpenAI's limit).

@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Sequence
 from itertools import groupby
 
+from storage.channel import Argument
 from storage.conversations import read_facts
 from storage.errors import StoreError
 from storage.records import Conversation, Entry, ItemPage, PageRequest
-from storage.scripts import Argument, Call
+from storage.scripts import Call
 from storage.space import Space, flatten
 
 #: Seconds that a repeat of the same append is recognised.

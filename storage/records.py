@@ -40,7 +40,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item to append. mark: `+call_id` for a call that waits for its output, `-call_id` for an output, or empty."""
+    """One item to append. mark: see append.lua."""
 
     origin: Origin
     id: str

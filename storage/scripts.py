@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
-from redis.asyncio.cluster import RedisCluster
 
-from storage.connection import Client
+from storage.channel import Argument, Channel, Command
 from storage.errors import REFUSALS, StoreError, Unavailable
 
 #: Script → what is put before it. Not every script pays for what it doesn't use.
@@ -36,8 +34,6 @@ PRELUDES: dict[str, tuple[str, ...]] = {
     "correct_index": (),
     "list_index": (),
 }
-
-Argument: TypeAlias = bytes | str | int | float
 
 #: Redis's answers that mean "not now": the server is up but can't do what it was asked.
 _NOT_NOW = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
@@ -94,10 +90,10 @@ def translate(error: Exception) -> StoreError:
 
 
 class Scripts:
-    """Calls scripts on one client."""
+    """Calls scripts over one channel."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._scripts = load_scripts()
 
     async def run(self, call: Call) -> list[Any]:
@@ -105,52 +101,39 @@ class Scripts:
 
         Raises the StoreError that the script's first element names, or Unavailable.
         """
-        try:
-            reply = await self._send(call)
-        except CLIENT_ERRORS as error:
-            raise translate(error) from error
-        return _unwrap(reply, call)
+        return _unwrap((await self._exchange([call]))[0], call)
 
     async def run_all(self, calls: Sequence[Call]) -> list[list[Any] | StoreError]:
         """Run several scripts in one round trip (one a node on a cluster); each gives its reply or its refusal.
 
         Raises Unavailable if Redis could not be reached.
         """
-        try:
-            if len(calls) == 1 or isinstance(self._client, RedisCluster):
-                replies = await asyncio.gather(*(self._send(call) for call in calls))
-            else:
-                replies = await self._pipeline(calls)
-        except CLIENT_ERRORS as error:
-            raise translate(error) from error
         results: list[list[Any] | StoreError] = []
-        for reply, call in zip(replies, calls, strict=True):
+        for reply, call in zip(await self._exchange(calls), calls, strict=True):
             try:
                 results.append(_unwrap(reply, call))
             except StoreError as refusal:
                 results.append(refusal)
         return results
 
-    async def _send(self, call: Call) -> Any:
-        script = self._scripts[call.script]
-        arguments: Any = (*call.keys, *call.arguments)
+    async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
         try:
-            return await self._client.evalsha(script.sha, len(call.keys), *arguments)
-        except redis_errors.NoScriptError:
-            return await self._client.eval(script.source, len(call.keys), *arguments)
-
-    async def _pipeline(self, calls: Sequence[Call]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for call in calls:
-            arguments: Any = (*call.keys, *call.arguments)
-            pipeline.evalsha(self._scripts[call.script].sha, len(call.keys), *arguments)
-        replies = await pipeline.execute(raise_on_error=False)
-        for i, reply in enumerate(replies):
-            if isinstance(reply, redis_errors.NoScriptError):
-                replies[i] = await self._send(calls[i])
-            elif isinstance(reply, Exception):
-                raise reply
+            replies = await self._channel.exchange([self._command(call) for call in calls])
+            for i, reply in enumerate(replies):
+                if isinstance(reply, redis_errors.NoScriptError):
+                    (replies[i],) = await self._channel.exchange([self._whole_command(calls[i])])
+                if isinstance(replies[i], Exception):
+                    raise replies[i]
+        except CLIENT_ERRORS as error:
+            raise translate(error) from error
         return replies
+
+    def _command(self, call: Call) -> Command:
+        return ("EVALSHA", self._scripts[call.script].sha, len(call.keys), *call.keys, *call.arguments)
+
+    def _whole_command(self, call: Call) -> Command:
+        """Return the call for a server that has lost its scripts, or never had them."""
+        return ("EVAL", self._scripts[call.script].source, len(call.keys), *call.keys, *call.arguments)
 
 
 def _unwrap(reply: list[Any], call: Call) -> list[Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from storage.channel import Argument
 from storage.keys import OwnerKeys, PartitionKeys
 from storage.records import Entry
-from storage.scripts import Argument, Call, Scripts
+from storage.scripts import Call, Scripts
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from storage.connection import Client, connect
+from storage.connection import Client, connect, open_channel
 from storage.conversations import Conversations
 from storage.items import Items
 from storage.scripts import CLIENT_ERRORS, Scripts, translate
@@ -22,10 +22,12 @@ class Store:
         prefix: str,
         retention_seconds: int,
         partition_of: Callable[[str], str],
+        timeout_seconds: float = 5.0,
+        max_connections: int = 256,
         description: str = "",
     ) -> None:
-        space = Space(Scripts(client), prefix, retention_seconds, partition_of)
-        self._client = client
+        self._channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections)
+        space = Space(Scripts(self._channel), prefix, retention_seconds, partition_of)
         self.description = description
         self.conversations = Conversations(space)
         self.items = Items(space)
@@ -54,16 +56,20 @@ class Store:
             prefix=prefix,
             retention_seconds=retention_seconds,
             partition_of=partition_of,
+            timeout_seconds=timeout_seconds,
+            max_connections=max_connections,
             description=description,
         )
 
     async def ping(self) -> None:
         """Check that the server answers. Raises Unavailable."""
         try:
-            await self._client.ping()
+            (reply,) = await self._channel.exchange([("PING",)])
+            if isinstance(reply, Exception):
+                raise reply
         except CLIENT_ERRORS as error:
             raise translate(error) from error
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._channel.close()

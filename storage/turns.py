@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain as chained
 
+from storage.channel import Argument
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
 from storage.records import (
@@ -19,7 +20,7 @@ from storage.records import (
     TurnCommit,
     TurnSource,
 )
-from storage.scripts import Argument, Call
+from storage.scripts import Call
 from storage.space import Space, flatten
 
 #: Between call ids in a list of them; CALL_BREAK of the scripts.

@@ -58,6 +58,8 @@ async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
 
 
 @pytest.fixture
-async def store(redis: AsyncRedis) -> Store:
+async def store(redis: AsyncRedis) -> AsyncIterator[Store]:
     """The store on that server."""
-    return Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
+    store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
+    yield store
+    await store.close()

@@ -3,7 +3,8 @@
 -- An entry is four arguments: mode, id, bytes, mark.
 --   mode m: an id minted for this call. c: an id that the client brought: if it is known here the stored item is
 --   used and the bytes are ignored, and so for its second time in one call. r: a reference, known here or an error.
---   mark: `+call_id` for a tool call that waits for its output, `-call_id` for an output, or empty.
+--   mark: `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an output,
+--   `-call_id` for an output, or empty.
 
 local FIELDS = 4
 
@@ -70,7 +71,7 @@ local function append_entries(entries, chain, segment, index_key, pending)
       values[#values + 1] = entry.bytes
       fields[#fields + 1] = entry.id
       fields[#fields + 1] = value
-      if string.sub(entry.mark, 1, 1) == '+' then
+      if string.find(entry.mark, '^[+~]') then
         fields[#fields + 1] = 'call:' .. string.sub(entry.mark, 2)
         fields[#fields + 1] = entry.id
       end

@@ -6,8 +6,8 @@
 -- A chain is a list of spans: `segment:from:to` joined with `,`; `to` is exclusive and empty in an open span,
 -- which ends wherever its segment ends. Items are opaque bytes: an empty element is a tombstone.
 --
--- Index values: `segment:offset` of each place the item lies in, joined with `,`, then ` +call_id` if the item is a
--- tool call or ` -call_id` if it is a tool's output. Index field `call:ID` names the item of that call.
+-- Index values: `segment:offset` of each place the item lies in, joined with `,`, then the item's mark (append.lua)
+-- after a space. Index field `call:ID` names the item of that call.
 
 local BASE = string.sub(KEYS[1], 1, -10)
 local CHUNK = 1000 -- arguments to one command; the Lua stack holds about 8,000

@@ -16,7 +16,7 @@ for _, place in ipairs(places) do
   end
 end
 redis.call('HDEL', KEYS[4], ARGV[3])
-if string.sub(mark, 1, 1) == '+' then
+if string.find(mark, '^[+~]') then
   redis.call('HDEL', KEYS[4], 'call:' .. string.sub(mark, 2))
 end
 local _, milliseconds = now()

@@ -32,55 +32,87 @@ if descending then
   first, last, step = #chain, 1, -1
 end
 
--- Where to start: {number of span, offset in its segment}, just past the cursor's first occurrence.
-local start_span, start_offset
-if ARGV[5] ~= '' then
-  local bytes, _, _, places = load_item(KEYS[4], ARGV[5])
-  for i = first, last, step do
+-- The last occurrence of an item in reading order: {number of span, offset in its segment}, or nil. One batch may
+-- hold an item twice; a cursor means its last occurrence, and no page ends on an earlier one, so paging gets on.
+local function last_occurrence(places)
+  for i = last, first, -step do
     local best
-    for _, place in ipairs(bytes and places or {}) do
-      if chain_holds({ chain[i] }, place[1], place[2]) and (not best or (place[2] < best) ~= descending) then
+    for _, place in ipairs(places) do
+      if chain_holds({ chain[i] }, place[1], place[2]) and (not best or (place[2] > best) ~= descending) then
         best = place[2]
       end
     end
     if best then
-      start_span, start_offset = i, best + step
-      break
+      return i, best
     end
   end
-  if not start_span then
+end
+
+-- Where to start: just past the cursor.
+local start_span, start_offset
+if ARGV[5] ~= '' then
+  local bytes, _, _, places = load_item(KEYS[4], ARGV[5])
+  if bytes then
+    start_span, start_offset = last_occurrence(places)
+  end
+  if start_span then
+    start_offset = start_offset + step
+  else
     return { 'cursor_not_found', ARGV[5] }
   end
 end
 
-local wanted = tonumber(ARGV[6]) + 1
-local found = {}
-for i = start_span or first, last, step do
-  local segment, from, to = chain[i][1], chain[i][2], chain[i][3]
-  local offset = descending and to - 1 or from
-  if i == start_span then
-    offset = start_offset
-  end
-  while #found < wanted and offset >= from and offset < to do
-    local low, high
-    if descending then
-      low, high = math.max(from, offset - wanted + 1), offset
-    else
-      low, high = offset, math.min(to - 1, offset + wanted - 1)
+-- Up to `wanted` live items from the start on, and where each lies: {number of span, offset}.
+local function read(wanted)
+  local found, where = {}, {}
+  for i = start_span or first, last, step do
+    local segment, from, to = chain[i][1], chain[i][2], chain[i][3]
+    local offset = descending and to - 1 or from
+    if i == start_span then
+      offset = start_offset
     end
-    local items = redis.call('LRANGE', segment_key(segment), low, high)
-    for j = 1, #items do
-      local item = items[descending and #items - j + 1 or j]
-      if item ~= '' and #found < wanted then
-        found[#found + 1] = item
+    while #found < wanted and offset >= from and offset < to do
+      local low, high
+      if descending then
+        low, high = math.max(from, offset - wanted + 1), offset
+      else
+        low, high = offset, math.min(to - 1, offset + wanted - 1)
       end
+      local items = redis.call('LRANGE', segment_key(segment), low, high)
+      for j = 1, #items do
+        local item = items[descending and #items - j + 1 or j]
+        if item ~= '' and #found < wanted then
+          found[#found + 1] = item
+          where[#where + 1] = { i, descending and high - j + 1 or low + j - 1 }
+        end
+      end
+      offset = descending and low - 1 or high + 1
     end
-    offset = descending and low - 1 or high + 1
+  end
+  return found, where
+end
+
+-- Every stored item begins with its id: the one thing of an item that is read here.
+local function may_end_on(item, at)
+  local id = string.match(item, '^{"id":"([^"]+)"')
+  local places = id and places_of(KEYS[4], id)
+  local span, offset
+  if places then
+    span, offset = last_occurrence(places)
+  end
+  return not span or (span == at[1] and offset == at[2])
+end
+
+local size = tonumber(ARGV[6])
+local found, where = read(size + 1)
+while #found > size and not may_end_on(found[size], where[size]) do
+  size = size + 1
+  if #found == size then
+    found, where = read(size + 20)
   end
 end
-local more = 0
-if #found == wanted then
-  more = 1
-  found[wanted] = nil
+local more = #found > size and 1 or 0
+for i = #found, size + 1, -1 do
+  found[i] = nil
 end
 return { 'ok', more, found }

@@ -56,9 +56,7 @@ def configure(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 
 @asynccontextmanager
-async def running_proxy(
-    redis_url: str, **changes: dict[str, Any]
-) -> AsyncIterator[Proxy]:
+async def running_proxy(redis_url: str, **changes: dict[str, Any]) -> AsyncIterator[Proxy]:
     """Run a proxy on a free port; `changes` are configuration sections."""
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream())

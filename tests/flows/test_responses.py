@@ -196,9 +196,7 @@ async def test_a_tool_round_works_in_a_conversation(proxy: Proxy):
     client = proxy.client()
     conversation = await client.conversations.create()
     tools: Any = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
-    first = await client.responses.create(
-        model="echo", input="call look", conversation=conversation.id, tools=tools
-    )
+    first = await client.responses.create(model="echo", input="call look", conversation=conversation.id, tools=tools)
     call = first.output[-1]
     assert call.type == "function_call"
     status, answer = await proxy.call(
