@@ -12,8 +12,8 @@ from aiohttp import web
 
 from proxy import sse
 from proxy.echo import build_response
-from proxy.parrot import Request, answer
-from proxy.playback import play
+from proxy.echo.parrot import Request, answer
+from proxy.echo.playback import play
 
 WORDS = 25
 

@@ -89,10 +89,18 @@ async def ready(session: aiohttp.ClientSession, url: str) -> None:
 
 def message(i: int) -> dict[str, Any]:
     if i % 2 == 0:
-        return {"type": "message", "status": "completed", "role": "user",
-                "content": [{"type": "input_text", "text": TEXT}]}
-    return {"type": "message", "status": "completed", "role": "assistant",
-            "content": [{"type": "output_text", "text": TEXT, "annotations": [], "logprobs": []}]}
+        return {
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_text", "text": TEXT}],
+        }
+    return {
+        "type": "message",
+        "status": "completed",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": TEXT, "annotations": [], "logprobs": []}],
+    }
 
 
 async def new_conversation(session: aiohttp.ClientSession, url: str, history: int) -> str:
@@ -139,7 +147,9 @@ async def block(session: aiohttp.ClientSession, target: Target, history: int, *,
 def report(title: str, targets: list[Target]) -> None:
     direct, bare, _ = targets
     print(f"\n{title}")
-    print(f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'first byte':>12}{'CPU ms/turn':>13}{'/ bare':>8}{'store':>8}")
+    print(
+        f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'first byte':>12}{'CPU ms/turn':>13}{'/ bare':>8}{'store':>8}"
+    )
     for target in targets:
         count = len(target.latencies)
         p50 = statistics.median(target.latencies)

@@ -57,7 +57,7 @@ def set_up_logging(level: str) -> None:
         stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING
     )
     # What no line shows need not be looked up for each (the logging cookbook's own advice).
-    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = logging.logAsyncioTasks = False
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     for package in ("proxy", "storage"):
         logging.getLogger(package).setLevel(level.upper())
 

@@ -117,6 +117,8 @@ class Scripts:
         return results
 
     async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
+        if not calls:
+            return []
         try:
             replies = await self._channel.exchange([self._command(call) for call in calls])
             for i, reply in enumerate(replies):

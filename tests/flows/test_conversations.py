@@ -46,8 +46,8 @@ async def test_items_come_back_in_request_order_and_newest_first_in_the_list(pro
     made = await client.conversations.items.create(
         conversation.id, items=[{"role": "user", "content": text} for text in texts]
     )
-    assert [item.content[0].text for item in made.data] == texts  # type: ignore[union-attr]
-    listed = [item.content[0].text async for item in client.conversations.items.list(conversation.id, limit=7)]  # type: ignore[union-attr]
+    assert [item.content[0].text for item in made.data] == texts  # type: ignore[union-attr,index]
+    listed = [item.content[0].text async for item in client.conversations.items.list(conversation.id, limit=7)]  # type: ignore[union-attr,index]
     assert listed == texts[::-1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Self
 
 import orjson
 import pytest
@@ -36,7 +36,7 @@ class Stream:
         self._proxy, self._body = proxy, {"model": "m", "stream": True, "input": "hi", **body}
         self.events: list[Any] = []
 
-    async def __aenter__(self) -> Stream:
+    async def __aenter__(self) -> Self:
         self.response = await self._proxy.http.post(
             f"{self._proxy.url}/v1/responses", json=self._body, headers={"Authorization": "Bearer sk-alice"}
         )
@@ -304,7 +304,17 @@ class Blockade:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def __aenter__(self) -> Blockade:
+    async def refused(self) -> int:
+        """Return how many commands the store has refused so far."""
+        errors = await self._redis.info("errorstats")
+        return int(errors.get("errorstat_OOM", {"count": 0})["count"])
+
+    async def wait_for_refusal(self, before: int) -> None:
+        async with asyncio.timeout(10):
+            while await self.refused() == before:  # noqa: ASYNC110 (another process refuses: there is no event)
+                await asyncio.sleep(0.01)
+
+    async def __aenter__(self) -> Self:
         await self._redis.config_set("maxmemory", "1")
         return self
 
@@ -322,10 +332,9 @@ async def test_a_commit_waits_for_the_store_and_nothing_is_lost(proxy: Proxy):
     async with Stream(proxy, {"conversation": conversation}) as stream:
         await stream.until("response.output_text.delta")
         async with Blockade(proxy.redis) as blockade:
-            rejected = (await proxy.redis.info("errorstats")).get("errorstat_OOM", {"count": 0})["count"]
+            before = await blockade.refused()
             gate.set()
-            while (await proxy.redis.info("errorstats")).get("errorstat_OOM", {"count": 0})["count"] == rejected:
-                await asyncio.sleep(0.01)
+            await blockade.wait_for_refusal(before)
             await blockade.lift()
             await stream.until("response.completed")
     assert len(await all_items(proxy, conversation)) == 2

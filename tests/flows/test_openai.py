@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.flows.conftest import Proxy
 from tests.flows.witness import items_of, new_conversation
-from tests.proxy.strict import EVENTS
+from tests.proxy.relay.strict import EVENTS
 from tests.upstream import HANG, Reply
 
 

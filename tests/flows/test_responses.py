@@ -62,7 +62,7 @@ async def test_previous_response_id_chains_without_a_conversation(proxy: Proxy, 
     sent = proxy.upstream.requests[-1].json
     assert len(sent["input"]) == 7
     assert "previous_response_id" not in sent
-    status, raw = await proxy.call("GET", f"/v1/responses/{previous}")
+    _, raw = await proxy.call("GET", f"/v1/responses/{previous}")
     assert "conversation" not in raw
 
 
@@ -171,8 +171,8 @@ async def test_unstored_turns_leave_nothing_and_cannot_be_continued(proxy: Proxy
     with pytest.raises(openai.BadRequestError) as refused:
         await client.responses.create(model="echo", input="x", previous_response_id=response.id)
     assert refused.value.code == "previous_response_not_found"
+    reference: Any = {"type": "item_reference", "id": response.output[0].id}
     with pytest.raises(openai.NotFoundError) as missing:
-        reference: Any = {"type": "item_reference", "id": response.output[0].id}
         await client.responses.create(model="echo", input=[reference])
     assert "Items are not persisted when `store` is set to false." in missing.value.message
 

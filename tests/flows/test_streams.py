@@ -25,7 +25,7 @@ from tests.flows.witness import (
     items_of,
     new_conversation,
 )
-from tests.proxy.streams import CALL, MESSAGE, REASONING, WHOLE, body, completed
+from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, WHOLE, body, completed
 from tests.upstream import Reply
 
 Event = dict[str, Any]

@@ -14,7 +14,7 @@ from openai.types.responses import Response
 
 from proxy.ids import partition_of
 from tests.flows.conftest import Proxy
-from tests.proxy.strict import EVENTS, NULLABLE, REQUIRED, accept_item
+from tests.proxy.relay.strict import EVENTS, NULLABLE, REQUIRED, accept_item
 
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 CALL_OUTPUTS = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}

@@ -341,9 +341,10 @@ def accepted_claims():
     }
 
 
-@pytest.mark.parametrize("changes", accepted_claims().values(), ids=accepted_claims())
-async def test_claims_within_the_rules_are_accepted(remote, changes):
-    token = jwt.encode(claims(**changes), private_key("RSA", "rsa"), "RS256", {"kid": "rsa"})
+@pytest.mark.parametrize("case", accepted_claims())
+async def test_claims_within_the_rules_are_accepted(remote, case):
+    # made now, not when the tests were collected: the whole suite takes longer than the leeway
+    token = jwt.encode(claims(**accepted_claims()[case]), private_key("RSA", "rsa"), "RS256", {"kid": "rsa"})
     assert (await remote.authenticate(bearer(token))).owner.startswith("jwt:")
 
 

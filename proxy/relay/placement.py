@@ -13,8 +13,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
-from proxy.draft import Draft
-from proxy.output import Item, complete_item, item_type
+from proxy.relay.draft import Draft
+from proxy.relay.output import Item, complete_item, item_type
 
 #: Items that a client answers by their `call_id`.
 _CALLS = frozenset(

@@ -6,8 +6,8 @@ import pytest
 
 from proxy.relay import MalformedEvent, Relay
 from proxy.sse import Event
-from tests.proxy.streams import WHOLE
-from tests.proxy.strict import accept_stream, events_of, finish, ownership, run
+from tests.proxy.relay.streams import WHOLE
+from tests.proxy.relay.strict import accept_stream, events_of, finish, ownership, run
 
 
 def test_frames_name_their_event_and_done_comes_last():

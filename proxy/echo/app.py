@@ -1,7 +1,7 @@
 """The built-in model: a small, complete and stateless model server that repeats what it is told.
 
-    POST /v1/responses         plain and streamed      proxy/parrot.py decides what to say,
-    POST /v1/chat/completions  plain and streamed      proxy/playback.py tells it as events
+    POST /v1/responses         plain and streamed      parrot.py       decides what to say,
+    POST /v1/chat/completions  plain and streamed      playback.py       tells it as events
     GET  /v1/models, /v1/models/{id}
 
     You said: "hello" (I saw 4 earlier items.)
@@ -21,10 +21,11 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from proxy import completions, ids, sse
+from proxy import ids, sse
+from proxy.echo import completions
+from proxy.echo.parrot import Answer, Request, answer, seal
+from proxy.echo.playback import play
 from proxy.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
-from proxy.parrot import Answer, Request, answer, seal
-from proxy.playback import play
 
 MODELS = ("echo", "gpt-echo")
 

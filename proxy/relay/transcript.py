@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from proxy.draft import DONES, OUTPUT_TEXT, Draft, Event, Stream, Text, part_stream
-from proxy.frames import Frames
-from proxy.output import Item, as_text, complete_item, complete_part, opened, visible
-from proxy.placement import Placement, pair
+from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, Event, Stream, Text, part_stream
+from proxy.relay.frames import Frames
+from proxy.relay.output import Item, as_text, complete_item, complete_part, opened, visible
+from proxy.relay.placement import Placement, pair
 
 #: What the word after `response.` says about the item that an event is about.
 _SUBJECTS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.proxy.streams import CALL, MESSAGE, TEXT, WHOLE, body, completed
-from tests.proxy.strict import kinds, only, run, texts
+from tests.proxy.relay.streams import CALL, MESSAGE, TEXT, WHOLE, body, completed
+from tests.proxy.relay.strict import kinds, only, run, texts
 
 
 def test_without_index_and_id_the_open_item_is_meant():

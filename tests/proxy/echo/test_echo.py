@@ -5,7 +5,7 @@ from jsonschema import Draft202012Validator
 from openai import AsyncOpenAI
 
 from proxy.echo import create_echo_app
-from proxy.specimen import specimen
+from proxy.echo.specimen import specimen
 from proxy.sse import Decoder
 
 # What Open Responses' ResponseResource requires to be present.

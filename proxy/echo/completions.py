@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from proxy.parrot import Answer, Format, Request, Text
-from proxy.playback import PIECE
+from proxy.echo.parrot import Answer, Format, Request, Text
+from proxy.echo.playback import PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

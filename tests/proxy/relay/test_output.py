@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from proxy.output import as_text, complete_item, complete_part, is_empty, item_type, merged, opened, visible
-from tests.proxy.streams import CALL, MESSAGE, REASONING, TEXT
-from tests.proxy.strict import ITEMS, accept_item
+from proxy.relay.output import as_text, complete_item, complete_part, is_empty, item_type, merged, opened, visible
+from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT
+from tests.proxy.relay.strict import ITEMS, accept_item
 
 #: Items whose other required fields are the server's alone to know.
 UNGUESSABLE = {"computer_call_output", "additional_tools", "program", "program_output", "mcp_approval_response"}

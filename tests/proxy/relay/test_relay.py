@@ -10,8 +10,8 @@ import pytest
 
 from proxy.relay import Outcome, Relay
 from proxy.sse import Decoder
-from tests.proxy.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE
-from tests.proxy.strict import (
+from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE
+from tests.proxy.relay.strict import (
     SAMPLES,
     accept_response,
     events_of,

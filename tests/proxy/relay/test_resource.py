@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.resource import complete_error, complete_response
-from tests.proxy.strict import accept_response, ownership
+from proxy.relay.resource import complete_error, complete_response
+from tests.proxy.relay.strict import accept_response, ownership
 
 
 def response(upstream: dict[str, Any] | None = None, status: str = "completed", **changes: Any) -> dict[str, Any]:

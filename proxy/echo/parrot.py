@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from proxy.echo.playback import PIECE
+from proxy.echo.specimen import specimen
 from proxy.errors import BadRequest
-from proxy.playback import PIECE
-from proxy.specimen import specimen
 
 Item = dict[str, Any]
 

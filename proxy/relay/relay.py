@@ -16,11 +16,11 @@ from typing import Any, Literal
 import orjson
 
 from proxy import sse
-from proxy.draft import DELTAS
-from proxy.frames import Frames, MalformedEvent
-from proxy.output import merged, visible
-from proxy.resource import Ownership, complete_error, complete_response
-from proxy.transcript import Transcript
+from proxy.relay.draft import DELTAS
+from proxy.relay.frames import Frames, MalformedEvent
+from proxy.relay.output import merged, visible
+from proxy.relay.resource import Ownership, complete_error, complete_response
+from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
 

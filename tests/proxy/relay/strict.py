@@ -16,7 +16,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseStreamE
 from proxy.relay import Outcome, Ownership, Relay
 from proxy.sse import DONE, Decoder, Event
 
-SAMPLES = Path(__file__).parent.parent / "upstream_samples"
+SAMPLES = Path(__file__).parents[2] / "upstream_samples"
 
 EVENTS = {
     get_args(each.model_fields["type"].annotation)[0]: each for each in get_args(get_args(ResponseStreamEvent)[0])

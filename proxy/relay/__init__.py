@@ -1,0 +1,14 @@
+"""From an upstream's answer to the client's: `Relay` and what it is made of. Pure: no I/O anywhere in here.
+
+relay       one turn's answer: lifecycle, errors, outcome
+transcript  item events, completed; what the output comes to
+placement   which item an event is about, and the ids it goes by
+draft       what has been said so far, part by part
+output      items as the specification wants them
+resource    Response objects as the specification wants them
+frames      numbering and framing
+"""
+
+from proxy.relay.relay import MalformedEvent, Outcome, Ownership, Relay
+
+__all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
