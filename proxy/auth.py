@@ -53,6 +53,10 @@ class Caller:
     upstream_authorization: str | None = field(repr=False)
 
 
+#: Owners that nobody had to prove to be.
+UNPROVEN = frozenset({"anonymous", "local"})
+
+
 class Authenticator(Protocol):
     """Tells callers apart by the headers of their requests."""
 

@@ -3,6 +3,7 @@
     ApiError
     ├── BadRequest           400  the caller's input; names the parameter
     ├── Unauthorized         401  no, bad or expired credentials; never says which
+    ├── Forbidden            403  a web page that may not call here
     ├── NotFound             404  unknown = foreign = deleted, byte for byte
     ├── MethodNotAllowed     405
     ├── RequestTimeout       408
@@ -87,6 +88,14 @@ class Unauthorized(ApiError):
 
     def __init__(self, message: str = "Incorrect or missing credentials.") -> None:
         super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="branchline"'})
+
+
+class Forbidden(ApiError):
+    """403: a browser's request for a page of another origin, where nothing else tells who is calling."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "origin_not_allowed"
 
 
 class NotFound(ApiError):

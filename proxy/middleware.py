@@ -22,9 +22,11 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from proxy import health
+from proxy.auth import UNPROVEN
 from proxy.errors import (
     ApiError,
     BadRequest,
+    Forbidden,
     InternalError,
     MethodNotAllowed,
     NotFound,
@@ -145,7 +147,9 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Set `CALLER`. A path is open only if it is listed as such or does not exist."""
     if request.match_info.http_exception is None and not _is_open(request):
-        request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
+        caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
+        if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
+            _require_own_origin(request)
     return await handler(request)
 
 
@@ -227,6 +231,17 @@ def _allowed_origin(request: web.Request) -> str | None:
         return "*"
     origin = request.headers.get(hdrs.ORIGIN)
     return origin if origin in origins else None
+
+
+def _require_own_origin(request: web.Request) -> None:
+    """Refuse a page of another origin. Where no credential is asked for, its browser could post here unasked.
+
+    A browser sends `Origin` with every POST, and without a preflight if it names no content type; other clients
+    send none.
+    """
+    origin = request.headers[hdrs.ORIGIN]
+    if _allowed_origin(request) is None and origin.partition("://")[2] != request.host:
+        raise Forbidden("Pages of this origin may not call here; see server.cors_origins.")
 
 
 def _is_open(request: web.Request) -> bool:

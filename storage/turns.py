@@ -133,7 +133,8 @@ class Turns:
         if isinstance(reply, StoreError):
             raise reply
         result = CommitResult.OK if isinstance(reply[0], int) else CommitResult(reply[0].decode())
-        if result is CommitResult.DROPPED and turn.conversation_id:
+        gone = result is CommitResult.DROPPED or (result is CommitResult.REPEATED and not reply[1])
+        if gone and turn.conversation_id:
             # the touch beside the commit has listed a deleted conversation again
             drop = self._space.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)

@@ -1,19 +1,21 @@
 -- commit_turn: write a turn's items and its response, move the branch, release the lock; all or nothing.
 -- KEYS  partition, conversation, branches, index, response, commit marker
 -- ARGV  1 owner  2 mode  3 conversation id ('' = none)  4 branch  5 lock token  6 fence  7 base chain (closed)
---       8 pending calls at the base, joined with CALL_BREAK  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body
+--       8 pending calls at the base, joined with CALL_BREAK  9 retention s  10 marker's life s  11 store (1 or 0)
+--       12 status  13 body
 --       14 number of input entries, entries…, number of output entries, entries…
 --   mode append: to the conversation's branch. chain: to the base chain, outside any conversation. record: the
 --   response with its items stays readable, but nothing that follows inherits them (a failed turn).
 -- Returns {'ok', updated_at ms}; {'dropped', ms} when the conversation is gone: the response was stored, the append
 -- was not; {'conflict'} when the lock was lost and the branch taken: nothing was written, the lock is not ours;
--- {'repeated'} when this commit has been done before. An unknown reference among the entries is left out.
+-- {'repeated', 1 if the conversation lives, else 0} when this commit has been done before. An unknown reference
+-- among the entries is left out.
 
 local owner, mode = ARGV[1], ARGV[2]
 local stored = ARGV[11] == '1'
 local retention = tonumber(ARGV[9])
 if redis.call('EXISTS', KEYS[5]) == 1 or redis.call('EXISTS', KEYS[6]) == 1 then
-  return { 'repeated' }
+  return { 'repeated', conversation_lives(KEYS[2], ARGV[3]) and 1 or 0 }
 end
 if not owned(owner) then
   if redis.call('EXISTS', KEYS[1]) == 1 then

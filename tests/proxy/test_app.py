@@ -301,11 +301,11 @@ async def test_handlers_know_the_caller_and_the_request(serve_handler, client):
 
 async def test_cors_is_off_by_default(proxy, client, upstream: ScriptedUpstream):
     upstream.script(Reply.json(200, {}, {"Access-Control-Allow-Origin": "*"}), path="/v1/files")
-    async with client.get(proxy / "v1/files", headers={"Origin": ORIGIN}) as answer:
+    async with client.get(proxy / "v1/files", headers={"Origin": ORIGIN, "Authorization": "Bearer k"}) as answer:
         assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
         assert "Vary" not in answer.headers
     async with client.options(proxy / "v1/conversations", headers=PREFLIGHT) as answer:
-        assert answer.status == 405
+        assert answer.status == 403
 
 
 async def test_a_preflight_is_answered_before_credentials_are_asked_for(serve_proxy, client, upstream):
@@ -460,3 +460,26 @@ async def refuses_connections(origin: URL) -> None:
         except ConnectionError:
             return
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": ORIGIN}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://evil.example", "Authorization": "Bearer proven"}, 200),
+    ],
+)
+async def test_a_foreign_page_may_not_act_for_callers_that_prove_nothing(
+    serve_proxy, client, upstream: ScriptedUpstream, headers: dict[str, str], status: int
+):
+    proxy = await serve_proxy(upstream.url, server=ServerConfig(cors_origins=(ORIGIN,)))
+    async with client.get(proxy / "v1/models", headers=headers) as answer:
+        assert answer.status == status
+
+
+async def test_a_page_of_the_same_host_may_call(proxy, client):
+    async with client.get(proxy / "v1/models", headers={"Origin": str(proxy.origin())}) as answer:
+        assert answer.status == 200
