@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from aiohttp import hdrs
 
 from proxy import ids, sse
 from proxy.delivery import Delivery
@@ -181,16 +182,16 @@ class Turn:
         """Return how the answer ended; None if nothing of it is to be kept."""
         if self._leaving:
             return self._interrupted()
-        self._generating = asyncio.current_task()
+        task = self._generating = asyncio.current_task()
         try:
             answer = await self._ask(stack)
             self._http_request[UPSTREAM_REQUEST_ID] = answer.headers.get("x-request-id", "-")
             self.delivery.keep_headers(response_headers(answer.headers))
             return await self._relay_answer(answer)
         except asyncio.CancelledError:
-            if not self._leaving or self._generating is None:
+            if not self._leaving or task is None:
                 raise
-            self._generating.uncancel()
+            task.uncancel()
             return self._interrupted()
         finally:
             self._generating = None
@@ -216,7 +217,8 @@ class Turn:
         return self._services.upstream.create_response(body, headers, query)
 
     async def _relay_answer(self, answer: aiohttp.ClientResponse) -> Outcome | None:
-        if answer.content_type == "text/event-stream":
+        untold = not answer.headers.get(hdrs.CONTENT_TYPE)
+        if answer.content_type == "text/event-stream" or (untold and self._request.stream):
             return await self._relay_stream(answer)
         body = await read_body(answer, self._services.upstream.max_response_bytes)
         try:
@@ -226,8 +228,8 @@ class Turn:
         if not isinstance(response, dict):
             raise BadGateway("The upstream's answer is not a Response object.")
         outcome = self._relay.complete(response)
-        if self._request.stream and not await self.delivery.send(self._relay.replay(outcome)):
-            logger.debug("client left before a complete answer was delivered")
+        if self._request.stream:
+            await self.delivery.send(self._relay.replay(outcome))
         return outcome
 
     async def _relay_stream(self, answer: aiohttp.ClientResponse) -> Outcome | None:
@@ -249,7 +251,11 @@ class Turn:
 
     async def _events(self, answer: aiohttp.ClientResponse) -> Any:
         decoder = sse.Decoder(self._config.upstream.max_event_bytes)
+        room = self._services.upstream.max_response_bytes
         async for chunk in iter_chunks(answer):
+            room -= len(chunk)
+            if room < 0:
+                raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
             if events := decoder.feed(chunk):
                 yield events
         yield decoder.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any, Self
 
 import orjson
@@ -196,6 +197,21 @@ async def test_an_upstream_cut_in_the_middle_fails_the_response_and_appends_noth
     await plain(proxy, previous_response_id=stored["id"], input="again")
     # a chain goes on from before the failed turn
     assert texts(proxy.upstream.requests[-1].json) == ["again"]
+
+
+async def test_an_upstream_that_never_stops_talking_is_cut_off(start_proxy: StartProxy):
+    proxy = await start_proxy(upstream={"max_response_bytes": 20_000})
+    proxy.upstream.script(Reply.sse([*OPENING, *([delta("x" * 900)] * 50), HANG], done=False))
+    async with Stream(proxy, {}) as stream:
+        failed = await stream.until("response.failed")
+    assert failed["response"]["error"]["message"] == "The upstream's answer is too large."
+
+
+async def test_a_stream_without_content_type_is_read_as_one(proxy: Proxy):
+    frames = Reply.sse([*OPENING, {"type": "response.completed", "response": {}}])
+    proxy.upstream.script(replace(frames, headers={"Content-Type": ""}))
+    async with Stream(proxy, {}) as stream:
+        await stream.until("response.completed")
 
 
 async def left_in_the_middle(proxy: Proxy) -> tuple[str, str]:
