@@ -253,3 +253,20 @@ async def test_ids_that_are_none_are_refused_in_the_path(proxy: Proxy):
     assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, "conversation_id", "invalid_value")
     status, answer = await proxy.call("GET", f"/v1/conversations/conv_{LONG}")
     assert (status, answer["error"]["code"]) == (400, "string_above_max_length")
+
+
+async def test_main_is_the_branch_and_there_is_no_other(proxy: Proxy):
+    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [MESSAGE]})
+    path = f"/v1/conversations/{conversation['id']}/items"
+    for branch in ("MAIN", "main"):
+        _, page = await proxy.call("GET", f"{path}?branch={branch}")
+        assert len(page["data"]) == 1
+        body = {"model": "echo", "input": "hi", "conversation": {"id": conversation["id"], "branch": branch}}
+        assert (await proxy.call("POST", "/v1/responses", {**body, "store": False}))[0] == 200
+    status, answer = await proxy.call("GET", f"{path}?branch=draft")
+    assert (status, answer["error"]["param"]) == (404, "branch")
+    body = {"model": "echo", "input": "hi", "conversation": {"id": conversation["id"], "branch": "draft"}}
+    status, answer = await proxy.call("POST", "/v1/responses", body)
+    assert (status, answer["error"]["param"]) == (404, "branch")
+    status, answer = await proxy.call("POST", f"{path}?branch=draft", {"items": [MESSAGE]})
+    assert (status, answer["error"]["param"]) == (404, "branch")
