@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 #: Seconds of silence after which a client is taken to wait for its answer.
 SILENCE_SECONDS = 0.01
@@ -41,7 +42,7 @@ class RoundTripCounter:
         """Start counting anew."""
         self.count = 0
 
-    async def __aenter__(self) -> RoundTripCounter:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._serve, self._folder / "counter.sock")
         return self
 

@@ -1,0 +1,105 @@
+"""Real and stubborn servers for tests that break them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from storage.embedded import find_binary
+
+
+@dataclass
+class OwnServer:
+    """A real server that a test has for itself. url: its unix socket."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextlib.contextmanager
+def run_valkey(*options: str) -> Iterator[OwnServer]:
+    """Run a real server with further command line options. Nothing it holds is kept."""
+    folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
+    socket = folder / "valkey.sock"
+    command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, "--dir", str(folder), *options], stdout=log, stderr=log)
+    server = OwnServer(f"unix://{socket}", process)
+    try:
+        _wait_until_ready(socket, folder / "log")
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(socket: Path, log: Path) -> None:
+    deadline = time.monotonic() + 20
+    with Redis(unix_socket_path=str(socket)) as client:
+        while True:
+            try:
+                client.ping()
+                return
+            except RedisConnectionError:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def answer_always(reply: bytes) -> AsyncIterator[str]:
+    """Run a server that answers every command after a connection's set-up with `reply`, or never if that is empty.
+
+    Gives its URL.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.ensure_future(_answer(reader, writer, reply)))
+
+    folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
+    server = await asyncio.start_unix_server(serve, folder / "stubborn.sock")
+    try:
+        yield f"unix://{folder / 'stubborn.sock'}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: bytes) -> None:
+    with contextlib.closing(writer):
+        while command := await _read_command(reader):
+            if command[0] == b"HELLO":
+                writer.write(b"%1\r\n+proto\r\n:3\r\n")
+            elif command[0] == b"CLIENT":
+                writer.write(b"+OK\r\n")
+            else:
+                writer.write(reply)
+
+
+async def _read_command(reader: asyncio.StreamReader) -> list[bytes]:
+    head = await reader.readline()
+    if not head:
+        return []
+    parts = []
+    for _ in range(int(head[1:])):
+        size = int((await reader.readline())[1:])
+        parts.append((await reader.readexactly(size + 2))[:-2])
+    return parts
