@@ -147,9 +147,8 @@ async def block(session: aiohttp.ClientSession, target: Target, history: int, *,
 def report(title: str, targets: list[Target]) -> None:
     direct, bare, _ = targets
     print(f"\n{title}")
-    print(
-        f"{'':12}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}{'first byte':>12}{'CPU ms/turn':>13}{'/ bare':>8}{'store':>8}"
-    )
+    columns = ("p50 ms", 9), ("p99 ms", 9), ("added p50", 11), ("first byte", 12), ("CPU ms/turn", 13), ("/ bare", 8)
+    print(" " * 12 + "".join(f"{name:>{width}}" for name, width in columns) + f"{'store':>8}")
     for target in targets:
         count = len(target.latencies)
         p50 = statistics.median(target.latencies)
