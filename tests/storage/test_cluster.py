@@ -1,3 +1,7 @@
+"""The store on a cluster: one real server that has all slots."""
+
+from __future__ import annotations
+
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -25,11 +29,12 @@ from tests.storage.test_keys import use_everything
 @pytest.fixture(scope="module")
 def cluster_port() -> Iterator[int]:
     """Port of a cluster of one real server that has all slots."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    bus = str(port + 1 if port < 65_535 else port - 1)
-    with run_valkey("--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", bus):
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, bus = one.getsockname()[1], other.getsockname()[1]
+    listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
+    with run_valkey(*listening, "--cluster-enabled", "yes"):
         yield port
 
 
