@@ -77,8 +77,7 @@ class Items:
         groups = [list(group) for _, group in groupby(ordered, key=self._space.partition_of)]
         calls = []
         for group in groups:
-            keys = self._space.keys(group[0])
-            calls.append(Call("resolve_items", [keys.head, keys.index], [owner, *group]))
+            calls.append(Call("resolve_items", self._space.keys(group[0]).common, [owner, *group]))
         return calls, groups
 
     async def _touch(self, owner: str, conversation: Conversation) -> None:

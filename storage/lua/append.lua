@@ -15,7 +15,7 @@ local function read_entries(first, count, index_key)
     local at = first + i * FIELDS
     local entry = { mode = ARGV[at], id = ARGV[at + 1], bytes = ARGV[at + 2], mark = ARGV[at + 3] }
     if entry.mode ~= 'm' then
-      local bytes, place, mark, places = load_item(index_key, entry.id)
+      local bytes, place, mark, places = find_item(KEYS[2], KEYS[3], index_key, entry.id)
       if bytes then
         entry.bytes, entry.place, entry.mark, entry.places = bytes, place, mark, places
       elseif entry.mode == 'r' then

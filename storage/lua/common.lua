@@ -174,3 +174,13 @@ local function on_any_branch(branches_key, places)
   end
   return false
 end
+
+-- Like load_item, for an id that comes out of nowhere: the items of a deleted conversation are not found by it. (The
+-- chains of its responses still have them.)
+local function find_item(conversation_key, branches_key, index_key, id)
+  local bytes, place, mark, places = load_item(index_key, id)
+  if bytes and redis.call('HEXISTS', conversation_key, 'deleted_at') == 1 and on_any_branch(branches_key, places) then
+    return nil
+  end
+  return bytes, place, mark, places
+end

@@ -65,8 +65,10 @@ for i = 1, tonumber(ARGV[at]) do
     known[i] = ''
   elseif any_in_chain(chain, places) then
     known[i] = '<' .. bytes
-  else
+  elseif find_item(KEYS[2], KEYS[3], KEYS[4], ARGV[at + i]) then
     known[i] = '=' .. bytes
+  else
+    known[i] = ''
   end
 end
 at = at + tonumber(ARGV[at]) + 1

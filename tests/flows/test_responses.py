@@ -119,6 +119,27 @@ async def test_chains_of_a_deleted_conversation_go_on(proxy: Proxy):
     assert "I saw 4 earlier items" in third.output_text
 
 
+async def test_items_of_a_deleted_conversation_are_not_found_by_their_ids(proxy: Proxy):
+    client = proxy.client()
+    conversation = await client.conversations.create(items=[{"role": "user", "content": "gone"}])
+    item = (await all_items(proxy, conversation.id))[0]
+    first = await client.responses.create(model="echo", input="in", conversation=conversation.id)
+    await client.conversations.delete(conversation.id)
+    for reference in (item["id"], first.output[0].id):
+        body = {"model": "echo", "input": [{"type": "item_reference", "id": reference}]}
+        assert (await proxy.call("POST", "/v1/responses", body))[0] == 404
+        assert (await proxy.call("POST", "/v1/conversations", {"items": body["input"]}))[0] == 404
+    mine: Any = {**item, "content": [{"type": "input_text", "text": "mine"}]}
+    await client.responses.create(model="echo", input=[mine])
+    assert texts(proxy.upstream.requests[-1].json) == ["mine"]
+    # a chain of one of its responses still knows them, and what it adds can be referred to
+    second = await client.responses.create(model="echo", input=[item], previous_response_id=first.id)
+    assert texts(proxy.upstream.requests[-1].json)[:1] == ["gone"]
+    assert len(proxy.upstream.requests[-1].json["input"]) == 3
+    later: Any = {"type": "item_reference", "id": second.output[0].id}
+    await client.responses.create(model="echo", input=[later])
+
+
 async def test_both_kinds_of_state_at_once_are_refused(proxy: Proxy):
     status, answer = await proxy.call(
         "POST", "/v1/responses", {"model": "echo", "conversation": "conv_1", "previous_response_id": "resp_1"}
