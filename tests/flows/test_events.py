@@ -30,6 +30,11 @@ OPENING: list[Any] = [
 ]
 
 
+def answer_after(gate: asyncio.Event) -> Reply:
+    """An answer that begins and waits for the test before it ends."""
+    return Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}])
+
+
 class Stream:
     """A streamed turn read event by event, which can be left in the middle."""
 
@@ -78,7 +83,7 @@ async def plain(proxy: Proxy, **body: Any) -> tuple[int, Any]:
 async def test_a_second_turn_on_a_locked_branch_is_refused_before_the_upstream_is_called(proxy: Proxy):
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as first:
         await first.until("response.output_text.delta")
         status, answer = await plain(proxy, conversation=conversation)
@@ -95,7 +100,7 @@ async def test_a_second_turn_waits_if_configured(start_proxy: StartProxy):
     proxy = await start_proxy(turns={"lock_wait_seconds": 20.0})
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as first:
         await first.until("response.output_text.delta")
         second = asyncio.create_task(plain(proxy, conversation=conversation))
@@ -109,7 +114,7 @@ async def test_a_turn_whose_lock_was_taken_over_fails_and_appends_nothing(start_
     proxy = await start_proxy()
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as first:
         await first.until("response.output_text.delta")
         # as if the lease had run out and another turn had come in between
@@ -128,7 +133,7 @@ async def test_a_turn_whose_lock_was_taken_over_fails_and_appends_nothing(start_
 async def test_a_turn_whose_lock_ran_out_with_nobody_else_there_still_commits(proxy: Proxy):
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as first:
         await first.until("response.output_text.delta")
         await proxy.redis.delete(*await proxy.redis.keys("*:lock:*"))
@@ -276,7 +281,7 @@ async def test_a_plain_turn_whose_client_leaves_is_finished_or_leaves_nothing(st
 async def test_a_conversation_deleted_during_the_turn_still_gets_its_answer_and_no_items(proxy: Proxy):
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as stream:
         await stream.until("response.output_text.delta")
         assert (await proxy.call("DELETE", f"/v1/conversations/{conversation}"))[0] == 200
@@ -289,7 +294,7 @@ async def test_a_conversation_deleted_during_the_turn_still_gets_its_answer_and_
 async def test_items_added_during_a_turn_are_kept_before_it(proxy: Proxy):
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as stream:
         await stream.until("response.output_text.delta")
         body = {"items": [{"role": "user", "content": "X"}]}
@@ -344,7 +349,7 @@ class Blockade:
 async def test_a_commit_waits_for_the_store_and_nothing_is_lost(proxy: Proxy):
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as stream:
         await stream.until("response.output_text.delta")
         async with Blockade(proxy.redis) as blockade:
@@ -360,7 +365,7 @@ async def test_a_commit_that_never_succeeds_fails_with_the_text_delivered(start_
     proxy = await start_proxy(turns={"commit_retry_seconds": 0.3})
     conversation = await new_conversation(proxy)
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}]))
+    proxy.upstream.script(answer_after(gate))
     async with Stream(proxy, {"conversation": conversation}) as stream:
         await stream.until("response.output_text.delta")
         async with Blockade(proxy.redis):
