@@ -22,6 +22,7 @@ from proxy.banner import describe_redis
 from proxy.echo import create_echo_app
 from proxy.errors import MethodNotAllowed, NotFound
 from proxy.ids import partition_of
+from proxy.leases import Leases
 from proxy.middleware import MIDDLEWARES, RUNNING, SIGNALS, STOPPING
 from proxy.passthrough import STATELESS, pass_through
 from proxy.registry import Turns
@@ -129,9 +130,11 @@ async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     """Keep the registry of running turns."""
-    async with Turns(app[STORE], app[CONFIG]).serving() as turns:
+    config = app[CONFIG]
+    leases = Leases(app[STORE], config.turns.lock_lease_seconds)
+    async with leases.renewing(), Turns(config.server.keepalive_seconds).serving() as turns:
         app[TURNS] = turns
-        app[SERVICES] = Services(app[STORE], app[UPSTREAM], app[CONFIG], turns)
+        app[SERVICES] = Services(app[STORE], app[UPSTREAM], config, leases)
         yield
 
 

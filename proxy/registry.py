@@ -1,4 +1,4 @@
-"""The turns that run in this process: started, kept alive, renewed and brought to an end here."""
+"""The turns that run in this process: started, kept alive and brought to an end here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from proxy.errors import ApiError, Unavailable
-from storage import Lease, Store, StoreError
-from storage import Unavailable as StoreUnavailable
+from storage import StoreError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from proxy.config import Config
     from proxy.turn import Turn
 
 logger = logging.getLogger(__name__)
@@ -25,26 +23,22 @@ LAST_WORDS_SECONDS = 5.0
 
 
 class Turns:
-    """Running turns and the locks they hold: one renewal and one keep-alive task for all of them."""
+    """Running turns, with one keep-alive task for all of them. keepalive_seconds: silence that a stream may have."""
 
-    def __init__(self, store: Store, config: Config) -> None:
-        self._store = store
-        self._lease_seconds = config.turns.lock_lease_seconds
-        self._keepalive_seconds = config.server.keepalive_seconds
+    def __init__(self, keepalive_seconds: float) -> None:
+        self._keepalive_seconds = keepalive_seconds
         self._running: dict[asyncio.Task[web.StreamResponse], Turn] = {}
-        self._leases: set[Lease] = set()
         self._draining = False
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Turns]:
-        """Renew locks and keep streams alive for as long as the context lasts."""
-        tasks = [asyncio.create_task(self._renew_leases()), asyncio.create_task(self._keep_alive())]
+        """Keep streams alive for as long as the context lasts."""
+        task = asyncio.create_task(self._keep_alive())
         try:
             yield self
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def run(self, turn: Turn) -> web.StreamResponse:
         """Run a turn to its end in a task of its own, so that it survives its client; return its response.
@@ -68,15 +62,6 @@ class Turns:
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ApiError | StoreError):
             logger.error("turn ended with an error", exc_info=error)
 
-    def hold(self, lease: Lease | None) -> None:
-        """Renew this lock until it is forgotten."""
-        if lease is not None:
-            self._leases.add(lease)
-
-    def forget(self, lease: Lease) -> None:
-        """Stop renewing a lock."""
-        self._leases.discard(lease)
-
     async def drain(self, timeout_seconds: float) -> None:
         """Refuse new turns, let running ones finish, then end what is left as if its client had gone."""
         self._draining = True
@@ -87,16 +72,6 @@ class Turns:
             turn.leave(stopping=True)
         if self._running:
             await asyncio.wait(list(self._running), timeout=LAST_WORDS_SECONDS)
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease_seconds / 3)
-            if not self._leases:
-                continue
-            try:
-                await self._store.turns.renew(list(self._leases), self._lease_seconds)
-            except StoreUnavailable as error:
-                logger.warning("locks could not be renewed: %s", error.subject)
 
     async def _keep_alive(self) -> None:
         while True:

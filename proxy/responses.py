@@ -10,7 +10,7 @@ from proxy.errors import BadRequest, MethodNotAllowed, UpgradeRequired
 from proxy.fields import check_id, item_list, read_include, read_page
 from proxy.items import hide_sealed
 from proxy.request import ENCRYPTED_REASONING, read_request
-from proxy.services import CALLER, SERVICES, STORE, TURNS
+from proxy.services import CALLER, SERVICES, STORE, TURNS, UPSTREAM_REQUEST_ID
 from proxy.turn import Turn
 
 
@@ -18,7 +18,10 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: one turn, plain or streamed."""
     turn_request = read_request(await read_json(request))
     turn = Turn(request.app[SERVICES], request[CALLER], turn_request, request)
-    return await request.app[TURNS].run(turn)
+    try:
+        return await request.app[TURNS].run(turn)
+    finally:
+        request[UPSTREAM_REQUEST_ID] = turn.upstream_request_id
 
 
 async def read_response(request: web.Request) -> web.Response:

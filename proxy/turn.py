@@ -27,7 +27,6 @@ from proxy.errors import BadGateway, GatewayTimeout, UpstreamRefusal, previous_r
 from proxy.errors import Unavailable as ServerUnavailable
 from proxy.history import Prepared, output_entries, prepare, upstream_body
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
-from proxy.services import UPSTREAM_REQUEST_ID
 from proxy.upstream import Upstream, iter_chunks, read_body, request_headers, response_headers
 from storage import (
     CommitMode,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 
     from proxy.auth import Caller
     from proxy.config import Config
-    from proxy.registry import Turns
+    from proxy.leases import Leases
     from proxy.request import TurnRequest
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class Services:
     store: Store
     upstream: Upstream
     config: Config
-    turns: Turns
+    leases: Leases
     unsealed_models: set[str] = field(default_factory=set)
 
 
@@ -80,6 +79,8 @@ class Turn:
         self._request = request
         self._http_request = http_request
         self.delivery = Delivery(http_request)
+        #: What the upstream calls this request, for the log.
+        self.upstream_request_id = "-"
         self._partition = _partition_for(request)
         self._lease: Lease | None = None
         self._opened = OpenedTurn()
@@ -121,8 +122,8 @@ class Turn:
         request, source = self._request, self._request.source
         if source.conversation_id or source.previous_response_id or request.item_ids:
             self._opened = await self._open_when_free()
-        if source.conversation_id:
-            self._services.turns.hold(self._lease)
+        if source.conversation_id and self._lease is not None:
+            self._services.leases.hold(self._lease)
         elif not source.previous_response_id and not self._knows_partition():
             self._partition = ids.new_partition()
         self._response_id = ids.new_response_id(self._partition, stored=request.stored)
@@ -137,7 +138,7 @@ class Turn:
                     self._caller.owner,
                     self._request.source,
                     lease,
-                    self._config.turns.lock_lease_seconds,
+                    self._services.leases.seconds,
                     self._request.item_ids,
                     self._request.answered_calls,
                 )
@@ -185,7 +186,7 @@ class Turn:
         task = self._generating = asyncio.current_task()
         try:
             answer = await self._ask(stack)
-            self._http_request[UPSTREAM_REQUEST_ID] = answer.headers.get("x-request-id", "-")
+            self.upstream_request_id = answer.headers.get("x-request-id", "-")
             self.delivery.keep_headers(response_headers(answer.headers))
             return await self._relay_answer(answer)
         except asyncio.CancelledError:
@@ -350,7 +351,7 @@ class Turn:
     def _let_go(self) -> None:
         """Forget the lock: the commit released it."""
         if self._lease is not None:
-            self._services.turns.forget(self._lease)
+            self._services.leases.forget(self._lease)
             self._lease = None
 
     async def _release(self) -> None:

@@ -75,9 +75,7 @@ class Items:
         """Return one resolve_items call a partition, and the ids that each asks for."""
         ordered = sorted(set(item_ids), key=self._space.partition_of)
         groups = [list(group) for _, group in groupby(ordered, key=self._space.partition_of)]
-        calls = []
-        for group in groups:
-            calls.append(Call("resolve_items", self._space.keys(group[0]).common, [owner, *group]))
+        calls = [Call("resolve_items", self._space.keys(group[0]).common, [owner, *group]) for group in groups]
         return calls, groups
 
     async def _touch(self, owner: str, conversation: Conversation) -> None:

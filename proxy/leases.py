@@ -1,0 +1,50 @@
+"""The locks that running turns hold, renewed together: one task and one round trip for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from storage import Lease, Store, Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class Leases:
+    """Held locks of this process. seconds: how long a lock lives without renewal."""
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store = store
+        self.seconds = seconds
+        self._held: set[Lease] = set()
+
+    def hold(self, lease: Lease) -> None:
+        """Renew this lock until it is forgotten."""
+        self._held.add(lease)
+
+    def forget(self, lease: Lease) -> None:
+        """Stop renewing a lock."""
+        self._held.discard(lease)
+
+    @asynccontextmanager
+    async def renewing(self) -> AsyncIterator[Leases]:
+        """Renew what is held for as long as the context lasts."""
+        task = asyncio.create_task(self._renew())
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.seconds / 3)
+            if not self._held:
+                continue
+            try:
+                await self._store.turns.renew(list(self._held), self.seconds)
+            except Unavailable as error:
+                # a turn whose lock ran out meanwhile finds out at its commit whether anybody came in between
+                logger.warning("locks could not be renewed: %s", error.subject)
