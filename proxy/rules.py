@@ -26,6 +26,15 @@ def violations(config: Config) -> Iterator[Violation]:
         yield from rule(config)
 
 
+def warnings(config: Config) -> Iterator[str]:
+    """Yield what is allowed but seldom meant, for the log at start-up."""
+    if config.auth.mode == "passthrough" and config.upstream.api_key and not is_loopback(config.server.host):
+        yield (
+            f'auth.mode = "passthrough" with upstream.api_key on {config.server.host}: any token spends that key; '
+            'use "jwt" or "api_keys" for callers of your own'
+        )
+
+
 def _check_auth(config: Config) -> Iterator[Violation]:
     auth = config.auth
     if auth.mode == "none" and not is_loopback(config.server.host) and not auth.allow_public_none:

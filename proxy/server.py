@@ -18,6 +18,7 @@ from aiohttp import web
 
 from proxy.app import create_app, create_runner
 from proxy.banner import render
+from proxy.rules import warnings
 from proxy.services import STORE
 from storage.embedded import EmbeddedUnavailable
 
@@ -47,6 +48,8 @@ def serve(config: Config) -> None:
     Raises StartError.
     """
     set_up_logging(config.log.level)
+    for warning in warnings(config):
+        LOGGER.warning(warning)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config))
 

@@ -1,13 +1,32 @@
 import pytest
 
 from proxy.config import Config
-from proxy.rules import violations
+from proxy.rules import violations, warnings
 from proxy.sources import build
 
 
 def broken(**values):
     """Keys that the rules complain about; `values` have `__` for the dots of their keys."""
-    return [key for key, _ in violations(build(Config, "", {k.replace("__", "."): v for k, v in values.items()}))]
+    return [key for key, _ in violations(configured(values))]
+
+
+def configured(values):
+    return build(Config, "", {key.replace("__", "."): value for key, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ({}, 0),
+        ({"server__host": "0.0.0.0"}, 0),
+        ({"upstream__api_key": "sk-up"}, 0),
+        ({"server__host": "0.0.0.0", "upstream__api_key": "sk-up"}, 1),
+    ],
+)
+def test_a_key_that_anybody_may_spend_is_warned_of_without_showing_it(values, count):
+    found = list(warnings(configured(values)))
+    assert len(found) == count
+    assert "sk-up" not in "".join(found)
 
 
 def test_the_defaults_break_no_rule():
