@@ -1,7 +1,7 @@
-"""Branchline's HTTP side: the reverse proxy in front of a Responses API.
+"""Branchline's HTTP side: the reverse proxy in front of a Responses API. State lives behind `storage.Store`.
 
-`create_app` builds the aiohttp application from a `Config`; `load_config` reads one.
-State lives behind `storage.Store`; this package knows HTTP, that one knows Redis.
+Importing the package loads nothing. Its ways in: `proxy.app.create_app` and `create_runner` serve a `Config`
+(`proxy.config`), which `proxy.sources.load_config` reads; `proxy.__main__.main` is the command line.
 """
 
 __version__ = "0.1.0"
