@@ -116,13 +116,16 @@ class Upstream:
         sent = _turn_headers(headers)
         # aiohttp writes a buffer in pieces, so that a large body does not hold up the event loop
         data = io.BytesIO(body) if len(body) > MAX_BYTES_AT_ONCE else body
-        async with self._request(hdrs.METH_POST, "/responses", query_string, sent, data) as response:
+        response = await self._send(hdrs.METH_POST, "/responses", query_string, sent, data)
+        try:
             if response.status >= 400:
                 raise refusal(response.status, response.headers, await _read_refusal(response))
             if response.status >= 300:
                 # Following it could carry the caller's key to another host.
                 raise BadGateway("The upstream answered with a redirect.")
             yield response
+        finally:
+            response.release()
 
     @asynccontextmanager
     async def forward(
@@ -138,33 +141,30 @@ class Upstream:
         path, query_string: raw, percent-encoding kept. data: the body, streamed; chunked unless `headers` has
         Content-Length. Raises BadGateway, GatewayTimeout.
         """
-        async with self._request(method, path, query_string, headers, data) as response:
+        response = await self._send(method, path, query_string, headers, data)
+        try:
             yield response
+        finally:
+            response.release()
 
     async def ping(self) -> None:
         """Return if the upstream gives any HTTP answer to `GET {url}/models`. Raises ApiError."""
-        async with self._request(hdrs.METH_GET, "/models", "", {}, None):
-            return
+        (await self._send(hdrs.METH_GET, "/models", "", {}, None)).release()
 
-    @asynccontextmanager
-    async def _request(
+    async def _send(
         self,
         method: str,
         path: str,
         query_string: str,
         headers: Mapping[str, str],
         data: bytes | io.BytesIO | AsyncIterable[bytes] | None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         query = "&".join(filter(None, (self._query_string, query_string)))
         url = URL(f"{self._base}{path}?{query}" if query else f"{self._base}{path}", encoded=True)
         try:
-            response = await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
+            return await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise translate(exc) from exc
-        try:
-            yield response
-        finally:
-            response.release()
 
 
 def create_session(config: UpstreamConfig) -> aiohttp.ClientSession:
@@ -283,12 +283,10 @@ def _turn_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
 
 
 def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[str]:
-    named = {
-        name.strip().lower()
-        for key, value in headers.items()
-        if key.lower() == "connection"
-        for name in value.split(",")
-    }
+    named: set[str] = set()
+    if hdrs.CONNECTION in headers:
+        connection = [value for key, value in headers.items() if key.lower() == "connection"]
+        named = {name.strip().lower() for value in connection for name in value.split(",")}
     kept: CIMultiDict[str] = CIMultiDict()
     for key, value in headers.items():
         if (name := key.lower()) not in HOP_BY_HOP and name not in named and name not in dropped:

@@ -19,7 +19,7 @@ from proxy import sse
 from proxy.relay.draft import DELTAS
 from proxy.relay.frames import Frames, MalformedEvent
 from proxy.relay.output import merged, visible
-from proxy.relay.resource import Ownership, complete_error, complete_response
+from proxy.relay.resource import Ownership, complete_error, complete_response, complete_settings, same_settings
 from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
@@ -71,6 +71,8 @@ class Relay:
         self._transcript = Transcript(self._frames, ownership.new_item_id, show_encrypted=ownership.show_encrypted)
         #: What the upstream said of the response so far, without its output.
         self._response: dict[str, Any] = {}
+        #: The completed settings, made anew only when the upstream says something else: most say the same thrice.
+        self._settings: dict[str, Any] | None = None
         #: Fields of the upstream's terminal event beside its type and response.
         self._extras: dict[str, Any] = {}
         self._created = False
@@ -176,7 +178,7 @@ class Relay:
         self._created = True
         queued = kind == "response.queued" or (kind == "response.created" and response.get("status") == "queued")
         status = "queued" if queued else "in_progress"
-        body["response"] = complete_response(self._response, self._ownership, status, [])
+        body["response"] = self._complete(status, [])
         self._response["created_at"] = body["response"]["created_at"]
         self._frames.emit(body)
 
@@ -209,11 +211,21 @@ class Relay:
         if self._created:
             # The client has seen one already.
             told.pop("created_at", None)
-        self._response = merged(self._response, told)
+        response = merged(self._response, told)
+        if not same_settings(response, self._response):
+            self._settings = None
+        self._response = response
+
+    def _complete(
+        self, status: str, output: list[dict[str, Any]], error: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        if self._settings is None:
+            self._settings = complete_settings(self._response, self._ownership.request)
+        return complete_response(self._response, self._ownership, status, output, error, self._settings)
 
     def _conclude(self, status: Status, items: list[dict[str, Any]], error: dict[str, Any] | None = None) -> Outcome:
         output = [visible(item, show_encrypted=self._ownership.show_encrypted) for item in items]
-        response = complete_response(self._response, self._ownership, status, output, error)
+        response = self._complete(status, output, error)
         self.outcome = Outcome(status, response, items)
         return self.outcome
 

@@ -111,17 +111,23 @@ _SETTINGS = (
 _EMPTY: tuple[Any, ...] = ({}, [])
 
 
+def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two accounts of a response give the same settings."""
+    return all(one.get(name) == other.get(name) for name, _, _ in _SETTINGS)
+
+
 def complete_response(
     upstream: Mapping[str, Any],
     ownership: Ownership,
     status: str,
     output: list[dict[str, Any]],
-    error: dict[str, Any] | None = None,
+    error: dict[str, Any] | None,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the whole Response object for the client.
 
     upstream: what the upstream said of it so far. status: one of the API's six. output: the client's view of the
-    items. error: from `complete_error`, for a failed response.
+    items. error: from `complete_error`, for a failed response. settings: from `complete_settings`.
     """
     running = status in ("queued", "in_progress")
     created_at = _seconds(upstream.get("created_at"))
@@ -139,7 +145,7 @@ def complete_response(
         "store": ownership.store,
         "background": ownership.request.get("background") is True,
         "service_tier": _service_tier(upstream, ownership.request, running=running),
-        **_settings(upstream, ownership.request),
+        **settings,
     }
     response["completed_at"] = _completed_at(upstream, response) if status == "completed" else None
     if ownership.conversation_id is not None:
@@ -176,8 +182,8 @@ def _model(upstream: Mapping[str, Any], request: Mapping[str, Any]) -> str:
     return ""
 
 
-def _settings(upstream: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    # Written out in one loop: this runs three times in every stream.
+def complete_settings(upstream: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a Response object repeats: the upstream's word, else the request's, else the default."""
     settings: dict[str, Any] = {}
     for name, types, default in _SETTINGS:
         value = upstream.get(name)

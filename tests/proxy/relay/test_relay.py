@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.relay import Outcome, Relay
-from proxy.sse import Decoder
+from proxy.sse import Decoder, Event
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE
 from tests.proxy.relay.strict import (
     SAMPLES,
@@ -371,3 +371,11 @@ def test_a_replay_tells_every_kind_of_text():
     assert b"AAAA" not in orjson.dumps(added)
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert done == outcome.response["output"]
+
+
+def test_settings_that_the_upstream_changes_its_mind_about_are_told_anew():
+    relay = Relay(ownership(request={"temperature": 0.5}))
+    seen = [relay.feed(Event(None, orjson.dumps({"type": "response.created", "response": {}})))]
+    told = {"type": "response.in_progress", "response": {"temperature": 0.7}}
+    seen.append(relay.feed(Event(None, orjson.dumps(told))))
+    assert [orjson.loads(frame.partition(b"data: ")[2])["response"]["temperature"] for frame in seen] == [0.5, 0.7]

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from proxy.relay.resource import complete_error, complete_response
+from proxy.relay.resource import complete_error, complete_response, complete_settings
 from tests.proxy.relay.strict import accept_response, ownership
 
 
 def response(upstream: dict[str, Any] | None = None, status: str = "completed", **changes: Any) -> dict[str, Any]:
-    result = complete_response(upstream or {}, ownership(**changes), status, [])
+    told, owned = upstream or {}, ownership(**changes)
+    result = complete_response(told, owned, status, [], None, complete_settings(told, owned.request))
     accept_response(result)
     return result
 
