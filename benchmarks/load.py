@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from benchmarks.turns import HEADERS, TEXT, free_port, message, process, ready
+from benchmarks.turns import HEADERS, TEXT, cpu_seconds, free_port, message, process, ready
 
 TURNS = 20
 
@@ -90,8 +90,8 @@ async def main() -> None:
     model, bare, ours, echo = (f"http://127.0.0.1:{port}" for port in ports)
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(2)]
-        stack.enter_context(process("benchmarks.model", str(ports[0])))
-        stack.enter_context(process("benchmarks.bare", str(ports[1]), model))
+        direct = stack.enter_context(process("benchmarks.model", str(ports[0])))
+        passing = stack.enter_context(process("benchmarks.bare", str(ports[1]), model))
         serve = ("proxy", "serve", "--upstream")
         branchline = stack.enter_context(
             process(*serve, f"{model}/v1", "--port", str(ports[2]), "--data-dir", folders[0])
@@ -101,9 +101,12 @@ async def main() -> None:
             for url in (model, bare, ours, echo):
                 await ready(session, url)
         print(f"{options.clients} clients, {options.seconds:.0f} s each")
-        for name, url, stateful in (("direct", model, False), ("bare", bare, False), ("branchline", ours, True)):
-            rate, p50, p99 = await load(url, options.clients, options.seconds, stateful=stateful)
-            print(f"{name:12}{rate:8.0f} turns/s   p50 {p50:7.1f} ms   p99 {p99:7.1f} ms")
+        targets = ("direct", model, direct), ("bare", bare, passing), ("branchline", ours, branchline)
+        for name, url, server in targets:
+            before = cpu_seconds(server.pid)
+            rate, p50, p99 = await load(url, options.clients, options.seconds, stateful=url == ours)
+            cpu = (cpu_seconds(server.pid) - before) / rate / options.seconds * 1000
+            print(f"{name:12}{rate:8.0f} turns/s   p50 {p50:7.1f} ms   p99 {p99:7.1f} ms   CPU {cpu:6.2f} ms/turn")
         print(f"branchline's memory afterwards: {memory_mb(branchline.pid):.0f} MB")
         turns, missed = await race(echo, 8, 40)
         print(f"next turn on seeing response.completed: {missed} of {turns} turns missed history")
