@@ -22,6 +22,7 @@ class Delivery:
         self.response: web.StreamResponse | None = None
         self.gone = False
         self.last_sent = 0.0
+        self._ended = False
 
     def keep_headers(self, headers: Mapping[str, str]) -> None:
         """Note the upstream's headers that go along with the answer."""
@@ -47,12 +48,19 @@ class Delivery:
         return not self.gone
 
     async def keep_alive(self, silence_seconds: float) -> None:
-        """Send a comment if the stream has been silent for that long."""
-        if self.response is not None and time.monotonic() - self.last_sent >= silence_seconds:
+        """Send a comment if the stream has been silent for that long. Never waits for the client.
+
+        A client that has not read what it was sent needs no comment, and must not hold up those of others.
+        """
+        transport = self._request.transport
+        if self.response is None or self._ended or transport is None or transport.get_write_buffer_size():
+            return
+        if time.monotonic() - self.last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))
 
     async def finish_stream(self) -> web.StreamResponse:
         """End the stream cleanly and return its response."""
+        self._ended = True
         response = self.response or web.StreamResponse(headers=self._headers)
         if not self.gone:
             try:
