@@ -200,7 +200,9 @@ def _text_of(item: Item) -> str:
         if isinstance(value, str):
             return value
         if isinstance(value, list) and value:
-            return " ".join(part["text"] for part in value if isinstance(part, dict) and part.get("text"))
+            return " ".join(
+                part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str)
+            )
     return ""
 
 

@@ -389,3 +389,8 @@ async def test_every_answer_has_a_request_id(http):
     for path, body in [("/v1/responses", {"model": "echo", "input": "x", "stream": True}), ("/v1/nothing", {})]:
         async with http.post(path, json=body) as answer:
             assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_text_that_is_no_text_is_passed_over(http):
+    parts = [{"type": "input_text", "text": {"a": 1}}, {"type": "input_text", "text": "hello"}]
+    assert await text_of(http, [user(parts)]) == 'You said: "hello" (I saw 0 earlier items.)'
