@@ -90,6 +90,9 @@ def _read_item(item: Any, path: str) -> InputItem:
         if item_id is None:
             raise missing_parameter(f"{path}.id")
         return InputItem(item_type, item_id, None, path)
+    call_id = item.get("call_id")
+    if item_type in _CALLS | _OUTPUTS and call_id is not None and not isinstance(call_id, str):
+        raise invalid_type(f"{path}.call_id", "a string", json_type(call_id))
     prefix = _CHECKED_PREFIX.get(item_type)
     if prefix and item_id is not None and not item_id.startswith(prefix):
         raise invalid_id_prefix(f"{path}.id", item_id, prefix)

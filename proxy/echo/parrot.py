@@ -119,8 +119,8 @@ def _refuse_state(request: Request, items: list[Item]) -> None:
     for index, item in enumerate(items):
         _refuse_item(item, f"input[{index}]")
         if item.get("type") == "function_call":
-            called.add(item.get("call_id"))
-        elif item.get("type") == "function_call_output" and item.get("call_id") not in called:
+            called.add(str(item.get("call_id")))
+        elif item.get("type") == "function_call_output" and str(item.get("call_id")) not in called:
             message = f"No tool call found for function call output with call_id {item.get('call_id')}."
             raise BadRequest(message, param="input")
 

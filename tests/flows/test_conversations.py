@@ -151,6 +151,8 @@ MESSAGE = {"role": "user", "content": "hi"}
         ({"items": [{**MESSAGE, "id": "msg_ä"}]}, "items[0].id", "invalid_value"),
         ({"items": [{**MESSAGE, "id": "msg_" + LONG}]}, "items[0].id", "string_above_max_length"),
         ({"items": [{"type": 5}]}, "items[0].type", "invalid_type"),
+        ({"items": [{"type": "function_call", "call_id": []}]}, "items[0].call_id", "invalid_type"),
+        ({"items": [{"id": 5}]}, "items[0].id", "invalid_type"),
         ({"items": [{"type": "item_reference"}]}, "items[0].id", "missing_required_parameter"),
     ],
 )
