@@ -51,6 +51,8 @@ class ServerConfig(Section, frozen=True):
     shutdown_timeout_seconds: NotNegative = 30.0
     #: Seconds of silence on a stream after which a comment is sent to keep middleboxes from closing it.
     keepalive_seconds: Positive = 15.0
+    #: Seconds that a client may leave its stream unread before it counts as gone.
+    unread_seconds: Positive = 300.0
     #: Origins that browsers may call from (`https://app.example`, or `*`); empty turns CORS off.
     cors_origins: tuple[str, ...] = ()
 

@@ -14,10 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 class Delivery:
-    """The client's side of one turn. `gone`: it left; from then on sending does nothing."""
+    """The client's side of one turn. `gone`: it left; from then on sending does nothing.
 
-    def __init__(self, request: web.Request) -> None:
+    unread_seconds: how long it may leave what it was sent unread before it counts as gone; its turn holds a lock.
+    """
+
+    def __init__(self, request: web.Request, unread_seconds: float) -> None:
         self._request = request
+        self._unread_seconds = unread_seconds
         self._headers: Mapping[str, str] = {}
         self.response: web.StreamResponse | None = None
         self.gone = False
@@ -50,10 +54,17 @@ class Delivery:
     async def keep_alive(self, silence_seconds: float) -> None:
         """Send a comment if the stream has been silent for that long. Never waits for the client.
 
-        A client that has not read what it was sent needs no comment, and must not hold up those of others.
+        A client that has not read what it was sent needs no comment; if that lasts, it is cut off.
         """
         transport = self._request.transport
-        if self.response is None or self._ended or transport is None or transport.get_write_buffer_size():
+        if self.response is None or transport is None:
+            return
+        if transport.get_write_buffer_size():
+            if time.monotonic() - self.last_sent >= self._unread_seconds:
+                logger.info("a client that does not read its stream is cut off")
+                transport.abort()
+            return
+        if self._ended:
             return
         if time.monotonic() - self.last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))

@@ -78,7 +78,7 @@ class Turn:
         self._caller = caller
         self._request = request
         self._http_request = http_request
-        self.delivery = Delivery(http_request)
+        self.delivery = Delivery(http_request, self._config.server.unread_seconds)
         #: What the upstream calls this request, for the log.
         self.upstream_request_id = "-"
         self._partition = _partition_for(request)

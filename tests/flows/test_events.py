@@ -384,6 +384,30 @@ async def test_a_silent_stream_is_kept_alive_with_comments(start_proxy: StartPro
             pass
 
 
+@pytest.mark.parametrize("policy", ["keep", "finish"])
+async def test_a_client_that_stops_reading_counts_as_gone(start_proxy: StartProxy, policy: str):
+    proxy = await start_proxy(server={"unread_seconds": 0.2, "keepalive_seconds": 0.3}, turns={"on_disconnect": policy})
+    conversation = await new_conversation(proxy)
+    flood = [delta("x" * 100_000)] * 200
+    proxy.upstream.script(Reply.sse([*OPENING, *flood, {"type": "response.completed", "response": {}}]))
+    body = orjson.dumps({"model": "m", "stream": True, "input": "hi", "conversation": conversation})
+    head = (
+        f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-alice\r\nContent-Length: {len(body)}\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]), limit=16_384)
+    try:
+        writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        await reader.readuntil(b"Once upon")
+        async with asyncio.timeout(20):
+            await settled(proxy)
+        items = await all_items(proxy, conversation)
+        assert [item["role"] for item in items] == ["user", "assistant"]
+        assert items[1]["status"] == {"keep": "incomplete", "finish": "completed"}[policy]
+        assert (await plain(proxy, conversation=conversation))[0] == 200
+    finally:
+        writer.transport.abort()
+
+
 async def test_a_lock_is_renewed_while_its_turn_runs(start_proxy: StartProxy):
     proxy = await start_proxy(turns={"lock_lease_seconds": 1.0})
     conversation = await new_conversation(proxy)
