@@ -20,7 +20,7 @@ from proxy import conversations, health, responses
 from proxy.auth import create_authenticator
 from proxy.banner import describe_redis
 from proxy.echo import create_echo_app
-from proxy.errors import MethodNotAllowed, NotFound
+from proxy.errors import NotFound, method_not_allowed
 from proxy.ids import partition_of
 from proxy.leases import Leases
 from proxy.middleware import MIDDLEWARES, RUNNING, SIGNALS, STOPPING
@@ -194,9 +194,7 @@ def _refusals(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
 
 def _refuse_method(allowed: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def refuse(request: web.Request) -> web.StreamResponse:
-        raise MethodNotAllowed(
-            f"Not allowed here: {request.method}; allowed: {allowed}.", headers={hdrs.ALLOW: allowed}
-        )
+        raise method_not_allowed(request.method, allowed)
 
     return refuse
 

@@ -13,18 +13,17 @@ from proxy import ids
 from proxy.body import read_json
 from proxy.errors import BadRequest, invalid_type, missing_parameter
 from proxy.fields import (
+    asks_encrypted,
     check_conversation_id,
     check_id,
     item_list,
-    read_include,
     read_metadata,
     read_page,
     read_text,
 )
-from proxy.items import InputItem, hide_sealed, json_type, mark_of, read_input
-from proxy.request import ENCRYPTED_REASONING
+from proxy.items import InputItem, hide_sealed, json_type, read_input, stored_entry
 from proxy.services import CALLER, STORE
-from storage import Conversation, Entry, Origin, Store
+from storage import Conversation, Entry, Store
 
 Written = TypeVar("Written")
 
@@ -192,7 +191,7 @@ def read_changes(body: Mapping[str, Any]) -> dict[str, str | None]:
 
 def show(item: bytes, request: web.Request) -> bytes:
     """Return a stored item as this request may see it."""
-    return item if ENCRYPTED_REASONING in read_include(request.query) else hide_sealed([item])[0]
+    return item if asks_encrypted(request.query) else hide_sealed([item])[0]
 
 
 def _read_items(value: Any) -> list[InputItem]:
@@ -219,7 +218,7 @@ async def _to_entries(store: Store, owner: str, items: Sequence[InputItem], part
         entry = item.to_entry(lambda item_type: ids.new_added_item_id(item_type, partition))
         stored = known.get(entry.id)
         if stored is not None:
-            entry = Entry(Origin.CLIENT, entry.id, stored, mark_of(orjson.loads(stored)))
+            entry = stored_entry(stored)
         entries.append(entry)
     return entries
 
@@ -242,8 +241,7 @@ def _item_id(request: web.Request) -> str:
 
 
 def _items(request: web.Request, items: Sequence[bytes], *, has_more: bool) -> web.Response:
-    show_encrypted = ENCRYPTED_REASONING in read_include(request.query)
-    body = item_list(items, has_more=has_more, show_encrypted=show_encrypted)
+    body = item_list(items, has_more=has_more, show_encrypted=asks_encrypted(request.query))
     return web.Response(body=body, content_type="application/json")
 
 

@@ -25,7 +25,7 @@ class Delivery:
         self._headers: Mapping[str, str] = {}
         self.response: web.StreamResponse | None = None
         self.gone = False
-        self.last_sent = 0.0
+        self._last_sent = 0.0
         self._ended = False
 
     def keep_headers(self, headers: Mapping[str, str]) -> None:
@@ -44,7 +44,7 @@ class Delivery:
                 # nginx and its kin buffer otherwise
                 self.response.headers["X-Accel-Buffering"] = "no"
                 await self.response.prepare(self._request)
-            self.last_sent = time.monotonic()
+            self._last_sent = time.monotonic()
             await self.response.write(frames)
         except ConnectionError:
             logger.debug("client left its stream")
@@ -60,13 +60,13 @@ class Delivery:
         if self.response is None or transport is None:
             return
         if transport.get_write_buffer_size():
-            if time.monotonic() - self.last_sent >= self._unread_seconds:
+            if time.monotonic() - self._last_sent >= self._unread_seconds:
                 logger.info("a client that does not read its stream is cut off")
                 transport.abort()
             return
         if self._ended:
             return
-        if time.monotonic() - self.last_sent >= silence_seconds:
+        if time.monotonic() - self._last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))
 
     async def finish_stream(self) -> web.StreamResponse:

@@ -211,6 +211,11 @@ def error_body(error: ApiError, request_id: str, error_format: str = "openai") -
     return orjson.dumps({"error": inner, **outer})
 
 
+def method_not_allowed(method: str, allowed: str) -> MethodNotAllowed:
+    """405 with `Allow`. allowed: the path's methods, joined with commas."""
+    return MethodNotAllowed(f"Not allowed here: {method}; allowed: {allowed}.", headers={"Allow": allowed})
+
+
 def conversation_not_found(conversation_id: str) -> NotFound:
     """404 on every route and in responses.create, with no code (recorded answers of OpenAI)."""
     return NotFound(f"Conversation with id '{conversation_id}' not found.")

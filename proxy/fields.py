@@ -13,6 +13,7 @@ from proxy.ids import MAX_LENGTH, is_valid
 from proxy.items import hide_sealed, json_type, stored_id
 from storage import PageRequest
 
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
@@ -75,9 +76,9 @@ def read_text(body: Mapping[str, Any], name: str, limit: int) -> str | None:
     return value
 
 
-def read_page(query: MultiMapping[str], *, default_ascending: bool = False) -> PageRequest:
+def read_page(query: MultiMapping[str]) -> PageRequest:
     """Return the page that `limit` (1 to 100, default 20), `order` and `after` ask for. Raises BadRequest."""
-    order = query.get("order") or ("asc" if default_ascending else "desc")
+    order = query.get("order") or "desc"
     if order not in {"asc", "desc"}:
         raise BadRequest(
             f"Invalid value: '{order}'. Supported values are: 'asc' and 'desc'.", param="order", code="invalid_value"
@@ -106,9 +107,9 @@ def _read_limit(text: str | None) -> int:
     return limit
 
 
-def read_include(query: MultiMapping[str]) -> frozenset[str]:
-    """Return what `include[]=a&include[]=b` (the clients' form) or `include=a` asks for; unknown names are ignored."""
-    return frozenset(query.getall("include[]", [])) | frozenset(query.getall("include", []))
+def asks_encrypted(query: MultiMapping[str]) -> bool:
+    """Whether `include[]=…&include[]=…` (the clients' form) or `include=…` asks for encrypted reasoning."""
+    return any(ENCRYPTED_REASONING in query.getall(name, ()) for name in ("include[]", "include"))
 
 
 def check_id(value: str, param: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from proxy.errors import BadRequest, item_not_found
-from proxy.items import InputItem, dump, mark_of, to_upstream
-from proxy.request import ENCRYPTED_REASONING, TurnRequest
+from proxy.fields import ENCRYPTED_REASONING
+from proxy.items import InputItem, dump, mark_of, stored_entry, to_upstream
+from proxy.request import TurnRequest
 from storage import Entry, OpenedTurn, Origin
 
 #: What the upstream must not see: state is ours.
@@ -68,8 +69,7 @@ def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id:
         return item.to_entry(new_id, request.exempt_tools)
     if known.in_history:
         return None
-    stored = orjson.loads(known.data)
-    return Entry(Origin.CLIENT, stored["id"], known.data, mark_of(stored, request.exempt_tools))
+    return stored_entry(known.data, request.exempt_tools)
 
 
 def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem]) -> None:

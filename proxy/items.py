@@ -59,6 +59,12 @@ class InputItem:
         return Entry(origin, item_id, dump({**self.body, "id": item_id}), mark_of(self.body, exempt))
 
 
+def stored_entry(data: bytes, exempt: AbstractSet[str] = frozenset()) -> Entry:
+    """Return an item that the store has as it is taken to another place. exempt: see `mark_of`."""
+    item = orjson.loads(data)
+    return Entry(Origin.CLIENT, item["id"], data, mark_of(item, exempt))
+
+
 def read_input(value: Any, param: str = "input") -> list[InputItem]:
     """Return the items of a request's `input`: a string, a list, or null.
 

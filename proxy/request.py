@@ -14,12 +14,10 @@ from proxy.errors import (
     missing_parameter,
     too_long,
 )
-from proxy.fields import check_conversation_id, read_metadata
+from proxy.fields import ENCRYPTED_REASONING, check_conversation_id, read_metadata
 from proxy.ids import MAX_LENGTH, is_valid
 from proxy.items import InputItem, call_key, json_type, read_input
 from storage import TurnSource
-
-ENCRYPTED_REASONING = "reasoning.encrypted_content"
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.body import read_json
-from proxy.errors import BadRequest, MethodNotAllowed, UpgradeRequired
-from proxy.fields import check_id, item_list, read_include, read_page
+from proxy.errors import BadRequest, UpgradeRequired, method_not_allowed
+from proxy.fields import asks_encrypted, check_id, item_list, read_page
 from proxy.items import hide_sealed
-from proxy.request import ENCRYPTED_REASONING, read_request
+from proxy.request import read_request
 from proxy.services import CALLER, SERVICES, STORE, TURNS, UPSTREAM_REQUEST_ID
 from proxy.turn import Turn
 
@@ -33,8 +33,7 @@ async def read_response(request: web.Request) -> web.Response:
             "This response was not created in background mode with stream=true, so it can't be streamed.",
             param="stream",
         )
-    shown = ENCRYPTED_REASONING in read_include(request.query)
-    output = stored.output if shown else hide_sealed(stored.output)
+    output = stored.output if asks_encrypted(request.query) else hide_sealed(stored.output)
     body = stored.body[:-1] + b',"output":[' + b",".join(output) + b"]}"
     return web.Response(body=body, content_type="application/json")
 
@@ -58,8 +57,7 @@ async def list_input_items(request: web.Request) -> web.Response:
     page = await request.app[STORE].turns.list_input(
         request[CALLER].owner, _response_id(request), read_page(request.query)
     )
-    shown = ENCRYPTED_REASONING in read_include(request.query)
-    body = item_list(page.items, has_more=page.has_more, show_encrypted=shown)
+    body = item_list(page.items, has_more=page.has_more, show_encrypted=asks_encrypted(request.query))
     return web.Response(body=body, content_type="application/json")
 
 
@@ -67,7 +65,7 @@ async def refuse_websocket(request: web.Request) -> web.Response:
     """GET /v1/responses: 426 for a WebSocket, on which Codex CLI falls back to HTTP; there is no list, so else 405."""
     if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
         raise UpgradeRequired("WebSocket mode is not supported by this server. Use HTTP.")
-    raise MethodNotAllowed("Not allowed here: GET; allowed: POST.", headers={hdrs.ALLOW: "POST"})
+    raise method_not_allowed(request.method, "POST")
 
 
 def _response_id(request: web.Request) -> str:

@@ -120,7 +120,7 @@ class Turn:
 
     async def _open(self) -> None:
         request, source = self._request, self._request.source
-        if source.conversation_id or source.previous_response_id or request.item_ids:
+        if source.subject or request.item_ids:
             self._opened = await self._open_when_free()
         if source.conversation_id and self._lease is not None:
             self._services.leases.hold(self._lease)
@@ -318,6 +318,9 @@ class Turn:
                 outcome = self._relay.fail(
                     "conversation_conflict", "The conversation was changed by another turn; this one was not added."
                 )
+                if mode is CommitMode.RECORD:
+                    # the partition itself is somebody else's: no other commit can succeed either
+                    return outcome
             except Unavailable:
                 if time.monotonic() + pause > give_up:
                     logger.error("turn %s could not be saved: the store can't be reached", self._response_id)  # noqa: TRY400
@@ -367,8 +370,7 @@ class Turn:
 
 def _partition_for(request: TurnRequest) -> str:
     """Return where a turn lives: with what it continues, else with the newest item it names, else somewhere new."""
-    source = request.source
-    anchor = source.conversation_id or source.previous_response_id or "".join(request.item_ids[-1:])
+    anchor = request.source.subject or "".join(request.item_ids[-1:])
     return ids.partition_of(anchor) if anchor else ids.new_partition()
 
 

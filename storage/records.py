@@ -84,6 +84,18 @@ class TurnSource:
     previous_response_id: str | None = None
     branch: str = ""
 
+    @property
+    def kind(self) -> str:
+        """`conversation`, `response` or `none`, as open_turn names them."""
+        if self.conversation_id:
+            return "conversation"
+        return "response" if self.previous_response_id else "none"
+
+    @property
+    def subject(self) -> str:
+        """The id that it is about, or ''."""
+        return self.conversation_id or self.previous_response_id or ""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedTurn:

@@ -50,17 +50,26 @@ class Turns:
         those of other partitions are looked up in the same trip. call_ids: calls that the input answers.
         Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked, Unavailable; then nothing is held.
         """
-        near = [one for one in item_ids if self._space.partition_of(one) == lease.partition]
+        # An id that a client made up names no partition: it may be known where the turn takes place, so all are asked
+        # for here, and those that lead elsewhere there too.
         far = [one for one in item_ids if self._space.partition_of(one) != lease.partition]
-        # An id that a client made up names no partition: it may be known where the turn takes place.
-        here = near + far
         resolves, groups = self._items.resolve_calls(owner, far)
-        call = self._open_call(owner, source, lease, lease_seconds, here, call_ids)
+        keys = self._space.keys_of(lease.partition)
+        arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
+        arguments += [int(lease_seconds * 1000), self._space.retention_seconds]
+        arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
+        previous = keys.response(source.previous_response_id or "")
+        call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
         spans, chain, pending, fence, branch, facts, known, calls = reply
-        elsewhere = collect(groups, resolved)
+        elsewhere = {one: KnownItem(data, in_history=False) for one, data in collect(groups, resolved).items()}
+        here = {
+            one: KnownItem(found[1:], in_history=found[:1] == b"<")
+            for one, found in zip(item_ids, known, strict=True)
+            if found
+        }
         return OpenedTurn(
             # a tombstone is an empty string
             history=b",".join(filter(None, chained.from_iterable(spans))),
@@ -70,35 +79,9 @@ class Turns:
             branch=branch.decode(),
             project_id=facts[0].decode() or None if facts else None,
             referrer=facts[1].decode() or None if facts else None,
-            known={one: KnownItem(data, in_history=False) for one, data in elsewhere.items()}
-            | {
-                one: KnownItem(found[1:], in_history=found[:1] == b"<")
-                for one, found in zip(here, known, strict=True)
-                if found
-            },
+            known=elsewhere | here,
             calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
         )
-
-    def _open_call(
-        self,
-        owner: str,
-        source: TurnSource,
-        lease: Lease,
-        lease_seconds: float,
-        item_ids: Sequence[str],
-        call_ids: Sequence[str],
-    ) -> Call:
-        keys = self._space.keys_of(lease.partition)
-        kind, subject = "none", ""
-        if source.conversation_id:
-            kind, subject = "conversation", source.conversation_id
-        elif source.previous_response_id:
-            kind, subject = "response", source.previous_response_id
-        arguments: list[Argument] = [owner, kind, source.conversation_id or "", source.branch, lease.token]
-        arguments += [int(lease_seconds * 1000), self._space.retention_seconds]
-        arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
-        previous = keys.response(source.previous_response_id or "")
-        return Call("open_turn", [*keys.common, previous], arguments, subject)
 
     async def commit(self, turn: TurnCommit) -> CommitResult:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.

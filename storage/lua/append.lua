@@ -47,7 +47,7 @@ local function mark_pending(pending, mark)
 end
 
 -- Appends entries to `chain` (closed), new items into `segment`; changes chain and pending in place, notes
--- each entry's place (`at`). pending: set of call ids that wait for an output. Returns the number of new items.
+-- each entry's place (`at`). pending: set of call ids that wait for an output.
 local function append_entries(entries, chain, segment, index_key, pending)
   local offset = redis.call('LLEN', segment_key(segment))
   local values, fields, fresh = {}, {}, {}
@@ -84,7 +84,6 @@ local function append_entries(entries, chain, segment, index_key, pending)
   end
   push_chunked('RPUSH', segment_key(segment), values)
   push_chunked('HSET', index_key, fields)
-  return #values
 end
 
 local function parse_pending(text)

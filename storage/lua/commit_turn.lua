@@ -17,10 +17,8 @@ local retention = tonumber(ARGV[9])
 if redis.call('EXISTS', KEYS[5]) == 1 or redis.call('EXISTS', KEYS[6]) == 1 then
   return { 'repeated', conversation_lives(KEYS[2], ARGV[3]) and 1 or 0 }
 end
-if not owned(owner) then
-  if redis.call('EXISTS', KEYS[1]) == 1 then
-    return { 'conflict' }
-  end
+if not owned(owner) and redis.call('EXISTS', KEYS[1]) == 1 then
+  return { 'conflict' }
 end
 
 local function live_entries(at)

@@ -175,11 +175,15 @@ local function on_any_branch(branches_key, places)
   return false
 end
 
--- Like load_item, for an id that comes out of nowhere: the items of a deleted conversation are not found by it. (The
--- chains of its responses still have them.)
+-- Whether an item went with its conversation. (The chains of its responses still have it.)
+local function is_hidden(conversation_key, branches_key, places)
+  return redis.call('HEXISTS', conversation_key, 'deleted_at') == 1 and on_any_branch(branches_key, places)
+end
+
+-- Like load_item, for an id that comes out of nowhere: the items of a deleted conversation are not found by it.
 local function find_item(conversation_key, branches_key, index_key, id)
   local bytes, place, mark, places = load_item(index_key, id)
-  if bytes and redis.call('HEXISTS', conversation_key, 'deleted_at') == 1 and on_any_branch(branches_key, places) then
+  if bytes and is_hidden(conversation_key, branches_key, places) then
     return nil
   end
   return bytes, place, mark, places

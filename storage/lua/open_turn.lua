@@ -65,10 +65,10 @@ for i = 1, tonumber(ARGV[at]) do
     known[i] = ''
   elseif any_in_chain(chain, places) then
     known[i] = '<' .. bytes
-  elseif find_item(KEYS[2], KEYS[3], KEYS[4], ARGV[at + i]) then
-    known[i] = '=' .. bytes
-  else
+  elseif is_hidden(KEYS[2], KEYS[3], places) then
     known[i] = ''
+  else
+    known[i] = '=' .. bytes
   end
 end
 at = at + tonumber(ARGV[at]) + 1
