@@ -1,6 +1,6 @@
-"""The command line: `branchline serve`, `branchline check`, `branchline version`; also `python -m proxy`.
+"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `export`, `import`, `version`; also `python -m proxy`.
 
-Exit status: 0 success, 1 the server can't run, 2 the command line or the configuration is wrong.
+Exit status: 0 success, 1 it can't run or something is wrong, 2 the command line or the configuration is wrong.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy import __version__
-from proxy.flags import FLAGS
+from proxy.flags import FLAGS, STORE_FLAGS
 
 # The commands import what they need themselves: `branchline version` takes no time to load a server.
 if TYPE_CHECKING:
     from proxy.config import Config
+
+Result = TypeVar("Result")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,17 +34,37 @@ def _parser() -> argparse.ArgumentParser:
         prog="branchline", description="A reverse proxy that makes any LLM Responses API stateful."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, run, text in (
-        ("serve", _serve, "run the proxy"),
-        ("check", _check, "say whether the configuration, the store and the upstream work"),
-    ):
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str, flags: Sequence[str]) -> Any:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.set_defaults(run=run)
         command.add_argument("--config", metavar="FILE", type=Path, help="TOML file with settings")
-        for key, (flag, value, meaning) in FLAGS.items():
+        for key in flags:
+            flag, value, meaning = FLAGS[key]
             command.add_argument(flag, dest=key, metavar=value, help=meaning)
+        return command
+
+    add("serve", _serve, "run the proxy", list(FLAGS))
+    add("check", _check, "say whether the configuration, the store and the upstream work", list(FLAGS))
+    gc = add("gc", _collect, "free what no branch and no response reaches any more", STORE_FLAGS)
+    gc.add_argument("--every", metavar="SECONDS", type=_seconds, help="go on, with this pause between two times")
+    fsck = add("fsck", _audit, "check the store's invariants and change nothing", STORE_FLAGS)
+    fsck.add_argument("--owner", default="", help="check only what belongs to this owner")
+    export = add("export", _export, "write conversations to files, one each", STORE_FLAGS)
+    export.add_argument("directory", metavar="DIR", type=Path, help="folder to write to; is made if missing")
+    export.add_argument("--owner", help="export only what belongs to this owner")
+    restore = add("import", _import, "restore exported conversations", STORE_FLAGS)
+    restore.add_argument("paths", metavar="DIR|FILE", type=Path, nargs="+", help="folders and files to read")
+    restore.add_argument("--owner", help="give everything to this owner")
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -69,6 +91,50 @@ def _check(options: argparse.Namespace) -> int:
     for finding in findings:
         print(f"{'ok  ' if finding.works else 'FAIL'}  {finding.subject:8}  {finding.text}")
     return 0 if all(finding.works for finding in findings) else 1
+
+
+def _collect(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from proxy.upkeep import collect
+
+    _run(collect(config, options.every))
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from proxy.upkeep import check
+
+    return 1 if _run(check(config, options.owner)) else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from proxy.transfer import run_export
+
+    return _run(run_export(config, options))
+
+
+def _import(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from proxy.transfer import run_import
+
+    return _run(run_import(config, options))
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end, or until Ctrl-C, and exit with one line if the store can't be used."""
+    import asyncio
+
+    from proxy.upkeep import UpkeepError
+    from storage.embedded import EmbeddedUnavailable
+
+    try:
+        return asyncio.run(work)
+    except (UpkeepError, EmbeddedUnavailable) as exc:
+        sys.exit(_fail(str(exc), 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _version(_: argparse.Namespace) -> int:

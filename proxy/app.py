@@ -16,21 +16,19 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy import conversations, health, responses
+from proxy import archive, branches, conversations, health, responses, revisions
 from proxy.auth import create_authenticator
-from proxy.banner import describe_redis
 from proxy.echo import create_echo_app
 from proxy.errors import NotFound, method_not_allowed
-from proxy.ids import partition_of
 from proxy.leases import Leases
 from proxy.middleware import MIDDLEWARES, RUNNING, SIGNALS, STOPPING
 from proxy.passthrough import STATELESS, pass_through
+from proxy.question import Services
+from proxy.reclaimer import Reclaimer
 from proxy.registry import Turns
-from proxy.services import AUTHENTICATOR, CONFIG, SERVICES, STORE, TURNS, UPSTREAM
-from proxy.turn import Services
+from proxy.services import AUTHENTICATOR, CONFIG, RECLAIMER, SERVICES, STORE, TURNS, UPSTREAM
+from proxy.stores import open_store
 from proxy.upstream import Upstream, create_session
-from storage import Store
-from storage.embedded import EmbeddedValkey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -98,25 +96,16 @@ async def serve_openapi(request: web.Request) -> web.Response:
 
 async def provide_store(app: web.Application) -> AsyncIterator[None]:
     """Connect to Redis; without a URL start a Valkey of our own first and stop it last."""
-    config = app[CONFIG]
-    embedded = None if config.redis.url else await EmbeddedValkey.start(Path(config.data.dir))
-    try:
-        store = app[STORE] = Store.connect(
-            embedded.url if embedded else config.redis.url,
-            prefix=config.redis.prefix,
-            timeout_seconds=config.redis.timeout_seconds,
-            max_connections=config.redis.max_connections,
-            retention_seconds=round(config.responses.retention_days * 86400),
-            partition_of=partition_of,
-            description=embedded.description if embedded else describe_redis(config.redis.url),
-        )
-        try:
-            yield
-        finally:
-            await store.close()
-    finally:
-        if embedded:
-            await embedded.stop()
+    async with open_store(app[CONFIG], alone=True) as store:
+        app[STORE] = store
+        yield
+
+
+async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
+    """Free in the background what deleted branches leave behind."""
+    async with Reclaimer(app[STORE]).running() as reclaimer:
+        app[RECLAIMER] = reclaimer
+        yield
 
 
 async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
@@ -200,7 +189,7 @@ def _refuse_method(allowed: str) -> Callable[[web.Request], Awaitable[web.Stream
 
 
 #: What this server answers itself, statefully.
-_STATEFUL = [*responses.ROUTES, *conversations.ROUTES]
+_STATEFUL = [*responses.ROUTES, *conversations.ROUTES, *branches.ROUTES, *revisions.ROUTES, *archive.ROUTES]
 
 #: Routes in the order of precedence.
 ROUTES = [
@@ -213,4 +202,4 @@ ROUTES = [
 ]
 
 #: Services in the order of their start.
-CONTEXTS = [provide_store, provide_upstream, provide_turns]
+CONTEXTS = [provide_store, provide_reclaimer, provide_upstream, provide_turns]

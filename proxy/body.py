@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Seconds that a caller may be silent in the middle of its body.
 SILENCE_SECONDS = 60.0
 
+#: Content codings that there is nothing to undo of.
+_PLAIN = frozenset({"", "identity"})
+
 
 async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[str, Any]:
     """Return the request's JSON object.
@@ -92,36 +95,46 @@ async def _next_chunk(request: web.Request, silence_seconds: float) -> bytes:
         raise RequestTimeout("The request body did not arrive in time.") from None
 
 
-async def _read(request: web.Request, limit: int) -> bytes:
+async def iter_content(request: web.Request, limit: int) -> AsyncIterator[bytes]:
+    """Yield the request's body as it arrives, undone from its coding. limit: bytes, as sent and decompressed.
+
+    Raises BadRequest (`invalid_body`), PayloadTooLarge, RequestTimeout, UnsupportedMedia.
+    """
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    if coding in ("", "identity"):
-        if request.content.is_eof() and (request.content_length or 0) <= limit:
-            # The usual small body has arrived with its head: no clock is needed to wait for it.
-            body = await request.content.read()
-            _require_length(len(body), limit)
-            return body
-        return b"".join([chunk async for chunk in iter_body(request, limit)])
+    if coding in _PLAIN:
+        async for chunk in iter_body(request, limit):
+            yield chunk
+        return
     if coding not in SUPPORTED:
         raise UnsupportedMedia(
             "Unsupported Content-Encoding; use one of gzip, deflate, zstd.",
             code="unsupported_content_encoding",
         )
     try:
-        return await _read_coded(request, Decoder(coding), limit)
+        async for piece in _iter_decoded(request, Decoder(coding), limit):
+            yield piece
     except CodingError:
         raise BadRequest("The request body is not what its Content-Encoding says.", code="invalid_body") from None
 
 
-async def _read_coded(request: web.Request, decoder: Decoder, limit: int) -> bytes:
-    pieces: list[bytes] = []
+async def _read(request: web.Request, limit: int) -> bytes:
+    coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    if coding in _PLAIN and request.content.is_eof() and (request.content_length or 0) <= limit:
+        # The usual small body has arrived with its head: no clock is needed to wait for it.
+        body = await request.content.read()
+        _require_length(len(body), limit)
+        return body
+    return b"".join([piece async for piece in iter_content(request, limit)])
+
+
+async def _iter_decoded(request: web.Request, decoder: Decoder, limit: int) -> AsyncIterator[bytes]:
     size = 0
     async for chunk in iter_body(request, limit):
         for piece in decoder.decode(chunk):
             size += len(piece)
             _require_length(size, limit)
-            pieces.append(piece)
+            yield piece
     decoder.finish()
-    return b"".join(pieces)
 
 
 def _require_length(size: int, limit: int) -> None:

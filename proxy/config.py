@@ -150,6 +150,9 @@ class ConversationsConfig(Section, frozen=True):
 
     #: Append the items of turns with `store: false` to their conversation too.
     append_unstored: bool = False
+    #: What deleting an item does if the request does not say: `item` removes just it, for good, from every branch;
+    #: `branch` makes a new `MAIN` without it and keeps the old one as a backup.
+    delete_mode: Literal["item", "branch"] = "item"
 
 
 class ResponsesConfig(Section, frozen=True):

@@ -8,22 +8,25 @@ from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
+from multidict import MultiMapping
 
 from proxy import ids
 from proxy.body import read_json
-from proxy.errors import BadRequest, invalid_type, missing_parameter
+from proxy.errors import ApiError, BadRequest, NotFound, from_store_error, invalid_type, missing_parameter
 from proxy.fields import (
+    MAIN,
     asks_encrypted,
     check_conversation_id,
     check_id,
     item_list,
+    read_branch,
     read_metadata,
     read_page,
     read_text,
 )
 from proxy.items import InputItem, hide_sealed, json_type, read_input, stored_entry
-from proxy.services import CALLER, STORE
-from storage import Conversation, Entry, Store
+from proxy.services import CALLER, CONFIG, STORE
+from storage import Conversation, Entry, Fork, ForkPoint, ItemNotFound, Store, StoreError
 
 Written = TypeVar("Written")
 
@@ -33,6 +36,7 @@ MAX_TITLE = 256
 MAX_REFERRER = 64
 MAX_PROJECT_ID = 64
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _LIMITS = {"title": MAX_TITLE, "project_id": MAX_PROJECT_ID, "referrer": MAX_REFERRER}
 
 
@@ -54,8 +58,8 @@ async def create_conversation(request: web.Request) -> web.Response:
         project_id=texts["project_id"],
         referrer=texts["referrer"],
     )
-    conversation, _ = await _whole(request.app[STORE].conversations.create(owner, draft, entries))
-    return _json(render(conversation))
+    conversation, _ = await whole(request.app[STORE].conversations.create(owner, draft, entries))
+    return json_answer(render(conversation))
 
 
 async def list_conversations(request: web.Request) -> web.Response:
@@ -67,7 +71,7 @@ async def list_conversations(request: web.Request) -> web.Response:
         referrer=request.query.get("referrer") or None,
     )
     data = [render(conversation) for conversation in page.conversations]
-    return _json(
+    return json_answer(
         {
             "object": "list",
             "data": data,
@@ -81,35 +85,35 @@ async def list_conversations(request: web.Request) -> web.Response:
 
 async def delete_conversations(request: web.Request) -> web.Response:
     """DELETE /v1/conversations: all of the caller's."""
-    count = await _whole(request.app[STORE].conversations.delete_all(request[CALLER].owner))
-    return _json({"object": "conversations.deleted", "deleted": True, "deleted_count": count})
+    count = await whole(request.app[STORE].conversations.delete_all(request[CALLER].owner))
+    return json_answer({"object": "conversations.deleted", "deleted": True, "deleted_count": count})
 
 
 async def read_conversation(request: web.Request) -> web.Response:
     """GET /v1/conversations/{conversation_id}."""
-    conversation = await request.app[STORE].conversations.read(request[CALLER].owner, _conversation_id(request))
-    return _json(render(conversation))
+    conversation = await request.app[STORE].conversations.read(request[CALLER].owner, path_conversation_id(request))
+    return json_answer(render(conversation))
 
 
 async def update_conversation(request: web.Request) -> web.Response:
     """POST and PATCH /v1/conversations/{conversation_id}: metadata merges, null deletes a key or clears a field."""
-    conversation_id = _conversation_id(request)
+    conversation_id = path_conversation_id(request)
     changes = read_changes(await read_json(request))
     store = request.app[STORE]
-    conversation = await _whole(store.conversations.update(request[CALLER].owner, conversation_id, changes))
-    return _json(render(conversation))
+    conversation = await whole(store.conversations.update(request[CALLER].owner, conversation_id, changes))
+    return json_answer(render(conversation))
 
 
 async def delete_conversation(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}: its items can't be reached from then on."""
-    conversation_id = _conversation_id(request)
-    await _whole(request.app[STORE].conversations.delete(request[CALLER].owner, conversation_id))
-    return _json({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+    conversation_id = path_conversation_id(request)
+    await whole(request.app[STORE].conversations.delete(request[CALLER].owner, conversation_id))
+    return json_answer({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 
 async def create_items(request: web.Request) -> web.Response:
     """POST /v1/conversations/{conversation_id}/items: up to 20, all or none; answers just these, in their order."""
-    conversation_id = _conversation_id(request)
+    conversation_id = path_conversation_id(request)
     body = await read_json(request)
     if "items" not in body:
         raise missing_parameter("items")
@@ -120,40 +124,45 @@ async def create_items(request: web.Request) -> web.Response:
             param="items",
             code="empty_array",
         )
-    store, owner = request.app[STORE], request[CALLER].owner
-    branch = request.query.get("branch") or ""
-    entries = await _to_entries(store, owner, items, ids.partition_of(conversation_id))
-    if not entries:
-        # nothing but compaction triggers, which are taken and never stored
-        await store.conversations.read(owner, conversation_id)
-        return _items(request, [], has_more=False)
-    stored = await _whole(store.items.append(owner, conversation_id, branch, entries))
-    return _items(request, stored, has_more=False)
+    append = _append(request.app[STORE], request[CALLER].owner, conversation_id, read_branch(request.query), items)
+    return _items(request, await whole(append), has_more=False)
 
 
 async def list_items(request: web.Request) -> web.Response:
-    """GET /v1/conversations/{conversation_id}/items: after, limit, order, include[], branch."""
-    page = await request.app[STORE].items.list_page(
-        request[CALLER].owner,
-        _conversation_id(request),
-        read_page(request.query),
-        branch=request.query.get("branch") or "",
-    )
+    """GET /v1/conversations/{conversation_id}/items: after, limit, order, include[], branch, at."""
+    conversation_id, query = path_conversation_id(request), request.query
+    branch, at = read_branch(query), query.get("at") or ""
+    if at:
+        check_id(at, "at")
+    try:
+        page = await request.app[STORE].items.list_page(
+            request[CALLER].owner, conversation_id, read_page(query), branch=branch, at=at
+        )
+    except ItemNotFound as exc:
+        raise NotFound(f"No item or response found with id '{at}'.", param="at") from exc
     return _items(request, page.items, has_more=page.has_more)
 
 
 async def read_item(request: web.Request) -> web.Response:
     """GET /v1/conversations/{conversation_id}/items/{item_id}: the bare item."""
-    item = await request.app[STORE].items.read(request[CALLER].owner, _conversation_id(request), _item_id(request))
+    item = await request.app[STORE].items.read(
+        request[CALLER].owner, path_conversation_id(request), path_item_id(request)
+    )
     return web.Response(body=show(item, request), content_type="application/json")
 
 
 async def delete_item(request: web.Request) -> web.Response:
-    """DELETE /v1/conversations/{conversation_id}/items/{item_id}: the item, for good; answers the conversation."""
-    store = request.app[STORE]
-    conversation = await _whole(store.items.delete(request[CALLER].owner, _conversation_id(request), _item_id(request)))
-    branch = {"branch": conversation.active_branch, "branch_created": False, "deleted": True, "old_main_backup": ""}
-    return _json(render(conversation) | branch)
+    """DELETE /v1/conversations/{conversation_id}/items/{item_id}: mode, cascade, branch; answers the conversation."""
+    store, owner, query = request.app[STORE], request[CALLER].owner, request.query
+    conversation_id, item_id = path_conversation_id(request), path_item_id(request)
+    branch, point = read_branch(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
+    if point is None:
+        deletion = _delete_for_good(store, owner, conversation_id, branch, item_id)
+    else:
+        deletion = _leave_out(
+            store, owner, conversation_id, branch, Fork(point, item_id, backup=ids.new_branch_name(MAIN))
+        )
+    return json_answer(await whole(deletion))
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -194,6 +203,34 @@ def show(item: bytes, request: web.Request) -> bytes:
     return item if asks_encrypted(request.query) else hide_sealed([item])[0]
 
 
+def naming(error: StoreError, param: str) -> ApiError:
+    """Return what a caller is told about a refusal of the store, with the field that it is about."""
+    answer = from_store_error(error)
+    answer.param = param
+    return answer
+
+
+def _read_fork_point(query: MultiMapping[str], default_mode: str) -> ForkPoint | None:
+    """Return where a deletion forks, None if it just removes the item; from `mode` and `cascade`."""
+    mode = query.get("mode") or default_mode
+    if mode not in {"item", "branch"}:
+        raise _invalid_choice("mode", mode, "'item' and 'branch'")
+    cascade = query.get("cascade") or None
+    if cascade is None:
+        return ForkPoint.WITHOUT if mode == "branch" else None
+    if cascade.lower() not in _FLAGS:
+        raise _invalid_choice("cascade", cascade, "'true' and 'false'")
+    if mode == "item":
+        message = "Invalid 'cascade': only 'mode=branch' can leave out what comes after the item."
+        raise BadRequest(message, param="cascade", code="invalid_value")
+    return ForkPoint.BEFORE if _FLAGS[cascade.lower()] else ForkPoint.WITHOUT
+
+
+def _invalid_choice(param: str, value: str, choices: str) -> BadRequest:
+    message = f"Invalid value: '{value}'. Supported values are: {choices}."
+    return BadRequest(message, param=param, code="invalid_value")
+
+
 def _read_items(value: Any) -> list[InputItem]:
     if not isinstance(value, list):
         raise invalid_type("items", "an array of objects", json_type(value))
@@ -205,6 +242,42 @@ def _read_items(value: Any) -> list[InputItem]:
             code="array_above_max_length",
         )
     return read_input(value, "items")
+
+
+async def _append(
+    store: Store, owner: str, conversation_id: str, branch: str, items: Sequence[InputItem]
+) -> Sequence[bytes]:
+    entries = await _to_entries(store, owner, items, ids.partition_of(conversation_id))
+    if entries:
+        return await store.items.append(owner, conversation_id, branch, entries)
+    # nothing but compaction triggers, which are taken and never stored
+    if branch:
+        await store.branches.read(owner, conversation_id, branch)
+    else:
+        await store.conversations.read(owner, conversation_id)
+    return []
+
+
+async def _delete_for_good(store: Store, owner: str, conversation_id: str, branch: str, item_id: str) -> dict[str, Any]:
+    conversation = await store.items.delete(owner, conversation_id, item_id, branch=branch)
+    return render(conversation) | {
+        "branch": branch or conversation.active_branch,
+        "branch_created": False,
+        "deleted": True,
+        "old_main_backup": "",
+        "deleted_item_id": item_id,
+    }
+
+
+async def _leave_out(store: Store, owner: str, conversation_id: str, branch: str, fork: Fork) -> dict[str, Any]:
+    forked = await store.branches.create(owner, conversation_id, branch, fork)
+    return render(await store.conversations.read(owner, conversation_id)) | {
+        "branch": MAIN,
+        "branch_created": True,
+        "deleted": True,
+        "old_main_backup": forked.backup,
+        "deleted_item_id": fork.target,
+    }
 
 
 async def _to_entries(store: Store, owner: str, items: Sequence[InputItem], partition: str) -> list[Entry]:
@@ -223,18 +296,20 @@ async def _to_entries(store: Store, owner: str, items: Sequence[InputItem], part
     return entries
 
 
-async def _whole(write: Coroutine[Any, Any, Written]) -> Written:
-    """Carry a write and what belongs to it to the end, even if the client leaves meanwhile."""
+async def whole(write: Coroutine[Any, Any, Written]) -> Written:
+    """Return what a write gives; carry it and what belongs to it to the end even if the client leaves meanwhile."""
     return await asyncio.shield(write)
 
 
-def _conversation_id(request: web.Request) -> str:
+def path_conversation_id(request: web.Request) -> str:
+    """Return the path's `conversation_id`. Raises BadRequest."""
     conversation_id = request.match_info["conversation_id"]
     check_conversation_id(conversation_id, "conversation_id")
     return conversation_id
 
 
-def _item_id(request: web.Request) -> str:
+def path_item_id(request: web.Request) -> str:
+    """Return the path's `item_id`. Raises BadRequest."""
     item_id = request.match_info["item_id"]
     check_id(item_id, "item_id")
     return item_id
@@ -245,8 +320,9 @@ def _items(request: web.Request, items: Sequence[bytes], *, has_more: bool) -> w
     return web.Response(body=body, content_type="application/json")
 
 
-def _json(data: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(data), content_type="application/json")
+def json_answer(data: Any, status: int = 200) -> web.Response:
+    """Return an answer with `data` as its JSON body."""
+    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
 
 
 _ONE = "/v1/conversations/{conversation_id}"

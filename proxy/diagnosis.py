@@ -83,7 +83,7 @@ async def _check_store(config: Config) -> str:
     try:
         await store.ping()
     except Unavailable as exc:
-        raise Problem(f"{place} {_store_problem(exc)}") from exc
+        raise Problem(f"{place} {store_problem(exc)}") from exc
     finally:
         await store.close()
     return f"{place} answers"
@@ -122,7 +122,8 @@ def _judge(status: int, config: Config) -> str:
     raise Problem(f"answers {status}")
 
 
-def _store_problem(exc: Unavailable) -> str:
+def store_problem(exc: Unavailable) -> str:
+    """Return in plain words what a store that is not available does."""
     # redis-py wraps one exception in another, differently for each kind of connection
     named = (_STORE_PROBLEMS.get(type(cause).__name__) for cause in _causes(exc))
     return next(filter(None, named), f"can't be reached ({exc.subject}).{_system_reason(exc)}")

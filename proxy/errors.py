@@ -7,6 +7,7 @@
     ├── NotFound             404  unknown = foreign = deleted, byte for byte
     ├── MethodNotAllowed     405
     ├── RequestTimeout       408
+    ├── AlreadyExists        409  a name that is taken; not to be repeated
     ├── PayloadTooLarge      413
     ├── UnsupportedMedia     415
     ├── UpgradeRequired      426  WebSocket asked for, not offered
@@ -28,11 +29,16 @@ import orjson
 
 from storage import (
     AlreadyThere,
+    BranchExists,
     BranchNotFound,
+    BranchProtected,
     ConversationNotFound,
     CursorNotFound,
     ItemNotFound,
     Locked,
+    NotAMessage,
+    NotAUserMessage,
+    NoUserMessage,
     ResponseNotFound,
     StoreError,
     TooManyMetadata,
@@ -119,6 +125,16 @@ class RequestTimeout(ApiError):
     status = 408
     type = "invalid_request_error"
     code = "request_timeout"
+
+
+class AlreadyExists(ApiError):
+    """409 with the header that keeps OpenAI's clients from repeating the request, which they do on this status."""
+
+    status = 409
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str) -> None:
+        super().__init__(message, param=param, code=code, headers={"x-should-retry": "false"})
 
 
 class PayloadTooLarge(ApiError):
@@ -290,6 +306,36 @@ def invalid_id_characters(param: str, value: str) -> BadRequest:
     )
 
 
+def branch_exists(name: str, param: str = "name") -> AlreadyExists:
+    """409 for the name of a branch that is there, or that a running turn is about to make."""
+    return AlreadyExists(f"Branch '{name}' already exists.", param=param, code="branch_already_exists")
+
+
+def from_branch_error(error: StoreError) -> ApiError | None:
+    """Return what a caller is told about a refusal that only branches know; None for any other."""
+    match error:
+        case BranchNotFound():
+            return NotFound(f"Branch '{error.subject}' not found.", param="branch")
+        case BranchExists():
+            return branch_exists(error.subject)
+        case BranchProtected():
+            return BadRequest(
+                f"Branch '{error.subject}' can't be deleted or renamed: it is MAIN or the active branch.",
+                param="branch",
+                code="branch_protected",
+            )
+        case NotAUserMessage():
+            return BadRequest("Only messages of a user can be edited.", param="item_id", code="not_a_user_message")
+        case NotAMessage():
+            return BadRequest(
+                "Only messages of a user or an assistant can be answered anew.", param="item_id", code="not_a_message"
+            )
+        case NoUserMessage():
+            return NotFound(f"No message of a user comes before item '{error.subject}'.", param="item_id")
+        case _:
+            return None
+
+
 def from_store_error(error: StoreError) -> ApiError:
     """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
     match error:
@@ -301,8 +347,6 @@ def from_store_error(error: StoreError) -> ApiError:
             return response_not_found(error.subject)
         case ItemNotFound():
             return item_not_found(error.subject)
-        case BranchNotFound():
-            return NotFound(f"Branch '{error.subject}' not found.", param="branch")
         case CursorNotFound():
             return NotFound(f"No item found with id '{error.subject}'", param="after")
         case AlreadyThere():
@@ -316,4 +360,5 @@ def from_store_error(error: StoreError) -> ApiError:
         case Locked():
             return conversation_locked()
         case _:
-            return InternalError("The server had an error while processing your request.")
+            unknown = InternalError("The server had an error while processing your request.")
+            return from_branch_error(error) or unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
 DEFAULT_PAGE = 20
 MAX_PAGE = 100
+#: The branch that every conversation has; in requests it is understood in any case.
+MAIN = "MAIN"
+
+_BRANCH_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 def read_metadata(value: Any, *, nullable_values: bool = False) -> dict[str, str | None]:
@@ -76,9 +81,12 @@ def read_text(body: Mapping[str, Any], name: str, limit: int) -> str | None:
     return value
 
 
-def read_page(query: MultiMapping[str]) -> PageRequest:
-    """Return the page that `limit` (1 to 100, default 20), `order` and `after` ask for. Raises BadRequest."""
-    order = query.get("order") or "desc"
+def read_page(query: MultiMapping[str], *, limit: int = DEFAULT_PAGE, order: str = "desc") -> PageRequest:
+    """Return the page that `limit` (1 to 100), `order` and `after` ask for; `limit` and `order` are the defaults.
+
+    Raises BadRequest.
+    """
+    order = query.get("order") or order
     if order not in {"asc", "desc"}:
         raise BadRequest(
             f"Invalid value: '{order}'. Supported values are: 'asc' and 'desc'.", param="order", code="invalid_value"
@@ -86,12 +94,14 @@ def read_page(query: MultiMapping[str]) -> PageRequest:
     after = query.get("after") or None
     if after and len(after) > MAX_LENGTH * 2:
         raise too_long("after", MAX_LENGTH, len(after))
-    return PageRequest(limit=_read_limit(query.get("limit")), after=after, ascending=order == "asc")
+    return PageRequest(limit=read_limit(query, limit), after=after, ascending=order == "asc")
 
 
-def _read_limit(text: str | None) -> int:
+def read_limit(query: MultiMapping[str], default: int) -> int:
+    """Return the query's `limit`, 1 to 100. Raises BadRequest."""
+    text = query.get("limit")
     if not text:
-        return DEFAULT_PAGE
+        return default
     try:
         limit = int(text)
     except ValueError:
@@ -126,6 +136,26 @@ def check_conversation_id(value: str, param: str) -> None:
         raise too_long(param, MAX_LENGTH, len(value))
     if not value.startswith("conv") or not is_valid(value):
         raise invalid_id_prefix(param, value, "conv")
+
+
+def check_branch_name(value: str, param: str) -> str:
+    """Return `value` as the store names the branch: `main` in any case is `MAIN`.
+
+    A name has 1 to 64 letters, digits, dots, underscores or hyphens, and is not `.` or `..`, which a URL can't
+    carry. Raises BadRequest with param `param`.
+    """
+    if not _BRANCH_NAME.fullmatch(value):
+        message = (
+            f"Invalid '{param}'. Expected the name of a branch: 1 to 64 letters, digits, dots, underscores or hyphens."
+        )
+        raise BadRequest(message, param=param, code="invalid_value")
+    return MAIN if value.upper() == MAIN else value
+
+
+def read_branch(query: MultiMapping[str]) -> str:
+    """Return the branch that the query's `branch` names, '' if it names none. Raises BadRequest."""
+    value = query.get("branch")
+    return check_branch_name(value, "branch") if value else ""
 
 
 def item_list(items: Sequence[bytes], *, has_more: bool, show_encrypted: bool) -> bytes:

@@ -10,3 +10,5 @@ FLAGS = {
     "data.dir": ("--data-dir", "DIR", "folder of the embedded Valkey"),
     "redis.url": ("--redis", "URL", "Redis or Valkey to use in place of the embedded one"),
 }
+#: The keys whose flags the commands have that only need the store.
+STORE_FLAGS = ("data.dir", "redis.url")

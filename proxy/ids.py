@@ -79,6 +79,11 @@ def new_turn_item_id(item_type: str, partition: str, *, stored: bool) -> str:
     return f"{PREFIXES.get(item_type, 'item')}_{_turn_body(partition, stored=stored)}"
 
 
+def new_branch_name(prefix: str) -> str:
+    """Return `<prefix>_<UTC time to the second>_<4 hex digits>`: a name for a branch that nobody named."""
+    return f"{prefix}_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}_{secrets.token_hex(2)}"
+
+
 def partition_of(some_id: str) -> str:
     """Return the partition that `some_id` names, or the one that its hash gives when it names none."""
     body = some_id.rpartition("_")[2]

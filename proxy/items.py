@@ -192,11 +192,13 @@ def call_key(call_id: str) -> str:
 
 
 def dump(item: dict[str, Any]) -> bytes:
-    """Return an item's bytes for the store: `id` and `type` first, so that `unseal` finds them without parsing.
+    """Return an item's bytes for the store: first `id`, `type` and `role`, which are then found without parsing.
 
     Raises BadRequest for nesting that can't be written.
     """
     head = {"id": item["id"], "type": item["type"]}
+    if isinstance(item.get("role"), str):
+        head["role"] = item["role"]
     if isinstance(item.get("encrypted_content"), str):
         head["encrypted_content"] = item["encrypted_content"]
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,21 +14,57 @@ from proxy.errors import (
     missing_parameter,
     too_long,
 )
-from proxy.fields import ENCRYPTED_REASONING, check_conversation_id, read_metadata
-from proxy.ids import MAX_LENGTH, is_valid
+from proxy.fields import ENCRYPTED_REASONING, check_branch_name, check_conversation_id, check_id, read_metadata
+from proxy.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.items import InputItem, call_key, json_type, read_input
-from storage import TurnSource
+from storage import Branch, Fork, ForkPoint, TurnSource
+
+
+@dataclass(frozen=True)
+class Revised:
+    """What a turn has done to its conversation's branches. branch: the one it made, None if it made none.
+
+    backup: what the old MAIN is called now. anchor: id of the last item that the branch inherited. item: the first
+    that it brought, as stored.
+    """
+
+    branch: Branch | None
+    backup: str | None
+    anchor: str | None
+    item: bytes | None
 
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """A checked request. body: the client's own, whole."""
+    """A checked request. body: the client's own, whole.
+
+    describe: returns what the answer says beside the response; None where the answer is the response.
+    """
 
     body: Mapping[str, Any]
     source: TurnSource
     stored: bool
     stream: bool
     items: list[InputItem]
+    describe: Callable[[Revised], dict[str, Any]] | None = None
+
+    @property
+    def model(self) -> str:
+        """The model that the client asks for, '' if it names none."""
+        model = self.body.get("model")
+        return model if isinstance(model, str) else ""
+
+    def keeps_items(self, *, append_unstored: bool) -> bool:
+        """Whether the turn's items are stored. append_unstored: those of unstored turns in conversations are."""
+        return self.stored or (append_unstored and self.source.conversation_id is not None)
+
+    @property
+    def fork_param(self) -> str | None:
+        """The parameter that says where the turn forks; None if that is said by the path."""
+        fork = self.source.fork
+        if fork is None or self.describe is not None:
+            return None
+        return "conversation.at" if fork.point is ForkPoint.AT else "conversation.fork_from"
 
     @property
     def show_encrypted(self) -> bool:
@@ -92,10 +128,10 @@ def _read_source(body: Mapping[str, Any]) -> TurnSource:
     previous = body.get("previous_response_id")
     if previous is not None and not isinstance(previous, str):
         raise invalid_type("previous_response_id", "a string", json_type(previous))
-    conversation, branch = _read_conversation(body.get("conversation"))
+    source = _read_conversation(body.get("conversation"))
     if not previous:
-        return TurnSource(conversation_id=conversation, branch=branch)
-    if conversation:
+        return source
+    if source.conversation_id:
         raise BadRequest(
             "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' "
             "or 'conversation'.",
@@ -108,27 +144,43 @@ def _read_source(body: Mapping[str, Any]) -> TurnSource:
     return TurnSource(previous_response_id=previous)
 
 
-def _read_conversation(value: Any) -> tuple[str | None, str]:
-    """Return the id and the branch ('' = the active one) that `conversation` names."""
-    branch = ""
-    param = "conversation"
-    if isinstance(value, dict):
-        param = "conversation.id"
-        branch = value.get("branch") or ""
-        if not isinstance(branch, str):
-            raise invalid_type("conversation.branch", "a string", json_type(branch))
-        if value.get("fork_from") is not None:
-            raise BadRequest(
-                "Forking is not supported by this server.",
-                param="conversation.fork_from",
-                code="unsupported_parameter",
-            )
-        if "id" not in value:
-            raise missing_parameter(param)
-        value = value["id"]
+def _read_conversation(value: Any) -> TurnSource:
+    """Return what `conversation` names: an id, or an object with `id`, `branch`, `fork_from`, `at`."""
+    if not isinstance(value, dict):
+        return TurnSource(conversation_id=_read_conversation_id(value, "conversation"))
+    if "id" not in value:
+        raise missing_parameter("conversation.id")
+    conversation_id = _read_conversation_id(value["id"], "conversation.id")
+    branch = _read_name(value, "branch")
+    if branch:
+        check_branch_name(branch, "conversation.branch")
+    targets = {name: target for name in ("fork_from", "at") if (target := _read_name(value, name))}
+    if conversation_id is None or not targets:
+        return TurnSource(conversation_id=conversation_id, branch=branch)
+    if len(targets) > 1:
+        raise BadRequest(
+            "Mutually exclusive parameters: Ensure you are only providing one of: 'conversation.fork_from' or "
+            "'conversation.at'.",
+            param="conversation",
+            code="mutually_exclusive_parameters",
+        )
+    ((name, target),) = targets.items()
+    check_id(target, f"conversation.{name}")
+    point = ForkPoint.AFTER if name == "fork_from" else ForkPoint.AT
+    return TurnSource(conversation_id, fork=Fork(point, target, name=branch or new_branch_name("branch")))
+
+
+def _read_conversation_id(value: Any, param: str) -> str | None:
     if value is None:
-        return None, branch
+        return None
     if not isinstance(value, str):
         raise invalid_type(param, "one of a string or object", json_type(value))
     check_conversation_id(value, "conversation")
-    return value, branch
+    return value
+
+
+def _read_name(conversation: Mapping[str, Any], name: str) -> str:
+    value = conversation.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid_type(f"conversation.{name}", "a string", json_type(value))
+    return value or ""

@@ -9,14 +9,18 @@ from proxy.body import read_json
 from proxy.errors import BadRequest, UpgradeRequired, method_not_allowed
 from proxy.fields import asks_encrypted, check_id, item_list, read_page
 from proxy.items import hide_sealed
-from proxy.request import read_request
+from proxy.request import TurnRequest, read_request
 from proxy.services import CALLER, SERVICES, STORE, TURNS, UPSTREAM_REQUEST_ID
 from proxy.turn import Turn
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: one turn, plain or streamed."""
-    turn_request = read_request(await read_json(request))
+    return await run_turn(request, read_request(await read_json(request)))
+
+
+async def run_turn(request: web.Request, turn_request: TurnRequest) -> web.StreamResponse:
+    """Carry a turn out and return its answer. Raises ApiError, StoreError."""
     turn = Turn(request.app[SERVICES], request[CALLER], turn_request, request)
     try:
         return await request.app[TURNS].run(turn)

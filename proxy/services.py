@@ -13,8 +13,9 @@ from proxy.config import Config
 
 if TYPE_CHECKING:
     from proxy.auth import Authenticator, Caller
+    from proxy.question import Services
+    from proxy.reclaimer import Reclaimer
     from proxy.registry import Turns
-    from proxy.turn import Services
     from proxy.upstream import Upstream
     from storage import Store
 
@@ -28,6 +29,8 @@ UPSTREAM: web.AppKey[Upstream] = web.AppKey("upstream")
 AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator")
 #: What a turn works with.
 SERVICES: web.AppKey[Services] = web.AppKey("services")
+#: Frees what deleted branches leave behind.
+RECLAIMER: web.AppKey[Reclaimer] = web.AppKey("reclaimer")
 #: The turns that are running.
 TURNS: web.AppKey[Turns] = web.AppKey("turns")
 

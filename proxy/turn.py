@@ -15,7 +15,7 @@ import logging
 import secrets
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -23,19 +23,32 @@ from aiohttp import hdrs
 
 from proxy import ids, sse
 from proxy.delivery import Delivery
-from proxy.errors import BadGateway, GatewayTimeout, UpstreamRefusal, previous_response_not_found
+from proxy.errors import (
+    ApiError,
+    BadGateway,
+    GatewayTimeout,
+    branch_exists,
+    item_not_found,
+    previous_response_not_found,
+)
 from proxy.errors import Unavailable as ServerUnavailable
-from proxy.history import Prepared, output_entries, prepare, upstream_body
+from proxy.history import Prepared, output_entries, prepare
+from proxy.question import Question
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
-from proxy.upstream import Upstream, iter_chunks, read_body, request_headers, response_headers
+from proxy.request import Revised
+from proxy.upstream import read_body, response_headers
 from storage import (
+    BranchExists,
     CommitMode,
+    CommitResult,
+    Committed,
     Conflict,
+    ItemNotFound,
     Lease,
     Locked,
     OpenedTurn,
     ResponseNotFound,
-    Store,
+    StoreError,
     TurnCommit,
     Unavailable,
 )
@@ -45,8 +58,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from proxy.auth import Caller
-    from proxy.config import Config
-    from proxy.leases import Leases
+    from proxy.question import Services
     from proxy.request import TurnRequest
 
 logger = logging.getLogger(__name__)
@@ -54,19 +66,6 @@ logger = logging.getLogger(__name__)
 #: First and longest pause between attempts at a lock or a commit, in seconds.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
-#: Models known to refuse `include: reasoning.encrypted_content` that are remembered.
-MAX_UNSEALED_MODELS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What turns work with. unsealed_models: models that refuse to give encrypted reasoning, as learnt from them."""
-
-    store: Store
-    upstream: Upstream
-    config: Config
-    leases: Leases
-    unsealed_models: set[str] = field(default_factory=set)
 
 
 class Turn:
@@ -85,6 +84,8 @@ class Turn:
         self._lease: Lease | None = None
         self._opened = OpenedTurn()
         self._prepared = Prepared([], b"")
+        self._committed = Committed(CommitResult.OK)
+        self._question: Question
         self._response_id = ""
         self._relay: Relay
         self._leaving = False
@@ -122,14 +123,16 @@ class Turn:
         request, source = self._request, self._request.source
         if source.subject or request.item_ids:
             self._opened = await self._open_when_free()
-        if source.conversation_id and self._lease is not None:
+        if self._lease is not None:
             self._services.leases.hold(self._lease)
         elif not source.previous_response_id and not self._knows_partition():
             self._partition = ids.new_partition()
+        if self._opened.model and not request.model:
+            self._request = replace(request, body={**request.body, "model": self._opened.model})
         self._response_id = ids.new_response_id(self._partition, stored=request.stored)
 
     async def _open_when_free(self) -> OpenedTurn:
-        lease = Lease(self._partition, self._request.source.branch, secrets.token_hex(8))
+        lease = Lease(self._partition, "", secrets.token_hex(8))
         give_up = time.monotonic() + self._config.turns.lock_wait_seconds
         pause = FIRST_PAUSE
         while True:
@@ -144,14 +147,21 @@ class Turn:
                 )
             except ResponseNotFound as missing:
                 raise previous_response_not_found(missing.subject) from missing
+            except (ItemNotFound, BranchExists) as refusal:
+                raise self._fork_refused(refusal) from refusal
             except Locked:
                 if self._leaving or time.monotonic() + pause > give_up:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
             else:
-                self._lease = replace(lease, branch=opened.branch)
+                self._lease = replace(lease, lock=opened.lock) if opened.lock else None
                 return opened
+
+    def _fork_refused(self, refusal: ItemNotFound | BranchExists) -> ApiError:
+        if isinstance(refusal, BranchExists):
+            return branch_exists(refusal.subject, "conversation.branch")
+        return item_not_found(refusal.subject, self._request.fork_param)
 
     def _knows_partition(self) -> bool:
         """Whether the partition that the input's ids name is one of this owner's: the turn may live there too."""
@@ -159,6 +169,7 @@ class Turn:
 
     def _prepare(self) -> None:
         check = self._config.turns.check_tool_calls
+        self._question = Question(self._services, self._caller, self._request, self._http_request)
         self._prepared = prepare(self._request, self._opened, self._new_item_id, check_calls=check)
         source = self._request.source
         self._relay = Relay(
@@ -171,6 +182,7 @@ class Turn:
                 request=self._request.body,
                 show_encrypted=self._request.show_encrypted,
                 created_at=int(time.time()),
+                branch=self._opened.branch if source.branch or source.fork else "",
             )
         )
 
@@ -185,7 +197,7 @@ class Turn:
             return self._interrupted()
         task = self._generating = asyncio.current_task()
         try:
-            answer = await self._ask(stack)
+            answer = await self._question.ask(stack, self._opened, self._prepared, keeps=self._keeps_items)
             self.upstream_request_id = answer.headers.get("x-request-id", "-")
             self.delivery.keep_headers(response_headers(answer.headers))
             return await self._relay_answer(answer)
@@ -196,26 +208,6 @@ class Turn:
             return self._interrupted()
         finally:
             self._generating = None
-
-    async def _ask(self, stack: AsyncExitStack) -> aiohttp.ClientResponse:
-        """Call the upstream, a second time without encrypted reasoning if the model has none (OpenAI answers 400)."""
-        model = str(self._request.body.get("model"))
-        unsealed = self._services.unsealed_models
-        ask_encrypted = self._keeps_items and model not in unsealed
-        try:
-            return await stack.enter_async_context(self._call_upstream(ask_encrypted=ask_encrypted))
-        except UpstreamRefusal as refusal:
-            if not ask_encrypted or self._request.show_encrypted or not _refuses_encrypted(refusal):
-                raise
-            if len(unsealed) < MAX_UNSEALED_MODELS:
-                unsealed.add(model)
-            return await stack.enter_async_context(self._call_upstream(ask_encrypted=False))
-
-    def _call_upstream(self, *, ask_encrypted: bool) -> Any:
-        body = upstream_body(self._request, self._opened, self._prepared, ask_encrypted=ask_encrypted)
-        headers = request_headers(self._http_request.headers, self._caller.upstream_authorization)
-        query = self._http_request.rel_url.raw_query_string
-        return self._services.upstream.create_response(body, headers, query)
 
     async def _relay_answer(self, answer: aiohttp.ClientResponse) -> Outcome | None:
         untold = not answer.headers.get(hdrs.CONTENT_TYPE)
@@ -236,7 +228,7 @@ class Turn:
     async def _relay_stream(self, answer: aiohttp.ClientResponse) -> Outcome | None:
         relay = self._relay
         try:
-            async for events in self._events(answer):
+            async for events in self._question.events(answer):
                 frames = b"".join([relay.feed(event) for event in events])
                 if frames and self._request.stream and not await self.delivery.send(frames) and self._ends_on_leave:
                     return self._interrupted()
@@ -249,17 +241,6 @@ class Turn:
         except (BadGateway, GatewayTimeout) as failure:
             return relay.fail("server_error", failure.message)
         return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
-
-    async def _events(self, answer: aiohttp.ClientResponse) -> Any:
-        decoder = sse.Decoder(self._config.upstream.max_event_bytes)
-        room = self._services.upstream.max_response_bytes
-        async for chunk in iter_chunks(answer):
-            room -= len(chunk)
-            if room < 0:
-                raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
-            if events := decoder.feed(chunk):
-                yield events
-        yield decoder.flush()
 
     @property
     def _ends_on_leave(self) -> bool:
@@ -286,17 +267,35 @@ class Turn:
         if outcome is None:
             return await self.delivery.finish_stream()
         outcome = await self._commit(outcome)
+        beside = await self._describe()
         if not self._request.stream:
-            return self.delivery.json_response(orjson.dumps(outcome.response))
+            answer = outcome.response if beside is None else {**beside, "response": outcome.response}
+            return self.delivery.json_response(orjson.dumps(answer))
         if self.delivery.response is None:
             await self.delivery.send(self._relay.replay(outcome))
-        await self.delivery.send(self._relay.closing(outcome))
+        await self.delivery.send(self._relay.closing(outcome, beside))
         return await self.delivery.finish_stream()
+
+    async def _describe(self) -> dict[str, Any] | None:
+        """Return what the answer says beside the response."""
+        describe, done, source = self._request.describe, self._committed, self._request.source
+        if describe is None:
+            return None
+        if done.result is CommitResult.REPEATED and source.conversation_id and source.fork:
+            # the answer to the commit was lost, and with it what it had done
+            try:
+                branch = await self._services.store.branches.read(
+                    self._caller.owner, source.conversation_id, self._opened.branch
+                )
+                done = replace(done, branch=branch, backup=source.fork.backup)
+            except StoreError:
+                logger.warning("turn %s: what it did to the branches can't be read", self._response_id)
+        item = self._prepared.entries[0].data if self._prepared.entries else None
+        return describe(Revised(done.branch, done.backup, self._opened.anchor, item))
 
     @property
     def _keeps_items(self) -> bool:
-        unstored = self._config.conversations.append_unstored and self._request.source.conversation_id is not None
-        return self._request.stored or unstored
+        return self._request.keeps_items(append_unstored=self._config.conversations.append_unstored)
 
     def _mode(self, outcome: Outcome) -> CommitMode | None:
         """Where the outcome goes; None: nowhere."""
@@ -304,7 +303,12 @@ class Turn:
             return None
         if outcome.status not in {"completed", "incomplete"} or (self._leaving and not outcome.items):
             return CommitMode.RECORD if self._request.stored else None
-        return CommitMode.APPEND if self._request.source.conversation_id else CommitMode.CHAIN
+        if not self._request.source.conversation_id:
+            return CommitMode.CHAIN
+        fork = self._request.source.fork
+        if fork is None:
+            return CommitMode.APPEND
+        return CommitMode.FORK if fork.name else CommitMode.PROMOTE
 
     async def _commit(self, outcome: Outcome) -> Outcome:
         """Write until it is written or `turns.commit_retry_seconds` are over; return what the client is told."""
@@ -312,7 +316,7 @@ class Turn:
         pause = FIRST_PAUSE
         while (mode := self._mode(outcome)) is not None:
             try:
-                await self._services.store.turns.commit(self._to_commit(outcome, mode))
+                self._committed = await self._services.store.turns.commit(self._to_commit(outcome, mode))
             except Conflict:
                 logger.warning("turn %s lost its lock and the branch moved on", self._response_id)
                 outcome = self._relay.fail(
@@ -349,6 +353,8 @@ class Turn:
             body=orjson.dumps(body),
             inputs=self._prepared.entries,
             outputs=output_entries(outcome.items, self._request.exempt_tools),
+            model=self._request.model,
+            fork=self._request.source.fork,
         )
 
     def _let_go(self) -> None:
@@ -361,7 +367,7 @@ class Turn:
         """Give the lock back if the turn ended without a commit."""
         lease = self._lease
         self._let_go()
-        if lease is not None and self._request.source.conversation_id:
+        if lease is not None:
             try:
                 await self._services.store.turns.release(lease)
             except Unavailable:
@@ -372,8 +378,3 @@ def _partition_for(request: TurnRequest) -> str:
     """Return where a turn lives: with what it continues, else with the newest item it names, else somewhere new."""
     anchor = request.source.subject or "".join(request.item_ids[-1:])
     return ids.partition_of(anchor) if anchor else ids.new_partition()
-
-
-def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:
-    """Whether a model has no encrypted reasoning: OpenAI's 400 on param `include` for those that don't reason."""
-    return refusal.status == 400 and "encrypted content is not supported" in refusal.message.lower()

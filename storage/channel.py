@@ -7,7 +7,7 @@ the exchange itself (measured: 50 us a command with the client, 11 us without).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import hiredis
@@ -18,6 +18,9 @@ from redis.asyncio.cluster import RedisCluster
 Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Argument, ...]
 
+#: Keys that the server looks at in one step of a scan.
+SCAN_COUNT = 1000
+
 
 class Channel(Protocol):
     """Sends commands together and returns their replies in order; an error reply is returned, not raised.
@@ -27,6 +30,13 @@ class Channel(Protocol):
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send all, read all."""
+        ...
+
+    def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """Yield the names of the keys that match a glob, a batch a round trip; one may come twice.
+
+        What is written meanwhile may be missing. Raises an error reply too.
+        """
         ...
 
     async def close(self) -> None:
@@ -72,6 +82,19 @@ class ServerChannel:
         self._idle.append(connection)
         return replies
 
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """Yield matching keys, some 1,000 looked at a step."""
+        cursor: bytes | int = 0
+        while True:
+            (reply,) = await self.exchange([("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)])
+            if isinstance(reply, Exception):
+                raise reply
+            cursor, keys = reply
+            if keys:
+                yield [key.decode() for key in keys]
+            if int(cursor) == 0:
+                return
+
     async def _drop_idle(self) -> None:
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
@@ -94,6 +117,9 @@ class ClusterChannel:
     def __init__(self, client: RedisCluster, *, timeout_seconds: float) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
+        for name in ("HSCAN", "ZSCAN"):
+            # replies as a single server gives them, not as redis-py's clients shape them
+            client.set_response_callback(name, _unshaped)
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send all, one exchange a command, concurrently."""
@@ -106,6 +132,27 @@ class ClusterChannel:
         except redis_errors.ResponseError as error:
             return error
 
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """Yield matching keys, some 1,000 looked at a step, one primary after the other."""
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._client.initialize()
+        for node in self._client.get_primaries():
+            # redis-py gives its own form of SCAN's reply: the cursor by the node's name
+            cursor = 0
+            while True:
+                async with asyncio.timeout(self._timeout_seconds):
+                    reply: Any = await self._client.scan(cursor, pattern, SCAN_COUNT, target_nodes=node)
+                cursors, keys = reply
+                if keys:
+                    yield [key.decode() for key in keys]
+                cursor = cursors[node.name]
+                if cursor == 0:
+                    break
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+
+def _unshaped(response: Any, **_: Any) -> Any:
+    return response

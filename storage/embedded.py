@@ -23,12 +23,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
-from storage.folder import LOG, SOCKET, DataFolder, EmbeddedUnavailable, absolute, is_in_use, is_writable
+from storage.folder import (
+    LOG,
+    SOCKET,
+    DataFolder,
+    EmbeddedUnavailable,
+    absolute,
+    is_in_use,
+    is_writable,
+    reachable_socket,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["EmbeddedUnavailable", "EmbeddedValkey", "find_binary", "probe"]
+__all__ = ["EmbeddedUnavailable", "EmbeddedValkey", "find_binary", "probe", "running_in"]
 
 LOGGER = logging.getLogger(__name__)
 
@@ -91,7 +100,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """Where clients connect: `unix://` and the percent-encoded path of the socket; never changes."""
-        return f"unix://{quote(str(self._folder.socket))}"
+        return _url(self._folder.socket)
 
     @property
     def directory(self) -> Path:
@@ -259,6 +268,17 @@ def find_binary() -> Path:
     return Path(found)
 
 
+@contextlib.contextmanager
+def running_in(directory: Path) -> Iterator[str | None]:
+    """Give the URL of the server that another Branchline runs in `directory`; None if none does.
+
+    Raises EmbeddedUnavailable for a folder that can't be looked for.
+    """
+    directory = absolute(directory)
+    with contextlib.ExitStack() as held:
+        yield _url(reachable_socket(directory, held)) if is_in_use(directory) else None
+
+
 async def probe(directory: Path) -> str:
     """Say what `start` would run in `directory` (`Valkey 9.1.2 in /data`), changing nothing there.
 
@@ -278,6 +298,10 @@ async def probe(directory: Path) -> str:
         raise EmbeddedUnavailable(f"{binary} {_ending(process.returncode)} and told no version")
     name = f"{version[1].decode()} {version[2].decode()}"
     return f"{name} in {directory}{' (running there now)' if is_in_use(directory) else ''}"
+
+
+def _url(socket: Path) -> str:
+    return f"unix://{quote(str(socket))}"
 
 
 def _bundled() -> str | None:

@@ -6,6 +6,12 @@ StoreError
 ├── Locked                    another turn runs on the branch
 ├── TooManyMetadata           the merged metadata has too many pairs
 ├── AlreadyThere              the conversation has this item already
+├── ConversationExists        what is imported would take the place of something else
+├── BranchExists              the conversation has a branch of this name, or a running turn is about to make it
+├── BranchProtected           MAIN and the active branch stay, and MAIN keeps its name
+├── NotAUserMessage           only a user's message can be edited
+├── NotAMessage               only a user's or an assistant's message can be answered anew
+├── NoUserMessage             no user's message comes before the answer
 └── Missing                   not there, deleted, or another owner's; `subject` is the id asked for
     ├── ConversationNotFound
     ├── BranchNotFound
@@ -45,6 +51,30 @@ class AlreadyThere(StoreError):
     """The item is in this conversation already; the whole batch was refused."""
 
 
+class ConversationExists(StoreError):
+    """An import's conversation would share its partition with another owner's, or with responses; none was written."""
+
+
+class BranchExists(StoreError):
+    """The name is taken; nothing was changed."""
+
+
+class BranchProtected(StoreError):
+    """MAIN and the active branch can't be deleted, MAIN can't be renamed."""
+
+
+class NotAUserMessage(StoreError):
+    """The item is no message of a user, so it can't be edited."""
+
+
+class NotAMessage(StoreError):
+    """The item is no message of a user or an assistant, so there is no answer to make anew."""
+
+
+class NoUserMessage(StoreError):
+    """No message of a user comes before the item on its branch."""
+
+
 class Missing(StoreError):
     """Unknown, deleted or foreign: these are never told apart."""
 
@@ -77,7 +107,13 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"item_not_found": ItemNotFound,
     b"cursor_not_found": CursorNotFound,
     b"item_already_in_conversation": AlreadyThere,
+    b"branch_exists": BranchExists,
+    b"branch_protected": BranchProtected,
+    b"not_a_user_message": NotAUserMessage,
+    b"not_a_message": NotAMessage,
+    b"no_user_message": NoUserMessage,
     b"too_many_metadata": TooManyMetadata,
     b"locked": Locked,
     b"conflict": Conflict,
+    b"conversation_exists": ConversationExists,
 }

@@ -36,7 +36,7 @@ class DataFolder:
         self.path = _made(directory)
         self._held = contextlib.ExitStack()
         self._held.callback(os.close, _proxy_lock(self.path))
-        self.socket = self._reachable_socket()
+        self.socket = reachable_socket(self.path, self._held)
 
     def server_lock(self) -> int | None:
         """Return a descriptor that holds the server's lock, or None while a server lives."""
@@ -47,15 +47,20 @@ class DataFolder:
         self.socket.unlink(missing_ok=True)
         self._held.close()
 
-    def _reachable_socket(self) -> Path:
-        socket = self.path / SOCKET
-        if len(os.fsencode(socket)) <= MAX_SOCKET_PATH:
-            return socket
-        # the limit is on the path as it is written, so a link in a short folder leads to the same socket
-        folder = self._held.enter_context(tempfile.TemporaryDirectory(prefix="branchline-"))
-        link = Path(folder, "data")
-        link.symlink_to(self.path)
-        return link / SOCKET
+
+def reachable_socket(directory: Path, held: contextlib.ExitStack) -> Path:
+    """Return the path of the server's socket in `directory` (absolute), short enough for every system.
+
+    held: removes what was made for that.
+    """
+    socket = directory / SOCKET
+    if len(os.fsencode(socket)) <= MAX_SOCKET_PATH:
+        return socket
+    # the limit is on the path as it is written, so a link in a short folder leads to the same socket
+    folder = held.enter_context(tempfile.TemporaryDirectory(prefix="branchline-"))
+    link = Path(folder, "data")
+    link.symlink_to(directory)
+    return link / SOCKET
 
 
 def absolute(directory: Path) -> Path:

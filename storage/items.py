@@ -41,10 +41,15 @@ class Items:
         await self._touch(owner, read_facts(facts))
         return items
 
-    async def list_page(self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "") -> ItemPage:
-        """Return a page of a branch. Raises ConversationNotFound, BranchNotFound, CursorNotFound."""
+    async def list_page(
+        self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "", at: str = ""
+    ) -> ItemPage:
+        """Return a page of a branch, as it is or as it was `at` an item (inclusive) or a response.
+
+        Raises ConversationNotFound, BranchNotFound, ItemNotFound (for `at`), CursorNotFound.
+        """
         keys = self._space.keys(conversation_id)
-        arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page)]
+        arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page), at]
         call = Call("list_items", [*keys.common, keys.response("")], arguments, conversation_id)
         more, items = await self._scripts.run(call)
         return ItemPage(items, bool(more))
@@ -54,12 +59,12 @@ class Items:
         item: bytes = (await self._scripts.run(self._call("read_item", owner, conversation_id, item_id)))[0]
         return item
 
-    async def delete(self, owner: str, conversation_id: str, item_id: str) -> Conversation:
+    async def delete(self, owner: str, conversation_id: str, item_id: str, *, branch: str = "") -> Conversation:
         """Remove one item for good, from all branches and snapshots; return the conversation.
 
-        Raises ConversationNotFound, ItemNotFound.
+        branch: that it must lie on, if any. Raises ConversationNotFound, BranchNotFound, ItemNotFound.
         """
-        reply = await self._scripts.run(self._call("delete_item", owner, conversation_id, item_id))
+        reply = await self._scripts.run(self._call("delete_item", owner, conversation_id, item_id, branch))
         conversation = read_facts(reply[0])
         await self._touch(owner, conversation)
         return conversation
@@ -82,9 +87,9 @@ class Items:
         touch = self._space.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)
 
-    def _call(self, script: str, owner: str, conversation_id: str, item_id: str) -> Call:
+    def _call(self, script: str, owner: str, conversation_id: str, *arguments: str) -> Call:
         keys = self._space.keys(conversation_id).common
-        return Call(script, keys, [owner, conversation_id, item_id], conversation_id)
+        return Call(script, keys, [owner, conversation_id, *arguments], conversation_id)
 
 
 def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | StoreError]) -> dict[str, bytes]:

@@ -1,12 +1,16 @@
 """Every key in Redis, built here and nowhere else.
 
-<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, responses
+<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, responses, `reach:<segment>`
 <prefix>:{<partition>}:conversation     hash    the conversation's facts, metadata as `m:<key>`
-<prefix>:{<partition>}:branches         hash    `<name>:chain`, `<name>:pending`, `<name>:fence`, `#<segment>`
+<prefix>:{<partition>}:branches         sorted set  branch name → its line
 <prefix>:{<partition>}:index            hash    item id → its places; `call:<call id>` → its item
-<prefix>:{<partition>}:segment:<n>      list    items as JSON bytes (named by the scripts)
+<prefix>:{<partition>}:branch:<line>    hash    name, chain, pending, fence, times, parent, …  (named by the scripts)
+<prefix>:{<partition>}:segment:<n>      list    items as JSON bytes  (and these too, to the journal)
+<prefix>:{<partition>}:holders:<n>      sorted set  line of a branch that reads segment n → how far
+<prefix>:{<partition>}:tombstones       sorted set  places of deleted items
+<prefix>:{<partition>}:journal          sorted set  appends: response, model, calls that wait
 <prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at
-<prefix>:{<partition>}:lock:<branch>    string  fencing token, with a lease
+<prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
 <prefix>:owner:{<owner>}:…              sorted set  conversation ids by last activity, in ms
 """
@@ -38,7 +42,7 @@ class PartitionKeys:
 
     @property
     def branches(self) -> str:
-        """Hash of the branches."""
+        """Sorted set of the branches' names."""
         return self._key("branches")
 
     @property
@@ -55,9 +59,9 @@ class PartitionKeys:
         """Hash of one response."""
         return self._key(f"response:{response_id}")
 
-    def lock(self, branch: str) -> str:
-        """Lock of one branch."""
-        return self._key(f"lock:{branch}")
+    def lock(self, name: str) -> str:
+        """Lock of one branch, by its line, or of a name that is to be a branch's."""
+        return self._key(f"lock:{name}")
 
     def commit(self, token: str) -> str:
         """Marker of one commit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -14,19 +15,39 @@ from storage.errors import REFUSALS, StoreError, Unavailable
 
 #: Script → what is put before it. Not every script pays for what it doesn't use.
 PRELUDES: dict[str, tuple[str, ...]] = {
-    "create_conversation": ("common", "append"),
+    "create_conversation": ("common", "branch", "append"),
     "read_conversation": ("common",),
     "update_conversation": ("common",),
     "delete_conversation": ("common",),
-    "append_items": ("common", "append"),
-    "list_items": ("common",),
+    "append_items": ("common", "branch", "append"),
+    "list_items": ("common", "branch"),
     "read_item": ("common",),
-    "delete_item": ("common",),
+    "delete_item": ("common", "branch"),
     "resolve_items": ("common",),
-    "open_turn": ("common",),
-    "commit_turn": ("common", "append"),
+    "fork_branch": ("common", "branch", "append"),
+    "read_branch": ("common", "branch"),
+    "list_branches": ("common", "branch"),
+    "update_branch": ("common", "branch"),
+    "delete_branch": ("common", "branch"),
+    "activate_branch": ("common", "branch"),
+    "compare_branches": ("common", "branch"),
+    "open_turn": ("common", "branch"),
+    "commit_turn": ("common", "branch", "append"),
     "read_response": ("common",),
     "delete_response": ("common",),
+    "sweep_survey": ("common",),
+    "sweep_segment": ("common", "branch"),
+    "sweep_index": ("common", "branch"),
+    "read_clock": ("common",),
+    "identify_conversation": (),
+    "export_begin": ("common",),
+    "export_appends": ("common",),
+    "export_items": ("common",),
+    "import_begin": ("common", "import"),
+    "import_branches": ("common", "import"),
+    "import_items": ("common", "import"),
+    "import_appends": ("common", "import"),
+    "import_finish": ("common", "import"),
     "release_turn": (),
     "renew_lease": (),
     "touch_index": (),
@@ -66,6 +87,7 @@ class Script(NamedTuple):
     sha: str
 
 
+@cache
 def load_scripts() -> dict[str, Script]:
     """Return every script by name, its preludes before it."""
     folder = resources.files("storage") / "lua"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from storage.archive import Archive
+from storage.audit import Auditor
+from storage.branches import Branches
 from storage.connection import Client, connect, open_channel
 from storage.conversations import Conversations
 from storage.items import Items
 from storage.scripts import CLIENT_ERRORS, Scripts, translate
 from storage.space import Space
+from storage.sweeper import Sweeper
 from storage.turns import Turns
 
 
 class Store:
-    """All state, in one Redis or Valkey: `conversations`, `items`, `turns`."""
+    """All state, in one Redis or Valkey: `conversations`, `items`, `branches`, `turns`."""
 
     def __init__(
         self,
@@ -31,7 +35,11 @@ class Store:
         self.description = description
         self.conversations = Conversations(space)
         self.items = Items(space)
+        self.branches = Branches(space)
         self.turns = Turns(space, self.items)
+        self.archive = Archive(space)
+        self.sweeper = Sweeper(self._channel, space)
+        self.auditor = Auditor(self._channel, space)
 
     @classmethod
     def connect(

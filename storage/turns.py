@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain as chained
 
+from storage.branches import read_branch
 from storage.channel import Argument
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
 from storage.records import (
     CommitMode,
     CommitResult,
+    Committed,
     ItemPage,
     KnownItem,
     Lease,
@@ -25,6 +27,11 @@ from storage.space import Space, flatten
 
 #: Between call ids in a list of them; CALL_BREAK of the scripts.
 _CALL_BREAK = "\x1e"
+#: FIELD_BREAK of the scripts.
+_FIELD_BREAK = "\x1f"
+#: For how long what a fork inherits is kept from being freed while its turn runs.
+FORK_PIN_MS = 3_600_000
+_IN_CONVERSATION = {CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE}
 
 
 class Turns:
@@ -46,9 +53,10 @@ class Turns:
     ) -> OpenedTurn:
         """Check, lock and read everything for a turn in one round trip, whatever the history's length.
 
-        lease: the partition and token of the turn (its branch is resolved here). item_ids: ids that the input names;
-        those of other partitions are looked up in the same trip. call_ids: calls that the input answers.
-        Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked, Unavailable; then nothing is held.
+        lease: the partition and token of the turn (its lock is found here). item_ids: ids that the input names; those
+        of other partitions are looked up in the same trip. call_ids: calls that the input answers.
+        Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked, Unavailable, and for a fork ItemNotFound,
+        BranchExists, NotAUserMessage, NotAMessage, NoUserMessage; then nothing is held.
         """
         # An id that a client made up names no partition: it may be known where the turn takes place, so all are asked
         # for here, and those that lead elsewhere there too.
@@ -56,14 +64,17 @@ class Turns:
         resolves, groups = self._items.resolve_calls(owner, far)
         keys = self._space.keys_of(lease.partition)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
+        fork = source.fork
         arguments += [int(lease_seconds * 1000), self._space.retention_seconds]
+        arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
+        arguments.append(FORK_PIN_MS)
         arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
         previous = keys.response(source.previous_response_id or "")
         call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        spans, chain, pending, fence, branch, facts, known, calls = reply
+        spans, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model = reply
         elsewhere = {one: KnownItem(data, in_history=False) for one, data in collect(groups, resolved).items()}
         here = {
             one: KnownItem(found[1:], in_history=found[:1] == b"<")
@@ -75,15 +86,19 @@ class Turns:
             history=b",".join(filter(None, chained.from_iterable(spans))),
             chain=chain,
             pending=frozenset(filter(None, pending.decode().split(_CALL_BREAK))),
-            fence=fence,
+            line=line,
             branch=branch.decode(),
+            lock=lock.decode(),
+            fence=fence,
             project_id=facts[0].decode() or None if facts else None,
             referrer=facts[1].decode() or None if facts else None,
             known=elsewhere | here,
             calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
+            anchor=anchor.decode() or None,
+            model=model.decode() or None,
         )
 
-    async def commit(self, turn: TurnCommit) -> CommitResult:
+    async def commit(self, turn: TurnCommit) -> Committed:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
 
         Raises Conflict (nothing was written), Unavailable (unknown whether it was: repeat).
@@ -94,7 +109,8 @@ class Turns:
             turn.owner,
             turn.mode.value,
             turn.conversation_id or "",
-            opened.branch,
+            opened.line,
+            opened.lock,
             turn.token,
             opened.fence,
             opened.chain,
@@ -104,29 +120,35 @@ class Turns:
             int(turn.stored),
             turn.status,
             turn.body,
+            turn.response_id,
+            turn.model.replace(_FIELD_BREAK, ""),
+            (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else "",
+            opened.anchor or "",
             *flatten(turn.inputs),
             *flatten(turn.outputs),
         ]
         commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
-        if turn.mode is CommitMode.APPEND and turn.conversation_id:
+        if turn.mode in _IN_CONVERSATION and turn.conversation_id:
             touch = self._space.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             calls.append(touch)
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
-        result = CommitResult.OK if isinstance(reply[0], int) else CommitResult(reply[0].decode())
-        gone = result is CommitResult.DROPPED or (result is CommitResult.REPEATED and not reply[1])
-        if gone and turn.conversation_id:
+        if isinstance(reply[0], int):
+            _, branch, backup = reply
+            return Committed(CommitResult.OK, read_branch(branch) if branch else None, backup.decode() or None)
+        result, lives = CommitResult(reply[0].decode()), reply[1]
+        if not lives and turn.conversation_id:
             # the touch beside the commit has listed a deleted conversation again
             drop = self._space.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
-        return result
+        return Committed(result)
 
     async def release(self, lease: Lease) -> None:
-        """Give a branch's lock back; nothing happens if it is not held by this token any more."""
+        """Give a lock back; nothing happens if it is not held by this token any more."""
         keys = self._space.keys_of(lease.partition)
-        await self._scripts.run(Call("release_turn", [keys.lock(lease.branch)], [lease.token]))
+        await self._scripts.run(Call("release_turn", [keys.lock(lease.lock)], [lease.token]))
 
     async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> None:
         """Renew locks, all in one round trip. A lost one is found out by the commit."""
@@ -134,7 +156,7 @@ class Turns:
             [
                 Call(
                     "renew_lease",
-                    [self._space.keys_of(lease.partition).lock(lease.branch)],
+                    [self._space.keys_of(lease.partition).lock(lease.lock)],
                     [lease.token, int(lease_seconds * 1000)],
                 )
                 for lease in leases
@@ -154,7 +176,7 @@ class Turns:
         Raises ResponseNotFound, CursorNotFound.
         """
         keys = self._space.keys(response_id)
-        arguments: list[Argument] = [owner, "response", response_id, "", *page_arguments(page)]
+        arguments: list[Argument] = [owner, "response", response_id, "", *page_arguments(page), ""]
         call = Call("list_items", [*keys.common, keys.response(response_id)], arguments, response_id)
         more, items = await self._scripts.run(call)
         return ItemPage(items, bool(more))

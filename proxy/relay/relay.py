@@ -10,6 +10,7 @@ is held back, so that the caller can commit first: whoever has seen it can chain
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -144,11 +145,14 @@ class Relay:
         """
         return self.outcome or self._conclude("incomplete", self._transcript.usable())
 
-    def closing(self, outcome: Outcome) -> bytes:
-        """Return the terminal event of `outcome` and `[DONE]`. Call it once, after the commit."""
+    def closing(self, outcome: Outcome, beside: Mapping[str, Any] | None = None) -> bytes:
+        """Return the terminal event of `outcome` and `[DONE]`. Call it once, after the commit.
+
+        beside: more fields of that event.
+        """
         self._start()
         extras = self._extras if outcome is self.outcome else {}
-        self._frames.emit({**extras, "type": _CLOSING[outcome.status], "response": outcome.response})
+        self._frames.emit({**extras, **(beside or {}), "type": _CLOSING[outcome.status], "response": outcome.response})
         return self._frames.take() + sse.DONE
 
     def _event(self, body: dict[str, Any], data: bytes) -> None:

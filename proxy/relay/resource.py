@@ -67,7 +67,7 @@ class Ownership:
 
     response_id: str
     previous_response_id: str | None
-    #: Key `conversation: {"id"}` is present only if this is set.
+    #: Key `conversation: {"id"}` is present only if this is set; its `branch` only if that is.
     conversation_id: str | None
     store: bool
     #: Item type → a fresh id of ours.
@@ -78,6 +78,7 @@ class Ownership:
     show_encrypted: bool
     #: Unix seconds, used if the upstream names none.
     created_at: int
+    branch: str = ""
 
 
 class _Setting(NamedTuple):
@@ -150,6 +151,8 @@ def complete_response(
     response["completed_at"] = _completed_at(upstream, response) if status == "completed" else None
     if ownership.conversation_id is not None:
         response["conversation"] = {"id": ownership.conversation_id}
+        if ownership.branch:
+            response["conversation"]["branch"] = ownership.branch
     for key, value in upstream.items():
         if key not in response and key != "conversation":
             response[key] = value

@@ -1,4 +1,4 @@
--- Put before the scripts that append. `append_entries` is the only place that writes items.
+-- Put before the scripts that append, after branch.lua. `append_entries` is the only place that writes items.
 --
 -- An entry is four arguments: mode, id, bytes, mark.
 --   mode m: an id minted for this call. c: an id that the client brought: if it is known here the stored item is
@@ -15,7 +15,7 @@ local function read_entries(first, count, index_key)
     local at = first + i * FIELDS
     local entry = { mode = ARGV[at], id = ARGV[at + 1], bytes = ARGV[at + 2], mark = ARGV[at + 3] }
     if entry.mode ~= 'm' then
-      local bytes, place, mark, places = find_item(KEYS[2], KEYS[3], index_key, entry.id)
+      local bytes, place, mark, places = find_item(KEYS[2], index_key, entry.id)
       if bytes then
         entry.bytes, entry.place, entry.mark, entry.places = bytes, place, mark, places
       elseif entry.mode == 'r' then
@@ -30,19 +30,6 @@ end
 local function push_chunked(command, key, values)
   for i = 1, #values, CHUNK do
     redis.call(command, key, unpack(values, i, math.min(i + CHUNK - 1, #values)))
-  end
-end
-
-local function new_segment()
-  return redis.call('HINCRBY', KEYS[1], 'next_segment', 1) - 1
-end
-
-local function mark_pending(pending, mark)
-  local sign, call_id = string.sub(mark, 1, 1), string.sub(mark, 2)
-  if sign == '+' then
-    pending[call_id] = true
-  elseif sign == '-' then
-    pending[call_id] = nil
   end
 end
 
@@ -86,44 +73,42 @@ local function append_entries(entries, chain, segment, index_key, pending)
   push_chunked('HSET', index_key, fields)
 end
 
-local function parse_pending(text)
-  local pending = {}
-  for call_id in string.gmatch(text or '', CALL_ID) do
-    pending[call_id] = true
-  end
-  return pending
-end
-
-local function format_pending(pending)
-  local list = {}
-  for call_id in pairs(pending) do
-    list[#list + 1] = call_id
-  end
-  table.sort(list)
-  return table.concat(list, CALL_BREAK)
-end
-
--- Appends entries to a branch, whose chain always ends in one open span on a segment of its own. A segment that a
--- branch comes to point into may not expire any more.
-local function append_to_branch(entries, branches_key, branch, index_key)
-  local fields = redis.call('HMGET', branches_key, branch .. ':chain', branch .. ':pending')
-  local chain = parse_chain(fields[1])
-  local segment = chain[#chain][1]
-  close_chain(chain)
-  local pending = parse_pending(fields[2])
-  append_entries(entries, chain, segment, index_key, pending)
-  for _, entry in ipairs(entries) do
-    if entry.place then
-      redis.call('PERSIST', segment_key(entry.place[1]))
-    end
+-- Notes an append in the journal: who made it (a response's id, or ''), with which model, and the calls that wait now.
+-- Only conversations need one: to fork at any point, to find an answer's model, to find all responses.
+local function note_append(segment, id, model, pending)
+  if not is_kept() then
+    return
   end
   local length = redis.call('LLEN', segment_key(segment))
+  if id == '' then
+    id = '@' .. segment .. ':' .. length
+  end
+  redis.call('ZADD', BASE .. 'journal', position(segment, length),
+    id .. FIELD_BREAK .. model .. FIELD_BREAK .. format_pending(pending))
+end
+
+-- Appends entries to a branch, whose chain always ends in one open span on its own segment. A segment that a branch
+-- comes to point into may not expire any more. id, model: for the journal.
+local function append_to_branch(entries, line, index_key, id, model)
+  local key = branch_key(line)
+  local fields = redis.call('HMGET', key, 'chain', 'pending')
+  local chain = close_chain(parse_chain(fields[1]))
+  local pending = parse_pending(fields[2])
+  append_entries(entries, chain, line, index_key, pending)
+  for _, entry in ipairs(entries) do
+    if entry.at[1] ~= line then
+      hold(line, entry.at[1], entry.at[2] + 1)
+      redis.call('HSET', key, 'mixed', 1)
+    end
+  end
+  local length = redis.call('LLEN', segment_key(line))
   local last = chain[#chain]
-  if last and last[1] == segment and last[3] == length then
+  if last and last[1] == line and last[3] == length then
     last[3] = nil
   else
-    chain[#chain + 1] = { segment, length }
+    chain[#chain + 1] = { line, length }
   end
-  redis.call('HSET', branches_key, branch .. ':chain', format_chain(chain), branch .. ':pending',
-    format_pending(pending))
+  local _, milliseconds = now()
+  redis.call('HSET', key, 'chain', format_chain(chain), 'pending', format_pending(pending), 'updated_at', milliseconds)
+  note_append(line, id, model, pending)
 end

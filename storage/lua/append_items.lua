@@ -8,9 +8,8 @@
 if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
   return { 'conversation_not_found' }
 end
-local branch = branch_name(KEYS[2], ARGV[3])
-local text = redis.call('HGET', KEYS[3], branch .. ':chain')
-if not text then
+local line, branch = line_named(KEYS[2], KEYS[3], ARGV[3])
+if not line then
   return { 'branch_not_found', branch }
 end
 local entries, unknown = read_entries(6, tonumber(ARGV[5]), KEYS[4])
@@ -29,13 +28,13 @@ end
 if redis.call('EXISTS', KEYS[5]) == 1 then
   return answer()
 end
-local chain = close_chain(parse_chain(text))
+local chain = chain_of(line)
 for _, entry in ipairs(entries) do
   if entry.places and any_in_chain(chain, entry.places) then
     return { 'item_already_in_conversation', entry.id }
   end
 end
-append_to_branch(entries, KEYS[3], branch, KEYS[4])
+append_to_branch(entries, line, KEYS[4], '', '')
 local _, milliseconds = now()
 redis.call('HSET', KEYS[2], 'updated_at', milliseconds)
 redis.call('SET', KEYS[5], 1, 'EX', ARGV[4])

@@ -6,6 +6,9 @@
 -- A chain is a list of spans: `segment:from:to` joined with `,`; `to` is exclusive and empty in an open span,
 -- which ends wherever its segment ends. Items are opaque bytes: an empty element is a tombstone.
 --
+-- A branch is a line: the number of the one segment that it writes, from offset 0 on. Names lead to lines, nothing but
+-- the name is stored under a name, so a branch may be renamed while a turn runs on it.
+--
 -- Index values: `segment:offset` of each place the item lies in, joined with `,`, then the item's mark (append.lua)
 -- after a space. Index field `call:ID` names the item of that call.
 
@@ -126,15 +129,33 @@ local function conversation_lives(conversation_key, id)
   return facts[1] == id and not facts[2]
 end
 
--- `main` means MAIN; nothing means the active branch.
-local function branch_name(conversation_key, name)
+local function branch_key(line)
+  return BASE .. 'branch:' .. line
+end
+
+-- Sorted set of the branches that read a segment without writing it: line -> highest `to` of its spans there.
+local function holders_key(segment)
+  return BASE .. 'holders:' .. segment
+end
+
+-- Where an item lies, as one number: the score of the tombstones, and of the journal (branch.lua).
+local function position(segment, offset)
+  return string.format('%.0f', segment * 1073741824 + offset)
+end
+
+local function is_kept()
+  return redis.call('HEXISTS', KEYS[1], 'kept') == 1
+end
+
+-- The line and the name of a branch; nil and the name when there is none. `main` means MAIN; '' the active branch.
+local function line_named(conversation_key, branches_key, name)
   if name == '' then
-    return redis.call('HGET', conversation_key, 'active_branch')
+    name = redis.call('HGET', conversation_key, 'active_branch')
+  elseif string.lower(name) == 'main' then
+    name = 'MAIN'
   end
-  if string.lower(name) == 'main' then
-    return 'MAIN'
-  end
-  return name
+  local line = redis.call('ZSCORE', branches_key, name)
+  return line and tonumber(line), name
 end
 
 -- Makes a key live at least `retention` s from now. Never shortens a life: `retention` may have been longer before.
@@ -144,46 +165,77 @@ local function extend(key, retention)
   end
 end
 
+-- Notes that something other than a branch reads a segment up to `to` until then: nothing below is freed before.
+local function note_reach(segment, to, until_ms)
+  local field = 'reach:' .. segment
+  local old_until, old_to = string.match(redis.call('HGET', KEYS[1], field) or '', '^(%d+):(%d+)$')
+  local _, milliseconds = now()
+  if old_until and tonumber(old_until) > milliseconds then
+    until_ms, to = math.max(until_ms, tonumber(old_until)), math.max(to, tonumber(old_to))
+  end
+  redis.call('HSET', KEYS[1], field, string.format('%.0f:%.0f', until_ms, to))
+end
+
+-- Segment -> how far a closed chain reads in it.
+local function reach_of(chain)
+  local reach = {}
+  for _, span in ipairs(chain) do
+    reach[span[1]] = math.max(reach[span[1]] or 0, span[3])
+  end
+  return reach
+end
+
 -- Whatever a response reaches lives at least as long as the response: its segments, the index, the partition.
--- A partition with a living conversation keeps all that for ever; then only segments that already expire slide.
+-- A partition with a living conversation keeps all that for ever; then only segments that already expire slide, and of
+-- the others it is noted how long they are needed when their branches go.
 local function slide_expiry(chain, index_key, retention)
-  local kept = redis.call('HGET', KEYS[1], 'kept')
+  local kept = is_kept()
   if not kept then
     for _, key in ipairs({ KEYS[1], index_key, BASE .. 'conversation', BASE .. 'branches' }) do
       extend(key, retention)
     end
   end
-  local seen = {}
-  for _, span in ipairs(chain) do
-    local key = segment_key(span[1])
-    if not seen[key] then
-      seen[key] = true
-      if not kept or redis.call('TTL', key) >= 0 then
-        extend(key, retention)
+  local _, milliseconds = now()
+  for segment, to in pairs(reach_of(chain)) do
+    if not kept then
+      extend(segment_key(segment), retention)
+      extend(branch_key(segment), retention)
+      extend(holders_key(segment), retention)
+    else
+      note_reach(segment, to, milliseconds + retention * 1000)
+      if redis.call('TTL', segment_key(segment)) >= 0 then
+        extend(segment_key(segment), retention)
       end
     end
   end
 end
 
-local function on_any_branch(branches_key, places)
-  local fields = redis.call('HGETALL', branches_key)
-  for i = 1, #fields, 2 do
-    if string.sub(fields[i], -6) == ':chain' and any_in_chain(close_chain(parse_chain(fields[i + 1])), places) then
+-- Whether a branch has one of these places. A branch that writes a segment has all of it, the others are asked.
+local function on_any_branch(places)
+  for _, place in ipairs(places) do
+    if redis.call('EXISTS', branch_key(place[1])) == 1 then
       return true
+    end
+    local lines = redis.call('ZREVRANGEBYSCORE', holders_key(place[1]), '+inf', '(' .. place[2])
+    for _, line in ipairs(lines) do
+      local text = redis.call('HGET', branch_key(line), 'chain')
+      if text and chain_holds(close_chain(parse_chain(text)), place[1], place[2]) then
+        return true
+      end
     end
   end
   return false
 end
 
 -- Whether an item went with its conversation. (The chains of its responses still have it.)
-local function is_hidden(conversation_key, branches_key, places)
-  return redis.call('HEXISTS', conversation_key, 'deleted_at') == 1 and on_any_branch(branches_key, places)
+local function is_hidden(conversation_key, places)
+  return redis.call('HEXISTS', conversation_key, 'deleted_at') == 1 and on_any_branch(places)
 end
 
 -- Like load_item, for an id that comes out of nowhere: the items of a deleted conversation are not found by it.
-local function find_item(conversation_key, branches_key, index_key, id)
+local function find_item(conversation_key, index_key, id)
   local bytes, place, mark, places = load_item(index_key, id)
-  if bytes and is_hidden(conversation_key, branches_key, places) then
+  if bytes and is_hidden(conversation_key, places) then
     return nil
   end
   return bytes, place, mark, places

@@ -43,8 +43,12 @@ for i = 7, at - 1, 2 do
   fields[#fields + 1] = ARGV[i + 1]
 end
 redis.call('HSET', KEYS[1], 'owner', owner, 'kept', 1)
-local segment = new_segment()
-redis.call('HSET', KEYS[3], 'MAIN:chain', segment .. ':0:', 'MAIN:created_at', milliseconds, '#' .. segment, 'MAIN')
-append_to_branch(entries, KEYS[3], 'MAIN', KEYS[4])
+local line = new_segment()
+redis.call('HSET', branch_key(line), 'chain', line .. ':0:', 'pending', '', 'created_at', milliseconds, 'updated_at',
+  milliseconds)
+name_line(KEYS[3], 'MAIN', line)
+if #entries > 0 then
+  append_to_branch(entries, line, KEYS[4], '', '')
+end
 redis.call('HSET', KEYS[2], unpack(fields))
 return answer(seconds, milliseconds)

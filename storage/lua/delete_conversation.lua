@@ -12,19 +12,12 @@ local seconds = now()
 local retention = tonumber(ARGV[3])
 redis.call('HSET', KEYS[2], 'deleted_at', seconds)
 redis.call('HDEL', KEYS[1], 'kept')
--- A chain that goes on from here may append to any segment again; the branches end where they are.
-local branches = redis.call('HGETALL', KEYS[3])
-for i = 1, #branches, 2 do
-  if string.sub(branches[i], 1, 1) == '#' then
-    redis.call('HDEL', KEYS[3], branches[i])
-  elseif string.sub(branches[i], -6) == ':chain' then
-    redis.call('HSET', KEYS[3], branches[i], format_chain(close_chain(parse_chain(branches[i + 1]))))
-  end
-end
-for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[3], KEYS[4] }) do
+for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[3], KEYS[4], BASE .. 'tombstones', BASE .. 'journal' }) do
   extend(key, retention)
 end
 for segment = 0, tonumber(redis.call('HGET', KEYS[1], 'next_segment')) - 1 do
   extend(segment_key(segment), retention)
+  extend(branch_key(segment), retention)
+  extend(holders_key(segment), retention)
 end
 return { 'ok', facts }

@@ -1,31 +1,32 @@
 -- list_items: one page of a branch, or of a response's input.
 -- KEYS  partition, conversation, branches, index, response
 -- ARGV  owner, 'branch' or 'response', conversation or response id, branch ('' = active), after ('' = none),
---       limit, 'asc' or 'desc'
+--       limit, 'asc' or 'desc', at ('' = now; an item or a response: the branch as it was there)
 -- Returns {'ok', more (0 or 1), item bytes…}, or {'conversation_not_found'}, {'branch_not_found', name},
--- {'response_not_found'}, {'cursor_not_found', id}. Writes nothing.
+-- {'response_not_found'}, {'item_not_found', at}, {'cursor_not_found', id}. Writes nothing.
 
 if not owned(ARGV[1]) then
   return { ARGV[2] == 'branch' and 'conversation_not_found' or 'response_not_found' }
 end
-local text
+-- Spans in reading order, each {segment, from, to}; a descending page reads them from the end.
+local chain
 if ARGV[2] == 'branch' then
   if not conversation_lives(KEYS[2], ARGV[3]) then
     return { 'conversation_not_found' }
   end
-  text = redis.call('HGET', KEYS[3], branch_name(KEYS[2], ARGV[4]) .. ':chain')
-  if not text then
-    return { 'branch_not_found', branch_name(KEYS[2], ARGV[4]) }
+  local past = ARGV[8] ~= ''
+  local fork, refusal = resolve_fork(KEYS[2], KEYS[3], KEYS[4], ARGV[4], past and 'at' or 'tip', ARGV[8])
+  if not fork then
+    return refusal
   end
+  chain = fork.base
 else
-  text = redis.call('HGET', KEYS[5], 'context')
+  local text = redis.call('HGET', KEYS[5], 'context')
   if not text then
     return { 'response_not_found' }
   end
+  chain = parse_chain(text)
 end
-
--- Spans in reading order, each {segment, from, to}; a descending page reads them from the end.
-local chain = close_chain(parse_chain(text))
 local descending = ARGV[7] == 'desc'
 local first, last, step = 1, #chain, 1
 if descending then

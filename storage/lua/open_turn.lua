@@ -1,40 +1,83 @@
 -- open_turn: everything a turn needs before the upstream is called, in one trip.
 -- KEYS  partition, conversation, branches, index, previous response
--- ARGV  owner, source ('conversation', 'response' or 'none'), conversation id ('' = none), branch ('' = active),
---       lock token, lease ms, retention s, number of ids, item ids…, number of call ids, call ids that are answered…
--- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls}
+-- ARGV  1 owner  2 source ('conversation', 'response' or 'none')  3 conversation id ('' = none)  4 branch: that it
+--       continues, or that is forked ('' = the active one, or the one that has the target)  5 lock token  6 lease ms
+--       7 retention s  8 fork point ('' = no fork)  9 target  10 new branch's name ('' = it will become MAIN)
+--       11 ms for which what a fork inherits is kept from being freed
+--       12 number of ids, item ids…, number of call ids, call ids that are answered…
+-- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model}
 --   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call
---   ids that wait for an output, joined with CALL_BREAK; fence: number of this lock; facts: {project_id, referrer};
+--   ids that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
+--   {project_id, referrer};
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
---   calls: for each call id 1 when the partition knows that call, else 0
--- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'locked', ms left}.
--- Takes the branch's lock (conversations only): nothing else is written unless a response nears its expiry.
--- The same token may call again and finds its own lock.
+--   calls: for each call id 1 when the partition knows that call, else 0; line: the branch that it continues, or that
+--   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
+--   model: of the answer that a fork replaces, or ''
+-- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'locked', ms left}, or what
+-- fork_branch refuses.
+-- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
+-- Nothing else is written unless a response nears its expiry. The same token may call again and finds its own lock.
 
 local owner, source = ARGV[1], ARGV[2]
 local mine = owned(owner)
-local chain, pending, fence, branch, facts = {}, '', 0, '', {}
+local chain, pending, fence, branch, facts, lock = {}, '', 0, '', {}, ''
+local line, anchor, model = -1, '', ''
 
+-- Takes a lock or returns nil and the refusal. `own`: the line whose fence it counts up.
+local function take_lock(name, own)
+  local key = BASE .. 'lock:' .. name
+  local holder = redis.call('GET', key)
+  if holder and holder ~= ARGV[5] then
+    return nil, { 'locked', redis.call('PTTL', key) }
+  end
+  if not holder then
+    redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
+    if own then
+      redis.call('HINCRBY', branch_key(own), 'fence', 1)
+    end
+  end
+  lock = name
+  return own and tonumber(redis.call('HGET', branch_key(own), 'fence')) or 0
+end
+
+local refusal
 if source == 'conversation' then
   if not mine or not conversation_lives(KEYS[2], ARGV[3]) then
     return { 'conversation_not_found' }
   end
-  branch = branch_name(KEYS[2], ARGV[4])
-  local fields = redis.call('HMGET', KEYS[3], branch .. ':chain', branch .. ':pending', branch .. ':fence')
-  if not fields[1] then
-    return { 'branch_not_found', branch }
+  local point, target, new_name = ARGV[8], ARGV[9], ARGV[10]
+  local fork
+  fork, refusal = resolve_fork(KEYS[2], KEYS[3], KEYS[4], ARGV[4], point == '' and 'tip' or point, target)
+  if not fork then
+    return refusal
   end
-  local lock_key = BASE .. 'lock:' .. branch
-  local holder = redis.call('GET', lock_key)
-  if holder and holder ~= ARGV[5] then
-    return { 'locked', redis.call('PTTL', lock_key) }
+  chain, pending, line, model = fork.base, format_pending(fork.pending), fork.line or -1, fork.model
+  if point == '' then
+    branch = redis.call('HGET', branch_key(line), 'name')
+    fence, refusal = take_lock(tostring(line), line)
+  else
+    branch = string.lower(new_name) == 'main' and 'MAIN' or new_name
+    if branch ~= '' and redis.call('ZSCORE', KEYS[3], branch) then
+      return { 'branch_exists', branch }
+    end
+    if branch ~= '' then
+      fence, refusal = take_lock('=' .. branch)
+    else
+      branch = 'MAIN'
+      local main = tonumber(redis.call('ZSCORE', KEYS[3], 'MAIN'))
+      fence, refusal = take_lock(tostring(main), main)
+    end
+    anchor = item_id(last_item(chain) or '') or ''
   end
-  fence = tonumber(fields[3] or 0)
-  if not holder then
-    fence = redis.call('HINCRBY', KEYS[3], branch .. ':fence', 1)
-    redis.call('SET', lock_key, ARGV[5], 'PX', ARGV[6])
+  if not fence then
+    return refusal
   end
-  chain, pending = close_chain(parse_chain(fields[1])), fields[2] or ''
+  if point ~= '' then
+    local _, milliseconds = now()
+    for segment, to in pairs(reach_of(chain)) do
+      note_reach(segment, to, milliseconds + tonumber(ARGV[11]))
+    end
+  end
   facts = redis.call('HMGET', KEYS[2], 'project_id', 'referrer')
   facts = { facts[1] or '', facts[2] or '' }
 elseif source == 'response' then
@@ -54,18 +97,28 @@ elseif source == 'response' then
   end
 end
 
-local at = 8
+-- An item of a chain, from the place where the chain has it: where it went with its conversation and was brought again,
+-- the other place holds something else.
+local function bytes_in_chain(places)
+  for _, place in ipairs(places) do
+    local bytes = chain_holds(chain, place[1], place[2]) and redis.call('LINDEX', segment_key(place[1]), place[2])
+    if bytes and bytes ~= '' then
+      return bytes
+    end
+  end
+end
+
+local at = 12
 local known, calls = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local bytes, places, _
   if mine then
     bytes, _, _, places = load_item(KEYS[4], ARGV[at + i])
   end
-  if not bytes then
-    known[i] = ''
-  elseif any_in_chain(chain, places) then
-    known[i] = '<' .. bytes
-  elseif is_hidden(KEYS[2], KEYS[3], places) then
+  local seen = bytes and bytes_in_chain(places)
+  if seen then
+    known[i] = '<' .. seen
+  elseif not bytes or is_hidden(KEYS[2], places) then
     known[i] = ''
   else
     known[i] = '=' .. bytes
@@ -83,4 +136,5 @@ for call_id in string.gmatch(pending, CALL_ID) do
     waiting[#waiting + 1] = call_id
   end
 end
-return { 'ok', read_spans(chain), format_chain(chain), table.concat(waiting, CALL_BREAK), fence, branch, facts, known, calls }
+return { 'ok', read_spans(chain), format_chain(chain), table.concat(waiting, CALL_BREAK), fence, branch, facts, known,
+  calls, line, lock, anchor, model }

@@ -7,7 +7,7 @@ if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
   return { 'conversation_not_found' }
 end
 local bytes, _, _, places = load_item(KEYS[4], ARGV[3])
-if not bytes or not on_any_branch(KEYS[3], places) then
+if not bytes or not on_any_branch(places) then
   return { 'item_not_found', ARGV[3] }
 end
 return { 'ok', bytes }

@@ -6,6 +6,6 @@
 local reply = { 'ok' }
 local mine = owned(ARGV[1])
 for i = 2, #ARGV do
-  reply[i] = mine and find_item(KEYS[2], KEYS[3], KEYS[4], ARGV[i]) or ''
+  reply[i] = mine and find_item(KEYS[2], KEYS[4], ARGV[i]) or ''
 end
 return reply

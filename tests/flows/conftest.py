@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from proxy.app import create_app, create_runner
 from proxy.config import Config, Secret
+from proxy.stores import open_store
 from tests.upstream import ScriptedUpstream
 
 
@@ -91,6 +92,8 @@ async def start_proxy(valkey_url: str) -> AsyncIterator[StartProxy]:
             return await stack.enter_async_context(running_proxy(valkey_url, **changes))
 
         yield start
+    async with open_store(configure(Config(), {"redis": {"url": Secret(valkey_url)}})) as store:
+        assert (await store.auditor.audit()).complaints == []
 
 
 @pytest.fixture

@@ -113,6 +113,15 @@ class Told:
             assert len(heard) <= len(said) + 1
 
 
+async def no_invariant_is_broken(data: Path) -> None:
+    """Run the checker as its user does, beside the server or without one."""
+    command = [sys.executable, "-m", "proxy", "fsck", "--data-dir", str(data)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    assert b": all is well" in told
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the child process through /proc")
 @pytest.mark.parametrize("victims", [("proxy",), ("valkey",), ("proxy", "valkey")], ids="+".join)
 async def test_nothing_that_a_client_was_told_is_lost(tmp_path: Path, victims: tuple[str, ...]):
@@ -137,4 +146,6 @@ async def test_nothing_that_a_client_was_told_is_lost(tmp_path: Path, victims: t
                 await told.check(server)
     async with running_server(tmp_path, port) as server:
         await told.check(server)
+        await no_invariant_is_broken(tmp_path)
+    await no_invariant_is_broken(tmp_path)
     assert len(told.responses) >= 40

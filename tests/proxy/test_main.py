@@ -89,7 +89,7 @@ def test_version_is_told_without_loading_a_server():
 def test_help_fits_a_screen_and_names_the_commands():
     told = run("--help")
     assert told.returncode == 0
-    assert all(command in told.stdout for command in ("serve", "check", "version"))
+    assert all(command in told.stdout for command in ("serve", "check", "gc", "fsck", "export", "import", "version"))
     assert all(flag in run("serve", "--help").stdout for flag in ("--config", "--data-dir", "--redis"))
 
 

@@ -228,7 +228,7 @@ async def take_turn(
     partition = partition_of(place) if place else ids.new_partition()
     opened = await open_turn(store, conversation=conversation, previous=previous, owner=owner)
     commit = finished(opened, partition=partition, conversation=conversation, owner=owner, **facts)
-    assert await store.turns.commit(commit) is CommitResult.OK
+    assert (await store.turns.commit(commit)).result is CommitResult.OK
     return commit.response_id
 
 

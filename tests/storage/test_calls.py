@@ -32,7 +32,7 @@ async def chain(store: Store, answers: Sequence[str], previous: str | None = Non
     partition = partition_of(previous) if previous else "0123456789abcdef"
     opened = await open_turn(store, previous=previous)
     commit = finished(opened, partition=partition, says=outputs(partition, *says), answers=calls(partition, *answers))
-    assert await store.turns.commit(commit) is CommitResult.OK
+    assert (await store.turns.commit(commit)).result is CommitResult.OK
     return commit.response_id
 
 

@@ -79,7 +79,7 @@ async def test_turns_that_run_at_the_same_time_after_one_response_do_not_mix(sto
         for i, one in enumerate(opened, 1)
     ]
     for commit in commits:
-        assert await store.turns.commit(commit) is CommitResult.OK
+        assert (await store.turns.commit(commit)).result is CommitResult.OK
     for i, commit in enumerate(commits, 1):
         assert await continue_from(store, commit.response_id) == ["q0", "a0", f"q{i}", f"a{i}"]
 
@@ -122,7 +122,7 @@ async def test_responses_survive_their_conversation_and_chain_on(redis: Redis, s
     assert await output_of(store, response) == ["answer"]
     after = await qa(store, 1, await qa(store, 0, response))
     assert await continue_from(store, after) == ["one", "question", "answer", "q0", "a0", "q1", "a1"]
-    assert await segments_of(redis, made.id) == [7]
+    assert await segments_of(redis, made.id) == [3, 4]
 
 
 async def test_deleting_a_response_keeps_what_descends_from_it(store: Store):
@@ -180,7 +180,7 @@ async def test_turns_that_end_after_their_whole_chain_was_deleted_do_not_mix(sto
     await store.turns.delete_response(OWNER, first)
     commits = [finished(opened, partition=partition_of(first), says=[f"q{i}"], answers=[f"a{i}"]) for i in (1, 2)]
     for commit in commits:
-        assert await store.turns.commit(commit) is CommitResult.OK
+        assert (await store.turns.commit(commit)).result is CommitResult.OK
     for i, commit in enumerate(commits, 1):
         assert await continue_from(store, commit.response_id) == [f"q{i}", f"a{i}"]
         assert await input_of(store, commit.response_id) == [f"q{i}"]

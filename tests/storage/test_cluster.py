@@ -70,6 +70,16 @@ async def test_conversations_and_chains_on_a_cluster(cluster: Store):
     assert await list_ids(cluster, project_id="p") == [made.id]
 
 
+async def test_sweeping_and_checking_on_a_cluster(cluster: Store):
+    conversations = [await start(cluster, "one") for _ in range(3)]
+    await take_turn(cluster, conversation=conversations[0])
+    partitions = [one async for one in cluster.sweeper.partitions()]
+    assert sorted(partitions) == sorted(partition_of(made.id) for made in conversations)
+    assert (await cluster.sweeper.sweep_all()).partitions == 3
+    report = await cluster.auditor.audit()
+    assert (report.conversations, report.items, report.complaints) == (3, 5, [])
+
+
 async def test_refusals_come_through_on_a_cluster(cluster: Store):
     made = await start(cluster)
     with pytest.raises(Missing):

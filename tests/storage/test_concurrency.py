@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.ids import partition_of
-from storage import CommitResult, Conflict, Conversation, Lease, Locked, OpenedTurn, Store, TurnSource
+from storage import CommitResult, Committed, Conflict, Conversation, Lease, Locked, OpenedTurn, Store, TurnSource
 from tests.storage.builders import (
     OWNER,
     add,
@@ -63,7 +63,7 @@ async def talk(store: Store, conversation: Conversation, name: str) -> list[str]
             says=[f"q {token}", f"Q {token}"],
             answers=[f"a {token}"],
         )
-        assert await store.turns.commit(commit) is CommitResult.OK
+        assert (await store.turns.commit(commit)).result is CommitResult.OK
         responses.append(commit.response_id)
     return responses
 
@@ -147,14 +147,14 @@ async def test_of_sixteen_turns_that_all_lost_their_lease_the_last_to_open_commi
     commits = []
     for i in range(CLIENTS):
         opened = await open_turn(valkey_store, conversation=made, token=str(i))
-        await valkey.delete(f"test:{{{partition_of(made.id)}}}:lock:MAIN")
+        await valkey.delete(f"test:{{{partition_of(made.id)}}}:lock:0")
         commits.append(
             finished(opened, partition=partition_of(made.id), conversation=made, token=str(i), answers=[str(i)])
         )
     ends = await asyncio.gather(
         *(store.turns.commit(commit) for store, commit in zip(clients, commits, strict=True)), return_exceptions=True
     )
-    assert [type(end) for end in ends] == [Conflict] * 15 + [CommitResult]
+    assert [type(end) for end in ends] == [Conflict] * 15 + [Committed]
     assert await read_all(valkey_store, made) == ["question", "15"]
 
 
@@ -182,7 +182,7 @@ async def test_sixteen_repeats_of_one_commit_count_once(clients: list[Store], va
     opened = await open_turn(valkey_store, conversation=made)
     commit = finished(opened, partition=partition_of(made.id), conversation=made)
     ends = await asyncio.gather(*(store.turns.commit(commit) for store in clients))
-    assert sorted(ends) == [CommitResult.OK] + [CommitResult.REPEATED] * 15
+    assert sorted(end.result for end in ends) == [CommitResult.OK] + [CommitResult.REPEATED] * 15
     assert await read_all(valkey_store, made) == ["question", "answer"]
 
 
@@ -200,7 +200,9 @@ async def test_a_turn_and_the_deletion_of_its_conversation_at_once_leave_nothing
         source, lease = TurnSource(made.id), Lease(partition_of(made.id), "", "token")
         opened = await clients[0].turns.open(OWNER, source, lease, 10, [], [])
         commit = finished(opened, partition=partition_of(made.id), conversation=made)
-        end, _ = await asyncio.gather(clients[0].turns.commit(commit), clients[1].conversations.delete(OWNER, made.id))
-        assert end in {CommitResult.OK, CommitResult.DROPPED}
+        committed, _ = await asyncio.gather(
+            clients[0].turns.commit(commit), clients[1].conversations.delete(OWNER, made.id)
+        )
+        assert committed.result in {CommitResult.OK, CommitResult.DROPPED}
         assert await continue_from(valkey_store, commit.response_id) == ["one", "question", "answer"]
         await list_ids(valkey_store)

@@ -155,7 +155,8 @@ async def test_a_conversation_lives_for_ever_and_its_responses_do_not(redis: Red
     response = await take_turn(store, conversation=made)
     lives = await lives_in(redis, made.id)
     assert lives.pop(f"response:{response}") >= ALMOST
-    assert lives == dict.fromkeys(["partition", "conversation", "branches", "index", "segment:0"], -1)
+    lasting = ["partition", "conversation", "branches", "branch:0", "journal", "index", "segment:0"]
+    assert lives == dict.fromkeys(lasting, -1)
 
 
 async def test_a_conversation_keeps_its_items_when_its_responses_expire(redis: Redis, store: Store):
@@ -193,7 +194,10 @@ async def test_a_response_of_a_deleted_conversation_keeps_its_history_as_long_as
     await store.conversations.delete(OWNER, made.id)
     await age(redis, made.id, RETENTION_SECONDS * 3 // 4)
     assert await continue_from(store, response) == ["one", "question", "answer"]
-    assert all(seconds >= ALMOST for seconds in (await lives_in(redis, made.id)).values())
+    lives = await lives_in(redis, made.id)
+    # of use to a living conversation only
+    assert 0 < lives.pop("journal") < ALMOST
+    assert all(seconds >= ALMOST for seconds in lives.values())
 
 
 async def test_a_turn_that_was_dropped_expires_like_a_chain(redis: Redis, store: Store):

@@ -280,7 +280,7 @@ async def test_an_id_that_outlived_its_bytes_is_taken_for_a_new_one(redis: Redis
 
 async def test_an_item_may_be_any_bytes(store: Store):
     made = await start(store)
-    data = bytes(range(256)) + b'{"a":[]}'
+    data = b'{"id":"msg_x","type":"message",' + bytes(range(256)) + b'{"a":[]}'
     await store.items.append(OWNER, made.id, "", [Entry(Origin.MINTED, "msg_x", data)])
     assert (await store.items.read(OWNER, made.id, "msg_x")) == data
 

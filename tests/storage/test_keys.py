@@ -8,7 +8,7 @@ from redis.crc import key_slot
 
 import storage
 from proxy import ids
-from storage import CommitMode, PageRequest, Store
+from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource
 from storage.keys import OwnerKeys, PartitionKeys
 from tests.storage.builders import (
     EVERYTHING,
@@ -16,6 +16,7 @@ from tests.storage.builders import (
     add,
     brought,
     draft,
+    finished,
     id_of,
     ids_in,
     load_all,
@@ -31,28 +32,51 @@ from tests.storage.builders import (
 def test_the_public_names_of_storage_are_these():
     assert set(storage.__all__) == {
         "AlreadyThere",
+        "ArchivedAppend",
+        "ArchivedBranch",
+        "ArchivedItem",
+        "ArchivedResponse",
+        "Branch",
+        "BranchExists",
         "BranchNotFound",
+        "BranchPage",
+        "BranchProtected",
+        "Chain",
         "CommitMode",
         "CommitResult",
+        "Committed",
+        "Comparison",
         "Conflict",
         "Conversation",
+        "ConversationExists",
         "ConversationNotFound",
         "ConversationPage",
+        "Coverage",
         "CursorNotFound",
         "Entry",
+        "Export",
+        "Fork",
+        "ForkPoint",
+        "Forked",
+        "ImportSource",
         "ItemNotFound",
         "ItemPage",
         "KnownItem",
         "Lease",
         "Locked",
         "Missing",
+        "NoUserMessage",
+        "NotAMessage",
+        "NotAUserMessage",
         "OpenedTurn",
         "Origin",
         "PageRequest",
+        "Report",
         "ResponseNotFound",
         "Store",
         "StoreError",
         "StoredResponse",
+        "Swept",
         "TooManyMetadata",
         "TurnCommit",
         "TurnSource",
@@ -116,14 +140,15 @@ async def use_everything(store: Store) -> None:
     await add(store, conversation, "three", brought("msg_mine"))
     first = (await ids_in(store, conversation))[0]
     response = await take_turn(store, conversation=conversation)
+    await use_branches(store, conversation, response)
     beside = await take_turn(store, previous=response)
     await add(store, conversation, reference(id_of((await store.turns.read_response(OWNER, beside)).output[0])))
     failed = await take_turn(store, previous=response, mode=CommitMode.RECORD, status="failed")
     await take_turn(store, conversation=conversation, stored=False)
     partition = ids.partition_of(conversation.id)
-    await open_turn(store, conversation=conversation, item_ids=[far, first, "msg_mine"], call_ids=["call_1"])
-    lease = storage.Lease(partition, "MAIN", "token")
-    await store.turns.renew([lease, storage.Lease(ids.new_partition(), "MAIN", "x")], 10)
+    opened = await open_turn(store, conversation=conversation, item_ids=[far, first, "msg_mine"], call_ids=["call_1"])
+    lease = storage.Lease(partition, opened.lock, "token")
+    await store.turns.renew([lease, storage.Lease(ids.new_partition(), "0", "x")], 10)
     await store.turns.release(lease)
     await store.turns.list_input(OWNER, beside, EVERYTHING)
     await store.items.resolve(OWNER, [far, first])
@@ -136,6 +161,32 @@ async def use_everything(store: Store) -> None:
     await store.turns.delete_response(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
+
+
+async def use_branches(store: Store, conversation: storage.Conversation, response: str) -> None:
+    """Call every method of branches, and turns that make them; two backups are left beside MAIN."""
+    partition = ids.partition_of(conversation.id)
+    branches, last = store.branches, (await ids_in(store, conversation))[-1]
+    for i, point in enumerate((ForkPoint.TIP, ForkPoint.AFTER, ForkPoint.WITHOUT)):
+        await branches.create(OWNER, conversation.id, "", Fork(point, last, f"b{i}"), [minted(partition, "on it")])
+    await branches.create(OWNER, conversation.id, "b0", Fork(ForkPoint.AT, response, backup="old"))
+    await branches.read(OWNER, conversation.id, "old")
+    await branches.list_page(OWNER, conversation.id, PageRequest(2, "b0"))
+    await branches.update(OWNER, conversation.id, "b0", new_name="renamed", description="d")
+    await branches.compare(OWNER, conversation.id, "MAIN", "renamed", 5)
+    await branches.activate(OWNER, conversation.id, "renamed")
+    for name, backup in (("made", ""), ("", "older")):
+        fork = Fork(ForkPoint.AFTER, last, name, backup)
+        lease = storage.Lease(partition, "", "token")
+        opened = await store.turns.open(OWNER, TurnSource(conversation.id, fork=fork), lease, 10, [last], ["call_1"])
+        mode = CommitMode.FORK if name else CommitMode.PROMOTE
+        commit = finished(opened, partition=partition, conversation=conversation, mode=mode, fork=fork)
+        await store.turns.commit(commit)
+    await branches.activate(OWNER, conversation.id, "MAIN")
+    for name in ("b1", "b2", "renamed", "made"):
+        await branches.delete(OWNER, conversation.id, name)
+    await store.items.list_page(OWNER, conversation.id, EVERYTHING, at=response)
+    await store.sweeper.sweep_all()
 
 
 SCRIPT_COMMANDS_WITHOUT_KEYS = {"TIME"}
@@ -172,10 +223,29 @@ async def test_no_script_touches_a_key_outside_the_slot_it_was_called_for(valkey
 async def test_the_names_of_all_keys_are_documented_ones(redis: Any, store: Store):
     await use_everything(store)
     conversation = await start(store, "x")
-    await take_turn(store, conversation=conversation)
-    kinds = {re.sub(r"(response|commit|lock|segment):.*", r"\1", key.decode()) for key in await redis.keys("test:{*")}
-    names = {kind.partition("}:")[2] for kind in kinds}
-    assert names == {"partition", "conversation", "branches", "index", "segment", "response", "commit"}
+    response = await take_turn(store, conversation=conversation)
+    await use_branches(store, conversation, response)
+    await store.items.delete(OWNER, conversation.id, (await ids_in(store, conversation))[0])
+    await open_turn(store, conversation=conversation)
+    names = {key.decode().partition("}:")[2] for key in await redis.keys("test:{*")}
+    assert {re.sub(r":.+", ":", name) for name in names} == DOCUMENTED
+    assert all(re.fullmatch(r"(branch|segment|holders|lock):\d+|(response|commit):\w+|[a-z]+", name) for name in names)
+
+
+DOCUMENTED = {
+    "partition",
+    "conversation",
+    "branches",
+    "index",
+    "tombstones",
+    "journal",
+    "branch:",
+    "commit:",
+    "holders:",
+    "lock:",
+    "response:",
+    "segment:",
+}
 
 
 def test_minted_items_of_the_builders_live_in_the_partition_they_were_minted_for():

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from redis.asyncio import Redis
 
@@ -221,11 +223,14 @@ async def test_a_conversation_that_is_being_created_stays_listed_though_somebody
     coming = draft()
     await store.conversations._scripts.run(store.conversations._space.touch(OWNER, coming.id, None, None))
     assert await list_ids(store) == []
-    await redis.hset(f"test:{{{coming.id[-16:]}}}:partition", mapping={"owner": OWNER, "kept": 1, "next_segment": 0})
+    await redis.hset(f"test:{{{coming.id[-16:]}}}:partition", mapping={"owner": OWNER, "kept": 1, "next_segment": 1})
     await redis.hset(
         f"test:{{{coming.id[-16:]}}}:conversation",
         mapping={"id": coming.id, "created_at": 1, "updated_at": LONG_AGO, "active_branch": "MAIN"},
     )
+    line: dict[Any, Any] = {"name": "MAIN", "chain": "0:0:", "pending": "", "created_at": 1, "updated_at": 1}
+    await redis.hset(f"test:{{{coming.id[-16:]}}}:branch:0", mapping=line)
+    await redis.zadd(f"test:{{{coming.id[-16:]}}}:branches", {"MAIN": 0})
     assert await list_ids(store) == [coming.id]
 
 

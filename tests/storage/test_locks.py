@@ -8,11 +8,11 @@ from tests.storage.inspection import keys_of
 
 
 def lock_key(conversation: Conversation) -> str:
-    return f"test:{{{partition_of(conversation.id)}}}:lock:MAIN"
+    return f"test:{{{partition_of(conversation.id)}}}:lock:0"
 
 
 def lease_of(conversation: Conversation, token: str) -> Lease:
-    return Lease(partition_of(conversation.id), "MAIN", token)
+    return Lease(partition_of(conversation.id), "0", token)
 
 
 async def lose_lease(redis: Redis, conversation: Conversation) -> None:
@@ -124,7 +124,7 @@ async def test_a_turn_that_lost_its_lease_commits_if_nobody_came_in_between(redi
     opened = await open_turn(store, conversation=made)
     await lose_lease(redis, made)
     commit = finished(opened, partition=partition_of(made.id), conversation=made)
-    assert await store.turns.commit(commit) is CommitResult.OK
+    assert (await store.turns.commit(commit)).result is CommitResult.OK
     assert await read_all(store, made) == ["question", "answer"]
 
 
@@ -149,7 +149,7 @@ async def test_a_turn_that_lost_its_lease_to_another_is_refused_and_writes_nothi
         await store.turns.commit(first)
     assert (await keys_of(redis, made.id), await read_all(store, made)) == (keys, items)
     if second_turn == "runs":
-        assert await store.turns.commit(commit) is CommitResult.OK
+        assert (await store.turns.commit(commit)).result is CommitResult.OK
         assert await read_all(store, made) == ["one", "2"]
 
 

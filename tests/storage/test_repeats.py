@@ -70,7 +70,7 @@ async def test_a_commit_whose_answer_got_lost_counts_once(proxy: LossyProxy, los
     opened = await open_turn(lossy, conversation=made)
     commit = finished(opened, partition=partition_of(made.id), conversation=made, stored=stored)
     proxy.lose_next_answer()
-    assert await lossy.turns.commit(commit) is CommitResult.REPEATED
+    assert (await lossy.turns.commit(commit)).result is CommitResult.REPEATED
     assert proxy.lost == 1
     assert await read_all(lossy, made) == ["one", "question", "answer"]
 
@@ -83,7 +83,7 @@ async def test_a_commit_of_which_nothing_was_heard_can_be_repeated(proxy: LossyP
     with pytest.raises(Unavailable):
         await lossy.turns.commit(commit)
     proxy.lose_next_answer(times=0)
-    assert await lossy.turns.commit(commit) is CommitResult.REPEATED
+    assert (await lossy.turns.commit(commit)).result is CommitResult.REPEATED
     assert await read_all(lossy, made) == ["one", "question", "answer"]
 
 

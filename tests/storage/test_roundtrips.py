@@ -1,5 +1,8 @@
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.ids import partition_of
-from storage import Conversation, Lease, PageRequest, Store
+from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import (
     EVERYTHING,
@@ -22,6 +25,7 @@ from tests.storage.builders import (
     start,
     take_turn,
 )
+from tests.storage.talks import Talk
 
 
 @pytest.fixture
@@ -141,7 +145,7 @@ async def test_a_page_of_conversations_is_two_trips(counter: RoundTripCounter, c
 
 
 async def test_leases_of_many_turns_are_renewed_in_one_trip(counter: RoundTripCounter, counted: Store):
-    leases = [Lease(f"{number:016x}", "MAIN", "token") for number in range(100)]
+    leases = [Lease(f"{number:016x}", "0", "token") for number in range(100)]
     with expect(counter, 1):
         await counted.turns.renew(leases, 10)
     with expect(counter, 0):
@@ -154,7 +158,7 @@ async def test_releasing_a_lock_and_deleting_a_response_are_one_trip(
     at = await long_history(valkey_store, 10)
     await open_turn(valkey_store, conversation=at.conversation)
     with expect(counter, 1):
-        await counted.turns.release(Lease(partition_of(at.response), "MAIN", "token"))
+        await counted.turns.release(Lease(partition_of(at.response), "0", "token"))
     with expect(counter, 1):
         await counted.turns.delete_response(OWNER, at.response)
 
@@ -171,6 +175,99 @@ async def test_a_change_is_one_trip_and_one_for_the_listing(
         await counted.items.delete(OWNER, at.conversation.id, at.item)
     with expect(counter, 2):
         await counted.conversations.delete(OWNER, at.conversation.id)
+
+
+async def long_talk(store: Store, items: int) -> Talk:
+    """Return a conversation of that many messages, ten in the middle in a batch of their own, and two forks there."""
+    talk = await Talk(store).begin("")
+    middle = items // 2
+    ends = [0, *range(1000, middle, 1000), middle, *range(middle + 10, items, 1000), items]
+    for first, past in pairwise(ends):
+        said = " ".join(f"{role}{number}" for number in range(first, past, 2) for role in "ua")
+        await store.items.append(OWNER, talk.id, "", talk.entries(said))
+    await talk.draft(f"u{items // 2 + 4}")
+    await talk.draft(f"a{items // 2 + 4}", name="spare")
+    await talk.say("u1 a1", "draft")
+    return talk
+
+
+#: What is done to a branch: with a conversation, an item in its middle, and a name that is free.
+Operation = Callable[[Store, Talk, str], Awaitable[object]]
+
+
+def forking(point: ForkPoint, said: str = "", **fork: str) -> Operation:
+    async def run(store: Store, talk: Talk, middle: str) -> object:
+        return await store.branches.create(OWNER, talk.id, "", Fork(point, middle, **fork), talk.entries(said))
+
+    return run
+
+
+def forking_turn(point: ForkPoint, mode: CommitMode, **fork: str) -> Operation:
+    async def run(store: Store, talk: Talk, middle: str) -> object:
+        made = Fork(point, middle, **fork)
+        opened = await Talk(store, talk.conversation).open(fork=made)
+        return await store.turns.commit(talk.end(replace(opened, history=b""), fork=made, mode=mode))
+
+    return run
+
+
+OPERATIONS: dict[str, tuple[int, Operation]] = {
+    "fork": (2, forking(ForkPoint.AFTER, name="new")),
+    "fork of all": (2, forking(ForkPoint.TIP, name="new")),
+    "edit": (2, forking(ForkPoint.EDIT, "u2", backup="old")),
+    "regenerate": (2, forking(ForkPoint.REPLY, backup="old")),
+    "delete by branch": (2, forking(ForkPoint.WITHOUT, backup="old")),
+    "delete by branch, cascading": (2, forking(ForkPoint.BEFORE, backup="old")),
+    "travel": (2, forking(ForkPoint.AT, name="new")),
+    "turn that forks": (2, forking_turn(ForkPoint.AFTER, CommitMode.FORK, name="new")),
+    "turn that edits": (2, forking_turn(ForkPoint.EDIT, CommitMode.PROMOTE, backup="old")),
+    "activate": (2, lambda store, talk, _: store.branches.activate(OWNER, talk.id, "draft")),
+    "delete": (2, lambda store, talk, _: store.branches.delete(OWNER, talk.id, "draft")),
+    "rename": (2, lambda store, talk, _: store.branches.update(OWNER, talk.id, "draft", new_name="new")),
+    "read": (1, lambda store, talk, _: store.branches.read(OWNER, talk.id, "draft")),
+    "list": (1, lambda store, talk, _: store.branches.list_page(OWNER, talk.id, PageRequest())),
+    "compare": (1, lambda store, talk, _: store.branches.compare(OWNER, talk.id, "MAIN", "spare", 3)),
+    "page": (
+        1,
+        lambda store, talk, middle: store.items.list_page(OWNER, talk.id, PageRequest(5, middle), branch="draft"),
+    ),
+    "page of the past": (
+        1,
+        lambda store, talk, middle: store.items.list_page(OWNER, talk.id, PageRequest(5), at=middle),
+    ),
+    "read item": (1, lambda store, talk, middle: store.items.read(OWNER, talk.id, middle)),
+    "delete item": (2, lambda store, talk, middle: store.items.delete(OWNER, talk.id, middle)),
+}
+
+
+async def commands_of(valkey: Redis) -> Counter[str]:
+    """Return how often each command has been called, by clients and by scripts."""
+    stats: dict[str, dict[str, int]] = await valkey.info("commandstats")
+    counts = {name.removeprefix("cmdstat_"): facts["calls"] for name, facts in stats.items()}
+    return Counter({name: calls for name, calls in counts.items() if not name.startswith(("info", "config"))})
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_what_is_done_to_a_branch_takes_as_many_trips_and_commands_however_long_it_is(
+    counter: RoundTripCounter, counted: Store, valkey: Redis, valkey_store: Store, name: str
+):
+    trips, operate = OPERATIONS[name]
+    spent = []
+    for items in (20, 10_000):
+        talk = await long_talk(valkey_store, items)
+        before = await commands_of(valkey)
+        with expect(counter, trips):
+            await operate(counted, talk, talk.ids[f"u{items // 2 + 4}"])
+        spent.append(await commands_of(valkey) - before)
+    assert spent[0] == spent[1]
+    assert 2 < sum(spent[0].values()) < 120
+
+
+async def test_the_commands_of_scripts_are_counted(counted: Store, valkey: Redis, valkey_store: Store):
+    talk = await long_talk(valkey_store, 20)
+    before = await commands_of(valkey)
+    await counted.items.list_page(OWNER, talk.id, PageRequest(3))
+    assert (await commands_of(valkey) - before)["lrange"] == 1
 
 
 async def test_creating_is_one_trip_however_many_items_come_along(counter: RoundTripCounter, counted: Store):

@@ -98,7 +98,7 @@ async def test_opening_a_turn_writes_nothing_but_the_lock_and_its_fence(redis: R
     await open_turn(store, conversation=made)
     after = await everything_in(redis)
     assert {key for key in after if after[key] != before.get(key)} == {
-        f"test:{{{partition_of(made.id)}}}:{name}" for name in ("branches", "lock:MAIN")
+        f"test:{{{partition_of(made.id)}}}:{name}" for name in ("branch:0", "lock:0")
     }
 
 
@@ -145,9 +145,9 @@ async def test_a_repeated_commit_changes_nothing(redis: Redis, store: Store, mod
     made = await start(store, "one")
     opened = await open_turn(store, conversation=made)
     commit = finished(opened, partition=partition_of(made.id), conversation=made, mode=mode, stored=stored)
-    assert await store.turns.commit(commit) is CommitResult.OK
+    assert (await store.turns.commit(commit)).result is CommitResult.OK
     before = await everything_in(redis)
-    assert await store.turns.commit(commit) is CommitResult.REPEATED
+    assert (await store.turns.commit(commit)).result is CommitResult.REPEATED
     assert await everything_in(redis) == before
 
 
@@ -195,7 +195,7 @@ async def test_a_turn_on_a_conversation_that_was_deleted_meanwhile_is_not_append
     opened = await open_turn(store, conversation=made)
     await store.conversations.delete(OWNER, made.id)
     commit = finished(opened, partition=partition_of(made.id), conversation=made, stored=stored)
-    assert await store.turns.commit(commit) is CommitResult.DROPPED
+    assert (await store.turns.commit(commit)).result is CommitResult.DROPPED
     with pytest.raises(ConversationNotFound):
         await read_all(store, made)
     assert await list_ids(store) == []

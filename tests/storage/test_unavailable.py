@@ -187,8 +187,8 @@ async def test_when_memory_is_full_writing_is_unavailable_and_reading_is_not():
             assert await expect_unavailable(writes) == {"OutOfMemoryError"}
             assert await read_all(store, made) == ["one"]
             await client.config_set("maxmemory", 0)
-            assert await store.turns.commit(commit) is CommitResult.OK
-            assert await store.turns.commit(alone) is CommitResult.OK
+            assert (await store.turns.commit(commit)).result is CommitResult.OK
+            assert (await store.turns.commit(alone)).result is CommitResult.OK
             assert await read_all(store, made) == ["one", "question", "answer"]
             assert await list_ids(store) == [made.id]
             assert await find_leaks(client) == []

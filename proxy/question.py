@@ -1,0 +1,94 @@
+"""A turn's question to the model server: its request, asked again where a model can't do what is asked for us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from proxy import sse
+from proxy.errors import BadGateway, UpstreamRefusal
+from proxy.history import Prepared, upstream_body
+from proxy.upstream import Upstream, iter_chunks, request_headers
+from storage import OpenedTurn, Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AsyncExitStack
+
+    import aiohttp
+    from aiohttp import web
+
+    from proxy.auth import Caller
+    from proxy.config import Config
+    from proxy.leases import Leases
+    from proxy.request import TurnRequest
+
+#: Models known to refuse `include: reasoning.encrypted_content` that are remembered.
+MAX_UNSEALED_MODELS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What turns work with. unsealed_models: models that refuse to give encrypted reasoning, as learnt from them."""
+
+    store: Store
+    upstream: Upstream
+    config: Config
+    leases: Leases
+    unsealed_models: set[str] = field(default_factory=set)
+
+
+class Question:
+    """What one turn asks the upstream."""
+
+    def __init__(self, services: Services, caller: Caller, request: TurnRequest, http_request: web.Request) -> None:
+        self._services = services
+        self._caller = caller
+        self._request = request
+        self._http_request = http_request
+
+    async def ask(
+        self, stack: AsyncExitStack, opened: OpenedTurn, prepared: Prepared, *, keeps: bool
+    ) -> aiohttp.ClientResponse:
+        """Call the upstream, a second time without encrypted reasoning if the model has none (OpenAI answers 400).
+
+        The answer is open for as long as `stack`. keeps: its items will be stored. Raises ApiError.
+        """
+        model = str(self._request.body.get("model"))
+        unsealed = self._services.unsealed_models
+        ask_encrypted = keeps and model not in unsealed
+        body = upstream_body(self._request, opened, prepared, ask_encrypted=ask_encrypted)
+        try:
+            return await stack.enter_async_context(self._call(body))
+        except UpstreamRefusal as refusal:
+            if not ask_encrypted or self._request.show_encrypted or not _refuses_encrypted(refusal):
+                raise
+            if len(unsealed) < MAX_UNSEALED_MODELS:
+                unsealed.add(model)
+            body = upstream_body(self._request, opened, prepared, ask_encrypted=False)
+            return await stack.enter_async_context(self._call(body))
+
+    async def events(self, answer: aiohttp.ClientResponse) -> AsyncIterator[list[sse.Event]]:
+        """Yield the events of a streamed answer as they arrive, some at a time.
+
+        Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
+        """
+        decoder = sse.Decoder(self._services.config.upstream.max_event_bytes)
+        room = self._services.upstream.max_response_bytes
+        async for chunk in iter_chunks(answer):
+            room -= len(chunk)
+            if room < 0:
+                raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
+            if events := decoder.feed(chunk):
+                yield events
+        yield decoder.flush()
+
+    def _call(self, body: bytes) -> Any:
+        headers = request_headers(self._http_request.headers, self._caller.upstream_authorization)
+        query = self._http_request.rel_url.raw_query_string
+        return self._services.upstream.create_response(body, headers, query)
+
+
+def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:
+    """Whether a model has no encrypted reasoning: OpenAI's 400 on param `include` for those that don't reason."""
+    return refusal.status == 400 and "encrypted content is not supported" in refusal.message.lower()

@@ -1,0 +1,51 @@
+"""The store that a configuration names: for the server, and for the commands that work on it directly."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.banner import describe_redis
+from proxy.ids import partition_of
+from storage import Store
+from storage.embedded import EmbeddedValkey, running_in
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from proxy.config import Config
+
+
+@asynccontextmanager
+async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[Store]:
+    """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
+
+    alone: refuse a folder that another Branchline uses. Else its Valkey is used, which ends when that one ends.
+    Raises EmbeddedUnavailable; ValueError for a `redis.url` that can't be used.
+    """
+    async with AsyncExitStack() as stack:
+        url, description = await _locate(config, stack, alone=alone)
+        store = Store.connect(
+            url,
+            prefix=config.redis.prefix,
+            timeout_seconds=config.redis.timeout_seconds,
+            max_connections=config.redis.max_connections,
+            retention_seconds=round(config.responses.retention_days * 86400),
+            partition_of=partition_of,
+            description=description,
+        )
+        stack.push_async_callback(store.close)
+        yield store
+
+
+async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool) -> tuple[str, str]:
+    """Return the URL of the server and what it is called; `stack` ends what was started for it."""
+    if config.redis.url:
+        return config.redis.url, describe_redis(config.redis.url)
+    directory = Path(config.data.dir)
+    if not alone and (url := stack.enter_context(running_in(directory))):
+        return url, f"the embedded Valkey that runs in {directory}"
+    embedded = await EmbeddedValkey.start(directory)
+    stack.push_async_callback(embedded.stop)
+    return embedded.url, embedded.description

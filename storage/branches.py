@@ -1,0 +1,129 @@
+"""Branches of conversations in the store: fork, read, rename, delete, activate, compare. None copies an item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from storage.channel import Argument
+from storage.conversations import read_facts
+from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
+from storage.scripts import Call
+from storage.space import Space, flatten
+
+
+def read_branch(described: Sequence[Any]) -> Branch:
+    """Return the branch that the scripts' `describe` gives."""
+    name, count, created_at, updated_at, active, description, parent, forked_at, forked_from = described
+    return Branch(
+        name=name.decode(),
+        item_count=count,
+        created_at=int(created_at) // 1000,
+        updated_at=int(updated_at) // 1000,
+        is_active=bool(active),
+        description=description.decode() or None,
+        parent_branch=parent.decode() or None,
+        forked_at=int(forked_at) if forked_at else None,
+        forked_from_item_id=forked_from.decode() or None,
+    )
+
+
+class Branches:
+    """Branches of any owner's conversations; each call names the owner and sees nothing of others."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._scripts = space.scripts
+
+    async def create(
+        self, owner: str, conversation_id: str, source_branch: str, fork: Fork, entries: Sequence[Entry] = ()
+    ) -> Forked:
+        """Make a branch, with entries behind what it inherits.
+
+        source_branch: the one that is forked; '' for the one that has the target (the active one, else MAIN, else
+        any), or without a target the active one. Raises ConversationNotFound, BranchNotFound, ItemNotFound,
+        BranchExists, NotAUserMessage, NotAMessage, NoUserMessage.
+        """
+        fork_arguments = [fork.point.value, fork.target, fork.name, fork.backup, fork.description or ""]
+        arguments = [source_branch, *fork_arguments, *flatten(entries)]
+        keys = self._space.keys(conversation_id).common
+        call = Call("fork_branch", keys, [owner, conversation_id, *arguments], conversation_id)
+        facts, described, anchor, source, backup, *items = await self._scripts.run(call)
+        await self._touch(owner, read_facts(facts))
+        return Forked(
+            branch=read_branch(described),
+            items=items,
+            anchor=anchor.decode() or None,
+            source=source.decode() or None,
+            backup=backup.decode() or None,
+        )
+
+    async def read(self, owner: str, conversation_id: str, name: str) -> Branch:
+        """Return one branch. Raises ConversationNotFound, BranchNotFound."""
+        return read_branch((await self._run("read_branch", owner, conversation_id, name))[0])
+
+    async def list_page(self, owner: str, conversation_id: str, page: PageRequest) -> BranchPage:
+        """Return a page of the branches in the order in which they were made; page.after is a name.
+
+        Raises ConversationNotFound, CursorNotFound.
+        """
+        order = "asc" if page.ascending else "desc"
+        reply = await self._run("list_branches", owner, conversation_id, page.after or "", page.limit, order)
+        active, more, *described = reply
+        return BranchPage([read_branch(one) for one in described], bool(more), active.decode())
+
+    async def update(
+        self,
+        owner: str,
+        conversation_id: str,
+        name: str,
+        *,
+        new_name: str | None = None,
+        description: str | None = None,
+    ) -> Branch:
+        """Rename or describe a branch; None leaves as it is, an empty description clears it.
+
+        A turn that runs on the branch is not disturbed. Raises ConversationNotFound, BranchNotFound, BranchExists,
+        BranchProtected.
+        """
+        change = "-" if description is None else "=" + description
+        facts, branch = await self._run("update_branch", owner, conversation_id, name, new_name or "", change)
+        await self._touch(owner, read_facts(facts))
+        return read_branch(branch)
+
+    async def delete(self, owner: str, conversation_id: str, name: str) -> None:
+        """Delete a branch, and at once what only it reaches in segments of its own.
+
+        Raises ConversationNotFound, BranchNotFound, BranchProtected, Locked.
+        """
+        facts = (await self._run("delete_branch", owner, conversation_id, name))[0]
+        await self._touch(owner, read_facts(facts))
+
+    async def activate(self, owner: str, conversation_id: str, name: str) -> Conversation:
+        """Make a branch the active one; return the conversation. Raises ConversationNotFound, BranchNotFound."""
+        conversation = read_facts((await self._run("activate_branch", owner, conversation_id, name))[0])
+        await self._touch(owner, conversation)
+        return conversation
+
+    async def compare(self, owner: str, conversation_id: str, first: str, second: str, limit: int) -> Comparison:
+        """Return what two branches share, and up to `limit` items that only the one or the other has.
+
+        Raises ConversationNotFound, BranchNotFound.
+        """
+        reply = await self._run("compare_branches", owner, conversation_id, first, second, limit)
+        ancestor, shared, more_first, only_first, more_second, only_second = reply
+        return Comparison(
+            ancestor=ancestor or None,
+            shared=shared,
+            only_first=ItemPage(only_first, bool(more_first)),
+            only_second=ItemPage(only_second, bool(more_second)),
+        )
+
+    async def _run(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> list[Any]:
+        head, conversation, branches, _ = self._space.keys(conversation_id).common
+        call = Call(script, [head, conversation, branches], [owner, conversation_id, *arguments], conversation_id)
+        return await self._scripts.run(call)
+
+    async def _touch(self, owner: str, conversation: Conversation) -> None:
+        touch = self._space.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
+        await self._scripts.run(touch)

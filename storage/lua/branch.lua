@@ -1,0 +1,342 @@
+-- Put before the scripts that work on branches, after common.lua.
+--
+-- The journal is a sorted set with one entry an append of a conversation: at position(segment, its length after the
+-- append), `id US model US calls that wait for an output there`. So a fork at any point finds its pending calls by
+-- reading one entry and the few items after it, however long the history is.
+
+local FIELD_BREAK = '\31'
+-- `id`, `type` and a message's `role` begin every stored item, in this order.
+local MESSAGE = '^{"id":"[^"]*","type":"message","role":"([^"]*)"'
+
+local function new_segment()
+  return redis.call('HINCRBY', KEYS[1], 'next_segment', 1) - 1
+end
+
+local function parse_pending(text)
+  local pending = {}
+  for call_id in string.gmatch(text or '', CALL_ID) do
+    pending[call_id] = true
+  end
+  return pending
+end
+
+local function format_pending(pending)
+  local list = {}
+  for call_id in pairs(pending) do
+    list[#list + 1] = call_id
+  end
+  table.sort(list)
+  return table.concat(list, CALL_BREAK)
+end
+
+local function mark_pending(pending, mark)
+  local sign, call_id = string.sub(mark, 1, 1), string.sub(mark, 2)
+  if sign == '+' then
+    pending[call_id] = true
+  elseif sign == '-' then
+    pending[call_id] = nil
+  end
+end
+
+-- Notes that a branch reads another's segment up to `to`; what a branch reads never expires.
+local function hold(line, segment, to)
+  local known = redis.call('ZSCORE', holders_key(segment), line)
+  if not known or tonumber(known) < to then
+    redis.call('ZADD', holders_key(segment), to, line)
+  end
+  redis.call('PERSIST', segment_key(segment))
+end
+
+local function item_id(bytes)
+  return string.match(bytes, '^{"id":"([^"]+)"')
+end
+
+-- Calls `visit(bytes, segment, offset)` for the live items of a closed chain from its end backwards, until it
+-- returns something, which is returned.
+local function walk_back(chain, visit)
+  for i = #chain, 1, -1 do
+    local segment, from, high = chain[i][1], chain[i][2], chain[i][3] - 1
+    while high >= from do
+      local low = math.max(from, high - 19)
+      local items = redis.call('LRANGE', segment_key(segment), low, high)
+      for j = #items, 1, -1 do
+        local found = items[j] ~= '' and visit(items[j], segment, low + j - 1)
+        if found then
+          return found
+        end
+      end
+      high = low - 1
+    end
+  end
+end
+
+local function last_item(chain)
+  return walk_back(chain, function(bytes) return bytes end)
+end
+
+-- Where an item lies on a closed chain: number of the span and offset of its last occurrence; nil when it does not.
+local function find_on_chain(chain, places)
+  for i = #chain, 1, -1 do
+    local best
+    for _, place in ipairs(places) do
+      if chain_holds({ chain[i] }, place[1], place[2]) and (not best or place[2] > best) then
+        best = place[2]
+      end
+    end
+    if best then
+      return i, best
+    end
+  end
+end
+
+-- The part of a closed chain before an offset of its span number i.
+local function cut(chain, i, offset)
+  local head = {}
+  for j = 1, i - 1 do
+    head[j] = chain[j]
+  end
+  if offset > chain[i][2] then
+    head[i] = { chain[i][1], chain[i][2], offset }
+  end
+  return head
+end
+
+-- The part of a closed chain after an offset of its span number i, put behind `head`.
+local function add_rest(head, chain, i, offset)
+  if offset + 1 < chain[i][3] then
+    head[#head + 1] = { chain[i][1], offset + 1, chain[i][3] }
+  end
+  for j = i + 1, #chain do
+    head[#head + 1] = chain[j]
+  end
+  return head
+end
+
+local function chain_of(line)
+  local text = redis.call('HGET', branch_key(line), 'chain')
+  return text and close_chain(parse_chain(text))
+end
+
+-- The branch on which an item is looked for: the active one, MAIN, then any. Returns its line and closed chain.
+local function branch_with(conversation_key, branches_key, places)
+  for _, name in ipairs({ '', 'MAIN' }) do
+    local line = line_named(conversation_key, branches_key, name)
+    local chain = line and chain_of(line)
+    if chain and any_in_chain(chain, places) then
+      return line, chain
+    end
+  end
+  for _, place in ipairs(places) do
+    local chain = chain_of(place[1])
+    if chain then
+      return place[1], chain
+    end
+    for _, line in ipairs(redis.call('ZREVRANGEBYSCORE', holders_key(place[1]), '+inf', '(' .. place[2])) do
+      chain = chain_of(line)
+      if chain and chain_holds(chain, place[1], place[2]) then
+        return tonumber(line), chain
+      end
+    end
+  end
+end
+
+local function replay_marks(pending, span, index_key)
+  for low = span[2], span[3] - 1, CHUNK do
+    for _, bytes in ipairs(redis.call('LRANGE', segment_key(span[1]), low, math.min(low + CHUNK, span[3]) - 1)) do
+      local _, mark = places_of(index_key, item_id(bytes) or '')
+      mark_pending(pending, mark or '')
+    end
+  end
+end
+
+-- The calls that wait for an output at the end of a closed chain: from the journal, and the marks of what follows. The
+-- journal speaks of the chains that were appended to; a branch is `mixed` if its own is not the beginning of one of
+-- those, because it took in another's items or leaves out a call: then the marks of all its items are read.
+local function pending_at(chain, index_key, mixed)
+  local pending, last = {}, chain[#chain]
+  if mixed then
+    for _, span in ipairs(chain) do
+      replay_marks(pending, span, index_key)
+    end
+    return pending
+  elseif not last then
+    return pending
+  end
+  local segment, from, to = last[1], last[2], last[3]
+  local entry = redis.call('ZREVRANGEBYSCORE', BASE .. 'journal', position(segment, to), '(' .. position(segment, from),
+    'WITHSCORES', 'LIMIT', 0, 1)
+  if entry[1] then
+    from = tonumber(entry[2]) - segment * 1073741824
+    pending = parse_pending(string.match(entry[1], '[^' .. FIELD_BREAK .. ']*$'))
+  else
+    pending = pending_at(cut(chain, #chain, from), index_key)
+  end
+  replay_marks(pending, { segment, from, to }, index_key)
+  return pending
+end
+
+local function is_mixed(line)
+  return line and redis.call('HEXISTS', branch_key(line), 'mixed') == 1
+end
+
+-- The model of the turn that answered an item, or made it: the first after it on its chain, else the last before it.
+local function model_at(chain, i, offset)
+  local function first_model(command, one, other)
+    for _, entry in ipairs(redis.call(command, BASE .. 'journal', one, other, 'LIMIT', 0, 10)) do
+      local model = string.match(entry, FIELD_BREAK .. '(.*)' .. FIELD_BREAK)
+      if model ~= '' then
+        return model
+      end
+    end
+  end
+  for j = i, #chain do
+    local after = j == i and offset or chain[j][2]
+    local model = first_model('ZRANGEBYSCORE', '(' .. position(chain[j][1], after), position(chain[j][1], chain[j][3]))
+    if model then
+      return model
+    end
+  end
+  for j = i, 1, -1 do
+    local before = j == i and offset or chain[j][3]
+    local model = first_model('ZREVRANGEBYSCORE', position(chain[j][1], before), position(chain[j][1], 0))
+    if model then
+      return model
+    end
+  end
+  return ''
+end
+
+-- What a fork inherits. point: see records.ForkPoint. Returns {line, base, pending, model, mixed}: the line of
+-- the branch that is forked (nil for a response outside of all), the closed chain that the new line starts with, a set
+-- of call ids, the model of the answer that is replaced, whether the fork makes it `mixed`; or nil and a refusal as the
+-- scripts return it.
+local function resolve_fork(conversation_key, branches_key, index_key, source, point, target)
+  local line, chain
+  if source ~= '' or point == 'tip' then
+    local name
+    line, name = line_named(conversation_key, branches_key, source)
+    if not line then
+      return nil, { 'branch_not_found', name }
+    end
+    chain = chain_of(line)
+    if point == 'tip' then
+      return { line = line, base = chain, pending = parse_pending(redis.call('HGET', branch_key(line), 'pending')), model = '' }
+    end
+  end
+  if point == 'at' then
+    local fields = redis.call('HMGET', BASE .. 'response:' .. target, 'snapshot', 'pending')
+    if fields[1] then
+      local base = parse_chain(fields[1])
+      local last = base[#base]
+      if last and redis.call('EXISTS', branch_key(last[1])) == 1 then
+        line = last[1]
+      end
+      return { line = line, base = base, pending = parse_pending(fields[2]), model = '' }
+    end
+  end
+  local bytes, _, _, places = load_item(index_key, target)
+  if bytes and not chain then
+    line, chain = branch_with(conversation_key, branches_key, places)
+  end
+  local i, offset
+  if bytes and chain then
+    i, offset = find_on_chain(chain, places)
+  end
+  if not i then
+    return nil, { 'item_not_found', target }
+  end
+  local role = string.match(bytes, MESSAGE)
+  local fork = { line = line, model = model_at(chain, i, offset) }
+  if point == 'after' or point == 'at' then
+    fork.base = cut(chain, i, offset + 1)
+  elseif point == 'before' or point == 'edit' then
+    if point == 'edit' and role ~= 'user' then
+      return nil, { 'not_a_user_message', target }
+    end
+    fork.base = cut(chain, i, offset)
+  elseif point == 'without' then
+    fork.base = add_rest(cut(chain, i, offset), chain, i, offset)
+    local _, mark = places_of(index_key, target)
+    fork.mixed = mark ~= ''
+    fork.pending = not fork.mixed and parse_pending(redis.call('HGET', branch_key(line), 'pending'))
+  else
+    if role ~= 'user' and role ~= 'assistant' then
+      return nil, { 'not_a_message', target }
+    end
+    local head = cut(chain, i, offset + 1)
+    local at = walk_back(head, function(item, segment, found_offset)
+      return string.match(item, MESSAGE) == 'user' and { segment, found_offset }
+    end)
+    if not at then
+      return nil, { 'no_user_message', target }
+    end
+    i, offset = find_on_chain(head, { at })
+    fork.base = cut(head, i, offset + 1)
+  end
+  fork.pending = fork.pending or pending_at(fork.base, index_key, fork.mixed or is_mixed(line))
+  return fork
+end
+
+-- Whether a name can be given to a branch: no branch has it, and no running turn will make one of that name.
+local function name_is_free(branches_key, name)
+  return not redis.call('ZSCORE', branches_key, name) and redis.call('EXISTS', BASE .. 'lock:=' .. name) == 0
+end
+
+local function name_line(branches_key, name, line)
+  redis.call('ZADD', branches_key, line, name)
+  redis.call('HSET', branch_key(line), 'name', name)
+end
+
+-- Makes a line that starts with a closed chain. Its name is given by name_line or promote. Returns it.
+local function create_line(base, pending, parent, anchor, description, mixed)
+  local line = new_segment()
+  for segment, to in pairs(reach_of(base)) do
+    hold(line, segment, to)
+  end
+  local seconds, milliseconds = now()
+  local text = format_chain(base)
+  local fields = { 'chain', (text == '' and '' or text .. ',') .. line .. ':0:', 'pending', format_pending(pending),
+    'created_at', milliseconds, 'updated_at', milliseconds, 'forked_at', seconds }
+  mixed = (mixed or is_mixed(parent)) and 1 or ''
+  for name, value in pairs({ parent = parent or '', forked_from = anchor, description = description, mixed = mixed }) do
+    if value ~= '' then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
+  redis.call('HSET', branch_key(line), unpack(fields))
+  return line
+end
+
+-- Makes a line MAIN and the active branch; the old MAIN becomes `backup`, whose name is returned.
+local function promote(conversation_key, branches_key, line, backup)
+  while not name_is_free(branches_key, backup) do
+    backup = backup .. 'x'
+  end
+  name_line(branches_key, backup, tonumber(redis.call('ZSCORE', branches_key, 'MAIN')))
+  name_line(branches_key, 'MAIN', line)
+  redis.call('HSET', conversation_key, 'active_branch', 'MAIN')
+  return backup
+end
+
+-- How many items a closed chain has.
+local function count_items(chain)
+  local count = 0
+  for _, span in ipairs(chain) do
+    count = count + span[3] - span[2]
+      - redis.call('ZCOUNT', BASE .. 'tombstones', position(span[1], span[2]), '(' .. position(span[1], span[3]))
+  end
+  return count
+end
+
+-- A branch as the caller reads it: {name, items, created_at ms, updated_at ms, 1 if active, description, parent's name,
+-- forked_at s, forked_from}, '' where there is nothing.
+local function describe(conversation_key, line)
+  local key = branch_key(line)
+  local facts = redis.call('HMGET', key, 'name', 'created_at', 'updated_at', 'description', 'parent', 'forked_at',
+    'forked_from', 'chain')
+  local parent = facts[5] and redis.call('HGET', branch_key(facts[5]), 'name')
+  local active = redis.call('HGET', conversation_key, 'active_branch') == facts[1]
+  return { facts[1], count_items(close_chain(parse_chain(facts[8]))), facts[2], facts[3], active and 1 or 0,
+    facts[4] or '', parent or '', facts[6] or '', facts[7] or '' }
+end
