@@ -1,10 +1,11 @@
-"""How a turn's answer reaches its client: one JSON body, or a stream that may outlive the client's patience."""
+"""How a turn's answer reaches whoever waits for it: `Delivery`; over HTTP one JSON body or a stream: `HttpDelivery`."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from aiohttp import web
 
@@ -13,8 +14,39 @@ from proxy import sse
 logger = logging.getLogger(__name__)
 
 
-class Delivery:
-    """The client's side of one turn. `gone`: it left; from then on sending does nothing.
+class Delivery(Protocol):
+    """The client's side of one turn. `gone`: it left; from then on sending does nothing."""
+
+    gone: bool
+
+    @property
+    def started(self) -> bool:
+        """Whether anything of a stream was sent."""
+        ...
+
+    def keep_headers(self, headers: Mapping[str, str]) -> None:
+        """Note the upstream's headers that go along with the answer."""
+        ...
+
+    async def send(self, frames: bytes) -> bool:
+        """Send whole SSE frames; return whether the client is there."""
+        ...
+
+    async def keep_alive(self, silence_seconds: float) -> None:
+        """Do what a stream needs that has been silent for that long. Never waits for the client."""
+        ...
+
+    async def finish_stream(self) -> web.StreamResponse:
+        """End the stream cleanly and return its response."""
+        ...
+
+    def json_response(self, body: bytes) -> web.Response:
+        """Return the whole answer as one JSON body."""
+        ...
+
+
+class HttpDelivery:
+    """An HTTP client.
 
     unread_seconds: how long it may leave what it was sent unread before it counts as gone; its turn holds a lock.
     """
@@ -23,10 +55,15 @@ class Delivery:
         self._request = request
         self._unread_seconds = unread_seconds
         self._headers: Mapping[str, str] = {}
-        self.response: web.StreamResponse | None = None
+        self._response: web.StreamResponse | None = None
         self.gone = False
         self._last_sent = 0.0
         self._ended = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the stream's head was sent."""
+        return self._response is not None
 
     def keep_headers(self, headers: Mapping[str, str]) -> None:
         """Note the upstream's headers that go along with the answer."""
@@ -37,15 +74,15 @@ class Delivery:
         if self.gone:
             return False
         try:
-            if self.response is None:
-                self.response = web.StreamResponse(headers=self._headers)
-                self.response.content_type = "text/event-stream"
-                self.response.headers["Cache-Control"] = "no-cache"
+            if self._response is None:
+                self._response = web.StreamResponse(headers=self._headers)
+                self._response.content_type = "text/event-stream"
+                self._response.headers["Cache-Control"] = "no-cache"
                 # nginx and its kin buffer otherwise
-                self.response.headers["X-Accel-Buffering"] = "no"
-                await self.response.prepare(self._request)
+                self._response.headers["X-Accel-Buffering"] = "no"
+                await self._response.prepare(self._request)
             self._last_sent = time.monotonic()
-            await self.response.write(frames)
+            await self._response.write(frames)
         except ConnectionError:
             logger.debug("client left its stream")
             self.gone = True
@@ -57,7 +94,7 @@ class Delivery:
         A client that has not read what it was sent needs no comment; if that lasts, it is cut off.
         """
         transport = self._request.transport
-        if self.response is None or transport is None:
+        if self._response is None or transport is None:
             return
         if transport.get_write_buffer_size():
             if time.monotonic() - self._last_sent >= self._unread_seconds:
@@ -72,7 +109,7 @@ class Delivery:
     async def finish_stream(self) -> web.StreamResponse:
         """End the stream cleanly and return its response."""
         self._ended = True
-        response = self.response or web.StreamResponse(headers=self._headers)
+        response = self._response or web.StreamResponse(headers=self._headers)
         if not self.gone:
             try:
                 await response.write_eof()

@@ -79,6 +79,13 @@ def new_turn_item_id(item_type: str, partition: str, *, stored: bool) -> str:
     return f"{PREFIXES.get(item_type, 'item')}_{_turn_body(partition, stored=stored)}"
 
 
+def derived_item_id(item_type: str, response_id: str, number: int) -> str:
+    """Return the id of the number-th item of a stored response: the same whenever the response is made again."""
+    body = response_id.rpartition("_")[2]
+    digest = hashlib.sha256(f"{response_id}:{number}".encode()).hexdigest()
+    return f"{PREFIXES.get(item_type, 'item')}_{body[:26]}{digest[:24]}"
+
+
 def new_branch_name(prefix: str) -> str:
     """Return `<prefix>_<UTC time to the second>_<4 hex digits>`: a name for a branch that nobody named."""
     return f"{prefix}_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}_{secrets.token_hex(2)}"

@@ -12,7 +12,7 @@ from proxy.upstream import Upstream, iter_chunks, request_headers
 from storage import OpenedTurn, Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from contextlib import AsyncExitStack
 
     import aiohttp
@@ -38,14 +38,27 @@ class Services:
     unsealed_models: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """What goes along from the client's own request: its headers, of which the upstream gets some, and its query."""
+
+    headers: Mapping[str, str]
+    query: str = ""
+
+    @classmethod
+    def of(cls, request: web.Request) -> Inbound:
+        """Return what an HTTP request brings."""
+        return cls(request.headers, request.rel_url.raw_query_string)
+
+
 class Question:
     """What one turn asks the upstream."""
 
-    def __init__(self, services: Services, caller: Caller, request: TurnRequest, http_request: web.Request) -> None:
+    def __init__(self, services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> None:
         self._services = services
         self._caller = caller
         self._request = request
-        self._http_request = http_request
+        self._inbound = inbound
 
     async def ask(
         self, stack: AsyncExitStack, opened: OpenedTurn, prepared: Prepared, *, keeps: bool
@@ -84,9 +97,8 @@ class Question:
         yield decoder.flush()
 
     def _call(self, body: bytes) -> Any:
-        headers = request_headers(self._http_request.headers, self._caller.upstream_authorization)
-        query = self._http_request.rel_url.raw_query_string
-        return self._services.upstream.create_response(body, headers, query)
+        headers = request_headers(self._inbound.headers, self._caller.upstream_authorization)
+        return self._services.upstream.create_response(body, headers, self._inbound.query)
 
 
 def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:

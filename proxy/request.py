@@ -45,6 +45,7 @@ class TurnRequest:
     source: TurnSource
     stored: bool
     stream: bool
+    background: bool
     items: list[InputItem]
     describe: Callable[[Revised], dict[str, Any]] | None = None
 
@@ -96,11 +97,12 @@ class TurnRequest:
 def read_request(body: Mapping[str, Any]) -> TurnRequest:
     """Check a request body. Raises BadRequest with the path of the offending field."""
     stored = _read_flag(body, "store", default=True)
-    if _read_flag(body, "background", default=False):
+    background = _read_flag(body, "background", default=False)
+    if background and not stored:
         raise BadRequest(
-            "Background mode is not supported by this server. Leave 'background' out, or set it to false.",
-            param="background",
-            code="unsupported_parameter",
+            "Background responses are stored: set 'store' to true, or leave it out.",
+            param="store",
+            code="invalid_value",
         )
     include = body.get("include")
     if include is not None and not (isinstance(include, list) and all(isinstance(one, str) for one in include)):
@@ -111,6 +113,7 @@ def read_request(body: Mapping[str, Any]) -> TurnRequest:
         source=_read_source(body),
         stored=stored,
         stream=_read_flag(body, "stream", default=False),
+        background=background,
         items=read_input(body.get("input")),
     )
 

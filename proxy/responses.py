@@ -6,22 +6,32 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.body import read_json
+from proxy.delivery import HttpDelivery
 from proxy.errors import BadRequest, UpgradeRequired, method_not_allowed
 from proxy.fields import asks_encrypted, check_id, item_list, read_page
 from proxy.items import hide_sealed
+from proxy.question import Inbound
 from proxy.request import TurnRequest, read_request
-from proxy.services import CALLER, SERVICES, STORE, TURNS, UPSTREAM_REQUEST_ID
+from proxy.services import CALLER, CONFIG, SERVICES, STORE, TURNS, UPSTREAM_REQUEST_ID
 from proxy.turn import Turn
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: one turn, plain or streamed."""
-    return await run_turn(request, read_request(await read_json(request)))
+    turn_request = read_request(await read_json(request))
+    if turn_request.background:
+        raise BadRequest(
+            "Background mode is not supported by this server. Leave 'background' out, or set it to false.",
+            param="background",
+            code="unsupported_parameter",
+        )
+    return await run_turn(request, turn_request)
 
 
 async def run_turn(request: web.Request, turn_request: TurnRequest) -> web.StreamResponse:
     """Carry a turn out and return its answer. Raises ApiError, StoreError."""
-    turn = Turn(request.app[SERVICES], request[CALLER], turn_request, request)
+    delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
+    turn = Turn(request.app[SERVICES], request[CALLER], turn_request, Inbound.of(request), delivery)
     try:
         return await request.app[TURNS].run(turn)
     finally:

@@ -75,6 +75,10 @@ def read_turn(body: Mapping[str, Any], source: TurnSource) -> TurnRequest:
     if body.get("max_tokens") is not None:
         fields.setdefault("max_output_tokens", body["max_tokens"])
     turn = read_request(fields)
+    if turn.background:
+        raise BadRequest(
+            "An answer in a revision can't be made in the background.", param="background", code="unsupported_parameter"
+        )
     if not turn.stored:
         raise BadRequest("A new answer is stored in its conversation.", param="store", code="invalid_value")
     return replace(turn, source=source)

@@ -22,32 +22,24 @@ import orjson
 from aiohttp import hdrs
 
 from proxy import ids, sse
-from proxy.delivery import Delivery
 from proxy.errors import (
-    ApiError,
     BadGateway,
     GatewayTimeout,
-    branch_exists,
-    item_not_found,
-    previous_response_not_found,
 )
 from proxy.errors import Unavailable as ServerUnavailable
 from proxy.history import Prepared, output_entries, prepare
+from proxy.opening import FIRST_PAUSE, LONGEST_PAUSE, Identity, Opening, partition_for
 from proxy.question import Question
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
 from proxy.request import Revised
 from proxy.upstream import read_body, response_headers
 from storage import (
-    BranchExists,
     CommitMode,
     CommitResult,
     Committed,
     Conflict,
-    ItemNotFound,
     Lease,
-    Locked,
     OpenedTurn,
-    ResponseNotFound,
     StoreError,
     TurnCommit,
     Unavailable,
@@ -58,29 +50,36 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from proxy.auth import Caller
-    from proxy.question import Services
+    from proxy.delivery import Delivery
+    from proxy.question import Inbound, Services
     from proxy.request import TurnRequest
 
 logger = logging.getLogger(__name__)
 
-#: First and longest pause between attempts at a lock or a commit, in seconds.
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
-
 
 class Turn:
-    """A single POST /v1/responses, from a checked request to the end of its answer."""
+    """A single turn, from a checked request to the end of its answer. Its ids repeat if its identity does."""
 
-    def __init__(self, services: Services, caller: Caller, request: TurnRequest, http_request: web.Request) -> None:
+    def __init__(
+        self,
+        services: Services,
+        caller: Caller,
+        request: TurnRequest,
+        inbound: Inbound,
+        delivery: Delivery,
+        identity: Identity | None = None,
+    ) -> None:
         self._services = services
         self._config = services.config
         self._caller = caller
         self._request = request
-        self._http_request = http_request
-        self.delivery = Delivery(http_request, self._config.server.unread_seconds)
+        self._inbound = inbound
+        self._identity = identity
+        self._minted = 0
+        self.delivery = delivery
         #: What the upstream calls this request, for the log.
         self.upstream_request_id = "-"
-        self._partition = _partition_for(request)
+        self._partition = ids.partition_of(identity.response_id) if identity else partition_for(request)
         self._lease: Lease | None = None
         self._opened = OpenedTurn()
         self._prepared = Prepared([], b"")
@@ -90,6 +89,7 @@ class Turn:
         self._relay: Relay
         self._leaving = False
         self._stopping = False
+        self._abandoned = False
         self._generating: asyncio.Task[Any] | None = None
 
     async def run(self) -> web.StreamResponse:
@@ -117,51 +117,34 @@ class Turn:
         if self._generating is not None:
             self._generating.cancel()
 
+    def abandon(self) -> None:
+        """End the turn and keep nothing of it: somebody else has decided how it ends, or will run it again."""
+        self._abandoned = self._leaving = True
+        if self._generating is not None:
+            self._generating.cancel()
+
     # --- open -----------------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
         request, source = self._request, self._request.source
         if source.subject or request.item_ids:
-            self._opened = await self._open_when_free()
+            token = self._identity.token if self._identity else secrets.token_hex(8)
+            lease = Lease(self._partition, "", token)
+            opening = Opening(self._services, self._caller.owner, request, lease, self._lock_wait_seconds)
+            self._opened = await opening.open(lambda: self._leaving)
+            self._lease = replace(lease, lock=self._opened.lock) if self._opened.lock else None
         if self._lease is not None:
             self._services.leases.hold(self._lease)
-        elif not source.previous_response_id and not self._knows_partition():
+        elif not source.previous_response_id and not self._identity and not self._knows_partition():
             self._partition = ids.new_partition()
         if self._opened.model and not request.model:
             self._request = replace(request, body={**request.body, "model": self._opened.model})
-        self._response_id = ids.new_response_id(self._partition, stored=request.stored)
+        minted = ids.new_response_id(self._partition, stored=request.stored)
+        self._response_id = self._identity.response_id if self._identity else minted
 
-    async def _open_when_free(self) -> OpenedTurn:
-        lease = Lease(self._partition, "", secrets.token_hex(8))
-        give_up = time.monotonic() + self._config.turns.lock_wait_seconds
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                opened = await self._services.store.turns.open(
-                    self._caller.owner,
-                    self._request.source,
-                    lease,
-                    self._services.leases.seconds,
-                    self._request.item_ids,
-                    self._request.answered_calls,
-                )
-            except ResponseNotFound as missing:
-                raise previous_response_not_found(missing.subject) from missing
-            except (ItemNotFound, BranchExists) as refusal:
-                raise self._fork_refused(refusal) from refusal
-            except Locked:
-                if self._leaving or time.monotonic() + pause > give_up:
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                self._lease = replace(lease, lock=opened.lock) if opened.lock else None
-                return opened
-
-    def _fork_refused(self, refusal: ItemNotFound | BranchExists) -> ApiError:
-        if isinstance(refusal, BranchExists):
-            return branch_exists(refusal.subject, "conversation.branch")
-        return item_not_found(refusal.subject, self._request.fork_param)
+    @property
+    def _lock_wait_seconds(self) -> float:
+        return self._identity.lock_wait_seconds if self._identity else self._config.turns.lock_wait_seconds
 
     def _knows_partition(self) -> bool:
         """Whether the partition that the input's ids name is one of this owner's: the turn may live there too."""
@@ -169,7 +152,7 @@ class Turn:
 
     def _prepare(self) -> None:
         check = self._config.turns.check_tool_calls
-        self._question = Question(self._services, self._caller, self._request, self._http_request)
+        self._question = Question(self._services, self._caller, self._request, self._inbound)
         self._prepared = prepare(self._request, self._opened, self._new_item_id, check_calls=check)
         source = self._request.source
         self._relay = Relay(
@@ -181,12 +164,15 @@ class Turn:
                 new_item_id=self._new_item_id,
                 request=self._request.body,
                 show_encrypted=self._request.show_encrypted,
-                created_at=int(time.time()),
+                created_at=self._identity.created_at if self._identity else int(time.time()),
                 branch=self._opened.branch if source.branch or source.fork else "",
             )
         )
 
     def _new_item_id(self, item_type: str) -> str:
+        if self._identity:
+            self._minted += 1
+            return ids.derived_item_id(item_type, self._identity.response_id, self._minted)
         return ids.new_turn_item_id(item_type, self._partition, stored=self._request.stored)
 
     # --- generate -------------------------------------------------------------------------------------------------
@@ -252,10 +238,12 @@ class Turn:
         A client that was sent nothing of the answer asks again (the SDKs do so by themselves after a timeout): with
         its input kept, the conversation would have it twice.
         """
+        if self._abandoned:
+            return None
         waits = self._stopping and not self.delivery.gone
         if waits and not self._request.stream:
             raise ServerUnavailable("The server is stopping.", code="server_stopping")
-        if not waits and (self._config.turns.on_disconnect == "discard" or self.delivery.response is None):
+        if not waits and (self._config.turns.on_disconnect == "discard" or not self.delivery.started):
             return None
         outcome = self._relay.interrupt()
         return outcome if outcome.items or waits else None
@@ -271,7 +259,7 @@ class Turn:
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}
             return self.delivery.json_response(orjson.dumps(answer))
-        if self.delivery.response is None:
+        if not self.delivery.started:
             await self.delivery.send(self._relay.replay(outcome))
         await self.delivery.send(self._relay.closing(outcome, beside))
         return await self.delivery.finish_stream()
@@ -355,6 +343,7 @@ class Turn:
             outputs=output_entries(outcome.items, self._request.exempt_tools),
             model=self._request.model,
             fork=self._request.source.fork,
+            job_token=self._identity.token if self._identity else "",
         )
 
     def _let_go(self) -> None:
@@ -372,9 +361,3 @@ class Turn:
                 await self._services.store.turns.release(lease)
             except Unavailable:
                 logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
-
-
-def _partition_for(request: TurnRequest) -> str:
-    """Return where a turn lives: with what it continues, else with the newest item it names, else somewhere new."""
-    anchor = request.source.subject or "".join(request.item_ids[-1:])
-    return ids.partition_of(anchor) if anchor else ids.new_partition()

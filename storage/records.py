@@ -211,7 +211,8 @@ class CommitMode(StrEnum):
 class TurnCommit:
     """A finished turn. body: the Response object without its `output`. opened: what open_turn gave.
 
-    model: as the caller named it, '' if it did not. fork: as the turn was opened with.
+    model: as the caller named it, '' if it did not. fork: as the turn was opened with. job_token: of a response that
+    was accepted before its turn ran, see submit_response; else ''.
     """
 
     owner: str
@@ -228,6 +229,7 @@ class TurnCommit:
     outputs: Sequence[Entry]
     model: str = ""
     fork: Fork | None = None
+    job_token: str = ""
 
 
 class CommitResult(StrEnum):

@@ -124,6 +124,7 @@ class Turns:
             turn.model.replace(_FIELD_BREAK, ""),
             (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else "",
             opened.anchor or "",
+            turn.job_token,
             *flatten(turn.inputs),
             *flatten(turn.outputs),
         ]

@@ -4,7 +4,8 @@
 --       5 lock ('' = none)  6 lock token  7 fence  8 base chain (closed)  9 pending calls at the base, joined with
 --       CALL_BREAK  10 retention s  11 marker's life s  12 store (1 or 0)  13 status  14 body  15 id of the response
 --       16 model  17 new branch's name, or the name of the old MAIN  18 id of the last inherited item
---       19 number of input entries, entries…, number of output entries, entries…
+--       19 token of a response that was accepted before its turn ran ('' = none)
+--       20 number of input entries, entries…, number of output entries, entries…
 --   mode append: to the conversation's branch. fork: to a new branch that starts with the base chain. promote: the
 --   same, and it becomes MAIN. chain: to the base chain, outside any conversation. record: the response with its
 --   items stays readable, but nothing that follows inherits them (a failed turn).
@@ -17,8 +18,13 @@
 local owner, mode = ARGV[1], ARGV[2]
 local stored = ARGV[12] == '1'
 local retention = tonumber(ARGV[10])
-if redis.call('EXISTS', KEYS[5]) == 1 or redis.call('EXISTS', KEYS[6]) == 1 then
+local accepted = redis.call('HMGET', KEYS[5], 'status', 'token', 'created_at')
+local unfinished = accepted[1] == 'queued' or accepted[1] == 'in_progress'
+if (accepted[1] and not unfinished) or redis.call('EXISTS', KEYS[6]) == 1 then
   return { 'repeated', conversation_lives(KEYS[2], ARGV[3]) and 1 or 0 }
+end
+if (ARGV[19] ~= '' or unfinished) and accepted[2] ~= ARGV[19] then
+  return { 'conflict' }
 end
 if not owned(owner) and redis.call('EXISTS', KEYS[1]) == 1 then
   return { 'conflict' }
@@ -34,7 +40,7 @@ local function live_entries(at)
   end
   return entries, at + 1 + tonumber(ARGV[at]) * FIELDS
 end
-local inputs, after_inputs = live_entries(19)
+local inputs, after_inputs = live_entries(20)
 local outputs = live_entries(after_inputs)
 local entries = {}
 for _, list in ipairs({ inputs, outputs }) do
@@ -158,9 +164,12 @@ if stored then
   end
   redis.call('HSET', KEYS[5], 'status', ARGV[13], 'body', ARGV[14], 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
-    'created_at', seconds)
+    'created_at', unfinished and accepted[3] or seconds)
+  redis.call('HDEL', KEYS[5], 'token', 'job')
   redis.call('EXPIRE', KEYS[5], retention)
-  redis.call('HINCRBY', KEYS[1], 'responses', 1)
+  if not unfinished then
+    redis.call('HINCRBY', KEYS[1], 'responses', 1)
+  end
   slide_expiry(context, KEYS[4], retention)
   slide_expiry(output, KEYS[4], retention)
 else

@@ -1,0 +1,81 @@
+"""How a turn begins: where it lives, who it is, and its branch, waited for as long as it may."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy import ids
+from proxy.errors import ApiError, branch_exists, item_not_found, previous_response_not_found
+from storage import BranchExists, ItemNotFound, Lease, Locked, OpenedTurn, ResponseNotFound
+
+if TYPE_CHECKING:
+    from proxy.question import Services
+    from proxy.request import TurnRequest
+
+#: First and longest pause between attempts at a lock or a commit, in seconds.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a turn is known by that was accepted before it runs, perhaps in another process and not for the first time.
+
+    token: of its lock, and of the right to commit. created_at: Unix seconds. lock_wait_seconds: how long it waits for
+    its branch.
+    """
+
+    response_id: str
+    token: str
+    created_at: int
+    lock_wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One turn's way into the store. lease: its partition and token; which lock it is, the store decides."""
+
+    services: Services
+    owner: str
+    request: TurnRequest
+    lease: Lease
+    wait_seconds: float
+
+    async def open(self, is_leaving: Callable[[], bool]) -> OpenedTurn:
+        """Open the turn when its branch is free. Raises ApiError, StoreError; Locked when it was not free in time."""
+        give_up = time.monotonic() + self.wait_seconds
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self.services.store.turns.open(
+                    self.owner,
+                    self.request.source,
+                    self.lease,
+                    self.services.leases.seconds,
+                    self.request.item_ids,
+                    self.request.answered_calls,
+                )
+            except ResponseNotFound as missing:
+                raise previous_response_not_found(missing.subject) from missing
+            except (ItemNotFound, BranchExists) as refusal:
+                raise self._fork_refused(refusal) from refusal
+            except Locked:
+                if is_leaving() or time.monotonic() + pause > give_up:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _fork_refused(self, refusal: ItemNotFound | BranchExists) -> ApiError:
+        if isinstance(refusal, BranchExists):
+            return branch_exists(refusal.subject, "conversation.branch")
+        return item_not_found(refusal.subject, self.request.fork_param)
+
+
+def partition_for(request: TurnRequest) -> str:
+    """Return where a turn lives: with what it continues, else with the newest item it names, else somewhere new."""
+    anchor = request.source.subject or "".join(request.item_ids[-1:])
+    return ids.partition_of(anchor) if anchor else ids.new_partition()
