@@ -444,6 +444,16 @@ async def test_a_comparison_skips_deleted_items_and_stops_at_its_limit(talk: Tal
     assert (same.shared, same.only_first.items, same.only_second.items) == (4, [], [])
 
 
+async def test_a_comparison_counts_an_item_once_that_one_batch_took_in_twice(talk: Talk):
+    await talk.draft("a1")
+    await talk.say("u3 a3 u4", "draft")
+    taken = [reference(talk.ids[text]) for text in ("u3", "a3", "a3", "u4")]
+    await talk.store.items.append(OWNER, talk.id, "MAIN", taken)
+    assert await talk.on() == "u1 a1 u2 a2 u3 a3 a3 u4"
+    found = await talk.store.branches.compare(OWNER, talk.id, "draft", "MAIN", 9)
+    assert (found.shared, found.only_first.items, texts(found.only_second.items)) == (5, [], ["u2", "a2"])
+
+
 # Calls that wait
 
 
@@ -498,6 +508,14 @@ async def test_calls_wait_through_forks_of_forks(talk: Talk):
     for text, waiting in (("c1", "1"), ("c2", "1 2"), ("o1", "2"), ("u3", "2"), ("a2", "")):
         fork = talk.point(ForkPoint.AFTER, text, name=text)
         assert pending_of(await talk.open("two", fork, token=text)) == waiting
+
+
+async def test_calls_wait_in_the_middle_of_a_forks_first_batch(talk: Talk):
+    await talk.say("c1")
+    await talk.draft()
+    await talk.store.items.append(OWNER, talk.id, "draft", talk.entries("u3 c2 o1 a3"))
+    for text, waiting in (("u3", "1"), ("c2", "1 2"), ("o1", "2"), ("a3", "2")):
+        assert pending_of(await talk.open(fork=talk.point(ForkPoint.AFTER, text, name=text), token=text)) == waiting
 
 
 async def test_a_call_that_was_deleted_does_not_wait_on_any_branch(talk: Talk):

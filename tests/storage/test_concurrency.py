@@ -9,7 +9,21 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.ids import partition_of
-from storage import CommitResult, Committed, Conflict, Conversation, Lease, Locked, OpenedTurn, Store, TurnSource
+from storage import (
+    BranchNotFound,
+    CommitResult,
+    Committed,
+    Conflict,
+    Conversation,
+    Fork,
+    Forked,
+    ForkPoint,
+    Lease,
+    Locked,
+    OpenedTurn,
+    Store,
+    TurnSource,
+)
 from tests.storage.builders import (
     OWNER,
     add,
@@ -19,12 +33,14 @@ from tests.storage.builders import (
     history_of,
     input_of,
     list_ids,
+    minted,
     open_turn,
     output_of,
     read_all,
     start,
     take_turn,
 )
+from tests.storage.talks import Talk
 
 CLIENTS = 16
 TURNS = 5
@@ -206,3 +222,58 @@ async def test_a_turn_and_the_deletion_of_its_conversation_at_once_leave_nothing
         assert committed.result in {CommitResult.OK, CommitResult.DROPPED}
         assert await continue_from(valkey_store, commit.response_id) == ["one", "question", "answer"]
         await list_ids(valkey_store)
+
+
+async def test_of_sixteen_branches_of_one_name_one_is_made(clients: list[Store], valkey_store: Store):
+    talk = await Talk(valkey_store).begin("u1 a1")
+    fork = Fork(ForkPoint.TIP, name="draft")
+    made = await asyncio.gather(
+        *(store.branches.create(OWNER, talk.id, "", fork, [minted(talk.partition, "x")]) for store in clients),
+        return_exceptions=True,
+    )
+    assert sorted(type(one).__name__ for one in made) == ["BranchExists"] * 15 + ["Forked"]
+    assert (await talk.names(), await talk.on("draft")) == (["MAIN", "draft"], "u1 a1 x")
+
+
+async def test_sixteen_new_mains_at_once_leave_every_old_one_as_a_backup(clients: list[Store], valkey_store: Store):
+    talk = await Talk(valkey_store).begin("u1 a1")
+    await asyncio.gather(
+        *(
+            store.branches.create(
+                OWNER,
+                talk.id,
+                "",
+                Fork(ForkPoint.AFTER, talk.ids["a1"], backup="old"),
+                [minted(talk.partition, str(i))],
+            )
+            for i, store in enumerate(clients)
+        )
+    )
+    names = await talk.names()
+    assert sorted(names) == sorted(["MAIN", *("old" + "x" * i for i in range(CLIENTS))])
+    lines = [await talk.on(name) for name in names]
+    assert sorted(lines) == sorted(["u1 a1", *(f"u1 a1 {i}" for i in range(CLIENTS))])
+
+
+async def test_a_fork_and_the_deletion_of_its_source_at_once_leave_nothing_half_done(
+    clients: list[Store], valkey_store: Store
+):
+    talk = await Talk(valkey_store).begin("u1")
+    for _ in range(10):
+        await talk.draft()
+        await talk.say("u2 a2", "draft")
+        ends = await asyncio.gather(
+            clients[0].branches.delete(OWNER, talk.id, "draft"),
+            *(
+                store.branches.create(OWNER, talk.id, "draft", Fork(ForkPoint.AFTER, talk.ids["u2"], name=str(i)), [])
+                for i, store in enumerate(clients[1:4])
+            ),
+            clients[4].sweeper.sweep_all(),
+            return_exceptions=True,
+        )
+        for i, end in enumerate(ends[1:4]):
+            assert isinstance(end, Forked | BranchNotFound)
+            if isinstance(end, Forked):
+                assert await talk.on(str(i)) == "u1 u2"
+                await valkey_store.branches.delete(OWNER, talk.id, str(i))
+    assert await talk.names() == ["MAIN"]
