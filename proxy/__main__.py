@@ -1,4 +1,6 @@
-"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `export`, `import`, `version`; also `python -m proxy`.
+"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `purge`, `export`, `import`, `version`.
+
+Also `python -m proxy`.
 
 Exit status: 0 success, 1 it can't run or something is wrong, 2 the command line or the configuration is wrong.
 """
@@ -50,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--every", metavar="SECONDS", type=_seconds, help="go on, with this pause between two times")
     fsck = add("fsck", _audit, "check the store's invariants and change nothing", STORE_FLAGS)
     fsck.add_argument("--owner", default="", help="check only what belongs to this owner")
+    purge = add("purge", _purge, "delete everything that belongs to an owner, for good", STORE_FLAGS)
+    purge.add_argument("--owner", required=True, help="whose conversations, responses and idempotency keys go")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
     export = add("export", _export, "write conversations to files, one each", STORE_FLAGS)
     export.add_argument("directory", metavar="DIR", type=Path, help="folder to write to; is made if missing")
     export.add_argument("--owner", help="export only what belongs to this owner")
@@ -106,6 +111,23 @@ def _audit(options: argparse.Namespace) -> int:
     from proxy.upkeep import check
 
     return 1 if _run(check(config, options.owner)) else 0
+
+
+def _purge(options: argparse.Namespace) -> int:
+    config = _load(options)
+    if not options.yes and not _confirms(f"Delete everything that belongs to {options.owner}, for good? [y/N] "):
+        return _fail("nothing was deleted; say y, or give --yes", 1)
+    from proxy.upkeep import purge
+
+    _run(purge(config, options.owner))
+    return 0
+
+
+def _confirms(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -16,19 +16,39 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy import archive, branches, conversations, health, responses, revisions
+from proxy import archive, branches, compactions, conversations, health, measures, responses, revisions
 from proxy.auth import create_authenticator
+from proxy.claims import Claims
 from proxy.echo import create_echo_app
 from proxy.errors import NotFound, method_not_allowed
+from proxy.follower import Followers
+from proxy.gauge import Gauge
+from proxy.idempotency import answer_once
 from proxy.leases import Leases
 from proxy.middleware import MIDDLEWARES, RUNNING, SIGNALS, STOPPING
-from proxy.passthrough import STATELESS, pass_through
+from proxy.passthrough import pass_through
 from proxy.question import Services
 from proxy.reclaimer import Reclaimer
 from proxy.registry import Turns
-from proxy.services import AUTHENTICATOR, CONFIG, RECLAIMER, SERVICES, STORE, TURNS, UPSTREAM
+from proxy.sealing import create_sealer
+from proxy.services import (
+    AUTHENTICATOR,
+    CLAIMS,
+    CONFIG,
+    FOLLOWERS,
+    RECLAIMER,
+    SEALER,
+    SERVICES,
+    SOCKETS,
+    STORE,
+    TURNS,
+    UPSTREAM,
+    WORKER,
+)
+from proxy.sockets import Sockets
 from proxy.stores import open_store
 from proxy.upstream import Upstream, create_session
+from proxy.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -54,7 +74,7 @@ log = logging.getLogger(__name__)
 
 def create_app(config: Config) -> web.Application:
     """Return the application for `config`; nothing is started or connected before it is served."""
-    app = web.Application(middlewares=MIDDLEWARES)
+    app = web.Application(middlewares=[*MIDDLEWARES, answer_once])
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
@@ -75,6 +95,8 @@ def create_runner(app: web.Application) -> web.AppRunner:
     """
     server_log = logging.getLogger("proxy.server")
     server_log.addFilter(_without_quotes)
+    # It warns of the subprotocols that a client offers, and browsers' clients offer their key as one.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     return web.AppRunner(
         app,
         access_log=None,
@@ -108,9 +130,18 @@ async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def provide_claims(app: web.Application) -> AsyncIterator[None]:
+    """Keep the idempotency keys that requests hold."""
+    config = app[CONFIG]
+    async with Claims(app[STORE], config.idempotency, config.turns.lock_lease_seconds).renewing() as claims:
+        app[CLAIMS] = claims
+        yield
+
+
 async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
     """Open the upstream session, which the authenticator shares to fetch key sets."""
     config = app[CONFIG]
+    app[SEALER] = create_sealer(config)
     async with _upstream_url(config) as url, create_session(config.upstream) as session:
         app[UPSTREAM] = Upstream(config.upstream, session, url)
         app[AUTHENTICATOR] = create_authenticator(config, session)
@@ -123,7 +154,30 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     leases = Leases(app[STORE], config.turns.lock_lease_seconds)
     async with leases.renewing(), Turns(config.server.keepalive_seconds).serving() as turns:
         app[TURNS] = turns
-        app[SERVICES] = Services(app[STORE], app[UPSTREAM], config, leases)
+        app[SERVICES] = Services(app[STORE], app[UPSTREAM], config, leases, app[SEALER], Gauge(config.models.windows))
+        yield
+
+
+async def provide_followers(app: web.Application) -> AsyncIterator[None]:
+    """Look into the logs of events that clients follow."""
+    async with Followers(app[STORE], app[CONFIG].server.keepalive_seconds).serving() as followers:
+        app[FOLLOWERS] = followers
+        yield
+
+
+async def provide_sockets(app: web.Application) -> AsyncIterator[None]:
+    """Look after WebSocket connections."""
+    server, limits = app[CONFIG].server, app[CONFIG].websocket
+    shortest = min(server.unread_seconds, limits.ping_seconds, limits.max_seconds)
+    async with Sockets(shortest).serving() as sockets:
+        app[SOCKETS] = sockets
+        yield
+
+
+async def provide_worker(app: web.Application) -> AsyncIterator[None]:
+    """Run background responses."""
+    async with Worker(app[SERVICES]).serving() as worker:
+        app[WORKER] = worker
         yield
 
 
@@ -132,7 +186,9 @@ async def stop_turns(app: web.Application) -> None:
     app[STOPPING].set()
     seconds = app[CONFIG].server.shutdown_timeout_seconds
     start = time.monotonic()
-    await app[TURNS].drain(seconds)
+    app[SOCKETS].stop()
+    await asyncio.gather(app[TURNS].drain(seconds), app[WORKER].drain(seconds))
+    app[FOLLOWERS].stop()
     left = seconds - (time.monotonic() - start)
     # Requests of turns that have just ended are still about to return.
     await _finish(app[RUNNING], max(left, CLEANUP_SECONDS))
@@ -195,11 +251,21 @@ _STATEFUL = [*responses.ROUTES, *conversations.ROUTES, *branches.ROUTES, *revisi
 ROUTES = [
     *health.ROUTES,
     web.get("/openapi.json", serve_openapi),
-    *(web.post(path, pass_through) for path in STATELESS),
+    *compactions.ROUTES,
+    *measures.ROUTES,
     *_STATEFUL,
     *_refusals(_STATEFUL),
     web.route("*", "/v1/{tail:.*}", pass_through),
 ]
 
 #: Services in the order of their start.
-CONTEXTS = [provide_store, provide_reclaimer, provide_upstream, provide_turns]
+CONTEXTS = [
+    provide_store,
+    provide_reclaimer,
+    provide_claims,
+    provide_upstream,
+    provide_turns,
+    provide_followers,
+    provide_worker,
+    provide_sockets,
+]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Seconds that a caller may be silent in the middle of its body.
 SILENCE_SECONDS = 60.0
 
+#: The whole body as it was sent, where somebody had to see it before the handler.
+_BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
+
 #: Content codings that there is nothing to undo of.
 _PLAIN = frozenset({"", "identity"})
 
@@ -79,12 +82,22 @@ async def iter_body(
     limit: bytes. silence_seconds: longest wait for the next bytes; broken chunked framing shows as silence.
     Raises PayloadTooLarge, before anything is read where Content-Length tells, and RequestTimeout.
     """
+    if (held := request.get(_BODY)) is not None:
+        yield held
+        return
     _require_length(request.content_length or 0, limit)
     received = 0
     while chunk := await _next_chunk(request, silence_seconds):
         received += len(chunk)
         _require_length(received, limit)
         yield chunk
+
+
+async def hold_body(request: web.Request) -> bytes:
+    """Read the whole body, undone from its coding, and leave it to be read once more. Raises as `iter_content`."""
+    limit = request.app[CONFIG].server.max_body_bytes
+    request[_BODY] = b"".join([chunk async for chunk in iter_body(request, limit)])
+    return b"".join([piece async for piece in iter_content(request, limit)])
 
 
 async def _next_chunk(request: web.Request, silence_seconds: float) -> bytes:
@@ -119,7 +132,8 @@ async def iter_content(request: web.Request, limit: int) -> AsyncIterator[bytes]
 
 async def _read(request: web.Request, limit: int) -> bytes:
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    if coding in _PLAIN and request.content.is_eof() and (request.content_length or 0) <= limit:
+    arrived = _BODY not in request and request.content.is_eof()
+    if coding in _PLAIN and arrived and (request.content_length or 0) <= limit:
         # The usual small body has arrived with its head: no clock is needed to wait for it.
         body = await request.content.read()
         _require_length(len(body), limit)

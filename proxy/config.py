@@ -20,6 +20,10 @@ Name = Annotated[
         pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 letters, digits, dots, underscores or hyphens"
     ),
 ]
+ModelName = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^(\*|[^*\s]+\*?)\Z", description="a model's name, or the beginning of it with a * behind"),
+]
 KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
 
 
@@ -153,13 +157,98 @@ class ConversationsConfig(Section, frozen=True):
     #: What deleting an item does if the request does not say: `item` removes just it, for good, from every branch;
     #: `branch` makes a new `MAIN` without it and keeps the old one as a backup.
     delete_mode: Literal["item", "branch"] = "item"
+    #: Days that a conversation is kept after its last turn or change, not fewer than `responses.retention_days`; 0: for
+    #: ever.
+    retention_days: NotNegative = 0.0
 
 
 class ResponsesConfig(Section, frozen=True):
     """Responses."""
 
-    #: Days that a response is kept after its last use.
-    retention_days: Positive = 30.0
+    #: Days that a response is kept after its last use; 0: for ever.
+    retention_days: NotNegative = 30.0
+
+
+class CompactionConfig(Section, frozen=True):
+    """Compaction: a summary takes the place of what the model was told so far."""
+
+    #: Who compacts: `native`, the model server; `own`, Branchline, with a summary that it has a model write; `auto`,
+    #: the model server if it is OpenAI's or, for `/responses/compact`, if it has that; else Branchline.
+    upstream: Literal["auto", "native", "own"] = "auto"
+    #: Model that writes summaries; empty means the request's own.
+    model: str = ""
+    #: What that model is told after the conversation; empty means a text that comes with Branchline.
+    instructions: str = ""
+    #: Most tokens that a summary may have, with the reasoning before it.
+    max_summary_tokens: Annotated[int, msgspec.Meta(ge=16)] = 8192
+
+
+class WebSocketConfig(Section, frozen=True):
+    """WebSocket mode of `/v1/responses`. A message may have `server.max_body_bytes`."""
+
+    #: Offer it; else clients are told to use HTTP (426).
+    enabled: bool = True
+    #: Compress messages for clients that ask for it (permessage-deflate).
+    compression: bool = True
+    #: Turns of one connection that run at a time; more wait.
+    max_in_flight: Count = 16
+    #: Named lanes (`stream_id`) of one connection.
+    max_streams: Count = 32
+    #: Seconds that a connection may live; running turns still finish.
+    max_seconds: Positive = 3600.0
+    #: Seconds without a sign of the client after which it is pinged.
+    ping_seconds: Positive = 30.0
+    #: Largest history of unstored responses that one connection holds in memory to be continued, in bytes.
+    max_cache_bytes: Count = 16 * 1024 * 1024
+
+
+class BackgroundConfig(Section, frozen=True):
+    """Background responses. How long a replica may be silent before another takes over: `turns.lock_lease_seconds`."""
+
+    #: How many of them one replica makes at a time; the others wait in Redis.
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 16
+    #: How often one is begun, if the replicas that make it die, before it fails.
+    max_attempts: Count = 3
+    #: Seconds that one may wait for a replica before it fails.
+    max_queue_seconds: Positive = 21600.0
+
+
+class ModelsConfig(Section, frozen=True):
+    """What is known of models, by their name; `gpt-4*` means all whose name begins so, `*` all others."""
+
+    #: Name → tokens of its context window: question and answer together. `truncation: "auto"` cuts the history to it.
+    windows: dict[ModelName, Count] = {}
+
+
+class IdempotencyConfig(Section, frozen=True):
+    """Requests that come twice: with the same `Idempotency-Key`, or as an SDK's retry."""
+
+    #: Hours that an answer is kept under its key.
+    retention_hours: Positive = 24.0
+    #: Seconds that a repeat waits for the first request, if that still runs.
+    wait_seconds: NotNegative = 300.0
+    #: Largest answer that is kept, in bytes; of a larger one only which response it is.
+    max_answer_bytes: Count = 8 * 1024 * 1024
+    #: Minutes that the answer of a turn whose client did not wait for it is kept for a retry without key; 0: none is.
+    retry_minutes: NotNegative = 10.0
+
+
+class SealingConfig(Section, frozen=True):
+    """The key of what only Branchline may read again: background jobs that wait, and compactions it made itself."""
+
+    #: 32 bytes in base64, or any text of at least 32 characters, the same on all replicas; empty: a random key is kept
+    #: in the file `sealing.key` in `data.dir`.
+    key: Secret = Secret("")
+
+
+class StreamsConfig(Section, frozen=True):
+    """Events that are kept, so that a stream that broke off can be resumed."""
+
+    #: Whose: `background` responses that are streamed, or `all` streams that are stored; those then run to their end
+    #: even if the client leaves.
+    keep: Literal["background", "all"] = "background"
+    #: Seconds that they are kept after the last one.
+    retention_seconds: Annotated[float, msgspec.Meta(ge=1)] = 3600.0
 
 
 class ErrorsConfig(Section, frozen=True):
@@ -187,5 +276,12 @@ class Config(Section, frozen=True):
     turns: TurnsConfig = TurnsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     responses: ResponsesConfig = ResponsesConfig()
+    websocket: WebSocketConfig = WebSocketConfig()
+    background: BackgroundConfig = BackgroundConfig()
+    streams: StreamsConfig = StreamsConfig()
+    compaction: CompactionConfig = CompactionConfig()
+    models: ModelsConfig = ModelsConfig()
+    idempotency: IdempotencyConfig = IdempotencyConfig()
+    sealing: SealingConfig = SealingConfig()
     errors: ErrorsConfig = ErrorsConfig()
     log: LogConfig = LogConfig()

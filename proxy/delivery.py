@@ -36,6 +36,10 @@ class Delivery(Protocol):
         """Do what a stream needs that has been silent for that long. Never waits for the client."""
         ...
 
+    async def secure(self) -> None:
+        """Return when what was sent is safe, where it is kept: the turn is about to be committed."""
+        ...
+
     async def finish_stream(self) -> web.StreamResponse:
         """End the stream cleanly and return its response."""
         ...
@@ -105,6 +109,9 @@ class HttpDelivery:
             return
         if time.monotonic() - self._last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))
+
+    async def secure(self) -> None:
+        """Do nothing: what was sent is not kept."""
 
     async def finish_stream(self) -> web.StreamResponse:
         """End the stream cleanly and return its response."""

@@ -8,8 +8,10 @@
     ├── MethodNotAllowed     405
     ├── RequestTimeout       408
     ├── AlreadyExists        409  a name that is taken; not to be repeated
+    ├── InProgress           409  the same request runs already; to be repeated
     ├── PayloadTooLarge      413
     ├── UnsupportedMedia     415
+    ├── KeyReused            422  an idempotency key that stands for another request
     ├── UpgradeRequired      426  WebSocket asked for, not offered
     ├── InternalError        500
     ├── BadGateway           502  the upstream broke off or spoke nonsense
@@ -40,6 +42,7 @@ from storage import (
     NotAUserMessage,
     NoUserMessage,
     ResponseNotFound,
+    ResponseUnfinished,
     StoreError,
     TooManyMetadata,
 )
@@ -135,6 +138,29 @@ class AlreadyExists(ApiError):
 
     def __init__(self, message: str, *, param: str | None = None, code: str) -> None:
         super().__init__(message, param=param, code=code, headers={"x-should-retry": "false"})
+
+
+class InProgress(ApiError):
+    """409: an earlier attempt at this request still runs; OpenAI's clients repeat on this status by themselves."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "request_in_progress"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "2"})
+
+
+class KeyReused(ApiError):
+    """422: the idempotency key came with another request before."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+    param = "Idempotency-Key"
+
+    def __init__(self) -> None:
+        super().__init__("This idempotency key was used for another request. Use a new key for each request.")
 
 
 class PayloadTooLarge(ApiError):
@@ -251,6 +277,12 @@ def previous_response_not_found(response_id: str) -> BadRequest:
     )
 
 
+def response_unfinished(response_id: str, param: str | None) -> BadRequest:
+    """400 for a background response that a turn wants to continue before its end."""
+    message = f"Response with id '{response_id}' is not finished: wait while it is 'queued' or 'in_progress'."
+    return BadRequest(message, param=param, code="response_not_finished")
+
+
 def item_not_found(item_id: str, param: str | None = None, *, referenced: bool = False) -> NotFound:
     """404 for an item; a reference gets OpenAI's hint about `store`."""
     hint = (
@@ -345,6 +377,8 @@ def from_store_error(error: StoreError) -> ApiError:
             return conversation_not_found(error.subject)
         case ResponseNotFound():
             return response_not_found(error.subject)
+        case ResponseUnfinished():
+            return response_unfinished(error.subject, None)
         case ItemNotFound():
             return item_not_found(error.subject)
         case CursorNotFound():

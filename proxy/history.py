@@ -15,10 +15,13 @@ from proxy.errors import BadRequest, item_not_found
 from proxy.fields import ENCRYPTED_REASONING
 from proxy.items import InputItem, dump, mark_of, stored_entry, to_upstream
 from proxy.request import TurnRequest
+from proxy.window import calls_after, mentions
 from storage import Entry, OpenedTurn, Origin
 
 #: What the upstream must not see: state is ours.
-_OURS = frozenset({"conversation", "previous_response_id", "background", "input"})
+_OURS = frozenset({"conversation", "previous_response_id", "background", "background_options", "input"})
+#: What is about an answer, where none is asked for.
+_OF_ANSWERS = frozenset({"store", "stream", "stream_options"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id:
 
 def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem]) -> None:
     """Refuse an output without its call and a call without its output, as OpenAI does (after hydration)."""
-    waiting = set(opened.pending)
+    compacted = opened.pending and mentions(opened.items)
+    waiting = set(calls_after(opened.items, opened.pending) if compacted else opened.pending)
     known = waiting | opened.calls
     for entry in entries:
         sign, call = entry.mark[:1], entry.mark[1:]
@@ -109,11 +113,23 @@ def upstream_body(request: TurnRequest, opened: OpenedTurn, prepared: Prepared, 
     fields["store"] = False
     if ask_encrypted and not request.show_encrypted:
         fields["include"] = [*(fields.get("include") or ()), ENCRYPTED_REASONING]
+    return _splice(fields, request, opened, prepared)
+
+
+def count_body(request: TurnRequest, opened: OpenedTurn, prepared: Prepared) -> bytes:
+    """Return the body that the upstream counts the tokens of: as that of the turn, less what is about its answer."""
+    dropped = _OURS | _OF_ANSWERS
+    fields = {key: value for key, value in request.body.items() if key not in dropped}
+    return _splice(fields, request, opened, prepared)
+
+
+def _splice(fields: Mapping[str, Any], request: TurnRequest, opened: OpenedTurn, prepared: Prepared) -> bytes:
     parts = [part for part in (opened.history, prepared.sent) if part]
     head = orjson.dumps(fields)[:-1]
     if not parts and request.body.get("input") is None:
         return head + b"}"
-    return b"".join((head, b',"input":[', to_upstream(b",".join(parts)), b"]}"))
+    start = b',"input":[' if fields else b'"input":['
+    return b"".join((head, start, to_upstream(b",".join(parts)), b"]}"))
 
 
 def output_entries(items: Iterable[Mapping[str, Any]], exempt: frozenset[str]) -> list[Entry]:

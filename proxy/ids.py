@@ -10,6 +10,7 @@ otherwise derives it from the id, so that any id leads to a slot without an inde
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import secrets
 import time
@@ -99,6 +100,14 @@ def partition_of(some_id: str) -> str:
     if len(body) == 50 and _HEX_50.fullmatch(body):
         return body[:16]
     return hashlib.sha256(some_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def age_seconds(response_id: str) -> float:
+    """Return how long ago a response's id was minted, as far as clocks agree; infinite if it is none of ours."""
+    body = response_id.rpartition("_")[2]
+    if not _HEX_50.fullmatch(body):
+        return math.inf
+    return time.time() - int(body[18:26], 16)
 
 
 def is_valid(some_id: str) -> bool:

@@ -21,7 +21,7 @@ class Leases:
         self._held: set[Lease] = set()
 
     def hold(self, lease: Lease) -> None:
-        """Renew this lock until it is forgotten."""
+        """Renew this lock until it is forgotten, or somebody else's."""
         self._held.add(lease)
 
     def forget(self, lease: Lease) -> None:
@@ -43,8 +43,11 @@ class Leases:
             await asyncio.sleep(self.seconds / 3)
             if not self._held:
                 continue
+            held = list(self._held)
             try:
-                await self._store.turns.renew(list(self._held), self.seconds)
+                kept = await self._store.turns.renew(held, self.seconds)
             except Unavailable as error:
                 # a turn whose lock ran out meanwhile finds out at its commit whether anybody came in between
                 logger.warning("locks could not be renewed: %s", error.subject)
+            else:
+                self._held.difference_update(one for one, is_kept in zip(held, kept, strict=True) if not is_kept)

@@ -44,6 +44,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Written to the log for a request whose client left before the answer (nginx's number; never sent).
 CLIENT_LEFT = 499
 
+#: Headers of answers that a browser shows to a page.
+EXPOSED = "x-request-id, x-branchline-omitted-items, x-branchline-tokens"
+
 #: Seconds that a browser may remember a preflight's answer.
 PREFLIGHT_SECONDS = 600
 
@@ -171,7 +174,7 @@ async def allow_origin(request: web.Request, response: web.StreamResponse) -> No
         response.headers[hdrs.VARY] = ", ".join([*vary, hdrs.ORIGIN])
     if allowed := _allowed_origin(request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = allowed
-        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "x-request-id"
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
 
 
 #: Outermost first.

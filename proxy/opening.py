@@ -9,8 +9,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy import ids
-from proxy.errors import ApiError, branch_exists, item_not_found, previous_response_not_found
-from storage import BranchExists, ItemNotFound, Lease, Locked, OpenedTurn, ResponseNotFound
+from proxy.errors import (
+    ApiError,
+    branch_exists,
+    item_not_found,
+    previous_response_not_found,
+    response_unfinished,
+)
+from proxy.memory import Ending, recall
+from storage import (
+    BranchExists,
+    ItemNotFound,
+    Lease,
+    Locked,
+    OpenedTurn,
+    ResponseNotFound,
+    ResponseUnfinished,
+    TurnSource,
+)
 
 if TYPE_CHECKING:
     from proxy.question import Services
@@ -47,6 +63,8 @@ class Opening:
 
     async def open(self, is_leaving: Callable[[], bool]) -> OpenedTurn:
         """Open the turn when its branch is free. Raises ApiError, StoreError; Locked when it was not free in time."""
+        if self.request.before is not None:
+            return await self._recall(self.request.before)
         give_up = time.monotonic() + self.wait_seconds
         pause = FIRST_PAUSE
         while True:
@@ -61,6 +79,9 @@ class Opening:
                 )
             except ResponseNotFound as missing:
                 raise previous_response_not_found(missing.subject) from missing
+            except ResponseUnfinished as unfinished:
+                param = self.request.fork_param or "previous_response_id"
+                raise response_unfinished(unfinished.subject, param) from unfinished
             except (ItemNotFound, BranchExists) as refusal:
                 raise self._fork_refused(refusal) from refusal
             except Locked:
@@ -68,6 +89,15 @@ class Opening:
                     raise
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _recall(self, before: Ending) -> OpenedTurn:
+        """Begin with what the store does not have; it is only asked for what the input names beyond that."""
+        request, found = self.request, OpenedTurn()
+        if request.item_ids or not before.calls.issuperset(request.answered_calls):
+            found = await self.services.store.turns.peek(
+                self.owner, TurnSource(), self.lease.partition, request.item_ids, request.answered_calls
+            )
+        return recall(before, request.item_ids, found)
 
     def _fork_refused(self, refusal: ItemNotFound | BranchExists) -> ApiError:
         if isinstance(refusal, BranchExists):

@@ -28,9 +28,6 @@ PREFIX = "/v1"
 #: First segments that belong to the stateful endpoints.
 OURS = frozenset({"responses", "conversations"})
 
-#: The stateless exceptions among them, exactly as they are spelled.
-STATELESS = ("/v1/responses/compact", "/v1/responses/input_tokens")
-
 
 async def pass_through(request: web.Request) -> web.StreamResponse:
     """Send the request upstream and relay the answer, whatever it is. Raises ApiError before the answer began.
@@ -61,7 +58,7 @@ def upstream_path(raw_path: str) -> str:
     Elsewhere is out of the upstream's base path, or to the stateful endpoints by another spelling.
     """
     segments = _segments(raw_path)
-    ours = len(segments) > 1 and segments[1].lower() in OURS and raw_path not in STATELESS
+    ours = len(segments) > 1 and segments[1].lower() in OURS
     if ours or segments[:1] != ["v1"] or not raw_path.startswith(f"{PREFIX}/") or ".." in segments:
         raise NotFound(f"Invalid URL ({raw_path}).")
     return raw_path.removeprefix(PREFIX)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from proxy import sse
+from proxy.absences import Absences
 from proxy.errors import BadGateway, UpstreamRefusal
+from proxy.gauge import OMITTED, Gauge
 from proxy.history import Prepared, upstream_body
-from proxy.upstream import Upstream, iter_chunks, request_headers
+from proxy.upstream import Upstream, iter_chunks, request_headers, response_headers
 from storage import OpenedTurn, Store
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from proxy.config import Config
     from proxy.leases import Leases
     from proxy.request import TurnRequest
+    from proxy.sealing import Sealer
 
 #: Models known to refuse `include: reasoning.encrypted_content` that are remembered.
 MAX_UNSEALED_MODELS = 1024
@@ -29,12 +32,19 @@ MAX_UNSEALED_MODELS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What turns work with. unsealed_models: models that refuse to give encrypted reasoning, as learnt from them."""
+    """What turns work with.
+
+    absences: endpoints that the upstream turned out to lack. unsealed_models: models that refuse to give encrypted
+    reasoning, as learnt from them.
+    """
 
     store: Store
     upstream: Upstream
     config: Config
     leases: Leases
+    sealer: Sealer
+    gauge: Gauge
+    absences: Absences = field(default_factory=Absences)
     unsealed_models: set[str] = field(default_factory=set)
 
 
@@ -59,6 +69,7 @@ class Question:
         self._caller = caller
         self._request = request
         self._inbound = inbound
+        self._omitted = 0
 
     async def ask(
         self, stack: AsyncExitStack, opened: OpenedTurn, prepared: Prepared, *, keeps: bool
@@ -67,6 +78,7 @@ class Question:
 
         The answer is open for as long as `stack`. keeps: its items will be stored. Raises ApiError.
         """
+        opened, self._omitted = await self._services.gauge.fit(self._request.body, opened, prepared)
         model = str(self._request.body.get("model"))
         unsealed = self._services.unsealed_models
         ask_encrypted = keeps and model not in unsealed
@@ -80,6 +92,13 @@ class Question:
                 unsealed.add(model)
             body = upstream_body(self._request, opened, prepared, ask_encrypted=False)
             return await stack.enter_async_context(self._call(body))
+
+    def headers_of(self, answer: aiohttp.ClientResponse) -> Mapping[str, str]:
+        """Return the headers of an answer for the client, with how many items the model was not shown."""
+        headers = response_headers(answer.headers)
+        if self._omitted:
+            headers[OMITTED] = str(self._omitted)
+        return headers
 
     async def events(self, answer: aiohttp.ClientResponse) -> AsyncIterator[list[sse.Event]]:
         """Yield the events of a streamed answer as they arrive, some at a time.
@@ -98,6 +117,8 @@ class Question:
 
     def _call(self, body: bytes) -> Any:
         headers = request_headers(self._inbound.headers, self._caller.upstream_authorization)
+        # the key stands for the client's request, not for this one, whose history may be another the next time
+        headers.popall("Idempotency-Key", None)
         return self._services.upstream.create_response(body, headers, self._inbound.query)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import ApiError, Unavailable
 from storage import StoreError
@@ -14,7 +14,7 @@ from storage import StoreError
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from proxy.turn import Turn
+    from proxy.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +22,29 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_SECONDS = 5.0
 
 
+class Running(Protocol):
+    """A turn, or what stands around one."""
+
+    @property
+    def delivery(self) -> Delivery:
+        """The client's side."""
+        ...
+
+    async def run(self) -> web.StreamResponse:
+        """Carry it out and return its response."""
+        ...
+
+    def leave(self, *, stopping: bool = False) -> None:
+        """Note that the client has gone, or (stopping) that the server has to end."""
+        ...
+
+
 class Turns:
     """Running turns, with one keep-alive task for all of them. keepalive_seconds: silence that a stream may have."""
 
     def __init__(self, keepalive_seconds: float) -> None:
         self._keepalive_seconds = keepalive_seconds
-        self._running: dict[asyncio.Task[web.StreamResponse], Turn] = {}
+        self._running: dict[asyncio.Task[web.StreamResponse], Running] = {}
         self._draining = False
 
     @asynccontextmanager
@@ -40,7 +57,7 @@ class Turns:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def run(self, turn: Turn) -> web.StreamResponse:
+    async def run(self, turn: Running) -> web.StreamResponse:
         """Run a turn to its end in a task of its own, so that it survives its client; return its response.
 
         Raises what the turn raises; Unavailable when the server is stopping.

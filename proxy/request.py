@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.errors import (
     BadRequest,
@@ -18,6 +18,9 @@ from proxy.fields import ENCRYPTED_REASONING, check_branch_name, check_conversat
 from proxy.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.items import InputItem, call_key, json_type, read_input
 from storage import Branch, Fork, ForkPoint, TurnSource
+
+if TYPE_CHECKING:
+    from proxy.memory import Ending
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Revised:
 class TurnRequest:
     """A checked request. body: the client's own, whole.
 
-    describe: returns what the answer says beside the response; None where the answer is the response.
+    describe: returns what the answer says beside the response; None where the answer is the response. generate: whether
+    the model is asked at all. remembered: what comes after it may go on from it even if it is not stored. before: what
+    the previous response ended with, where that is not in the store.
     """
 
     body: Mapping[str, Any]
@@ -48,6 +53,9 @@ class TurnRequest:
     background: bool
     items: list[InputItem]
     describe: Callable[[Revised], dict[str, Any]] | None = None
+    generate: bool = True
+    remembered: bool = False
+    before: Ending | None = None
 
     @property
     def model(self) -> str:

@@ -3,50 +3,59 @@
 from __future__ import annotations
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from proxy.background import submit
 from proxy.body import read_json
+from proxy.conversations import json_answer, whole
 from proxy.delivery import HttpDelivery
-from proxy.errors import BadRequest, UpgradeRequired, method_not_allowed
+from proxy.errors import BadRequest
 from proxy.fields import asks_encrypted, check_id, item_list, read_page
+from proxy.follower import follow, read_starting_after
 from proxy.items import hide_sealed
+from proxy.keeping import attend, find_lost_answer, note_submission
 from proxy.question import Inbound
 from proxy.request import TurnRequest, read_request
 from proxy.services import CALLER, CONFIG, SERVICES, STORE, TURNS, UPSTREAM_REQUEST_ID
 from proxy.turn import Turn
+from proxy.websocket import open_websocket
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
-    """POST /v1/responses: one turn, plain or streamed."""
+    """POST /v1/responses: one turn, plain or streamed; in the background its object at once, or its events."""
     turn_request = read_request(await read_json(request))
-    if turn_request.background:
-        raise BadRequest(
-            "Background mode is not supported by this server. Leave 'background' out, or set it to false.",
-            param="background",
-            code="unsupported_parameter",
-        )
-    return await run_turn(request, turn_request)
+    if not turn_request.background:
+        return await run_turn(request, turn_request)
+    response = await submit(request.app[SERVICES], request[CALLER], turn_request, Inbound.of(request))
+    await note_submission(request, response["id"], streamed=turn_request.stream)
+    if turn_request.stream:
+        return await follow(request, response["id"])
+    return web.Response(body=orjson.dumps(response), content_type="application/json")
 
 
 async def run_turn(request: web.Request, turn_request: TurnRequest) -> web.StreamResponse:
     """Carry a turn out and return its answer. Raises ApiError, StoreError."""
+    if (lost := await find_lost_answer(request, turn_request)) is not None:
+        return lost
     delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
     turn = Turn(request.app[SERVICES], request[CALLER], turn_request, Inbound.of(request), delivery)
     try:
-        return await request.app[TURNS].run(turn)
+        return await request.app[TURNS].run(attend(request, turn_request, turn))
     finally:
         request[UPSTREAM_REQUEST_ID] = turn.upstream_request_id
 
 
-async def read_response(request: web.Request) -> web.Response:
-    """GET /v1/responses/{response_id}."""
+async def read_response(request: web.Request) -> web.StreamResponse:
+    """GET /v1/responses/{response_id}: with `stream=true` its events, from `starting_after` on."""
     response_id = _response_id(request)
-    stored = await request.app[STORE].turns.read_response(request[CALLER].owner, response_id)
     if request.query.get("stream", "").lower() in {"true", "1"}:
-        raise BadRequest(
-            "This response was not created in background mode with stream=true, so it can't be streamed.",
-            param="stream",
-        )
+        return await follow(request, response_id, read_starting_after(request.query))
+    return await _render(request, response_id)
+
+
+async def _render(request: web.Request, response_id: str) -> web.Response:
+    """Return a stored response with its output. Raises ResponseNotFound."""
+    stored = await request.app[STORE].turns.read_response(request[CALLER].owner, response_id)
     output = stored.output if asks_encrypted(request.query) else hide_sealed(stored.output)
     body = stored.body[:-1] + b',"output":[' + b",".join(output) + b"]}"
     return web.Response(body=body, content_type="application/json")
@@ -60,10 +69,18 @@ async def delete_response(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
+async def delete_responses(request: web.Request) -> web.Response:
+    """DELETE /v1/responses: all that the caller has, conversations and everything else too; no key of it is left."""
+    purged = await whole(request.app[STORE].purger.purge(request[CALLER].owner))
+    return json_answer({"object": "responses.deleted", "deleted": True, "deleted_count": purged.responses})
+
+
 async def cancel_response(request: web.Request) -> web.Response:
-    """POST /v1/responses/{response_id}/cancel: only background responses can be cancelled, and there are none."""
-    await request.app[STORE].turns.read_response(request[CALLER].owner, _response_id(request))
-    raise BadRequest("Cannot cancel a synchronous response.")
+    """POST /v1/responses/{response_id}/cancel: one that is over already stays as it is."""
+    response_id = _response_id(request)
+    if not await request.app[STORE].jobs.cancel(request[CALLER].owner, response_id):
+        raise BadRequest("Cannot cancel a synchronous response.")
+    return await _render(request, response_id)
 
 
 async def list_input_items(request: web.Request) -> web.Response:
@@ -73,13 +90,6 @@ async def list_input_items(request: web.Request) -> web.Response:
     )
     body = item_list(page.items, has_more=page.has_more, show_encrypted=asks_encrypted(request.query))
     return web.Response(body=body, content_type="application/json")
-
-
-async def refuse_websocket(request: web.Request) -> web.Response:
-    """GET /v1/responses: 426 for a WebSocket, on which Codex CLI falls back to HTTP; there is no list, so else 405."""
-    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-        raise UpgradeRequired("WebSocket mode is not supported by this server. Use HTTP.")
-    raise method_not_allowed(request.method, "POST")
 
 
 def _response_id(request: web.Request) -> str:
@@ -92,7 +102,8 @@ _ONE = "/v1/responses/{response_id}"
 
 ROUTES = [
     web.post("/v1/responses", create_response),
-    web.get("/v1/responses", refuse_websocket),
+    web.get("/v1/responses", open_websocket),
+    web.delete("/v1/responses", delete_responses),
     web.get(_ONE, read_response),
     web.delete(_ONE, delete_response),
     web.post(f"{_ONE}/cancel", cancel_response),

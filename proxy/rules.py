@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from proxy.auth import is_loopback
+from proxy.sealing import key_from_text
 
 if TYPE_CHECKING:
     from proxy.config import Config
@@ -22,7 +23,7 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 def violations(config: Config) -> Iterator[Violation]:
     """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
-    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis):
+    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_sealing, _check_retention):
         yield from rule(config)
 
 
@@ -32,6 +33,11 @@ def warnings(config: Config) -> Iterator[str]:
         yield (
             f'auth.mode = "passthrough" with upstream.api_key on {config.server.host}: any token spends that key; '
             'use "jwt" or "api_keys" for callers of your own'
+        )
+    if config.redis.url and not config.sealing.key:
+        yield (
+            "redis.url is set and sealing.key is not: other replicas can't take over this one's background responses, "
+            "nor read its compactions; give all of them the same key"
         )
 
 
@@ -88,6 +94,23 @@ def _check_redis(config: Config) -> Iterator[Violation]:
         )
     elif scheme == "redis+sentinel" and not urlsplit(f"//{rest}").path.strip("/"):
         yield "redis.url", "must name the service: redis+sentinel://host:port/service"
+
+
+def _check_sealing(config: Config) -> Iterator[Violation]:
+    try:
+        if config.sealing.key:
+            key_from_text(config.sealing.key)
+    except ValueError as exc:
+        yield "sealing.key", str(exc)
+
+
+def _check_retention(config: Config) -> Iterator[Violation]:
+    conversations, responses = config.conversations.retention_days, config.responses.retention_days
+    if conversations and (not responses or conversations < responses):
+        yield (
+            "conversations.retention_days",
+            "must be 0 or at least responses.retention_days: responses need the items of their conversations",
+        )
 
 
 def _names_hosts(rest: str) -> bool:

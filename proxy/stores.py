@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from proxy.config import Config
 
 
+#: What is kept for ever without a conversation around it has this time to live, so that every key still has one.
+FOREVER_SECONDS = 100 * 365 * 86_400
+
+
 @asynccontextmanager
 async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
@@ -31,12 +35,17 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             prefix=config.redis.prefix,
             timeout_seconds=config.redis.timeout_seconds,
             max_connections=config.redis.max_connections,
-            retention_seconds=round(config.responses.retention_days * 86400),
+            retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
+            conversation_seconds=_seconds(config.conversations.retention_days),
             partition_of=partition_of,
-            description=description,
         )
+        store.description = description
         stack.push_async_callback(store.close)
         yield store
+
+
+def _seconds(days: float) -> int:
+    return max(1, round(days * 86_400)) if days else 0
 
 
 async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool) -> tuple[str, str]:

@@ -22,17 +22,17 @@ import orjson
 from aiohttp import hdrs
 
 from proxy import ids, sse
-from proxy.errors import (
-    BadGateway,
-    GatewayTimeout,
-)
+from proxy.compaction import Compaction
+from proxy.errors import ApiError, BadGateway, GatewayTimeout
 from proxy.errors import Unavailable as ServerUnavailable
+from proxy.eventlog import keeps_events, logged
 from proxy.history import Prepared, output_entries, prepare
+from proxy.memory import Ending, ending_of
 from proxy.opening import FIRST_PAUSE, LONGEST_PAUSE, Identity, Opening, partition_for
 from proxy.question import Question
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
 from proxy.request import Revised
-from proxy.upstream import read_body, response_headers
+from proxy.upstream import read_body
 from storage import (
     CommitMode,
     CommitResult,
@@ -46,6 +46,8 @@ from storage import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     import aiohttp
     from aiohttp import web
 
@@ -75,16 +77,22 @@ class Turn:
         self._request = request
         self._inbound = inbound
         self._identity = identity
+        #: Whether an ordinary turn's events are kept, for a client that comes back to it.
+        self._resumable = identity is None and keeps_events(services.config, request)
+        self._ends_on_leave = services.config.turns.on_disconnect != "finish" and not self._resumable
         self._minted = 0
         self.delivery = delivery
         #: What the upstream calls this request, for the log.
         self.upstream_request_id = "-"
+        #: Called with the response's id before the upstream is.
+        self.on_identified: Callable[[str], Awaitable[None]] | None = None
         self._partition = ids.partition_of(identity.response_id) if identity else partition_for(request)
         self._lease: Lease | None = None
         self._opened = OpenedTurn()
         self._prepared = Prepared([], b"")
         self._committed = Committed(CommitResult.OK)
         self._question: Question
+        self._outcome: Outcome | None = None
         self._response_id = ""
         self._relay: Relay
         self._leaving = False
@@ -100,7 +108,12 @@ class Turn:
         await self._open()
         try:
             self._prepare()
+            if self.on_identified is not None:
+                await self.on_identified(self._response_id)
             async with AsyncExitStack() as stack:
+                if self._resumable:
+                    events = logged(self._services, self._caller.owner, self._response_id, self.delivery)
+                    self.delivery = await stack.enter_async_context(events)
                 outcome = await self._generate(stack)
                 return await self._settle(outcome)
         finally:
@@ -110,12 +123,27 @@ class Turn:
         """Note that the client has gone, or (stopping) that the server has to end; see `turns.on_disconnect`."""
         if not stopping:
             self.delivery.gone = True
-        if self._config.turns.on_disconnect == "finish" and not stopping:
+        if not self._ends_on_leave and not stopping:
             return
         self._leaving = True
         self._stopping = self._stopping or stopping
         if self._generating is not None:
             self._generating.cancel()
+
+    @property
+    def response_id(self) -> str:
+        """The response's id, '' before the turn was opened."""
+        return self._response_id
+
+    @property
+    def status(self) -> str:
+        """How the turn ended, from when the client is told; '' if nothing is kept of it."""
+        return self._outcome.status if self._outcome else ""
+
+    @property
+    def ending(self) -> Ending | None:
+        """What another turn can go on from, from when the client is told; None if this one came to no good end."""
+        return ending_of(self._request, self._opened, self._prepared, self._outcome)
 
     def abandon(self) -> None:
         """End the turn and keep nothing of it: somebody else has decided how it ends, or will run it again."""
@@ -152,8 +180,10 @@ class Turn:
 
     def _prepare(self) -> None:
         check = self._config.turns.check_tool_calls
-        self._question = Question(self._services, self._caller, self._request, self._inbound)
+        compaction = self._compaction = Compaction(self._services, self._caller, self._request, self._inbound)
+        self._question = Question(self._services, self._caller, compaction.request, self._inbound)
         self._prepared = prepare(self._request, self._opened, self._new_item_id, check_calls=check)
+        compaction.open(self._opened, self._prepared)
         source = self._request.source
         self._relay = Relay(
             Ownership(
@@ -181,17 +211,26 @@ class Turn:
         """Return how the answer ended; None if nothing of it is to be kept."""
         if self._leaving:
             return self._interrupted()
+        if not self._request.generate:
+            return self._relay.complete({"object": "response", "output": [], "usage": {}})
         task = self._generating = asyncio.current_task()
+        keeps = self._keeps_items or self._request.remembered
         try:
-            answer = await self._question.ask(stack, self._opened, self._prepared, keeps=self._keeps_items)
+            if (outcome := await self._compaction.run(stack, self._relay, self.delivery)) is not None:
+                return outcome
+            answer = await self._question.ask(stack, *self._compaction.view, keeps=keeps)
             self.upstream_request_id = answer.headers.get("x-request-id", "-")
-            self.delivery.keep_headers(response_headers(answer.headers))
+            self.delivery.keep_headers(self._question.headers_of(answer))
             return await self._relay_answer(answer)
         except asyncio.CancelledError:
             if not self._leaving or task is None:
                 raise
             task.uncancel()
             return self._interrupted()
+        except ApiError as failure:
+            if not self.delivery.started:
+                raise
+            return self._relay.fail("server_error", failure.message)
         finally:
             self._generating = None
 
@@ -228,10 +267,6 @@ class Turn:
             return relay.fail("server_error", failure.message)
         return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
 
-    @property
-    def _ends_on_leave(self) -> bool:
-        return self._config.turns.on_disconnect != "finish"
-
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.
 
@@ -240,7 +275,7 @@ class Turn:
         """
         if self._abandoned:
             return None
-        waits = self._stopping and not self.delivery.gone
+        waits = self._stopping and (self._resumable or not self.delivery.gone)
         if waits and not self._request.stream:
             raise ServerUnavailable("The server is stopping.", code="server_stopping")
         if not waits and (self._config.turns.on_disconnect == "discard" or not self.delivery.started):
@@ -254,7 +289,8 @@ class Turn:
         """Write the outcome down, then tell the client: whoever sees the end can build on it."""
         if outcome is None:
             return await self.delivery.finish_stream()
-        outcome = await self._commit(outcome)
+        await self.delivery.secure()
+        outcome = self._outcome = await self._commit(outcome)
         beside = await self._describe()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}
@@ -339,7 +375,7 @@ class Turn:
             stored=self._request.stored,
             status=outcome.status,
             body=orjson.dumps(body),
-            inputs=self._prepared.entries,
+            inputs=[*(self._request.before.tail if self._request.before else ()), *self._prepared.entries],
             outputs=output_entries(outcome.items, self._request.exempt_tools),
             model=self._request.model,
             fork=self._request.source.fork,

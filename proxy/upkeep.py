@@ -1,6 +1,6 @@
-"""`branchline gc` and `branchline fsck`: free what nothing reaches, and check that everything is as it should be.
+"""`branchline gc`, `fsck` and `purge`: free what nothing reaches, check that all is well, delete what an owner has.
 
-Both work on the store directly, and beside running servers.
+They work on the store directly, and beside running servers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from proxy.diagnosis import store_problem
 from proxy.stores import open_store
-from storage import Report, Store, Swept, Unavailable
+from storage import Purged, Report, Store, Swept, Unavailable
 
 if TYPE_CHECKING:
     from proxy.config import Config
@@ -68,6 +68,33 @@ async def _collect_once(store: Store) -> None:
         except Unavailable as exc:
             raise _unavailable(store, exc) from exc
     print(summarize_sweep(swept, time.monotonic() - start), flush=True)
+
+
+async def purge(config: Config, owner: str) -> None:
+    """Delete everything that belongs to an owner and print what it was.
+
+    Raises UpkeepError when the store is not available, EmbeddedUnavailable.
+    """
+    start = time.monotonic()
+    async with open_store(config) as store:
+        with _progress("purge") as bar:
+            try:
+                purged = await store.purger.purge(owner, lambda _: _advance(bar))
+            except Unavailable as exc:
+                raise _unavailable(store, exc) from exc
+    print(summarize_purge(purged, time.monotonic() - start))
+
+
+def summarize_purge(purged: Purged, seconds: float) -> str:
+    """Return one line about what a purge has deleted."""
+    deleted = ", ".join(
+        [
+            _count(purged.conversations, "conversation"),
+            _count(purged.responses, "response"),
+            _count(purged.keys, "key"),
+        ]
+    )
+    return f"deleted {deleted} in {_count(purged.partitions, 'partition')}, {seconds:.1f} s"
 
 
 def summarize_sweep(swept: Swept, seconds: float) -> str:

@@ -43,6 +43,9 @@ __all__ = [
     "translate",
 ]
 
+#: Where responses are made, below the upstream's URL.
+RESPONSES = "/responses"
+
 #: Seconds that an idle connection is kept. Many servers (uvicorn, Node) close theirs after 5 s, and a request
 #: that is sent just then is lost; a POST can't be repeated.
 IDLE_SECONDS = 4.0
@@ -106,17 +109,17 @@ class Upstream:
 
     @asynccontextmanager
     async def create_response(
-        self, body: bytes, headers: Mapping[str, str], query_string: str = ""
+        self, body: bytes, headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """`POST {url}/responses` with the JSON `body`; give the answer, its body unread, if it is a 2xx.
+        """`POST {url}{path}` with the JSON `body`; give the answer, its body unread, if it is a 2xx.
 
-        headers: from `request_headers`. query_string: raw, without `?`.
+        headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`, or one below it.
         Raises UpstreamRefusal for the upstream's 4xx and 5xx, BadGateway (redirects too), GatewayTimeout.
         """
         sent = _turn_headers(headers)
         # aiohttp writes a buffer in pieces, so that a large body does not hold up the event loop
         data = io.BytesIO(body) if len(body) > MAX_BYTES_AT_ONCE else body
-        response = await self._send(hdrs.METH_POST, "/responses", query_string, sent, data)
+        response = await self._send(hdrs.METH_POST, path, query_string, sent, data)
         try:
             if response.status >= 400:
                 raise refusal(response.status, response.headers, await _read_refusal(response))

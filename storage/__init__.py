@@ -21,11 +21,16 @@ from storage.errors import (
     NotAUserMessage,
     NoUserMessage,
     ResponseNotFound,
+    ResponseUnfinished,
     StoreError,
     TooManyMetadata,
     Unavailable,
 )
+from storage.events import EventBatch, EventLog, EventPage, EventQuery
 from storage.export import Export
+from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
+from storage.jobs import Busy, Job, JobEntry, Submission
+from storage.purger import Purged
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -59,6 +64,7 @@ from storage.store import Store
 from storage.sweeper import Swept
 
 __all__ = [
+    "ANYBODY",
     "AlreadyThere",
     "ArchivedAppend",
     "ArchivedBranch",
@@ -69,6 +75,7 @@ __all__ = [
     "BranchNotFound",
     "BranchPage",
     "BranchProtected",
+    "Busy",
     "Chain",
     "CommitMode",
     "CommitResult",
@@ -82,6 +89,10 @@ __all__ = [
     "Coverage",
     "CursorNotFound",
     "Entry",
+    "EventBatch",
+    "EventLog",
+    "EventPage",
+    "EventQuery",
     "Export",
     "Fork",
     "ForkPoint",
@@ -89,6 +100,12 @@ __all__ = [
     "ImportSource",
     "ItemNotFound",
     "ItemPage",
+    "Job",
+    "JobEntry",
+    "KeptAnswer",
+    "KeyClaim",
+    "KeyStanding",
+    "KeyState",
     "KnownItem",
     "Lease",
     "Locked",
@@ -99,11 +116,14 @@ __all__ = [
     "OpenedTurn",
     "Origin",
     "PageRequest",
+    "Purged",
     "Report",
     "ResponseNotFound",
+    "ResponseUnfinished",
     "Store",
     "StoreError",
     "StoredResponse",
+    "Submission",
     "Swept",
     "TooManyMetadata",
     "TurnCommit",

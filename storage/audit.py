@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from storage.channel import Channel
 from storage.invariants import complaints, garbage
-from storage.keys import OwnerKeys
+from storage.keys import OwnerKeys, queue_key
 from storage.reader import Reader
 from storage.scripts import CLIENT_ERRORS, translate
 from storage.space import Space
@@ -48,10 +48,12 @@ class Auditor:
         Raises Unavailable.
         """
         report = Report()
+        unfinished: set[str] = set()
         try:
             async for name, keys in self._partitions(owner, report):
-                await self._check(name, keys, report)
+                unfinished.update(await self._check(name, keys, report))
                 on_progress(report)
+            await self._check_queue(unfinished, report)
             await self._check_listings(owner, report)
         except CLIENT_ERRORS as error:
             raise translate(error) from error
@@ -63,13 +65,14 @@ class Auditor:
             partition, name = self._reader.split(key)
             if partition:
                 found.setdefault(partition, set()).add(name)
-            elif not key.startswith(f"{self._space.prefix}:owner:") and not owner:
+            elif not (owner or key.startswith(f"{self._space.prefix}:owner:") or key == queue_key(self._space.prefix)):
                 report.complaints.append(f"{key} is no key of the store")
         for partition, names in found.items():
             if not owner or await self._reader.owner(partition) == owner:
                 yield partition, names
 
-    async def _check(self, name: str, keys: set[str], report: Report) -> None:
+    async def _check(self, name: str, keys: set[str], report: Report) -> Iterable[str]:
+        """Check one partition; return the ids of its unfinished responses."""
         image = await self._reader.read(name, keys)
         wrong = list(complaints(image, self._space.partition_of))
         for reading in range(1, READINGS):
@@ -84,17 +87,31 @@ class Auditor:
         report.items += sum(item != "" for ids in image.segments.values() for item in ids)
         report.complaints += [f"{name}: {text}" for text in wrong]
         report.garbage += garbage(image)
+        return image.unfinished
+
+    async def _check_queue(self, unfinished: set[str], report: Report) -> None:
+        """An unfinished response has an entry in the queue, which goes after the response has ended."""
+        if unfinished:
+            for one in sorted(unfinished - await self._reader.queued()):
+                if await self._reader.is_unfinished(one):
+                    report.complaints.append(f"response {one} is unfinished, and nobody will run it")
 
     async def _check_listings(self, owner: str, report: Report) -> None:
         """Count the entries that don't belong where they are: they are put right by whoever reads the listing."""
         listing = re.compile(
-            re.escape(self._space.prefix) + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:).*)", re.DOTALL
+            re.escape(self._space.prefix) + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:|idempotency:).*)",
+            re.DOTALL,
         )
         async for key in self._reader.keys("owner:*"):
             match = listing.fullmatch(key)
             if match is None:
                 report.complaints += [] if owner else [f"{key} is no key of the store"]
-            elif not owner or match[1] == owner:
+            elif owner not in ("", match[1]):
+                continue
+            elif match[2].startswith("idempotency:"):
+                if await self._reader.lasts(key):
+                    report.complaints.append(f"{key} never expires")
+            else:
                 if await self._reader.expires(key):
                     report.complaints.append(f"{key} expires")
                 async for batch in self._reader.members(key):

@@ -117,7 +117,7 @@ class ClusterChannel:
     def __init__(self, client: RedisCluster, *, timeout_seconds: float) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
-        for name in ("HSCAN", "ZSCAN"):
+        for name in ("HSCAN", "ZSCAN", "XREAD", "XREADGROUP"):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
 

@@ -4,6 +4,7 @@ StoreError
 ├── Unavailable               Redis can't be reached, is loading, full or read-only: nothing is known; retry
 ├── Conflict                  the branch was taken by another turn after the lock was lost
 ├── Locked                    another turn runs on the branch
+├── ResponseUnfinished        the response that a turn continues has not come to its end
 ├── TooManyMetadata           the merged metadata has too many pairs
 ├── AlreadyThere              the conversation has this item already
 ├── ConversationExists        what is imported would take the place of something else
@@ -41,6 +42,10 @@ class Conflict(StoreError):
 
 class Locked(StoreError):
     """Another turn holds the branch's lock."""
+
+
+class ResponseUnfinished(StoreError):
+    """The response is queued or being made: there is nothing to go on from yet."""
 
 
 class TooManyMetadata(StoreError):
@@ -104,6 +109,7 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"conversation_not_found": ConversationNotFound,
     b"branch_not_found": BranchNotFound,
     b"response_not_found": ResponseNotFound,
+    b"response_unfinished": ResponseUnfinished,
     b"item_not_found": ItemNotFound,
     b"cursor_not_found": CursorNotFound,
     b"item_already_in_conversation": AlreadyThere,

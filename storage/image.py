@@ -28,8 +28,9 @@ class Image:
     What is derived from several keys is worked out once: ask for it when all is read.
 
     now_ms: the server's clock. lives: seconds to live, infinite without a TTL. scores: sorted sets. segments: the ids
-    of the items in order, '' for a deleted one. unlisted: listings that should name the conversation and do not.
-    faults: what could not be read as what it should be.
+    of the items in order, '' for a deleted one. logs: the entries of logs of events, id and fields, without the events.
+    unlisted: listings that should name the conversation and do not. faults: what could not be read as what it should
+    be.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Image:
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)
     scores: dict[str, dict[str, int]] = field(default_factory=dict)
     segments: dict[int, list[str]] = field(default_factory=dict)
+    logs: dict[str, list[tuple[str, dict[str, str]]]] = field(default_factory=dict)
     unlisted: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -66,6 +68,12 @@ class Image:
     def responses(self) -> dict[str, dict[str, str]]:
         """Key -> the response's hash."""
         return {name: content for name, content in self.hashes.items() if name.startswith("response:")}
+
+    @property
+    def unfinished(self) -> set[str]:
+        """Ids of the responses that are queued or being made."""
+        running = ("queued", "in_progress")
+        return {name[len("response:") :] for name, one in self.responses.items() if one.get("status") in running}
 
     def length(self, segment: int) -> int:
         """Return how many elements a segment has; 0 where there is none."""

@@ -19,6 +19,7 @@ POSITION_BITS = 30
 _LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|branch:\d+|holders:\d+")
 _CALL_BREAK, _FIELD_BREAK = "\x1e", "\x1f"
 _BRANCH_FIELDS = ("name", "chain", "created_at", "updated_at")
+_JOB_FIELDS = ("token", "job", "attempts", "lease_until", "lock", "accepted_at")
 _RESPONSE_FIELDS = ("status", "body", "snapshot", "context", "output", "pending", "created_at")
 
 
@@ -28,6 +29,8 @@ def complaints(image: Image, partition_of: Callable[[str], str]) -> Iterator[str
     yield from _of_lifetimes(image)
     yield from _of_head(image, partition_of)
     yield from _of_responses(image)
+    yield from _of_jobs(image)
+    yield from _of_logs(image)
     yield from _of_index_places(image)
     if image.conversation is None:
         return
@@ -50,7 +53,8 @@ def garbage(image: Image) -> Counter[str]:
     reached = image.reached
     for segment, ids in image.segments.items():
         until, to = image.reach_noted(segment)
-        known = until > image.now_ms or image.lives.get(f"segment:{segment}") == math.inf
+        lasts = image.lives.get(f"segment:{segment}") == math.inf or f"holders:{segment}" in image.scores
+        known = until > image.now_ms or lasts
         for offset, item in enumerate(ids):
             if item and known and not reached[segment][offset] and (until <= image.now_ms or offset >= to):
                 found["items"] += 1
@@ -69,17 +73,19 @@ def _of_lifetimes(image: Image) -> Iterator[str]:
     living = image.conversation is not None
     held = {segment for chain in image.branch_chains.values() for segment in reach_of(chain)} if living else set()
     kept = {f"segment:{segment}" for segment in held}
+    # the partition's key goes first: without it nothing is found
+    first = image.lives.get("partition", math.inf)
     for name, seconds in image.lives.items():
         lasting = living and (name in kept or _LASTING.fullmatch(name) is not None)
-        if lasting and seconds < math.inf:
+        if lasting and seconds < first - TOLERANCE_SECONDS:
             yield f"{name} expires although the conversation lives"
-        if not lasting and seconds == math.inf:
+        if seconds == math.inf and not (lasting and first == math.inf):
             yield f"{name} never expires"
 
 
 def _of_head(image: Image, partition_of: Callable[[str], str]) -> Iterator[str]:
     facts, head = image.conversation, image.head
-    if not head and any(not name.startswith(("lock:", "commit:")) for name in image.lives):
+    if not head and any(not name.startswith(("lock:", "commit:", "events:")) for name in image.lives):
         yield "partition is missing"
         return
     # an import gives its partition an owner when it is complete
@@ -115,6 +121,30 @@ def _of_responses(image: Image) -> Iterator[str]:
                 yield f"{name} lives longer than {other}"
         if living:
             yield from (f"{name} {text}" for text in _unnoted(image, spans, seconds))
+
+
+def _of_jobs(image: Image) -> Iterator[str]:
+    for name, response in image.responses.items():
+        unfinished = name[len("response:") :] in image.unfinished
+        if any((field in response) != unfinished for field in _JOB_FIELDS):
+            yield f"{name} is {response.get('status')}, which does not go with what is kept to run it"
+
+
+def _of_logs(image: Image) -> Iterator[str]:
+    for name, log in image.logs.items():
+        head_id, head = log[0]
+        if head_id != "0-1" or head.keys() != {"owner", "generation"}:
+            yield f"{name} does not say whose it is"
+        elif head["owner"] != image.head.get("owner", head["owner"]):
+            yield f"{name} is another owner's than its partition"
+        number = 0
+        for at, (entry_id, fields) in enumerate(log[1:], start=2):
+            number += int(fields.get("events", "0"))
+            if entry_id != f"{number}-0" or "frames" not in fields:
+                yield f"{name} has a gap before {entry_id}"
+                break
+            if "last" in fields and at < len(log):
+                yield f"{name} goes on after its end"
 
 
 def _unnoted(image: Image, spans: list[Span], seconds: float) -> Iterator[str]:

@@ -9,15 +9,25 @@
 <prefix>:{<partition>}:holders:<n>      sorted set  line of a branch that reads segment n → how far
 <prefix>:{<partition>}:tombstones       sorted set  places of deleted items
 <prefix>:{<partition>}:journal          sorted set  appends: response, model, calls that wait
-<prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at
-<prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be
+<prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at;
+                                                of one that was accepted before it ran more, see job.lua
+<prefix>:{<partition>}:events:<id>      stream  the events of a response, in batches
+<prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be,
+                                                `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:jobs:{jobs}                    stream  responses that wait for a worker or are being run
 <prefix>:owner:{<owner>}:…              sorted set  conversation ids by last activity, in ms
+<prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+def queue_key(prefix: str) -> str:
+    """Return the key of the queue: one for all partitions, in a slot of its own."""
+    return f"{prefix}:jobs:{{jobs}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +69,12 @@ class PartitionKeys:
         """Hash of one response."""
         return self._key(f"response:{response_id}")
 
+    def events(self, response_id: str) -> str:
+        """Log of one response's events."""
+        return self._key(f"events:{response_id}")
+
     def lock(self, name: str) -> str:
-        """Lock of one branch, by its line, or of a name that is to be a branch's."""
+        """Lock of one branch, by its line, of a name that is to be a branch's, or of a log."""
         return self._key(f"lock:{name}")
 
     def commit(self, token: str) -> str:
@@ -70,13 +84,18 @@ class PartitionKeys:
 
 @dataclass(frozen=True, slots=True)
 class OwnerKeys:
-    """The listings of one owner; the owner is their hash tag."""
+    """The listings and idempotency keys of one owner; the owner is their hash tag."""
 
     prefix: str
     owner: str
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}:owner:{{{self.owner}}}:{name}"
+
+    @property
+    def all(self) -> str:
+        """What all keys of the owner begin with."""
+        return self._key("")
 
     @property
     def conversations(self) -> str:
@@ -90,6 +109,10 @@ class OwnerKeys:
     def referrer(self, referrer: str) -> str:
         """Sorted set of the owner's conversations from one referrer."""
         return self._key(f"referrer:{referrer}")
+
+    def idempotency(self, name: str) -> str:
+        """Hash of one idempotency key; name: what stands for it."""
+        return self._key(f"idempotency:{name}")
 
     def listings(self, project_id: str | None, referrer: str | None) -> list[str]:
         """Return every listing that a conversation with these facts is in."""

@@ -12,7 +12,7 @@ from redis import exceptions as redis_errors
 
 from storage.channel import Channel, Command
 from storage.image import Image
-from storage.keys import OwnerKeys, PartitionKeys
+from storage.keys import OwnerKeys, PartitionKeys, queue_key
 from storage.scripts import Call
 from storage.space import Space
 from storage.sweeper import escape_glob
@@ -26,6 +26,7 @@ _KINDS = (
     (re.compile(r"partition|conversation|index|branch:\d+|response:.+", re.DOTALL), "HSCAN"),
     (re.compile(r"branches|tombstones|journal|holders:\d+"), "ZSCAN"),
     (re.compile(r"segment:\d+"), "LRANGE"),
+    (re.compile(r"events:.+", re.DOTALL), "XRANGE"),
     (re.compile(r"(lock|commit):.+", re.DOTALL), ""),
 )
 _ITEM_ID = re.compile(rb'\{"id":"([^"]+)"')
@@ -63,6 +64,11 @@ class Reader:
         (life,) = await self._send([("PTTL", key)])
         return int(life) >= 0
 
+    async def lasts(self, key: str) -> bool:
+        """Tell whether a key is there and has no time to live."""
+        (life,) = await self._send([("PTTL", key)])
+        return int(life) == -1
+
     async def members(self, key: str) -> AsyncIterator[list[str]]:
         """Yield the members of a sorted set in pages; one may come twice."""
         cursor = b"0"
@@ -71,6 +77,22 @@ class Reader:
             yield [_text(member) for member in flat[::2]]
             if int(cursor) == 0:
                 return
+
+    async def queued(self) -> set[str]:
+        """Return the ids of all responses that have an entry in the queue."""
+        found: set[str] = set()
+        start = "-"
+        while True:
+            (page,) = await self._send([("XRANGE", queue_key(self._space.prefix), start, "+", "COUNT", PAGE)])
+            found.update(_text(fields[1]) for _, fields in page)
+            if len(page) < PAGE:
+                return found
+            start = "(" + _text(page[-1][0])
+
+    async def is_unfinished(self, response_id: str) -> bool:
+        """Tell whether a response has not come to its end."""
+        (status,) = await self._send([("HGET", self._space.keys(response_id).response(response_id), "status")])
+        return status in (b"queued", b"in_progress")
 
     async def facts(self, partitions: Sequence[PartitionKeys]) -> list[list[str | None]]:
         """Return of each partition's conversation: id, deleted_at, project_id, referrer; and its owner."""
@@ -137,11 +159,15 @@ class _Pages:
         self._name = name
         self._kind = kind
         self._cursor = 0
+        #: Where to go on in a stream.
+        self._after = "-"
 
     def command(self) -> Command:
         """Return the command for the next page."""
         if self._kind == "LRANGE":
             return (self._kind, self._key, self._cursor, self._cursor + PAGE - 1)
+        if self._kind == "XRANGE":
+            return (self._kind, self._key, self._after, "+", "COUNT", BATCH)
         return (self._kind, self._key, self._cursor, "COUNT", PAGE)
 
     def take(self, reply: Any, image: Image) -> bool:
@@ -151,16 +177,27 @@ class _Pages:
             return False
         if self._kind == "LRANGE":
             return self._take_elements(reply, image)
+        if self._kind == "XRANGE":
+            return self._take_batches(reply, image)
         self._cursor, flat = int(reply[0]), reply[1]
         pairs = zip(flat[::2], flat[1::2], strict=True)
         if self._kind == "HSCAN":
-            # a response's body is of no interest, and may be long
-            fields = {_text(name): _text(value) if name != b"body" else "" for name, value in pairs}
+            # a response's body and job are of no interest, and may be long
+            fields = {_text(name): _text(value) if name not in (b"body", b"job") else "" for name, value in pairs}
             image.hashes.setdefault(self._name, {}).update(fields)
         else:
             scores = {_text(member): int(float(score)) for member, score in pairs}
             image.scores.setdefault(self._name, {}).update(scores)
         return self._cursor != 0
+
+    def _take_batches(self, entries: list[tuple[bytes, list[bytes]]], image: Image) -> bool:
+        for entry_id, flat in entries:
+            # the events themselves are of no interest, and may be long
+            fields = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+            entry = _text(entry_id), {**fields, "frames": ""} if "frames" in fields else fields
+            image.logs.setdefault(self._name, []).append(entry)
+            self._after = f"({_text(entry_id)}"
+        return len(entries) == BATCH
 
     def _take_elements(self, elements: list[bytes], image: Image) -> bool:
         ids = image.segments.setdefault(int(self._name.partition(":")[2]), [])

@@ -175,14 +175,13 @@ class TurnSource:
 class OpenedTurn:
     """All that a turn needs before its upstream call.
 
-    history: items as the inside of a JSON array. chain: the same as refs, for the commit. pending: calls that wait
-    for an output. line: the branch that is continued or forked, -1 for none. branch: the name under which the turn
-    will be found. lock: which lock is held, fence: its number. known: the input's ids that are stored. calls: the
-    answered call ids that the partition knows. anchor: id of the last item that a fork inherits; model: of the answer
-    that it replaces.
+    items: the history, oldest first. chain: the same as refs, for the commit. pending: calls that wait for an output.
+    line: the branch that is continued or forked, -1 for none. branch: the name under which the turn will be found.
+    lock: which lock is held, fence: its number. known: the input's ids that are stored. calls: the answered call ids
+    that the partition knows. anchor: id of the last item that a fork inherits; model: of the answer that it replaces.
     """
 
-    history: bytes = b""
+    items: Sequence[bytes] = ()
     chain: bytes = b""
     pending: frozenset[str] = frozenset()
     line: int = -1
@@ -195,6 +194,11 @@ class OpenedTurn:
     calls: frozenset[str] = frozenset()
     anchor: str | None = None
     model: str | None = None
+
+    @property
+    def history(self) -> bytes:
+        """The items as the inside of a JSON array."""
+        return b",".join(self.items)
 
 
 class CommitMode(StrEnum):

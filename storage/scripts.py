@@ -18,7 +18,7 @@ PRELUDES: dict[str, tuple[str, ...]] = {
     "create_conversation": ("common", "branch", "append"),
     "read_conversation": ("common",),
     "update_conversation": ("common",),
-    "delete_conversation": ("common",),
+    "delete_conversation": ("common", "retention"),
     "append_items": ("common", "branch", "append"),
     "list_items": ("common", "branch"),
     "read_item": ("common",),
@@ -33,8 +33,23 @@ PRELUDES: dict[str, tuple[str, ...]] = {
     "compare_branches": ("common", "branch"),
     "open_turn": ("common", "branch"),
     "commit_turn": ("common", "branch", "append"),
+    "append_events": (),
+    "claim_events": (),
+    "read_events": ("common",),
+    "submit_response": ("common",),
+    "claim_job": ("common", "job"),
+    "renew_job": (),
+    "return_job": ("common", "job"),
+    "fail_job": ("common", "job"),
+    "check_job": (),
+    "cancel_response": ("common", "job"),
+    "enqueue_job": (),
+    "join_queue": (),
+    "reclaim_jobs": (),
+    "keep_jobs": (),
+    "finish_job": (),
     "read_response": ("common",),
-    "delete_response": ("common",),
+    "delete_response": ("common", "job"),
     "sweep_survey": ("common",),
     "sweep_segment": ("common", "branch"),
     "sweep_index": ("common", "branch"),
@@ -54,7 +69,37 @@ PRELUDES: dict[str, tuple[str, ...]] = {
     "drop_index": (),
     "correct_index": (),
     "list_index": (),
+    "purge_partition": ("common",),
+    "claim_key": (),
+    "keep_key": (),
+    "answer_key": (),
+    "free_key": (),
 }
+
+#: Scripts after which a conversation lives on: for its whole time after its use, else what is new for what is left.
+PROLONGING = {
+    "create_conversation": True,
+    "update_conversation": True,
+    "append_items": True,
+    "delete_item": True,
+    "fork_branch": True,
+    "update_branch": True,
+    "delete_branch": True,
+    "activate_branch": True,
+    "open_turn": True,
+    "commit_turn": True,
+    "import_finish": True,
+    "sweep_segment": False,
+}
+_PROLONGED = """local function run()
+{script}
+end
+local reply = run()
+if reply[1] == 'ok' then
+  prolong({used})
+end
+return reply
+"""
 
 #: Redis's answers that mean "not now": the server is up but can't do what it was asked.
 _NOT_NOW = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
@@ -88,13 +133,22 @@ class Script(NamedTuple):
 
 
 @cache
-def load_scripts() -> dict[str, Script]:
-    """Return every script by name, its preludes before it."""
+def load_scripts(conversation_seconds: int = 0) -> dict[str, Script]:
+    """Return every script by name, its preludes before it.
+
+    conversation_seconds: how long a conversation is kept after its last use; 0: for ever.
+    """
     folder = resources.files("storage") / "lua"
     loaded = {}
     for name, preludes in PRELUDES.items():
-        parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*preludes, name)]
-        source = "\n".join(parts)
+        if name in PROLONGING:
+            preludes = (*preludes, "retention")
+        *parts, script = [(folder / f"{part}.lua").read_text("utf-8") for part in (*preludes, name)]
+        if name in PROLONGING:
+            script = _PROLONGED.format(script=script, used=str(PROLONGING[name]).lower())
+        if "retention" in preludes:
+            parts = [f"local CONVERSATION_SECONDS = {conversation_seconds}", *parts]
+        source = "\n".join([*parts, script])
         loaded[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
     return loaded
 
@@ -114,9 +168,9 @@ def translate(error: Exception) -> StoreError:
 class Scripts:
     """Calls scripts over one channel."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, conversation_seconds: int = 0) -> None:
         self._channel = channel
-        self._scripts = load_scripts()
+        self._scripts = load_scripts(conversation_seconds)
 
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.

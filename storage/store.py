@@ -9,7 +9,11 @@ from storage.audit import Auditor
 from storage.branches import Branches
 from storage.connection import Client, connect, open_channel
 from storage.conversations import Conversations
+from storage.events import Events
+from storage.idempotency import Idempotency
 from storage.items import Items
+from storage.jobs import Jobs
+from storage.purger import Purger
 from storage.scripts import CLIENT_ERRORS, Scripts, translate
 from storage.space import Space
 from storage.sweeper import Sweeper
@@ -17,7 +21,7 @@ from storage.turns import Turns
 
 
 class Store:
-    """All state, in one Redis or Valkey: `conversations`, `items`, `branches`, `turns`."""
+    """All state, in one Redis or Valkey: `conversations`, `items`, `branches`, `turns`, `events`, `jobs`."""
 
     def __init__(
         self,
@@ -26,19 +30,25 @@ class Store:
         prefix: str,
         retention_seconds: int,
         partition_of: Callable[[str], str],
+        conversation_seconds: int = 0,
         timeout_seconds: float = 5.0,
         max_connections: int = 256,
-        description: str = "",
     ) -> None:
         self._channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections)
-        space = Space(Scripts(self._channel), prefix, retention_seconds, partition_of)
-        self.description = description
+        space = Space(Scripts(self._channel, conversation_seconds), prefix, retention_seconds, partition_of)
+        #: What the server is called where people read it.
+        self.description = ""
         self.conversations = Conversations(space)
         self.items = Items(space)
         self.branches = Branches(space)
         self.turns = Turns(space, self.items)
+        self.events = Events(space)
+        queue = open_channel(client, timeout_seconds=timeout_seconds, max_connections=1)
+        self.jobs = Jobs(space, queue, timeout_seconds=timeout_seconds)
+        self.idempotency = Idempotency(space)
         self.archive = Archive(space)
         self.sweeper = Sweeper(self._channel, space)
+        self.purger = Purger(self._channel, space)
         self.auditor = Auditor(self._channel, space)
 
     @classmethod
@@ -51,12 +61,13 @@ class Store:
         max_connections: int,
         retention_seconds: int,
         partition_of: Callable[[str], str],
-        description: str = "",
+        conversation_seconds: int = 0,
     ) -> Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
-        partition_of: id → partition. Raises ValueError for a URL that can't be used.
+        partition_of: id → partition. conversation_seconds: how long conversations live after their last use, at least
+        as long as responses; 0: for ever. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
         return cls(
@@ -64,9 +75,9 @@ class Store:
             prefix=prefix,
             retention_seconds=retention_seconds,
             partition_of=partition_of,
+            conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
             max_connections=max_connections,
-            description=description,
         )
 
     async def ping(self) -> None:
@@ -80,4 +91,5 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self.jobs.close()
         await self._channel.close()

@@ -83,7 +83,7 @@ class Turns:
         }
         return OpenedTurn(
             # a tombstone is an empty string
-            history=b",".join(filter(None, chained.from_iterable(spans))),
+            items=list(filter(None, chained.from_iterable(spans))),
             chain=chain,
             pending=frozenset(filter(None, pending.decode().split(_CALL_BREAK))),
             line=line,
@@ -97,6 +97,15 @@ class Turns:
             anchor=anchor.decode() or None,
             model=model.decode() or None,
         )
+
+    async def peek(
+        self, owner: str, source: TurnSource, partition: str, item_ids: Sequence[str], call_ids: Sequence[str]
+    ) -> OpenedTurn:
+        """Read what a turn would be opened with, in one round trip; nothing is locked or written.
+
+        Raises what `open` raises, but Locked.
+        """
+        return await self.open(owner, source, Lease(partition, "", ""), 0, item_ids, call_ids)
 
     async def commit(self, turn: TurnCommit) -> Committed:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
@@ -151,9 +160,9 @@ class Turns:
         keys = self._space.keys_of(lease.partition)
         await self._scripts.run(Call("release_turn", [keys.lock(lease.lock)], [lease.token]))
 
-    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> None:
-        """Renew locks, all in one round trip. A lost one is found out by the commit."""
-        await self._scripts.run_all(
+    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[bool]:
+        """Renew locks, all in one round trip; False for each that is lost. A turn finds that out by its commit."""
+        replies = await self._scripts.run_all(
             [
                 Call(
                     "renew_lease",
@@ -163,6 +172,7 @@ class Turns:
                 for lease in leases
             ]
         )
+        return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies]
 
     async def read_response(self, owner: str, response_id: str) -> StoredResponse:
         """Return a stored response. Raises ResponseNotFound."""
@@ -185,5 +195,6 @@ class Turns:
     async def delete_response(self, owner: str, response_id: str) -> None:
         """Forget a response; what descends from it keeps its snapshot. Raises ResponseNotFound."""
         keys = self._space.keys(response_id)
-        call = Call("delete_response", [*keys.common, keys.response(response_id)], [owner], response_id)
+        names = [*keys.common, keys.response(response_id), keys.events(response_id)]
+        call = Call("delete_response", names, [owner], response_id)
         await self._scripts.run(call)

@@ -20,7 +20,14 @@ from proxy import sse
 from proxy.relay.draft import DELTAS
 from proxy.relay.frames import Frames, MalformedEvent
 from proxy.relay.output import merged, visible
-from proxy.relay.resource import Ownership, complete_error, complete_response, complete_settings, same_settings
+from proxy.relay.resource import (
+    Ownership,
+    complete_error,
+    complete_response,
+    complete_settings,
+    same_settings,
+    total_usage,
+)
 from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
@@ -76,6 +83,10 @@ class Relay:
         self._settings: dict[str, Any] | None = None
         #: Fields of the upstream's terminal event beside its type and response.
         self._extras: dict[str, Any] = {}
+        #: The client was told of an item that is not the upstream's, and so of the response's beginning.
+        self._told_own = False
+        #: Usage of what the model was asked beside the question itself.
+        self._spent: dict[str, Any] | None = None
         self._created = False
 
     def feed(self, event: sse.Event) -> bytes:
@@ -95,6 +106,19 @@ class Relay:
             self._transcript.delta(stream, body)
         else:
             self._event(body, event.data)
+        return self._frames.take()
+
+    def compacting(self) -> bytes:
+        """Return the frames that tell of a compaction that begins, before any event of the upstream is fed."""
+        self._start()
+        self._told_own = True
+        self._transcript.begin({"type": "compaction"}, "response.compaction.compacting")
+        return self._frames.take()
+
+    def compacted(self, encrypted_content: str, usage: dict[str, Any] | None) -> bytes:
+        """Return the frames that end the compaction. usage: of making it; it is added to the response's."""
+        self._spent = usage
+        self._transcript.end({"encrypted_content": encrypted_content})
         return self._frames.take()
 
     def complete(self, response: dict[str, Any]) -> Outcome:
@@ -175,7 +199,7 @@ class Relay:
         told = body.get("response")
         response = told if isinstance(told, dict) else {}
         self._remember(response)
-        if kind == "response.created" and self._created:
+        if self._created and (kind == "response.created" or self._told_own):
             return
         if kind != "response.created" and not self._created:
             self._lifecycle("response.created", {"type": "response.created", "response": response})
@@ -230,6 +254,8 @@ class Relay:
     def _conclude(self, status: Status, items: list[dict[str, Any]], error: dict[str, Any] | None = None) -> Outcome:
         output = [visible(item, show_encrypted=self._ownership.show_encrypted) for item in items]
         response = self._complete(status, output, error)
+        if self._spent is not None:
+            response["usage"] = total_usage(self._spent, response["usage"])
         self.outcome = Outcome(status, response, items)
         return self.outcome
 

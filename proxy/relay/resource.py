@@ -131,7 +131,9 @@ def complete_response(
     items. error: from `complete_error`, for a failed response. settings: from `complete_settings`.
     """
     running = status in ("queued", "in_progress")
-    created_at = _seconds(upstream.get("created_at"))
+    background = ownership.request.get("background") is True
+    # a background response was told its time before the upstream knew of it
+    created_at = None if background else _seconds(upstream.get("created_at"))
     response: dict[str, Any] = {
         "id": ownership.response_id,
         "object": "response",
@@ -144,7 +146,7 @@ def complete_response(
         "usage": None if running else _usage(upstream.get("usage")),
         "previous_response_id": ownership.previous_response_id,
         "store": ownership.store,
-        "background": ownership.request.get("background") is True,
+        "background": background,
         "service_tier": _service_tier(upstream, ownership.request, running=running),
         **settings,
     }
@@ -267,6 +269,18 @@ def _usage(usage: Any) -> dict[str, Any] | None:
         "output_tokens_details": _counts(usage.get("output_tokens_details"), "reasoning_tokens"),
         "total_tokens": _count(usage.get("total_tokens")) or input_tokens + output_tokens,
     }
+
+
+def total_usage(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the usage of two calls together, field by field."""
+    total = dict(one)
+    for name, value in (other or {}).items():
+        earlier = total.get(name)
+        if isinstance(value, dict) and isinstance(earlier, dict):
+            total[name] = total_usage(earlier, value)
+        else:
+            total[name] = value + earlier if type(value) is type(earlier) is int else value
+    return total
 
 
 def _counts(details: Any, *names: str) -> dict[str, Any]:

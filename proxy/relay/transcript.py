@@ -53,7 +53,23 @@ class Transcript:
     def __init__(self, frames: Frames, new_item_id: Callable[[str], str], *, show_encrypted: bool) -> None:
         self._emit = frames.emit
         self._placement = Placement(new_item_id)
+        #: Items that the upstream knows nothing of; they come first.
+        self._own: list[Draft] = []
         self._show_encrypted = show_encrypted
+
+    # Items that are told before the upstream says anything.
+
+    def begin(self, item: Item, progress: str) -> None:
+        """Announce an item of our own, and emit the event `progress` for it."""
+        draft = self._placement.add(item)
+        self._own.append(draft)
+        self._announce(draft, {})
+        self._emit({"type": progress, "item_id": draft.id, "output_index": draft.index})
+
+    def end(self, fields: Item) -> None:
+        """Finish the item that `begin` announced last. fields: what it holds now."""
+        draft = self._own[-1]
+        self._finish(draft, {**draft.item, **fields}, {})
 
     # What came from elsewhere than a stream, and what is there at the end.
 
@@ -63,11 +79,12 @@ class Transcript:
         for item in taken:
             complete_item(item, status)
             self._placement.identify(item)
-        return taken
+        return [*self._finished_own(), *taken]
 
     def replay(self, items: list[Item]) -> None:
-        """Emit the events that would have streamed `items`, which have ids of ours."""
-        for index, item in enumerate(items):
+        """Emit the events that would have streamed `items`, which have ids of ours; those told already come first."""
+        told = len(self._finished_own())
+        for index, item in enumerate(items[told:], told):
             draft = Draft(item, index)
             self._announce(draft, {})
             self._finish(draft, item, {})
@@ -79,7 +96,7 @@ class Transcript:
         seen by the client all the same and stay, at their place.
         """
         finals = [item for item in output if isinstance(item, dict) and item]
-        drafts = self._placement.in_order()
+        drafts = [draft for draft in self._placement.in_order() if draft not in self._own]
         kept: list[Draft] = []
         for item, draft in zip(finals, pair(drafts, finals), strict=True):
             if draft is None:
@@ -96,11 +113,12 @@ class Transcript:
             if not draft.is_empty:
                 after = (place for place, each in enumerate(kept) if each.index > draft.index)
                 kept.insert(next(after, len(kept)), draft)
-        return [draft.item for draft in kept]
+        return [*self._finished_own(), *(draft.item for draft in kept)]
 
     def so_far(self) -> list[Item]:
         """Return all items as they stand, unfinished ones as `incomplete`, messages without text left out."""
-        return [_as_it_stands(draft) for draft in self._placement.in_order() if not draft.is_empty]
+        drafts = [draft for draft in self._placement.in_order() if draft.done or draft not in self._own]
+        return [_as_it_stands(draft) for draft in drafts if not draft.is_empty]
 
     def usable(self) -> list[Item]:
         """Return the items that a later turn can build on.
@@ -117,7 +135,7 @@ class Transcript:
                 wanted = leads_on = draft.type == "message" and not draft.is_empty
             if wanted:
                 kept.append(_as_it_stands(draft))
-        return kept[::-1]
+        return [*self._finished_own(), *kept[::-1]] if kept else []
 
     # The events of a stream.
 
@@ -282,6 +300,9 @@ class Transcript:
             draft.close(final)
         else:
             self._finish(draft, final, {})
+
+    def _finished_own(self) -> list[Item]:
+        return [draft.item for draft in self._own if draft.done]
 
     def _visible(self, item: Item) -> Item:
         return visible(item, show_encrypted=self._show_encrypted)

@@ -224,7 +224,10 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     end
   end
   if point == 'at' then
-    local fields = redis.call('HMGET', BASE .. 'response:' .. target, 'snapshot', 'pending')
+    local fields = redis.call('HMGET', BASE .. 'response:' .. target, 'snapshot', 'pending', 'status')
+    if fields[3] == 'queued' or fields[3] == 'in_progress' then
+      return nil, { 'response_unfinished', target }
+    end
     if fields[1] then
       local base = parse_chain(fields[1])
       local last = base[#base]

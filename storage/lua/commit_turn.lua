@@ -165,7 +165,7 @@ if stored then
   redis.call('HSET', KEYS[5], 'status', ARGV[13], 'body', ARGV[14], 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
-  redis.call('HDEL', KEYS[5], 'token', 'job')
+  redis.call('HDEL', KEYS[5], 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
   redis.call('EXPIRE', KEYS[5], retention)
   if not unfinished then
     redis.call('HINCRBY', KEYS[1], 'responses', 1)

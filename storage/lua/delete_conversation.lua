@@ -10,6 +10,12 @@ end
 local facts = redis.call('HGETALL', KEYS[2])
 local seconds = now()
 local retention = tonumber(ARGV[3])
+-- a conversation with a time to live need not have all of it any more
+if redis.call('PTTL', KEYS[1]) >= 0 then
+  local deadline = math.max((seconds + retention) * 1000, latest_reach())
+  expire_at(KEYS[1], deadline + GRACE)
+  each_lasting_key(function(key) expire_at(key, deadline + GRACE) end)
+end
 redis.call('HSET', KEYS[2], 'deleted_at', seconds)
 redis.call('HDEL', KEYS[1], 'kept')
 for _, key in ipairs({ KEYS[1], KEYS[2], KEYS[3], KEYS[4], BASE .. 'tombstones', BASE .. 'journal' }) do

@@ -6,7 +6,7 @@
 -- Returns {'ok', facts, branch (see describe), id of the last inherited item or '', name of the branch forked from or
 -- '', backup's name or '', item bytes…}, or {'conversation_not_found'}, {'branch_not_found', name},
 -- {'item_not_found', id}, {'branch_exists', name}, {'not_a_user_message', id}, {'not_a_message', id},
--- {'no_user_message', id}.
+-- {'no_user_message', id}, {'response_unfinished', id}.
 
 if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
   return { 'conversation_not_found' }

@@ -57,14 +57,14 @@ for segment = base, base + size - 1 do
       redis.call('PERSIST', key)
     end
   else
-    extend(segment_key(segment), retention)
+    redis.call('EXPIRE', segment_key(segment), retention)
   end
 end
 local low, high = position(base, 0), '(' .. position(base + size, 0)
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', BASE .. 'journal', low, high)) do
   local key = BASE .. 'response:' .. string.match(entry, '^[^\31]*')
   if redis.call('HDEL', key, 'importing') == 1 then
-    extend(key, retention)
+    redis.call('EXPIRE', key, retention)
   end
 end
 return { 'ok', redis.call('HGETALL', KEYS[2]) }

@@ -1,9 +1,9 @@
 -- open_turn: everything a turn needs before the upstream is called, in one trip.
 -- KEYS  partition, conversation, branches, index, previous response
 -- ARGV  1 owner  2 source ('conversation', 'response' or 'none')  3 conversation id ('' = none)  4 branch: that it
---       continues, or that is forked ('' = the active one, or the one that has the target)  5 lock token  6 lease ms
---       7 retention s  8 fork point ('' = no fork)  9 target  10 new branch's name ('' = it will become MAIN)
---       11 ms for which what a fork inherits is kept from being freed
+--       continues, or that is forked ('' = the active one, or the one that has the target)
+--       5 lock token ('' = only look)  6 lease ms  7 retention s  8 fork point ('' = no fork)  9 target
+--       10 new branch's name ('' = it will become MAIN)  11 ms for which what a fork inherits is kept from being freed
 --       12 number of ids, item ids…, number of call ids, call ids that are answered…
 -- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model}
 --   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call
@@ -13,18 +13,23 @@
 --   calls: for each call id 1 when the partition knows that call, else 0; line: the branch that it continues, or that
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
 --   model: of the answer that a fork replaces, or ''
--- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'locked', ms left}, or what
+-- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'response_unfinished'},
+-- {'locked', ms left}, or what
 -- fork_branch refuses.
 -- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
 -- Nothing else is written unless a response nears its expiry. The same token may call again and finds its own lock.
+-- Without a token no lock is taken or minded, and nothing is written.
 
-local owner, source = ARGV[1], ARGV[2]
+local owner, source, looks = ARGV[1], ARGV[2], ARGV[5] == ''
 local mine = owned(owner)
 local chain, pending, fence, branch, facts, lock = {}, '', 0, '', {}, ''
 local line, anchor, model = -1, '', ''
 
 -- Takes a lock or returns nil and the refusal. `own`: the line whose fence it counts up.
 local function take_lock(name, own)
+  if looks then
+    return 0
+  end
   local key = BASE .. 'lock:' .. name
   local holder = redis.call('GET', key)
   if holder and holder ~= ARGV[5] then
@@ -72,7 +77,7 @@ if source == 'conversation' then
   if not fence then
     return refusal
   end
-  if point ~= '' then
+  if point ~= '' and not looks then
     local _, milliseconds = now()
     for segment, to in pairs(reach_of(chain)) do
       note_reach(segment, to, milliseconds + tonumber(ARGV[11]))
@@ -81,13 +86,16 @@ if source == 'conversation' then
   facts = redis.call('HMGET', KEYS[2], 'project_id', 'referrer')
   facts = { facts[1] or '', facts[2] or '' }
 elseif source == 'response' then
-  local fields = mine and redis.call('HMGET', KEYS[5], 'snapshot', 'pending')
+  local fields = mine and redis.call('HMGET', KEYS[5], 'snapshot', 'pending', 'status')
   if not fields or not fields[1] then
     return { 'response_not_found' }
   end
+  if fields[3] == 'queued' or fields[3] == 'in_progress' then
+    return { 'response_unfinished' }
+  end
   chain, pending = parse_chain(fields[1]), fields[2] or ''
   local retention = tonumber(ARGV[7])
-  if redis.call('TTL', KEYS[5]) < retention / 2 then
+  if not looks and redis.call('TTL', KEYS[5]) < retention / 2 then
     extend(KEYS[5], retention)
     slide_expiry(chain, KEYS[4], retention)
     -- a failed turn's own items are not in its snapshot

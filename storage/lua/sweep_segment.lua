@@ -11,8 +11,9 @@ local segment, from, window, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), to
 local key = segment_key(segment)
 local length = redis.call('LLEN', key)
 local needed_until, reach = string.match(redis.call('HGET', KEYS[1], 'reach:' .. segment) or '', '^(%d+):(%d+)$')
--- A segment that expires without a note of its readers has some that nobody noted: it was not kept when they began.
-local unknown = not needed_until and redis.call('TTL', key) >= 0
+-- A segment that expires without a note of its readers has some that nobody noted: it was not kept when they began. One
+-- that branches read expires with its conversation only.
+local unknown = not needed_until and redis.call('TTL', key) >= 0 and redis.call('EXISTS', holders_key(segment)) == 0
 if not is_kept() or length == 0 or unknown or redis.call('EXISTS', branch_key(segment)) == 1 then
   return { 'ok', -1, 0, 0 }
 end

@@ -164,7 +164,7 @@ async def test_both_kinds_of_state_at_once_are_refused(proxy: Proxy):
         ({"stream": 1}, 400, "invalid_type", "stream"),
         ({"include": "x"}, 400, "invalid_type", "include"),
         ({"metadata": {"a": 1}}, 400, "invalid_type", "metadata"),
-        ({"background": True}, 400, "unsupported_parameter", "background"),
+        ({"background": True, "store": False}, 400, "invalid_value", "store"),
         ({"input": 7}, 400, "invalid_type", "input"),
         ({"input": [{"type": "item_reference", "id": "msg_nope"}]}, 404, None, "input"),
         ({"input": [{"id": "msg_nope"}]}, 404, None, "input"),
@@ -360,11 +360,3 @@ async def test_responses_that_are_no_background_ones_cannot_be_cancelled_or_resu
     for method, tail in (("POST", "/cancel"), ("GET", ""), ("GET", "/input_items"), ("DELETE", "")):
         status, answer = await proxy.call(method, f"/v1/responses/{response.id}{tail}", key="sk-bob")
         assert (status, answer["error"]["code"]) == (404, None)
-
-
-async def test_websocket_clients_are_told_to_fall_back(proxy: Proxy):
-    headers = {"Authorization": "Bearer k", "Upgrade": "websocket", "Connection": "Upgrade"}
-    async with proxy.http.get(f"{proxy.url}/v1/responses", headers=headers) as response:
-        assert response.status == 426
-    status, _ = await proxy.call("GET", "/v1/responses")
-    assert status == 405

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ async def counter(valkey_url: str) -> AsyncIterator[RoundTripCounter]:
 
 @pytest.fixture
 async def proxy(start_proxy: StartProxy, counter: RoundTripCounter) -> Proxy:
-    proxy = await start_proxy(redis={"url": counter.url})
+    # a worker's wait for jobs ends with the time that a command may take, and begins anew
+    proxy = await start_proxy(redis={"url": counter.url, "timeout_seconds": 600.0})
     # sending a script to a server that has not seen it, and opening a connection, take trips of their own
     for script in load_scripts().values():
         await proxy.redis.script_load(script.source)
     await proxy.app[STORE].ping()
+    while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process: there is no event)
+        await asyncio.sleep(0.01)
     return proxy
 
 

@@ -175,13 +175,6 @@ async def test_unknown_paths_under_ours_are_404_and_never_go_upstream(proxy, cli
     assert upstream.requests == []
 
 
-@pytest.mark.parametrize("path", ["/v1/responses/compact", "/v1/responses/input_tokens"])
-async def test_the_stateless_operations_on_responses_go_upstream(proxy, client, upstream: ScriptedUpstream, path):
-    upstream.script(Reply.json(200, {"answer": 1}), path=path)
-    async with client.post(proxy / path[1:], json={"model": "m"}) as answer:
-        assert await answer.json() == {"answer": 1}
-
-
 async def test_our_routes_are_found_in_their_encoded_spelling_too(
     proxy, upstream: ScriptedUpstream, exchange: Exchange
 ):
@@ -340,7 +333,7 @@ async def test_answers_streams_and_errors_carry_the_cors_headers(serve_proxy, cl
     for path, vary in (("v1/files", "Accept-Encoding, Origin"), ("nowhere", "Origin"), ("v1/responses/x/y", "Origin")):
         async with client.get(proxy / path, headers={"Origin": ORIGIN}) as answer:
             assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
-            assert answer.headers["Access-Control-Expose-Headers"] == "x-request-id"
+            assert answer.headers["Access-Control-Expose-Headers"].startswith("x-request-id, ")
             assert answer.headers["Vary"] == vary
 
 
@@ -397,7 +390,8 @@ async def test_long_tokens_fit_into_a_header(proxy, client):
 def test_literal_paths_come_before_patterns():
     paths = [route.path for route in ROUTES]
     assert paths[-1] == "/v1/{tail:.*}"
-    assert paths.index("/v1/responses/compact") < paths.index("/v1/responses/{response_id}")
+    for literal in ("/v1/responses/compact", "/v1/responses/input_tokens"):
+        assert paths.index(literal) < paths.index("/v1/responses/{response_id}")
 
 
 # Stopping

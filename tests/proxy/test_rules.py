@@ -100,3 +100,12 @@ def test_stores_that_can_be_used(url):
 )
 def test_stores_that_can_not_be_used(url):
     assert broken(redis__url=url) == ["redis.url"]
+
+
+@pytest.mark.parametrize(
+    ("conversations", "responses", "works"),
+    [(0, 30, True), (0, 0, True), (30, 30, True), (31, 30, True), (29, 30, False), (29, 0, False)],
+)
+def test_conversations_are_kept_at_least_as_long_as_responses(conversations, responses, works):
+    found = broken(conversations__retention_days=conversations, responses__retention_days=responses)
+    assert found == ([] if works else ["conversations.retention_days"])

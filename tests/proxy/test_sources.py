@@ -63,6 +63,20 @@ def test_the_environment_reaches_every_type():
     assert config.turns.lock_wait_seconds == 1.5
 
 
+def test_windows_are_told_by_any_name_that_a_model_may_have(write):
+    path = write('[models.windows]\n"gpt-4o" = 128_000\n"meta/llama-3:8b*" = 8192\n"*" = 4096\n')
+    windows = {"gpt-4o": 128_000, "meta/llama-3:8b*": 8192, "*": 4096}
+    assert load_config(path, {}, {}).models.windows == windows
+    environ = {"BRANCHLINE_MODELS_WINDOWS": "gpt-4o=128000, meta/llama-3:8b*=8192,*=4096"}
+    assert load_config(None, environ, {}).models.windows == windows
+
+
+@pytest.mark.parametrize("line", ['"gpt-*-mini" = 5', '"" = 5', '"x" = 0', '"x" = "many"', '"a b" = 5'])
+def test_a_window_that_can_not_be_meant_is_refused(write, line):
+    with pytest.raises(ConfigError, match=r"models\.windows"):
+        load_config(write(f"[models.windows]\n{line}\n"), {}, {})
+
+
 def test_every_key_has_a_variable_of_its_own():
     variables = [key.variable for key in keys().values()]
     assert len(set(variables)) == len(variables)

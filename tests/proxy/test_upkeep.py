@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from proxy import upkeep
 from proxy.config import Config, RedisConfig, Secret
 from proxy.ids import new_conversation_id, new_partition, new_turn_item_id, partition_of
 from proxy.stores import open_store
-from storage import Conversation, Entry, Fork, ForkPoint, Origin, Report, Store, Swept
+from storage import Conversation, ConversationNotFound, Entry, Fork, ForkPoint, Origin, Report, Store, Swept
 from tests.proxy.test_main import environment, run
 from tests.storage.servers import run_valkey
 
@@ -132,3 +133,35 @@ def test_numbers_are_written_for_people():
         "freed 2 segments, 10,000 items, 1 index entry, 1 note in 1 partition, 0.2 s"
     )
     assert upkeep.summarize_report(Report(1, 1, 1, ["x"])).endswith("1 item: 1 complaint")
+
+
+async def test_purge_deletes_what_an_owner_has_if_it_is_confirmed(config: Config):
+    async with open_store(config) as store:
+        mine, other = (Conversation(new_conversation_id(new_partition()), 0, 0) for _ in range(2))
+        await store.conversations.create("key:alice", mine, [])
+        await store.conversations.create("key:bob", other, [])
+        told = await asyncio.to_thread(run, "purge", "--owner", "key:alice", **settings(config))
+        assert (told.returncode, "nothing was deleted" in told.stderr) == (1, True)
+        await store.conversations.read("key:alice", mine.id)
+        told = await asyncio.to_thread(run, "purge", "--owner", "key:alice", "--yes", **settings(config))
+        assert (told.returncode, told.stderr) == (0, "")
+        assert re.fullmatch(r"deleted 1 conversation, 0 responses, 5 keys in 1 partition, \d+\.\d s\n", told.stdout)
+        with pytest.raises(ConversationNotFound):
+            await store.conversations.read("key:alice", mine.id)
+        await store.conversations.read("key:bob", other.id)
+
+
+def test_purge_asks_before_it_deletes(config: Config):
+    command = [sys.executable, "-m", "proxy", "purge", "--owner", "x"]
+    for answer, status in (("n\n", 1), ("y\n", 0)):
+        told = subprocess.run(
+            command, input=answer, env=environment() | settings(config), capture_output=True, text=True, check=False
+        )
+        assert told.returncode == status
+        assert "Delete everything that belongs to x, for good?" in told.stdout
+
+
+async def test_purge_needs_a_store(tmp_path: Path):
+    told = await asyncio.to_thread(run, "purge", "--owner", "x", "--yes", "--redis", "redis://127.0.0.1:1")
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "can't be reached" in told.stderr

@@ -36,10 +36,16 @@ EVERYTHING = PageRequest(limit=100_000, ascending=True)
 
 @asynccontextmanager
 async def store_on(
-    client: Redis, *, retention_seconds: int = RETENTION_SECONDS, prefix: str = PREFIX
+    client: Redis, *, retention_seconds: int = RETENTION_SECONDS, conversation_seconds: int = 0, prefix: str = PREFIX
 ) -> AsyncIterator[Store]:
     """Give a store on a client."""
-    store = Store(client, prefix=prefix, retention_seconds=retention_seconds, partition_of=partition_of)
+    store = Store(
+        client,
+        prefix=prefix,
+        retention_seconds=retention_seconds,
+        conversation_seconds=conversation_seconds,
+        partition_of=partition_of,
+    )
     try:
         yield store
     finally:

@@ -12,7 +12,7 @@ from proxy.ids import partition_of
 from storage import Report
 from tests.storage.builders import store_on
 
-_KEY = re.compile(r"([^:]+):(owner:)?\{.+?\}:.+", re.DOTALL)
+_KEY = re.compile(r"([^:]+):(?:(?:owner:)?\{.+?\}:.+|jobs:\{jobs\})", re.DOTALL)
 
 
 async def audit(redis: Any) -> dict[str, Report]:
@@ -55,5 +55,7 @@ async def _dump(redis: Any, key: bytes) -> bytes:
         return b"\n".join(await redis.lrange(key, 0, -1))
     if kind == "zset":
         return b"\n".join(await redis.zrange(key, 0, -1))
+    if kind == "stream":
+        return b"\n".join(part for _, fields in await redis.xrange(key) for pair in fields.items() for part in pair)
     assert kind == "hash", f"{key!r} is a {kind}"
     return b"\n".join(part for pair in (await redis.hgetall(key)).items() for part in pair)

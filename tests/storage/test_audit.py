@@ -85,6 +85,26 @@ async def does_not_wait(world: World) -> None:
     await world.set("index", "call:call_2", world.ids[2])
 
 
+async def log(world: World, *entries: tuple[str, dict[str, Any]], owner: str = OWNER) -> None:
+    """Write a log of events; entries: ids and fields behind the first."""
+    key = world.key(f"events:{world.aside}")
+    await world.redis.delete(key)
+    for entry_id, fields in [("0-1", {"owner": owner, "generation": "g"}), *entries]:
+        await world.redis.xadd(key, fields, id=entry_id)
+    await world.redis.expire(key, 99)
+
+
+async def headless_log(world: World) -> None:
+    key = world.key(f"events:{world.aside}")
+    await world.redis.xadd(key, {"events": 1, "frames": "x"}, id="1-0")
+    await world.redis.expire(key, 99)
+
+
+async def test_a_sound_log_of_events_is_nothing_to_complain_of(world: World):
+    await log(world, ("2-0", {"events": 2, "frames": "x"}), ("3-0", {"events": 1, "frames": "x", "last": 1}))
+    assert await world.complaints() == []
+
+
 Break = Callable[[World], Awaitable[Any]]
 #: What is broken, and what the checker says.
 BREAKS: dict[str, tuple[Break, str]] = {
@@ -116,6 +136,16 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "unnoted reach": (lambda w: w.redis.hdel(w.key("partition"), "reach:1"), "reads 1 up to 2 for 2592000 s, which"),
     "short reach": (lambda w: w.set("partition", "reach:0", "9999999999999:2"), "reads 0 up to 6"),
     "early reach": (lambda w: w.set("partition", "reach:0", "1:9"), "reads 0 up to 6"),
+    "headless log": (headless_log, "does not say whose it is"),
+    "foreign log": (lambda w: log(w, owner=STRANGER), "is another owner's than its partition"),
+    "gap in a log": (lambda w: log(w, ("2-0", {"events": 1, "frames": "x"})), "has a gap before 2-0"),
+    "events without bytes": (lambda w: log(w, ("1-0", {"events": 1})), "has a gap before 1-0"),
+    "log that goes on": (
+        lambda w: log(
+            w, ("1-0", {"events": 1, "frames": "x", "last": 1}), ("2-0", {"events": 1, "frames": "x", "last": 1})
+        ),
+        "goes on after its end",
+    ),
     "no MAIN": (lambda w: w.redis.zrem(w.key("branches"), "MAIN"), "MAIN is no branch"),
     "no active": (lambda w: w.set("conversation", "active_branch", "x"), "the active branch 'x' is no branch"),
     "no line": (lambda w: w.redis.delete(w.key("branch:2")), "branch draft is line 2, which is not there"),

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.ids import new_partition, partition_of
-from storage import Missing, PageRequest, Store, connection
+from storage import Missing, PageRequest, Purged, Store, connection
 from tests.storage.builders import (
     OWNER,
     connect,
@@ -23,6 +23,7 @@ from tests.storage.builders import (
     take_turn,
 )
 from tests.storage.servers import run_valkey
+from tests.storage.test_jobs import use_jobs
 from tests.storage.test_keys import use_everything
 
 
@@ -54,6 +55,7 @@ async def cluster(cluster_port: int) -> AsyncIterator[Store]:
 async def test_every_method_works_on_a_cluster(cluster: Store):
     await cluster.ping()
     await use_everything(cluster)
+    await use_jobs(cluster)
 
 
 async def test_conversations_and_chains_on_a_cluster(cluster: Store):
@@ -78,6 +80,17 @@ async def test_sweeping_and_checking_on_a_cluster(cluster: Store):
     assert (await cluster.sweeper.sweep_all()).partitions == 3
     report = await cluster.auditor.audit()
     assert (report.conversations, report.items, report.complaints) == (3, 5, [])
+
+
+async def test_a_purge_on_a_cluster(cluster: Store):
+    for owner in (OWNER, "bob"):
+        made = await start(cluster, "one", owner=owner, project_id="p")
+        await take_turn(cluster, conversation=made, owner=owner)
+        await take_turn(cluster, owner=owner)
+    purged = await cluster.purger.purge(OWNER)
+    assert (purged.partitions, purged.conversations, purged.responses) == (2, 1, 2)
+    assert await cluster.purger.purge(OWNER) == Purged()
+    assert (await cluster.conversations.read("bob", made.id)).id == made.id
 
 
 async def test_refusals_come_through_on_a_cluster(cluster: Store):

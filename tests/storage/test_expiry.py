@@ -54,7 +54,14 @@ async def test_the_inspection_finds_a_response_that_outlives_what_it_needs(redis
     await redis.flushall()
 
 
-@pytest.mark.parametrize("name", ["index", "partition", "conversation", "branches", "segment:0"])
+async def test_the_inspection_finds_a_conversation_whose_partition_goes_before_it(redis: Redis, store: Store):
+    made = await start(store)
+    await redis.expire(f"test:{{{partition_of(made.id)}}}:partition", 1_000)
+    assert f"{partition_of(made.id)}: conversation never expires" in await find_leaks(redis)
+    await redis.flushall()
+
+
+@pytest.mark.parametrize("name", ["index", "conversation", "branches", "segment:0"])
 async def test_the_inspection_finds_a_living_conversation_that_expires(redis: Redis, store: Store, name: str):
     made = await start(store, "one")
     await redis.expire(f"test:{{{partition_of(made.id)}}}:{name}", 1_000)

@@ -31,6 +31,7 @@ from tests.storage.builders import (
 
 def test_the_public_names_of_storage_are_these():
     assert set(storage.__all__) == {
+        "ANYBODY",
         "AlreadyThere",
         "ArchivedAppend",
         "ArchivedBranch",
@@ -41,6 +42,7 @@ def test_the_public_names_of_storage_are_these():
         "BranchNotFound",
         "BranchPage",
         "BranchProtected",
+        "Busy",
         "Chain",
         "CommitMode",
         "CommitResult",
@@ -54,6 +56,10 @@ def test_the_public_names_of_storage_are_these():
         "Coverage",
         "CursorNotFound",
         "Entry",
+        "EventBatch",
+        "EventLog",
+        "EventPage",
+        "EventQuery",
         "Export",
         "Fork",
         "ForkPoint",
@@ -61,6 +67,12 @@ def test_the_public_names_of_storage_are_these():
         "ImportSource",
         "ItemNotFound",
         "ItemPage",
+        "Job",
+        "JobEntry",
+        "KeptAnswer",
+        "KeyClaim",
+        "KeyStanding",
+        "KeyState",
         "KnownItem",
         "Lease",
         "Locked",
@@ -71,11 +83,14 @@ def test_the_public_names_of_storage_are_these():
         "OpenedTurn",
         "Origin",
         "PageRequest",
+        "Purged",
         "Report",
         "ResponseNotFound",
         "Store",
+        "ResponseUnfinished",
         "StoreError",
         "StoredResponse",
+        "Submission",
         "Swept",
         "TooManyMetadata",
         "TurnCommit",
@@ -88,12 +103,13 @@ def test_the_public_names_of_storage_are_these():
 
 def partition_keys(prefix: str, partition: str) -> list[str]:
     keys = PartitionKeys(prefix, partition)
-    return [*keys.common, keys.response("resp_x"), keys.lock("MAIN"), keys.commit("token")]
+    names = [keys.response("resp_x"), keys.events("resp_x"), keys.lock("MAIN"), keys.commit("token")]
+    return [*keys.common, *names]
 
 
 def test_all_keys_of_a_partition_have_its_name_as_their_hash_tag():
     keys = partition_keys("p", "00112233445566aa")
-    assert len(set(keys)) == 7
+    assert len(set(keys)) == 8
     assert {re.findall(r"\{(.*?)\}", key)[0] for key in keys} == {"00112233445566aa"}
     assert len({key_slot(key.encode()) for key in keys}) == 1
 
@@ -158,9 +174,38 @@ async def use_everything(store: Store) -> None:
     await store.turns.delete_response(OWNER, failed)
     await store.conversations.delete(OWNER, conversation.id)
     alone = await take_turn(store)
+    await use_events(store, beside, alone)
     await store.turns.delete_response(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
+    await use_keys(store)
+    await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
+    await store.purger.purge("bob")
+
+
+async def use_keys(store: Store) -> None:
+    """Call every method of idempotency; one answered key is left."""
+    claim = storage.KeyClaim(OWNER, "ab" * 32, "token")
+    await store.idempotency.claim(claim, "f", 10, 60)
+    await store.idempotency.renew([claim], 10)
+    await store.idempotency.note(claim, "resp_x", 10)
+    await store.idempotency.free(claim)
+    await store.idempotency.claim(claim, "f", 10, 60, aside=storage.ANYBODY)
+    await store.idempotency.answer(claim, storage.KeptAnswer(200, "text/plain", b"x"), 60)
+    await store.idempotency.look(claim, "f")
+
+
+async def use_events(store: Store, *responses: str) -> None:
+    """Call every method of events; the logs stay."""
+    for response in responses:
+        log = storage.EventLog(OWNER, response)
+        await store.events.append(
+            log, storage.EventBatch(0, 1, b"event"), ttl_seconds=10, lease_seconds=10, last=response == responses[0]
+        )
+        await store.events.claim(storage.EventLog(OWNER, response, "token"), ttl_seconds=10, lease_seconds=10)
+        await store.events.release(log)
+    await store.events.read_all([storage.EventQuery(OWNER, response, 0) for response in responses], 1000)
+    await store.events.read(storage.EventQuery(OWNER, responses[0], 0), 1000)
 
 
 async def use_branches(store: Store, conversation: storage.Conversation, response: str) -> None:
@@ -224,12 +269,14 @@ async def test_the_names_of_all_keys_are_documented_ones(redis: Any, store: Stor
     await use_everything(store)
     conversation = await start(store, "x")
     response = await take_turn(store, conversation=conversation)
+    await use_events(store, response)
     await use_branches(store, conversation, response)
     await store.items.delete(OWNER, conversation.id, (await ids_in(store, conversation))[0])
     await open_turn(store, conversation=conversation)
     names = {key.decode().partition("}:")[2] for key in await redis.keys("test:{*")}
     assert {re.sub(r":.+", ":", name) for name in names} == DOCUMENTED
-    assert all(re.fullmatch(r"(branch|segment|holders|lock):\d+|(response|commit):\w+|[a-z]+", name) for name in names)
+    kinds = r"(branch|segment|holders|lock):\d+|(response|events|commit):\w+|[a-z]+"
+    assert all(re.fullmatch(kinds, name) for name in names)
 
 
 DOCUMENTED = {
@@ -241,6 +288,7 @@ DOCUMENTED = {
     "journal",
     "branch:",
     "commit:",
+    "events:",
     "holders:",
     "lock:",
     "response:",

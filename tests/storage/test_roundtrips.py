@@ -206,7 +206,7 @@ def forking_turn(point: ForkPoint, mode: CommitMode, **fork: str) -> Operation:
     async def run(store: Store, talk: Talk, middle: str) -> object:
         made = Fork(point, middle, **fork)
         opened = await Talk(store, talk.conversation).open(fork=made)
-        return await store.turns.commit(talk.end(replace(opened, history=b""), fork=made, mode=mode))
+        return await store.turns.commit(talk.end(replace(opened, items=()), fork=made, mode=mode))
 
     return run
 

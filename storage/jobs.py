@@ -1,0 +1,258 @@
+"""Jobs: responses that were accepted and are run later, by whichever worker takes them from the queue.
+
+The queue is one Redis stream with one consumer group; an entry stays in it until its response is over. The truth about
+a response is its record (job.lua): who may run it is decided there, under a lease. A record always has an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from redis import exceptions as redis_errors
+
+from storage.channel import Argument, Channel
+from storage.errors import StoreError
+from storage.items import COMMIT_MARKER_SECONDS
+from storage.keys import queue_key
+from storage.records import OpenedTurn
+from storage.scripts import CLIENT_ERRORS, Call, translate
+from storage.space import Space
+
+#: The consumer group of all workers.
+GROUP = "workers"
+#: Seconds after which an entry whose response was never written down is taken for lost.
+GRACE_SECONDS = 60
+#: Seconds without a word after which a worker that has no entries is forgotten.
+FORGET_SECONDS = 3600
+
+_CALL_BREAK = "\x1e"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A response that is accepted. token: of its branch's lock, and of the right to run it.
+
+    body: Response object without `output`; it begins with id, object, created_at, status and error, in this order.
+    job: what it takes to run it, opaque. opened: what the turn will continue, as it is now. streamed: its events will
+    be kept.
+    """
+
+    owner: str
+    response_id: str
+    token: str
+    body: bytes
+    job: str
+    opened: OpenedTurn
+    streamed: bool
+
+
+class JobEntry(NamedTuple):
+    """An entry of the queue."""
+
+    id: str
+    response_id: str
+
+    @property
+    def queued_ms(self) -> int:
+        """When it was put there, in ms of Unix time."""
+        return int(self.id.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A response that the worker with this token runs now. attempt: from 1. waited_seconds: since it was accepted."""
+
+    entry: JobEntry
+    owner: str
+    token: str
+    job: str
+    attempt: int
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A response that somebody else runs, or that is not there yet (0 seconds)."""
+
+    seconds: float
+
+
+class Jobs:
+    """Jobs of any owner, and their queue. channel: for what waits on the server, so that nothing else waits for it."""
+
+    def __init__(self, space: Space, channel: Channel, *, timeout_seconds: float) -> None:
+        self._space = space
+        self._scripts = space.scripts
+        self._channel = channel
+        self._queue = queue_key(space.prefix)
+        #: How long the server may keep a worker waiting for entries.
+        self._block_ms = max(1, round(timeout_seconds * 600))
+
+    # --- responses ------------------------------------------------------------------------------------------------
+
+    async def submit(self, submission: Submission) -> None:
+        """Queue a response and write it down; one round trip. Raises Conflict, Unavailable: then it will not run.
+
+        Where it is unknown whether it was written, the caller must not promise it.
+        """
+        response_id = submission.response_id
+        keys, opened = self._space.keys(response_id), submission.opened
+        calls = [
+            Call("enqueue_job", [self._queue], [GROUP, response_id, ""]),
+            Call(
+                "submit_response",
+                [*keys.common, keys.response(response_id), keys.commit(response_id)],
+                [
+                    submission.owner,
+                    submission.body,
+                    submission.job,
+                    submission.token,
+                    opened.lock,
+                    opened.chain,
+                    _CALL_BREAK.join(sorted(opened.pending)),
+                    self._space.retention_seconds,
+                    int(submission.streamed),
+                ],
+                response_id,
+            ),
+        ]
+        for reply in await self._scripts.run_all(calls):
+            if isinstance(reply, StoreError):
+                raise reply
+
+    async def cancel(self, owner: str, response_id: str) -> bool:
+        """End a response as cancelled if it is not over; False for one that was made while its client waited.
+
+        Raises ResponseNotFound, Unavailable.
+        """
+        keys = self._space.keys(response_id)
+        call = Call("cancel_response", [keys.head, keys.response(response_id)], [owner], response_id)
+        (in_background,) = await self._scripts.run(call)
+        return bool(in_background)
+
+    # --- the worker's side ----------------------------------------------------------------------------------------
+
+    async def claim(self, entry: JobEntry, token: str, lease_seconds: float) -> Job | Busy | None:
+        """Take a response to run it under a new token; None if it is over or gone. Raises Unavailable."""
+        keys = self._space.keys(entry.response_id)
+        reply = await self._scripts.run(
+            Call(
+                "claim_job",
+                [keys.head, keys.response(entry.response_id), keys.commit(entry.response_id)],
+                [token, round(lease_seconds * 1000), GRACE_SECONDS * 1000, entry.queued_ms, COMMIT_MARKER_SECONDS],
+            )
+        )
+        if reply[0] == b"gone":
+            return None
+        if reply[0] == b"busy":
+            return Busy(reply[1] / 1000)
+        owner, job, attempt, waited = reply
+        return Job(entry, owner.decode(), token, job.decode(), attempt, waited / 1000)
+
+    async def renew(self, jobs: Sequence[Job], lease_seconds: float, *, worker: str = "") -> list[bool]:
+        """Keep what is being run; False for each that no longer is to be. One round trip.
+
+        worker: its entries are kept too, so that nobody takes them over; '' leaves them. Raises Unavailable.
+        """
+        calls = [
+            Call(
+                "renew_job",
+                [self._space.keys(job.entry.response_id).response(job.entry.response_id)],
+                [job.token, round(lease_seconds * 1000)],
+            )
+            for job in jobs
+        ]
+        if worker and jobs:
+            calls.append(Call("keep_jobs", [self._queue], [GROUP, worker, *(job.entry.id for job in jobs)]))
+        replies = await self._scripts.run_all(calls)
+        return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies[: len(jobs)]]
+
+    async def give_back(self, job: Job, new_token: str, lease_seconds: float) -> bool:
+        """Let somebody else run it at once, as if this attempt had not been. False: it was not ours any more.
+
+        new_token: nobody's; its branch stays locked for so long. Raises Unavailable.
+        """
+        keys = self._space.keys(job.entry.response_id)
+        arguments: list[Argument] = [job.token, new_token, round(lease_seconds * 1000)]
+        call = Call("return_job", [keys.head, keys.response(job.entry.response_id)], arguments)
+        (returned,) = await self._scripts.run(call)
+        return bool(returned)
+
+    async def fail(self, job: Job, error: bytes) -> bool:
+        """End it as failed. error: JSON object. False: it was not ours any more. Raises Unavailable."""
+        keys = self._space.keys(job.entry.response_id)
+        call = Call("fail_job", [keys.head, keys.response(job.entry.response_id)], [job.token, error])
+        (failed,) = await self._scripts.run(call)
+        return bool(failed)
+
+    async def is_over(self, response_id: str) -> bool:
+        """Tell whether a response is terminal or gone. Raises Unavailable."""
+        (unfinished,) = await self._scripts.run(
+            Call("check_job", [self._space.keys(response_id).response(response_id)], [])
+        )
+        return not unfinished
+
+    # --- the queue ------------------------------------------------------------------------------------------------
+
+    async def take(self, worker: str, limit: int) -> list[JobEntry]:
+        """Wait for entries, at most `limit`; after a while without any return none. Raises Unavailable."""
+        try:
+            return await self._take(worker, limit)
+        except CLIENT_ERRORS as error:
+            raise translate(error) from error
+
+    async def _take(self, worker: str, limit: int) -> list[JobEntry]:
+        wait = ("COUNT", limit, "BLOCK", self._block_ms)
+        reply = await self._send("XREADGROUP", "GROUP", GROUP, worker, *wait, "STREAMS", self._queue, ">")
+        if not isinstance(reply, redis_errors.ResponseError):
+            return _entries(reply)
+        if not str(reply).startswith("NOGROUP"):
+            raise reply
+        # nothing was ever queued: a queue that nobody uses leaves no key
+        first = await self._send("XREAD", "COUNT", 1, "BLOCK", self._block_ms, "STREAMS", self._queue, "0-0")
+        if isinstance(first, redis_errors.ResponseError):
+            raise first
+        if first:
+            await self.join()
+        return []
+
+    async def join(self) -> None:
+        """Get ready to take entries, if there is a queue, and forget workers that are long gone. Raises Unavailable."""
+        await self._scripts.run(Call("join_queue", [self._queue], [GROUP, FORGET_SECONDS * 1000]))
+
+    async def reclaim(self, worker: str, idle_seconds: float, limit: int) -> list[JobEntry]:
+        """Take over entries whose worker gave no sign of life for so long. Raises Unavailable."""
+        arguments: list[Argument] = [GROUP, worker, round(idle_seconds * 1000), limit]
+        (entries,) = await self._scripts.run(Call("reclaim_jobs", [self._queue], arguments))
+        return [_entry(entry) for entry in entries]
+
+    async def finish(self, entry: JobEntry) -> None:
+        """Take an entry out of the queue: its response is over. Raises Unavailable."""
+        await self._scripts.run(Call("finish_job", [self._queue], [GROUP, entry.id]))
+
+    async def requeue(self, entry: JobEntry) -> None:
+        """Put an entry at the end of the queue, for the next worker. Raises Unavailable."""
+        await self._scripts.run(Call("enqueue_job", [self._queue], [GROUP, entry.response_id, entry.id]))
+
+    async def close(self) -> None:
+        """Close the queue's own connection."""
+        await self._channel.close()
+
+    async def _send(self, *command: Any) -> Any:
+        (reply,) = await self._channel.exchange([command])
+        return reply
+
+
+def _entries(reply: Any) -> list[JobEntry]:
+    """Return the entries of XREADGROUP's reply: nothing, a list of streams, or (RESP3) a map of them."""
+    if not reply:
+        return []
+    streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
+    return [_entry(entry) for entries in streams for entry in entries]
+
+
+def _entry(entry: Any) -> JobEntry:
+    entry_id, fields = entry
+    return JobEntry(entry_id.decode(), fields[1].decode())

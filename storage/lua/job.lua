@@ -1,0 +1,48 @@
+-- Put before the scripts that work on responses that were accepted and run later, after common.lua.
+--
+-- Such a response has a record from the moment it was accepted. Until it is terminal the record also has: token, the
+-- right to run and to commit it; job, what it takes to run it (sealed); attempts; lease_until, ms, when nobody runs it
+-- any more; lock, the branch lock that is kept for it; accepted_at, ms. `background` stays.
+
+-- A body begins like this: submit_response is given it so. What follows is never looked at.
+local BODY = '^({"id":"[%w_-]+","object":"response","created_at":%d+,"status":")([%a_]+)(","error":)(null)(.*)$'
+local UNFINISHED_FIELDS = { 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at' }
+
+local function is_unfinished(status)
+  return status == 'queued' or status == 'in_progress'
+end
+
+-- A body with another status; error: JSON.
+local function restated(body, status, error)
+  local head, _, between, _, rest = string.match(body, BODY)
+  return head .. status .. between .. error .. rest
+end
+
+-- The key of the branch lock that is kept for an unfinished response, if it still is; else nil.
+local function kept_lock(response_key)
+  local fields = redis.call('HMGET', response_key, 'lock', 'token')
+  local key = (fields[1] or '') ~= '' and BASE .. 'lock:' .. fields[1]
+  return key and redis.call('GET', key) == fields[2] and key or nil
+end
+
+-- Gives a response to whoever has `token`, and the branch lock with it.
+local function pass_on(response_key, token, lease_ms)
+  local lock = kept_lock(response_key)
+  if lock then
+    redis.call('SET', lock, token, 'PX', lease_ms)
+  end
+  redis.call('HSET', response_key, 'token', token)
+end
+
+-- Ends an unfinished response without a commit; its branch lock is released, and whoever writes its log may do so no
+-- more.
+local function conclude(response_key, status, error)
+  local lock = kept_lock(response_key)
+  if lock then
+    redis.call('DEL', lock)
+  end
+  redis.call('DEL', BASE .. 'lock:~' .. string.sub(response_key, string.len(BASE .. 'response:') + 1))
+  local body = restated(redis.call('HGET', response_key, 'body'), status, error)
+  redis.call('HSET', response_key, 'status', status, 'body', body)
+  redis.call('HDEL', response_key, unpack(UNFINISHED_FIELDS))
+end
