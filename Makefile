@@ -25,7 +25,7 @@ run: $(VENV)/installed ## serve on 127.0.0.1:8080, with the built-in echo model 
 	@exec $(BIN)/branchline serve --port '$(PORT)' --upstream '$(UPSTREAM)' $(ARGS)
 
 test: $(VENV)/installed-dev ## run the tests; ARGS="-k name" selects some
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-dev ## check format, style, types and import direction
 	@$(BIN)/ruff format --check --quiet .

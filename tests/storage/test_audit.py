@@ -133,7 +133,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
         "reads segment 1 up to 2, which has 1 elements",
     ),
     "long response": (lambda w: w.redis.expire(w.key("segment:1"), 99), "lives longer than segment:1"),
-    "unnoted reach": (lambda w: w.redis.hdel(w.key("partition"), "reach:1"), "reads 1 up to 2 for 2592000 s, which"),
+    "unnoted reach": (lambda w: w.redis.hdel(w.key("partition"), "reach:1"), "reads 1 up to 2 for 259"),
     "short reach": (lambda w: w.set("partition", "reach:0", "9999999999999:2"), "reads 0 up to 6"),
     "early reach": (lambda w: w.set("partition", "reach:0", "1:9"), "reads 0 up to 6"),
     "headless log": (headless_log, "does not say whose it is"),
