@@ -35,8 +35,8 @@ class Proxy:
     def client(self, key: str = "sk-alice", **options: Any) -> AsyncOpenAI:
         """Return the official client, as an app would make it; it is closed with the proxy."""
         # the official client's own, but for the certificates, which take 40 ms to load and are not needed
-        http = DefaultAsyncHttpxClient(verify=False)
-        client = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http, **options)
+        options = {"http_client": DefaultAsyncHttpxClient(verify=False), **options}
+        client = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
         self.stack.push_async_callback(client.close)
         return client
 

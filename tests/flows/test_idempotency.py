@@ -299,11 +299,11 @@ async def test_a_turn_that_is_finished_without_its_client_answers_the_repeat(sta
 async def test_an_addition_is_finished_and_kept_although_its_client_left(proxy: Proxy):
     conversation = await new_conversation(proxy)
     path, body = f"/v1/conversations/{conversation}/items", {"items": [{"role": "user", "content": "x"}]}
-    keys = [f"key {number}" for number in range(60)]
+    keys = [f"key {number}" for number in range(30)]
     for number, key in enumerate(keys):
         leaving = asyncio.create_task(post(proxy, path, body, key))
         # somewhere between the arrival of the request and its answer
-        await asyncio.wait([leaving], timeout=number * 0.0001)
+        await asyncio.wait([leaving], timeout=number * 0.0002)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
     answers = [await post(proxy, path, body, key) for key in keys]
