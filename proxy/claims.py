@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.errors import ApiError, InProgress, KeyReused, error_body, from_store_error
+from proxy.tasks import beside
 from storage import ANYBODY, KeptAnswer, KeyClaim, KeyState, Store, StoreError, Unavailable
 
 if TYPE_CHECKING:
@@ -93,12 +94,8 @@ class Claims:
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[Claims]:
         """Renew what is held for as long as the context lasts."""
-        task = asyncio.create_task(self._renew())
-        try:
+        async with beside(self._renew()):
             yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def take(self, owner: str, name: str, fingerprint: str, restate: Restate) -> Held | KeptAnswer:
         """Return the answer to a key, once there is one, or hold the key: then the request is to be carried out.

@@ -20,16 +20,14 @@ from proxy.absences import means_absence
 from proxy.body import read_json
 from proxy.compaction import PURPOSE, TRIGGER, Opener
 from proxy.errors import BadRequest, UpstreamRefusal, missing_parameter
-from proxy.history import prepare
 from proxy.items import to_upstream
-from proxy.opening import Opening, partition_for
-from proxy.question import Inbound
+from proxy.opening import look, partition_for
+from proxy.question import Inbound, call_upstream
 from proxy.request import TurnRequest, read_request
 from proxy.services import CALLER, SERVICES, UPSTREAM_REQUEST_ID
 from proxy.summary import Summariser, Summary
-from proxy.upstream import read_body, request_headers, response_headers
+from proxy.upstream import read_body, response_headers
 from proxy.window import Compacted, is_summary, kind_of, pack, split, window
-from storage import Lease, OpenedTurn
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
@@ -99,31 +97,18 @@ class Compactor:
         return await self._compact_here(stack, items)
 
     async def _read_window(self) -> list[bytes]:
-        check = self._services.config.turns.check_tool_calls
-        opened = await self._peek()
-        prepared = prepare(self._request, opened, self._new_item_id, check_calls=check)
+        opened, prepared = await look(self._services, self._caller.owner, self._request)
         brought = [item for item in split(prepared.sent) if kind_of(item).type != TRIGGER]
         opener = Opener(self._services, self._caller.owner, self._request)
         return [item for _, item in window([*opened.items, *brought], opener.open)]
 
-    async def _peek(self) -> OpenedTurn:
-        if not self._request.source.subject and not self._request.item_ids:
-            return OpenedTurn()
-        # without a token the store only looks
-        lease = Lease(self._partition, "", "")
-        return await Opening(self._services, self._caller.owner, self._request, lease, 0).open(lambda: True)
-
     async def _forward(self, stack: AsyncExitStack, items: Sequence[bytes]) -> tuple[bytes, CIMultiDict[str]]:
         fields = {name: value for name, value in self._request.body.items() if name not in _OURS}
         body = b"".join((orjson.dumps(fields)[:-1], b',"input":[', to_upstream(b",".join(items)), b"]}"))
-        headers = request_headers(self._inbound.headers, self._caller.upstream_authorization)
-        # the key stands for the client's request, not for this one, whose history may be another the next time
-        headers.popall("Idempotency-Key", None)
-        upstream = self._services.upstream
-        call = upstream.create_response(body, headers, self._inbound.query, path=PATH)
+        call = call_upstream(self._services, self._caller, self._inbound, body, PATH)
         answer = await stack.enter_async_context(call)
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        return await read_body(answer, upstream.max_response_bytes), response_headers(answer.headers)
+        return await read_body(answer, self._services.upstream.max_response_bytes), response_headers(answer.headers)
 
     async def _compact_here(self, stack: AsyncExitStack, items: Sequence[bytes]) -> tuple[bytes, CIMultiDict[str]]:
         summariser = Summariser(self._services, self._caller, self._request, self._inbound)

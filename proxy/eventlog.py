@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from proxy import sse
+from proxy.delivery import Delivery, WrappedDelivery
 from storage import EventBatch, EventLog, EventQuery, Unavailable
 
 if TYPE_CHECKING:
     from proxy.config import Config
-    from proxy.delivery import Delivery
     from proxy.question import Services
     from proxy.request import TurnRequest
 
@@ -244,55 +244,20 @@ class EventWriter:
         self._leases.forget(self._lease)
 
 
-class LoggedDelivery:
-    """A delivery whose events are kept as well; the last one is in the log before it is told."""
+class LoggedDelivery(WrappedDelivery):
+    """A delivery whose events are kept as well; the last one is in the log before it is told.
+
+    The log may lack the latest events until it ends: a run that dies before that is not made again.
+    """
 
     def __init__(self, inner: Delivery, writer: EventWriter) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._writer = writer
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client left."""
-        return self._inner.gone
-
-    @gone.setter
-    def gone(self, value: bool) -> None:
-        """Note that the client left."""
-        self._inner.gone = value
-
-    @property
-    def started(self) -> bool:
-        """Whether anything of the stream was sent."""
-        return self._inner.started
-
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Note the upstream's headers that go along with the answer."""
-        self._inner.keep_headers(headers)
 
     async def send(self, frames: bytes) -> bool:
         """Keep whole frames and send them; return whether the client is there."""
         await _keep(self._writer, frames)
-        return await self._inner.send(frames)
-
-    async def keep_alive(self, silence_seconds: float) -> None:
-        """Do what the client's stream needs after that much silence."""
-        await self._inner.keep_alive(silence_seconds)
-
-    async def secure(self) -> None:
-        """Return when the client's side has what it needs.
-
-        The log may lack the latest events until it ends: a run that dies before that is not made again.
-        """
-        await self._inner.secure()
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the client's stream cleanly and return its response."""
-        return await self._inner.finish_stream()
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
-        return self._inner.json_response(body)
+        return await super().send(frames)
 
 
 class LogDelivery:

@@ -22,6 +22,7 @@ from proxy.eventlog import PAGE_BYTES, split_frames
 from proxy.fields import asks_encrypted
 from proxy.items import hide_sealed
 from proxy.services import CALLER, CONFIG, FOLLOWERS
+from proxy.tasks import beside
 from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError, Unavailable
 
 if TYPE_CHECKING:
@@ -60,14 +61,11 @@ class Followers:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Followers]:
         """Look into the logs for as long as the context lasts."""
-        tasks = [asyncio.create_task(self._poll()), asyncio.create_task(self._keep_alive())]
-        try:
-            yield self
-        finally:
-            self.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with beside(self._poll(), self._keep_alive()):
+            try:
+                yield self
+            finally:
+                self.stop()
 
     def stop(self) -> None:
         """Break off every reader that waits, now and from now on: its client goes on at another replica."""

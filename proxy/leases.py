@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from proxy.tasks import beside
 from storage import Lease, Store, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,8 @@ class Leases:
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[Leases]:
         """Renew what is held for as long as the context lasts."""
-        task = asyncio.create_task(self._renew())
-        try:
+        async with beside(self._renew()):
             yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def _renew(self) -> None:
         while True:

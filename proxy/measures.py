@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
-from proxy import ids
 from proxy.absences import means_absence
 from proxy.body import read_json
 from proxy.compaction import Compaction
 from proxy.errors import UpstreamRefusal
 from proxy.gauge import OMITTED
-from proxy.history import Prepared, count_body, prepare
-from proxy.opening import Opening, partition_for
-from proxy.question import Inbound
+from proxy.history import Prepared, count_body
+from proxy.opening import look
+from proxy.question import Inbound, call_upstream
 from proxy.request import read_request
 from proxy.services import CALLER, SERVICES, UPSTREAM_REQUEST_ID
-from proxy.upstream import read_body, request_headers, response_headers
-from storage import Lease, OpenedTurn
+from proxy.upstream import read_body, response_headers
+from storage import OpenedTurn
 
 if TYPE_CHECKING:
     from proxy.auth import Caller
@@ -54,15 +53,12 @@ class Measure:
         self._caller = caller
         self._request = request
         self._inbound = inbound
-        self._partition = partition_for(request)
         #: What the upstream calls its count, for the log.
         self.upstream_request_id = "-"
 
     async def take(self) -> tuple[bytes, Mapping[str, str]]:
         """Return the answer's body and headers. Raises ApiError and StoreError as the turn would."""
-        opened = await self._look()
-        check = self._services.config.turns.check_tool_calls
-        prepared = prepare(self._request, opened, self._new_item_id, check_calls=check)
+        opened, prepared = await look(self._services, self._caller.owner, self._request)
         compaction = Compaction(self._services, self._caller, self._request, self._inbound)
         compaction.open(opened, prepared)
         self._request = compaction.request
@@ -76,26 +72,14 @@ class Measure:
         tokens = await self._services.gauge.count(self._request.body, opened, prepared)
         return _answer(tokens), {TOKENS: "estimate", **own}
 
-    async def _look(self) -> OpenedTurn:
-        if not self._request.source.subject and not self._request.item_ids:
-            return OpenedTurn()
-        # without a token the store only looks
-        lease = Lease(self._partition, "", "")
-        opening = Opening(self._services, self._caller.owner, self._request, lease, wait_seconds=0)
-        return await opening.open(lambda: True)
-
-    def _new_item_id(self, item_type: str) -> str:
-        return ids.new_turn_item_id(item_type, self._partition, stored=self._request.stored)
-
     async def _ask(self, opened: OpenedTurn, prepared: Prepared) -> tuple[bytes, Mapping[str, str]] | None:
         """Return the upstream's answer and its headers; None if it has no such endpoint. Raises ApiError."""
         upstream, absences, model = self._services.upstream, self._services.absences, self._request.model
         if absences.has(INPUT_TOKENS, model):
             return None
-        headers = request_headers(self._inbound.headers, self._caller.upstream_authorization)
         body = count_body(self._request, opened, prepared)
         try:
-            async with upstream.create_response(body, headers, self._inbound.query, path=INPUT_TOKENS) as answer:
+            async with call_upstream(self._services, self._caller, self._inbound, body, INPUT_TOKENS) as answer:
                 self.upstream_request_id = answer.headers.get("x-request-id", "-")
                 counted = await read_body(answer, upstream.max_response_bytes)
                 if _is_count(counted):

@@ -16,6 +16,7 @@ from proxy.errors import (
     previous_response_not_found,
     response_unfinished,
 )
+from proxy.history import Prepared, prepare
 from proxy.memory import Ending, recall
 from storage import (
     BranchExists,
@@ -103,6 +104,23 @@ class Opening:
         if isinstance(refusal, BranchExists):
             return branch_exists(refusal.subject, "conversation.branch")
         return item_not_found(refusal.subject, self.request.fork_param)
+
+
+async def look(services: Services, owner: str, request: TurnRequest) -> tuple[OpenedTurn, Prepared]:
+    """Return the history and the input that a turn would have, without locking or writing anything.
+
+    Raises what the turn would be refused with.
+    """
+    partition, opened = partition_for(request), OpenedTurn()
+    if request.source.subject or request.item_ids:
+        # without a token the store only looks
+        opening = Opening(services, owner, request, Lease(partition, "", ""), wait_seconds=0)
+        opened = await opening.open(lambda: True)
+
+    def new_item_id(item_type: str) -> str:
+        return ids.new_turn_item_id(item_type, partition, stored=False)
+
+    return opened, prepare(request, opened, new_item_id, check_calls=services.config.turns.check_tool_calls)
 
 
 def partition_for(request: TurnRequest) -> str:

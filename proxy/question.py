@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from proxy import sse
 from proxy.absences import Absences
 from proxy.errors import BadGateway, UpstreamRefusal
 from proxy.gauge import OMITTED, Gauge
 from proxy.history import Prepared, upstream_body
-from proxy.upstream import Upstream, iter_chunks, request_headers, response_headers
+from proxy.upstream import RESPONSES, Upstream, iter_chunks, request_headers, response_headers
 from storage import OpenedTurn, Store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from contextlib import AsyncExitStack
+    from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
     import aiohttp
     from aiohttp import web
@@ -115,11 +115,18 @@ class Question:
                 yield events
         yield decoder.flush()
 
-    def _call(self, body: bytes) -> Any:
-        headers = request_headers(self._inbound.headers, self._caller.upstream_authorization)
-        # the key stands for the client's request, not for this one, whose history may be another the next time
-        headers.popall("Idempotency-Key", None)
-        return self._services.upstream.create_response(body, headers, self._inbound.query)
+    def _call(self, body: bytes) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return call_upstream(self._services, self._caller, self._inbound, body)
+
+
+def call_upstream(
+    services: Services, caller: Caller, inbound: Inbound, body: bytes, path: str = RESPONSES
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    """Return the call that asks the upstream on behalf of a client. path: below the upstream's URL. Raises ApiError."""
+    headers = request_headers(inbound.headers, caller.upstream_authorization)
+    # the key stands for the client's request, not for this one, whose history may be another the next time
+    headers.popall("Idempotency-Key", None)
+    return services.upstream.create_response(body, headers, inbound.query, path=path)
 
 
 def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:

@@ -10,6 +10,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from proxy.tasks import beside
 from storage import Unavailable
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ class Reclaimer:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Reclaimer]:
         """Sweep while the context lasts; at its end what waits is dropped."""
-        worker = asyncio.create_task(self._work(), name="reclaimer")
-        try:
+        async with beside(self._work()):
             yield self
-        finally:
-            worker.cancel()
-            await asyncio.wait({worker})
 
     async def _work(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import ApiError, Unavailable
+from proxy.tasks import beside
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -50,12 +51,8 @@ class Turns:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Turns]:
         """Keep streams alive for as long as the context lasts."""
-        task = asyncio.create_task(self._keep_alive())
-        try:
+        async with beside(self._keep_alive()):
             yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def run(self, turn: Running) -> web.StreamResponse:
         """Run a turn to its end in a task of its own, so that it survives its client; return its response.

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
+from proxy.tasks import beside
+
 #: Seconds between two looks, at most.
 LONGEST_PAUSE = 1.0
 
@@ -34,12 +36,8 @@ class Sockets:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Sockets]:
         """Look after the connections for as long as the context lasts."""
-        task = asyncio.create_task(self._watch())
-        try:
+        async with beside(self._watch()):
             yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     @contextmanager
     def holding(self, connection: Watched) -> Iterator[None]:

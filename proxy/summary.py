@@ -14,9 +14,9 @@ from proxy import ids, sse
 from proxy.errors import BadGateway
 from proxy.history import Prepared
 from proxy.items import to_upstream
-from proxy.question import Question
+from proxy.question import Question, call_upstream
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
-from proxy.upstream import read_body, request_headers
+from proxy.upstream import read_response
 from storage import OpenedTurn
 
 if TYPE_CHECKING:
@@ -69,12 +69,8 @@ class Summariser:
 
         Raises ApiError if the upstream refuses or can't be reached.
         """
-        headers = request_headers(self._inbound.headers, self._caller.upstream_authorization)
-        # the key stands for the client's request
-        headers.popall("Idempotency-Key", None)
         body = await self._body(items)
-        call = self._services.upstream.create_response(body, headers, self._inbound.query)
-        return await stack.enter_async_context(call)
+        return await stack.enter_async_context(call_upstream(self._services, self._caller, self._inbound, body))
 
     async def read(self, answer: aiohttp.ClientResponse) -> Summary:
         """Read an answer to its end and return its text.
@@ -111,7 +107,7 @@ class Summariser:
     async def _read(self, answer: aiohttp.ClientResponse) -> Outcome:
         relay = Relay(_ownership(self._request.body))
         if answer.content_type == "application/json":
-            return relay.complete(_object(await read_body(answer, self._services.upstream.max_response_bytes)))
+            return relay.complete(await read_response(answer, self._services.upstream.max_response_bytes))
         try:
             async for events in self._question.events(answer):
                 for event in events:
@@ -136,13 +132,3 @@ def _ownership(asked: Mapping[str, Any]) -> Ownership:
         show_encrypted=False,
         created_at=int(time.time()),
     )
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        response = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise BadGateway("The upstream's answer is not JSON.") from exc
-    if not isinstance(response, dict):
-        raise BadGateway("The upstream's answer is not a Response object.")
-    return response

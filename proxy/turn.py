@@ -32,7 +32,7 @@ from proxy.opening import FIRST_PAUSE, LONGEST_PAUSE, Identity, Opening, partiti
 from proxy.question import Question
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
 from proxy.request import Revised
-from proxy.upstream import read_body
+from proxy.upstream import read_response
 from storage import (
     CommitMode,
     CommitResult,
@@ -238,14 +238,7 @@ class Turn:
         untold = not answer.headers.get(hdrs.CONTENT_TYPE)
         if answer.content_type == "text/event-stream" or (untold and self._request.stream):
             return await self._relay_stream(answer)
-        body = await read_body(answer, self._services.upstream.max_response_bytes)
-        try:
-            response = orjson.loads(body)
-        except orjson.JSONDecodeError as exc:
-            raise BadGateway("The upstream's answer is not JSON.") from exc
-        if not isinstance(response, dict):
-            raise BadGateway("The upstream's answer is not a Response object.")
-        outcome = self._relay.complete(response)
+        outcome = self._relay.complete(await read_response(answer, self._services.upstream.max_response_bytes))
         if self._request.stream:
             await self.delivery.send(self._relay.replay(outcome))
         return outcome

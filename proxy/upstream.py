@@ -14,9 +14,10 @@ from __future__ import annotations
 import io
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import orjson
 from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
@@ -37,6 +38,7 @@ __all__ = [
     "iter_chunks",
     "iter_raw",
     "read_body",
+    "read_response",
     "refusal",
     "request_headers",
     "response_headers",
@@ -222,6 +224,21 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
         pieces.append(piece)
     return b"".join(pieces)
+
+
+async def read_response(response: aiohttp.ClientResponse, limit: int) -> dict[str, Any]:
+    """Return the JSON object that a whole body is.
+
+    limit: bytes. Raises as `read_body` does, and BadGateway for any other body.
+    """
+    body = await read_body(response, limit)
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise BadGateway("The upstream's answer is not JSON.") from exc
+    if not isinstance(parsed, dict):
+        raise BadGateway("The upstream's answer is not a Response object.")
+    return parsed
 
 
 async def iter_chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

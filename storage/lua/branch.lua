@@ -74,12 +74,14 @@ local function last_item(chain)
   return walk_back(chain, function(bytes) return bytes end)
 end
 
--- Where an item lies on a closed chain: number of the span and offset of its last occurrence; nil when it does not.
-local function find_on_chain(chain, places)
-  for i = #chain, 1, -1 do
+-- Where an item lies on a closed chain: number of the span and offset of its last occurrence, in reading order (from
+-- the end on if `descending`); nil when it does not.
+local function find_on_chain(chain, places, descending)
+  for n = 1, #chain do
+    local i = descending and n or #chain - n + 1
     local best
     for _, place in ipairs(places) do
-      if chain_holds({ chain[i] }, place[1], place[2]) and (not best or place[2] > best) then
+      if chain_holds({ chain[i] }, place[1], place[2]) and (not best or (place[2] > best) ~= (descending == true)) then
         best = place[2]
       end
     end

@@ -71,15 +71,11 @@ local on_branch = mode == 'append' or mode == 'fork' or mode == 'promote'
 
 -- Everything is checked: from here on the script only writes.
 local seconds, milliseconds = now()
--- The base may have been deleted or have expired since the turn was opened, or what nobody reached any more of it may
--- have been swept: then no other segment may get its number, and what is appended there is not part of this history.
-local base, unused = {}, 0
-for _, span in ipairs(parse_chain(ARGV[8])) do
+-- What of the base is gone leaves its number behind: no other segment may get it.
+local opened_with = parse_chain(ARGV[8])
+local base, unused = still_there(opened_with), 0
+for _, span in ipairs(opened_with) do
   unused = math.max(unused, span[1] + 1)
-  span[3] = math.min(span[3], redis.call('LLEN', segment_key(span[1])))
-  if span[2] < span[3] then
-    base[#base + 1] = span
-  end
 end
 local pending = parse_pending(ARGV[9])
 
@@ -170,8 +166,10 @@ if stored then
   if not unfinished then
     redis.call('HINCRBY', KEYS[1], 'responses', 1)
   end
+  for _, span in ipairs(output) do
+    context[#context + 1] = span
+  end
   slide_expiry(context, KEYS[4], retention)
-  slide_expiry(output, KEYS[4], retention)
 else
   redis.call('SET', KEYS[6], 1, 'EX', ARGV[11])
 end

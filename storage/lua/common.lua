@@ -58,6 +58,18 @@ local function close_chain(chain)
   return chain
 end
 
+-- What is left of a closed chain that was read before: segments may have been deleted, have expired or been cut since.
+local function still_there(chain)
+  local left = {}
+  for _, span in ipairs(chain) do
+    local to = math.min(span[3], redis.call('LLEN', segment_key(span[1])))
+    if span[2] < to then
+      left[#left + 1] = { span[1], span[2], to }
+    end
+  end
+  return left
+end
+
 local function add_span(chain, segment, from, to)
   local last = chain[#chain]
   if last and last[1] == segment and last[3] == from then

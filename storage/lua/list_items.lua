@@ -33,20 +33,10 @@ if descending then
   first, last, step = #chain, 1, -1
 end
 
--- The last occurrence of an item in reading order: {number of span, offset in its segment}, or nil. One batch may
--- hold an item twice; a cursor means its last occurrence, and no page ends on an earlier one, so paging gets on.
+-- One batch may hold an item twice; a cursor means its last occurrence, and no page ends on an earlier one, so paging
+-- gets on.
 local function last_occurrence(places)
-  for i = last, first, -step do
-    local best
-    for _, place in ipairs(places) do
-      if chain_holds({ chain[i] }, place[1], place[2]) and (not best or (place[2] > best) ~= descending) then
-        best = place[2]
-      end
-    end
-    if best then
-      return i, best
-    end
-  end
+  return find_on_chain(chain, places, descending)
 end
 
 -- Where to start: just past the cursor.

@@ -12,14 +12,7 @@ end
 if redis.call('EXISTS', KEYS[6]) == 1 or (not owned(ARGV[1]) and redis.call('EXISTS', KEYS[1]) == 1) then
   return { 'conflict' }
 end
-local base = {}
-for _, span in ipairs(parse_chain(ARGV[6])) do
-  -- the base may have expired or been swept since it was read
-  span[3] = math.min(span[3], redis.call('LLEN', segment_key(span[1])))
-  if span[2] < span[3] then
-    base[#base + 1] = span
-  end
-end
+local base = still_there(parse_chain(ARGV[6]))
 local retention = tonumber(ARGV[8])
 local seconds, milliseconds = now()
 redis.call('HSET', KEYS[1], 'owner', ARGV[1])
