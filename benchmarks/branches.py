@@ -21,7 +21,7 @@ import orjson
 
 from benchmarks.storm import valkey
 from benchmarks.turns import TEXT
-from proxy import ids
+from proxy.protocol import ids
 from storage import Conversation, Entry, Fork, ForkPoint, Origin, PageRequest, Store, Unavailable
 
 OWNER = "bench"

@@ -31,8 +31,8 @@ from aiohttp import web
 
 from benchmarks.storm import valkey
 from benchmarks.turns import free_port, ready
-from proxy import sse
-from proxy.ids import partition_of
+from proxy.protocol import sse
+from proxy.protocol.ids import partition_of
 from storage import Store
 
 WORDS = 25

@@ -28,8 +28,8 @@ from benchmarks.storm_client import Client
 from benchmarks.storm_log import Log, Wire
 from benchmarks.storm_verdict import judge
 from benchmarks.turns import free_port, process, ready
-from proxy.config import Config
-from proxy.ids import partition_of
+from proxy.config.settings import Config
+from proxy.protocol.ids import partition_of
 from storage import Store
 from storage.embedded import find_binary
 

@@ -6,15 +6,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.banner import describe_redis
-from proxy.ids import partition_of
+from proxy.config.values import describe_redis
+from proxy.protocol.ids import partition_of
 from storage import Store
 from storage.embedded import EmbeddedValkey, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from proxy.config import Config
+    from proxy.config.settings import Config
 
 
 #: What is kept for ever without a conversation around it has this time to live, so that every key still has one.

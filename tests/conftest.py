@@ -16,7 +16,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import Store
 from storage.embedded import find_binary
 

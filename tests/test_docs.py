@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import ApiError
-from proxy.flags import FLAGS
-from proxy.schema import ENVIRONMENT_PREFIX, keys, sections
+from proxy.config.flags import FLAGS
+from proxy.config.schema import ENVIRONMENT_PREFIX, keys, sections
+from proxy.protocol.errors import ApiError
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -124,7 +124,7 @@ def test_every_error_code_is_in_the_table_and_every_code_of_the_table_is_used():
 
 
 def test_every_operation_is_described_for_people_too():
-    document: dict[str, Any] = json.loads((ROOT / "proxy" / "openapi.json").read_text("utf-8"))
+    document: dict[str, Any] = json.loads((ROOT / "proxy" / "api" / "openapi.json").read_text("utf-8"))
     named = set(re.findall(r"(/(?:v1|healthz|readyz|openapi)[\w/{}.]*)", HTTP_API))
     assert set(document["paths"]) <= named
 

@@ -21,11 +21,11 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from proxy import ids, sse
 from proxy.echo import completions
-from proxy.echo.parrot import Answer, Request, answer, seal
-from proxy.echo.playback import play
-from proxy.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from proxy.echo.events import play
+from proxy.echo.replies import Answer, Request, answer, seal
+from proxy.protocol import ids, sse
+from proxy.protocol.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
 
 MODELS = ("echo", "gpt-echo")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from proxy.relay.output import Item, as_text, complete_item, complete_part, is_empty, merged
+from proxy.relay.item import Item, as_text, complete_item, complete_part, is_empty, merged
 
 Event = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from proxy import sse
+from proxy.protocol import sse
 
 
 class MalformedEvent(ValueError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from proxy.relay.draft import Draft
-from proxy.relay.output import Item, complete_item, item_type
+from proxy.relay.item import Item, complete_item, item_type
 
 #: Items that a client answers by their `call_id`.
 _CALLS = frozenset(

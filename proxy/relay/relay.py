@@ -16,11 +16,8 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy import sse
-from proxy.relay.draft import DELTAS
-from proxy.relay.frames import Frames, MalformedEvent
-from proxy.relay.output import merged, visible
-from proxy.relay.resource import (
+from proxy.protocol import sse
+from proxy.protocol.response import (
     Ownership,
     complete_error,
     complete_response,
@@ -28,6 +25,9 @@ from proxy.relay.resource import (
     same_settings,
     total_usage,
 )
+from proxy.relay.draft import DELTAS
+from proxy.relay.frames import Frames, MalformedEvent
+from proxy.relay.item import merged, visible
 from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, Event, Stream, Text, part_stream
 from proxy.relay.frames import Frames
-from proxy.relay.output import Item, as_text, complete_item, complete_part, opened, visible
+from proxy.relay.item import Item, as_text, complete_item, complete_part, opened, visible
 from proxy.relay.placement import Placement, pair
 
 #: What the word after `response.` says about the item that an event is about.

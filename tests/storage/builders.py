@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
+from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     CommitResult,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import Report
 from tests.storage.builders import store_on
 

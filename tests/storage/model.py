@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import (
     BranchNotFound,
     CommitMode,

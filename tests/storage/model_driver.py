@@ -11,8 +11,8 @@ from random import Random
 import orjson
 import pytest
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
+from proxy.protocol.ids import partition_of
 from storage import Branch as StoredBranch
 from storage import (
     ConversationNotFound,

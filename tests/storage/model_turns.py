@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from random import Random
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
+from proxy.protocol.ids import partition_of
 from storage import (
     BranchExists,
     BranchNotFound,

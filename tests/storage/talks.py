@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
+from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     Committed,

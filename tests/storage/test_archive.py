@@ -10,10 +10,10 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from proxy import ids
-from proxy.backup import write_lines
-from proxy.ids import partition_of
-from proxy.verifier import Backup
+from proxy.backup.format import write_lines
+from proxy.backup.verifier import Backup
+from proxy.protocol import ids
+from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     Conflict,

@@ -11,7 +11,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
-from proxy.ids import new_partition, partition_of
+from proxy.protocol.ids import new_partition, partition_of
 from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable
 from storage.audit import READINGS
 from storage.invariants import complaints

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import CommitMode, CommitResult, Entry, Store
 from tests.storage.builders import (
     OWNER,

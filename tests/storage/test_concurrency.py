@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import (
     BranchNotFound,
     CommitResult,

@@ -4,7 +4,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import ConversationNotFound, Entry, ItemNotFound, Origin, Store, TooManyMetadata
 from tests.storage.builders import (
     OWNER,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy import ids
+from proxy.protocol import ids
 from storage import EventBatch, EventLog, EventPage, EventQuery, ResponseNotFound, Store, Unavailable
 from storage.events import CONVOY_BYTES
 from tests.roundtrips import RoundTripCounter

@@ -1,7 +1,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import CommitMode, Store
 from tests.storage.builders import (
     OWNER,

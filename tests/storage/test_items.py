@@ -1,7 +1,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import new_partition, partition_of
+from proxy.protocol.ids import new_partition, partition_of
 from storage import AlreadyThere, BranchNotFound, Entry, ItemNotFound, Origin, PageRequest, Store
 from storage.scripts import Call
 from storage.space import flatten

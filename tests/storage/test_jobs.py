@@ -10,7 +10,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from proxy import ids
+from proxy.protocol import ids
 from storage import (
     Busy,
     CommitResult,

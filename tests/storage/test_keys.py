@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 import storage
-from proxy import ids
+from proxy.protocol import ids
 from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource
 from storage.keys import OwnerKeys, PartitionKeys
 from tests.storage.builders import (

@@ -1,7 +1,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import BranchNotFound, CommitResult, Conflict, Conversation, ConversationNotFound, Lease, Locked, Store
 from tests.storage.builders import STRANGER, add, draft, finished, open_turn, read_all, start, take_turn
 from tests.storage.inspection import keys_of

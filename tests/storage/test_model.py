@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import Store
 from tests.storage.builders import PREFIX, RETENTION_SECONDS, store_on
 from tests.storage.conftest import feed_in_pieces

@@ -1,6 +1,6 @@
 import pytest
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import (
     BranchNotFound,
     Conversation,

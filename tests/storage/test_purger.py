@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
+from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     ConversationNotFound,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from proxy.backup import write_lines
-from proxy.ids import partition_of
-from proxy.verifier import Backup
+from proxy.backup.format import write_lines
+from proxy.backup.verifier import Backup
+from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     Conversation,

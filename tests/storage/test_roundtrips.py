@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import (

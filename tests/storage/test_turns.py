@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
+from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     CommitResult,

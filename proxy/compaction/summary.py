@@ -1,0 +1,136 @@
+"""A summary of a conversation, written by a model of the upstream in a call of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy.context.input import Prepared
+from proxy.protocol import ids, sse
+from proxy.protocol.errors import BadGateway
+from proxy.protocol.items import to_upstream
+from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.turns.model_call import Question
+from proxy.upstream.call import call_upstream
+from proxy.upstream.client import read_response
+from storage import OpenedTurn
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from proxy.auth.caller import Caller
+    from proxy.protocol.request import TurnRequest
+    from proxy.services import Services
+    from proxy.upstream.call import Inbound
+
+#: What the model is told unless `compaction.instructions` says something else.
+INSTRUCTIONS = """\
+The conversation above is about to be cut off here, and whoever goes on with it will have nothing of it but your \
+summary. Write that summary. Do not answer or continue the conversation, and call no tools.
+
+Put down, in the language of the conversation:
+1. what the user wants, with every request, constraint and preference that still holds, quoted where wording matters;
+2. what has been done and decided so far, and why;
+3. the facts that will be needed again, exactly: names, numbers, dates, ids, paths, commands, code, quotations, what \
+tools returned, what images and files show;
+4. what went wrong and what was learnt from it;
+5. what is open, and what the next step is.
+
+Leave out greetings and whatever has been superseded. Invent nothing. Answer with the summary alone."""
+
+#: Fields of the caller's request that concern the call as such; all others are about the answer.
+_KEPT_FIELDS = ("instructions", "service_tier", "safety_identifier", "prompt_cache_key", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the model wrote. usage: a Response's, complete, or None. model: as it calls itself."""
+
+    text: str
+    usage: dict[str, Any] | None
+    model: str
+
+
+class Summariser:
+    """Has summaries written for one request, by `compaction.model` or the request's own."""
+
+    def __init__(self, services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> None:
+        self._services = services
+        self._caller = caller
+        self._request = request
+        self._inbound = inbound
+        self._question = Question(services, caller, request, inbound)
+
+    async def ask(self, stack: AsyncExitStack, items: Sequence[bytes]) -> aiohttp.ClientResponse:
+        """Ask for a summary of a window; return the answer as soon as it begins, open for as long as `stack`.
+
+        Raises ApiError if the upstream refuses or can't be reached.
+        """
+        body = await self._body(items)
+        return await stack.enter_async_context(call_upstream(self._services, self._caller, self._inbound, body))
+
+    async def read(self, answer: aiohttp.ClientResponse) -> Summary:
+        """Read an answer to its end and return its text.
+
+        Raises BadGateway if there is none or if it is not whole, GatewayTimeout.
+        """
+        outcome = await self._read(answer)
+        response = outcome.response
+        if outcome.status != "completed":
+            reason = "it did not fit into compaction.max_summary_tokens" if outcome.status == "incomplete" else ""
+            raise BadGateway(f"The model did not finish its summary of the conversation{reason and f': {reason}'}.")
+        parts = [part for item in outcome.items if item["type"] == "message" for part in item["content"]]
+        text = "\n\n".join(part["text"] for part in parts if part["type"] == "output_text").strip()
+        if not text:
+            raise BadGateway("The model gave no summary of the conversation.")
+        return Summary(text, response["usage"], response["model"])
+
+    async def _body(self, items: Sequence[bytes]) -> bytes:
+        config = self._services.config.compaction
+        asked = self._request.body
+        fields: dict[str, Any] = {name: asked[name] for name in _KEPT_FIELDS if asked.get(name) is not None}
+        fields |= {"model": config.model or asked.get("model"), "max_output_tokens": config.max_summary_tokens}
+        fields |= {"store": False, "stream": True}
+        text = config.instructions or INSTRUCTIONS
+        message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+        order = orjson.dumps(message)
+        # a history that has outgrown the model's window could not be summarised otherwise
+        opened, _ = await self._services.gauge.fit(
+            {**fields, "truncation": asked.get("truncation")}, OpenedTurn(items=items), Prepared([], order)
+        )
+        sent = to_upstream(b",".join((*opened.items, order)))
+        return b"".join((orjson.dumps(fields)[:-1], b',"input":[', sent, b"]}"))
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> Outcome:
+        relay = Relay(_ownership(self._request.body))
+        if answer.content_type == "application/json":
+            return relay.complete(await read_response(answer, self._services.upstream.max_response_bytes))
+        try:
+            async for events in self._question.events(answer):
+                for event in events:
+                    relay.feed(event)
+                if relay.outcome is not None:
+                    return relay.outcome
+        except (MalformedEvent, sse.EventTooLarge) as exc:
+            raise BadGateway("The upstream sent an event that can't be read.") from exc
+        return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+
+
+def _ownership(asked: Mapping[str, Any]) -> Ownership:
+    """Return what an answer is completed with that nobody sees."""
+    partition = ids.new_partition()
+    return Ownership(
+        response_id=ids.new_response_id(partition, stored=False),
+        previous_response_id=None,
+        conversation_id=None,
+        store=False,
+        new_item_id=lambda item_type: ids.new_turn_item_id(item_type, partition, stored=False),
+        request={"model": asked.get("model")},
+        show_encrypted=False,
+        created_at=int(time.time()),
+    )

@@ -1,0 +1,77 @@
+"""What the unstored responses of one connection ended with, so that a later turn on it can go on from them. Pure.
+
+The store knows nothing of them, and they are gone with the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from proxy.context.input import Prepared, output_entries
+from proxy.protocol.items import stored_id
+from storage import Entry, KnownItem, OpenedTurn, Origin
+
+if TYPE_CHECKING:
+    from proxy.protocol.request import TurnRequest
+    from proxy.relay import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a response ended with. stored: items of its history that the store has; chain: the same as refs.
+
+    tail: the items after it, which only this connection has. pending: calls that wait for an output. calls: those
+    that an output may answer.
+    """
+
+    stored: Sequence[bytes]
+    chain: bytes
+    tail: tuple[Entry, ...]
+    pending: frozenset[str]
+    calls: frozenset[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its items."""
+        return sum(map(len, self.items))
+
+    @property
+    def items(self) -> list[bytes]:
+        """All of its items, oldest first."""
+        return [*self.stored, *(entry.data for entry in self.tail)]
+
+
+def ending_of(request: TurnRequest, opened: OpenedTurn, prepared: Prepared, outcome: Outcome | None) -> Ending | None:
+    """Return what a turn ended with; None if it has not ended, or came to no good end."""
+    if outcome is None or outcome.status not in {"completed", "incomplete"}:
+        return None
+    entries = [*prepared.entries, *output_entries(outcome.items, request.exempt_tools)]
+    new = [replace(entry, origin=Origin.CLIENT) if entry.origin is Origin.MINTED else entry for entry in entries]
+    pending, calls = set(opened.pending), set(opened.calls | opened.pending)
+    for entry in new:
+        sign, call = entry.mark[:1], entry.mark[1:]
+        if sign == "-":
+            pending.discard(call)
+        elif sign:
+            calls.add(call)
+            if sign == "+":
+                pending.add(call)
+    before = request.before
+    stored, tail = (before.stored, before.tail) if before else (opened.items, ())
+    return Ending(stored, opened.chain, (*tail, *new), frozenset(pending), frozenset(calls))
+
+
+def recall(before: Ending, item_ids: Sequence[str], found: OpenedTurn) -> OpenedTurn:
+    """Return what a turn begins with that continues an ending. found: what the store knows of the input."""
+    items = before.items
+    seen = {stored_id(item) for item in items} if item_ids else set()
+    here = {one: KnownItem(b"", in_history=True) for one in item_ids if one in seen}
+    return OpenedTurn(
+        items=items,
+        chain=before.chain,
+        pending=before.pending,
+        known={**found.known, **here},
+        calls=before.calls | found.calls,
+    )
