@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Sequence
 from itertools import groupby
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space, flatten
+from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.errors import StoreError
 from storage.records import Conversation, Entry, ItemPage, PageRequest
-from storage.scripts import Call
-from storage.space import Space, flatten
 
 #: Seconds that a repeat of the same append is recognised.
 COMMIT_MARKER_SECONDS = 120

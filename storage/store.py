@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from storage.archive import Archive
-from storage.audit import Auditor
+from storage.archive.archive import Archive
 from storage.branches import Branches
-from storage.connection import Client, connect, open_channel
+from storage.client.connection import Client, connect, open_channel
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, Scripts, translate
 from storage.conversations import Conversations
-from storage.events import Events
+from storage.event_logs import Events
 from storage.idempotency import Idempotency
 from storage.items import Items
 from storage.jobs import Jobs
-from storage.purger import Purger
-from storage.scripts import CLIENT_ERRORS, Scripts, translate
-from storage.space import Space
-from storage.sweeper import Sweeper
+from storage.maintenance.auditor import Auditor
+from storage.maintenance.purger import Purger
+from storage.maintenance.sweeper import Sweeper
 from storage.turns import Turns
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import chain as chained
 
 from storage.branches import read_branch
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space, flatten
+from storage.client.scripts import Call
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
 from storage.records import (
@@ -22,8 +24,6 @@ from storage.records import (
     TurnCommit,
     TurnSource,
 )
-from storage.scripts import Call
-from storage.space import Space, flatten
 
 #: Between call ids in a list of them; CALL_BREAK of the scripts.
 _CALL_BREAK = "\x1e"

@@ -14,7 +14,7 @@ from proxy import ids
 from proxy.config import Secret
 from proxy.services import STORE, WORKER
 from storage import OpenedTurn, Submission
-from storage.keys import queue_key
+from storage.client.keys import queue_key
 from tests.flows.conftest import Proxy, StartProxy
 from tests.proxy.relay.streams import WHOLE
 from tests.upstream import HANG, Reply

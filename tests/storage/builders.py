@@ -25,7 +25,7 @@ from storage import (
     TurnCommit,
     TurnSource,
 )
-from storage.scripts import load_scripts
+from storage.client.scripts import load_scripts
 
 PREFIX = "test"
 OWNER = "alice"

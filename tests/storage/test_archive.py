@@ -27,10 +27,10 @@ from storage import (
     Origin,
     ResponseNotFound,
     Store,
-    intake,
 )
-from storage import export as exporting
-from storage.archive import Archive
+from storage.archive import export as exporting
+from storage.archive import importer
+from storage.archive.archive import Archive
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -67,8 +67,8 @@ async def other(redis: Redis) -> AsyncIterator[Store]:
 def small_pages(monkeypatch: pytest.MonkeyPatch):
     """Let everything take more than one page."""
     monkeypatch.setattr(exporting, "PAGE", 3)
-    monkeypatch.setattr(intake, "PAGE", 2)
-    monkeypatch.setattr(intake, "BRANCHES", 1)
+    monkeypatch.setattr(importer, "PAGE", 2)
+    monkeypatch.setattr(importer, "BRANCHES", 1)
 
 
 async def export(store: Store, conversation: Conversation, owner: str = OWNER) -> bytes:
@@ -430,7 +430,7 @@ async def test_an_import_whose_place_another_one_took_begins_anew(store: Store, 
     base, _ = await other.archive._begin(OWNER, source)
     await source.overtake()
     with pytest.raises(Conflict):
-        await intake.Intake(other.archive._space, OWNER, source, base).run()
+        await importer.Intake(other.archive._space, OWNER, source, base).run()
     assert await restore(other, old)
     assert "newer" not in await read_all(other, conversation)
 
@@ -445,7 +445,7 @@ async def test_what_an_import_leaves_unfinished_expires(redis: Redis, store: Sto
     keys = [key for key in await keys_of(redis, conversation.id) if key.startswith(ELSEWHERE)]
     assert len(keys) > 5
     for key in keys:
-        assert 0 < await redis.ttl(key) <= intake.UNFINISHED_SECONDS, key
+        assert 0 < await redis.ttl(key) <= importer.UNFINISHED_SECONDS, key
 
 
 async def test_imported_responses_are_kept_for_the_whole_time_again(redis: Redis, store: Store, other: Store):

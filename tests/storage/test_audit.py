@@ -13,8 +13,8 @@ from redis.asyncio import Redis
 
 from proxy.ids import new_partition, partition_of
 from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable
-from storage.audit import READINGS
-from storage.invariants import complaints
+from storage.maintenance.auditor import READINGS
+from storage.maintenance.invariants import complaints
 from tests.storage.builders import OWNER, PREFIX, STRANGER, add, connect, id_of, minted, start, store_on, take_turn
 from tests.storage.servers import run_valkey
 

@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.ids import new_partition, partition_of
-from storage import Missing, PageRequest, Purged, Store, connection
+from storage import Missing, PageRequest, Purged, Store
+from storage.client import connection
 from tests.storage.builders import (
     OWNER,
     connect,

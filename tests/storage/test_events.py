@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from proxy import ids
 from storage import EventBatch, EventLog, EventPage, EventQuery, ResponseNotFound, Store, Unavailable
-from storage.events import CONVOY_BYTES
+from storage.event_logs import CONVOY_BYTES
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import OWNER, STRANGER, connect, take_turn
 from tests.storage.inspection import keys_of

@@ -3,8 +3,8 @@ from redis.asyncio import Redis
 
 from proxy.ids import new_partition, partition_of
 from storage import AlreadyThere, BranchNotFound, Entry, ItemNotFound, Origin, PageRequest, Store
-from storage.scripts import Call
-from storage.space import flatten
+from storage.client.keyspace import flatten
+from storage.client.scripts import Call
 from tests.storage.builders import (
     OWNER,
     STRANGER,

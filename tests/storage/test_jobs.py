@@ -28,8 +28,8 @@ from storage import (
     Store,
     Submission,
 )
-from storage.keys import queue_key
-from storage.scripts import Call
+from storage.client.keys import queue_key
+from storage.client.scripts import Call
 from tests.storage.builders import (
     OWNER,
     PREFIX,

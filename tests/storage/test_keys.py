@@ -9,7 +9,7 @@ from redis.crc import key_slot
 import storage
 from proxy import ids
 from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource
-from storage.keys import OwnerKeys, PartitionKeys
+from storage.client.keys import OwnerKeys, PartitionKeys
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,

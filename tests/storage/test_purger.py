@@ -22,8 +22,8 @@ from storage import (
     Store,
     Unavailable,
 )
-from storage import purger as purging
-from storage.scripts import Call
+from storage.client.scripts import Call
+from storage.maintenance import purger as purging
 from tests.storage.builders import (
     OWNER,
     STRANGER,

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from proxy.ids import new_partition, partition_of
 from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept
-from storage.sweeper import STEP_SIZE
+from storage.maintenance.sweeper import STEP_SIZE
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from proxy.ids import partition_of
 from storage import CommitResult, PageRequest, Store, Unavailable
-from storage.scripts import translate
+from storage.client.scripts import translate
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from storage.channel import Argument
-from storage.keys import OwnerKeys, PartitionKeys
+from storage.client.channel import Argument
+from storage.client.keys import OwnerKeys, PartitionKeys
+from storage.client.scripts import Call, Scripts
 from storage.records import Entry
-from storage.scripts import Call, Scripts
 
 
 @dataclass(frozen=True, slots=True)

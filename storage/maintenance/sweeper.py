@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage.client.scripts import CLIENT_ERRORS, Call, translate
 from storage.errors import StoreError
-from storage.scripts import CLIENT_ERRORS, Call, translate
 
 if TYPE_CHECKING:
-    from storage.channel import Channel
-    from storage.space import Space
+    from storage.client.channel import Channel
+    from storage.client.keyspace import Space
 
 #: Segments that one survey looks at.
 SURVEY_SIZE = 100

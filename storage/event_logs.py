@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call, Scripts
 from storage.errors import StoreError
 from storage.records import Lease
-from storage.scripts import Call, Scripts
-from storage.space import Space
 
 #: Put before a response's id in the name of its log's lock.
 LOCK_PREFIX = "~"

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
-from storage.channel import Channel
-from storage.invariants import complaints, garbage
-from storage.keys import OwnerKeys, queue_key
-from storage.reader import Reader
-from storage.scripts import CLIENT_ERRORS, translate
-from storage.space import Space
+from storage.client.channel import Channel
+from storage.client.keys import OwnerKeys, queue_key
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, translate
+from storage.maintenance.invariants import complaints, garbage
+from storage.maintenance.partition_reader import Reader
 
 #: How often a partition is read before a complaint about it counts, and the pause before each further time.
 READINGS = 3

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from storage.image import CLOSED_CHAIN, OPEN_CHAIN, Image, Span, parse_entry, reach_of
+from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Image, Span, parse_entry, reach_of
 
 #: Seconds by which two lifetimes that were read one after the other may differ.
 TOLERANCE_SECONDS = 1.0
