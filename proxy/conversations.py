@@ -26,7 +26,7 @@ from proxy.fields import (
 )
 from proxy.items import InputItem, hide_sealed, json_type, read_input, stored_entry
 from proxy.services import CALLER, CONFIG, STORE
-from storage import Conversation, Entry, Fork, ForkPoint, ItemNotFound, Store, StoreError
+from storage import Conversation, Entry, Fork, ForkPoint, ItemNotFound, Store, StoreError, new_partition, partition_of
 
 Written = TypeVar("Written")
 
@@ -46,7 +46,7 @@ async def create_conversation(request: web.Request) -> web.Response:
     metadata = read_metadata(body.get("metadata"))
     texts = {name: read_text(body, name, limit) for name, limit in _LIMITS.items()}
     items = _read_items(body.get("items")) if body.get("items") is not None else []
-    partition = ids.new_partition()
+    partition = new_partition()
     owner = request[CALLER].owner
     entries = await _to_entries(request.app[STORE], owner, items, partition)
     draft = Conversation(
@@ -247,7 +247,7 @@ def _read_items(value: Any) -> list[InputItem]:
 async def _append(
     store: Store, owner: str, conversation_id: str, branch: str, items: Sequence[InputItem]
 ) -> Sequence[bytes]:
-    entries = await _to_entries(store, owner, items, ids.partition_of(conversation_id))
+    entries = await _to_entries(store, owner, items, partition_of(conversation_id))
     if entries:
         return await store.items.append(owner, conversation_id, branch, entries)
     # nothing but compaction triggers, which are taken and never stored
@@ -282,7 +282,7 @@ async def _leave_out(store: Store, owner: str, conversation_id: str, branch: str
 
 async def _to_entries(store: Store, owner: str, items: Sequence[InputItem], partition: str) -> list[Entry]:
     """Return items for the store; what they name in other partitions is fetched first, in one trip."""
-    far = [item.id for item in items if item.id and ids.partition_of(item.id) != partition]
+    far = [item.id for item in items if item.id and partition_of(item.id) != partition]
     known = await store.items.resolve(owner, far)
     entries = []
     for item in items:

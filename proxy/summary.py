@@ -17,7 +17,7 @@ from proxy.items import to_upstream
 from proxy.question import Question, call_upstream
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
 from proxy.upstream import read_response
-from storage import OpenedTurn
+from storage import OpenedTurn, new_partition
 
 if TYPE_CHECKING:
     import aiohttp
@@ -121,7 +121,7 @@ class Summariser:
 
 def _ownership(asked: Mapping[str, Any]) -> Ownership:
     """Return what an answer is completed with that nobody sees."""
-    partition = ids.new_partition()
+    partition = new_partition()
     return Ownership(
         response_id=ids.new_response_id(partition, stored=False),
         previous_response_id=None,

@@ -28,8 +28,7 @@ from proxy.backup import (
 )
 from proxy.errors import ApiError
 from proxy.fields import read_metadata
-from proxy.ids import partition_of
-from storage import ArchivedAppend, ArchivedBranch, ArchivedItem, Conversation, Coverage
+from storage import ArchivedAppend, ArchivedBranch, ArchivedItem, Conversation, Coverage, partition_of
 
 #: The lines in the order in which they come.
 _ORDER = (ConversationLine, BranchLine, AppendLine, ItemLine, EndLine)

@@ -32,6 +32,7 @@ from storage.jobs import Busy, Job, JobEntry, Submission
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
+from storage.partitions import new_partition, partition_of
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -129,4 +130,6 @@ __all__ = [
     "TurnCommit",
     "TurnSource",
     "Unavailable",
+    "new_partition",
+    "partition_of",
 ]

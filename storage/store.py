@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from storage.archive.archive import Archive
 from storage.branches import Branches
 from storage.client.connection import Client, connect, open_channel
@@ -29,13 +27,12 @@ class Store:
         *,
         prefix: str,
         retention_seconds: int,
-        partition_of: Callable[[str], str],
         conversation_seconds: int = 0,
         timeout_seconds: float = 5.0,
         max_connections: int = 256,
     ) -> None:
         self._channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections)
-        space = Space(Scripts(self._channel, conversation_seconds), prefix, retention_seconds, partition_of)
+        space = Space(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
         #: What the server is called where people read it.
         self.description = ""
         self.conversations = Conversations(space)
@@ -60,13 +57,12 @@ class Store:
         timeout_seconds: float,
         max_connections: int,
         retention_seconds: int,
-        partition_of: Callable[[str], str],
         conversation_seconds: int = 0,
     ) -> Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
-        partition_of: id → partition. conversation_seconds: how long conversations live after their last use, at least
+        conversation_seconds: how long conversations live after their last use, at least
         as long as responses; 0: for ever. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
@@ -74,7 +70,6 @@ class Store:
             client,
             prefix=prefix,
             retention_seconds=retention_seconds,
-            partition_of=partition_of,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
             max_connections=max_connections,

@@ -11,6 +11,7 @@ from storage.client.keyspace import Space, flatten
 from storage.client.scripts import Call
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
+from storage.partitions import partition_of
 from storage.records import (
     CommitMode,
     CommitResult,
@@ -60,7 +61,7 @@ class Turns:
         """
         # An id that a client made up names no partition: it may be known where the turn takes place, so all are asked
         # for here, and those that lead elsewhere there too.
-        far = [one for one in item_ids if self._space.partition_of(one) != lease.partition]
+        far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far)
         keys = self._space.keys_of(lease.partition)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]

@@ -74,13 +74,13 @@ class Auditor:
     async def _check(self, name: str, keys: set[str], report: Report) -> Iterable[str]:
         """Check one partition; return the ids of its unfinished responses."""
         image = await self._reader.read(name, keys)
-        wrong = list(complaints(image, self._space.partition_of))
+        wrong = list(complaints(image))
         for reading in range(1, READINGS):
             if not wrong:
                 break
             await asyncio.sleep(PAUSE_SECONDS * reading)
             image = await self._reader.read(name, await self._reader.names(name))
-            again = set(complaints(image, self._space.partition_of))
+            again = set(complaints(image))
             wrong = [text for text in wrong if text in again]
         report.partitions += 1
         report.conversations += image.conversation is not None

@@ -17,7 +17,7 @@ from proxy.config import Config, StreamsConfig
 from proxy.eventlog import EventWriter, LogDelivery, LoggedDelivery, split_frames
 from proxy.leases import Leases
 from proxy.question import Services
-from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store
+from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store, new_partition, partition_of
 from tests.storage.builders import OWNER, connect, take_turn
 from tests.storage.servers import run_valkey
 
@@ -31,7 +31,7 @@ def services_on(store: Store, retention_seconds: float = 100.0) -> Services:
 
 
 def new_log() -> EventLog:
-    return EventLog(OWNER, ids.new_response_id(ids.new_partition(), stored=True))
+    return EventLog(OWNER, ids.new_response_id(new_partition(), stored=True))
 
 
 def frame(text: str) -> bytes:
@@ -53,7 +53,7 @@ async def texts(store: Store, log: EventLog) -> list[str]:
 
 
 def response_key(log: EventLog) -> str:
-    return f"test:{{{ids.partition_of(log.response_id)}}}:response:{log.response_id}"
+    return f"test:{{{partition_of(log.response_id)}}}:response:{log.response_id}"
 
 
 async def accept(redis: Any, store: Store, token: str, log: EventLog | None = None) -> EventLog:

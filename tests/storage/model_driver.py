@@ -12,7 +12,6 @@ import orjson
 import pytest
 
 from proxy import ids
-from proxy.ids import partition_of
 from storage import Branch as StoredBranch
 from storage import (
     ConversationNotFound,
@@ -25,6 +24,7 @@ from storage import (
     Store,
     StoreError,
     TurnSource,
+    partition_of,
 )
 from tests.storage.builders import EVERYTHING
 from tests.storage.model import Branch, Conversation, Item, Partition, Response, Turn, living

@@ -6,7 +6,6 @@ from collections.abc import Awaitable
 from random import Random
 
 from proxy import ids
-from proxy.ids import partition_of
 from storage import (
     BranchExists,
     BranchNotFound,
@@ -22,6 +21,8 @@ from storage import (
     StoreError,
     TurnCommit,
     TurnSource,
+    new_partition,
+    partition_of,
 )
 from tests.storage.model import Branch, Partition, Response, Start, Turn, last_id, living
 from tests.storage.model_branches import SPELLING, BranchOperations
@@ -87,7 +88,7 @@ class TurnOperations(BranchOperations):
         return self.start(Turn(response.owner, partition, opened, list(response.snapshot)))
 
     async def begin_on_nothing(self, dice: Random) -> Turn:
-        owner, partition = dice.choice(OWNERS), ids.new_partition()
+        owner, partition = dice.choice(OWNERS), new_partition()
         return self.start(Turn(owner, partition, await self.open(owner, TurnSource(), partition, "-"), []))
 
     def new_token(self) -> str:

@@ -12,7 +12,6 @@ from redis.asyncio import Redis
 
 from proxy import ids
 from proxy.backup import write_lines
-from proxy.ids import partition_of
 from proxy.verifier import Backup
 from storage import (
     CommitMode,
@@ -27,6 +26,8 @@ from storage import (
     Origin,
     ResponseNotFound,
     Store,
+    new_partition,
+    partition_of,
 )
 from storage.archive import export as exporting
 from storage.archive import importer
@@ -532,7 +533,7 @@ async def test_identify_tells_whose_conversation_lives_where(store: Store):
     gone = await start(store)
     await store.conversations.delete(OWNER, gone.id)
     partitions = [partition_of(one.id) for one in (mine, gone, foreign)]
-    assert await store.archive.identify([*partitions, ids.new_partition()]) == [(OWNER, mine), (STRANGER, foreign)]
+    assert await store.archive.identify([*partitions, new_partition()]) == [(OWNER, mine), (STRANGER, foreign)]
 
 
 async def test_random_histories_survive_an_import(redis: Redis, store: Store, other: Store):

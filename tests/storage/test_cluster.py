@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import new_partition, partition_of
-from storage import Missing, PageRequest, Purged, Store
+from storage import Missing, PageRequest, Purged, Store, new_partition, partition_of
 from storage.client import connection
 from tests.storage.builders import (
     OWNER,

@@ -1,8 +1,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitMode, Store
+from storage import CommitMode, Store, partition_of
 from tests.storage.builders import (
     OWNER,
     RETENTION_SECONDS,

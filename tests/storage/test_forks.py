@@ -3,7 +3,6 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import (
     BranchExists,
     BranchNotFound,
@@ -15,6 +14,7 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
 from tests.storage.builders import OWNER, continue_from, history_of, list_ids, load_all, output_of, take_turn
 from tests.storage.inspection import keys_of

@@ -1,8 +1,17 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import new_partition, partition_of
-from storage import AlreadyThere, BranchNotFound, Entry, ItemNotFound, Origin, PageRequest, Store
+from storage import (
+    AlreadyThere,
+    BranchNotFound,
+    Entry,
+    ItemNotFound,
+    Origin,
+    PageRequest,
+    Store,
+    new_partition,
+    partition_of,
+)
 from storage.client.keyspace import flatten
 from storage.client.scripts import Call
 from tests.storage.builders import (

@@ -27,6 +27,8 @@ from storage import (
     ResponseUnfinished,
     Store,
     Submission,
+    new_partition,
+    partition_of,
 )
 from storage.client.keys import queue_key
 from storage.client.scripts import Call
@@ -51,11 +53,11 @@ QUEUE = queue_key(PREFIX)
 
 async def submit(store: Store, *, conversation: Conversation | None = None, previous: str | None = None) -> Any:
     """Accept a response as its proxy does: the branch is opened and stays locked."""
-    opened, partition = OpenedTurn(), ids.new_partition()
+    opened, partition = OpenedTurn(), new_partition()
     if place := conversation.id if conversation else previous:
         opened, partition = (
             await open_turn(store, conversation=conversation, previous=previous),
-            ids.partition_of(place),
+            partition_of(place),
         )
     response_id = ids.new_response_id(partition, stored=True)
     facts = {"id": response_id, "object": "response", "created_at": 7, "status": "queued", "error": None}
@@ -87,7 +89,7 @@ async def status_of(store: Store, response_id: str) -> Any:
 
 async def commit(store: Store, submission: Submission, job: Job, conversation: Conversation | None = None) -> Any:
     opened = replace(submission.opened)
-    partition = ids.partition_of(submission.response_id)
+    partition = partition_of(submission.response_id)
     turn = finished(opened, partition=partition, conversation=conversation, response_id=submission.response_id)
     body = orjson.dumps({"object": "response", "status": "completed", "metadata": {}})
     return (await store.turns.commit(replace(turn, token=job.token, job_token=job.token, body=body))).result
@@ -160,7 +162,7 @@ async def test_one_whose_lease_is_over_can_be_claimed_and_that_counts(valkey_sto
 
 async def test_the_branch_lock_goes_with_the_response_and_ends_with_it(valkey_store: Store):
     conversation = await start(valkey_store)
-    partition = ids.partition_of(conversation.id)
+    partition = partition_of(conversation.id)
     submission = await submit(valkey_store, conversation=conversation)
     lock = submission.opened.lock
     job = await claimed(valkey_store, "t1")
@@ -227,10 +229,10 @@ async def test_nobody_else_can_cancel_it_and_no_other_response_can_be_cancelled(
 
 async def test_it_does_not_go_into_another_owners_partition(valkey: Redis, valkey_store: Store):
     theirs = await take_turn(valkey_store, owner=STRANGER)
-    response_id = ids.new_response_id(ids.partition_of(theirs), stored=True)
+    response_id = ids.new_response_id(partition_of(theirs), stored=True)
     with pytest.raises(Conflict):
         await valkey_store.jobs.submit(Submission(OWNER, response_id, "t", b"{}", "", OpenedTurn(), streamed=False))
-    assert not await valkey.exists(f"{PREFIX}:{{{ids.partition_of(theirs)}}}:response:{response_id}")
+    assert not await valkey.exists(f"{PREFIX}:{{{partition_of(theirs)}}}:response:{response_id}")
     entry = await taken(valkey_store)
     assert await valkey_store.jobs.claim(entry, "t1", 10) == Busy(0)
     await valkey_store.jobs.finish(entry)
@@ -239,7 +241,7 @@ async def test_it_does_not_go_into_another_owners_partition(valkey: Redis, valke
 async def test_an_entry_whose_response_never_came_is_dropped_and_keeps_it_from_coming(
     valkey: Redis, valkey_store: Store
 ):
-    response_id = ids.new_response_id(ids.new_partition(), stored=True)
+    response_id = ids.new_response_id(new_partition(), stored=True)
     await valkey.xadd(QUEUE, {"response": response_id}, id="1-0")
     entry = await taken(valkey_store)
     assert await valkey_store.jobs.claim(entry, "t1", 10) is None

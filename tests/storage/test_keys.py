@@ -7,8 +7,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 import storage
-from proxy import ids
-from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource
+from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource, new_partition, partition_of
 from storage.client.keys import OwnerKeys, PartitionKeys
 from tests.storage.builders import (
     EVERYTHING,
@@ -161,10 +160,10 @@ async def use_everything(store: Store) -> None:
     await add(store, conversation, reference(id_of((await store.turns.read_response(OWNER, beside)).output[0])))
     failed = await take_turn(store, previous=response, mode=CommitMode.RECORD, status="failed")
     await take_turn(store, conversation=conversation, stored=False)
-    partition = ids.partition_of(conversation.id)
+    partition = partition_of(conversation.id)
     opened = await open_turn(store, conversation=conversation, item_ids=[far, first, "msg_mine"], call_ids=["call_1"])
     lease = storage.Lease(partition, opened.lock, "token")
-    await store.turns.renew([lease, storage.Lease(ids.new_partition(), "0", "x")], 10)
+    await store.turns.renew([lease, storage.Lease(new_partition(), "0", "x")], 10)
     await store.turns.release(lease)
     await store.turns.list_input(OWNER, beside, EVERYTHING)
     await store.items.resolve(OWNER, [far, first])
@@ -210,7 +209,7 @@ async def use_events(store: Store, *responses: str) -> None:
 
 async def use_branches(store: Store, conversation: storage.Conversation, response: str) -> None:
     """Call every method of branches, and turns that make them; two backups are left beside MAIN."""
-    partition = ids.partition_of(conversation.id)
+    partition = partition_of(conversation.id)
     branches, last = store.branches, (await ids_in(store, conversation))[-1]
     for i, point in enumerate((ForkPoint.TIP, ForkPoint.AFTER, ForkPoint.WITHOUT)):
         await branches.create(OWNER, conversation.id, "", Fork(point, last, f"b{i}"), [minted(partition, "on it")])
@@ -297,5 +296,5 @@ DOCUMENTED = {
 
 
 def test_minted_items_of_the_builders_live_in_the_partition_they_were_minted_for():
-    partition = ids.new_partition()
-    assert ids.partition_of(minted(partition, "x").id) == partition
+    partition = new_partition()
+    assert partition_of(minted(partition, "x").id) == partition

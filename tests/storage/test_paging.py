@@ -1,6 +1,5 @@
 import pytest
 
-from proxy.ids import partition_of
 from storage import (
     BranchNotFound,
     Conversation,
@@ -10,6 +9,7 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
 from tests.storage.builders import (
     EVERYTHING,

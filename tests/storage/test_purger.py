@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy import ids
-from proxy.ids import partition_of
 from storage import (
     CommitMode,
     ConversationNotFound,
@@ -21,6 +20,8 @@ from storage import (
     ResponseNotFound,
     Store,
     Unavailable,
+    new_partition,
+    partition_of,
 )
 from storage.client.scripts import Call
 from storage.maintenance import purger as purging
@@ -172,7 +173,7 @@ async def test_turns_that_run_beside_a_purge_leave_a_sound_store(valkey: Redis, 
 
 
 async def test_what_an_import_has_not_finished_is_deleted_too(redis: Redis, store: Store):
-    partition = ids.new_partition()
+    partition = new_partition()
     await redis.hset(f"test:{{{partition}}}:partition", mapping={"importing": f"{OWNER}\x1ffile", "next_segment": 1})
     await redis.rpush(f"test:{{{partition}}}:segment:0", "x")
     assert (await store.purger.purge(STRANGER)).keys == 0

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitResult, Missing, Store, Unavailable
+from storage import CommitResult, Missing, Store, Unavailable, partition_of
 from tests.storage.builders import (
     OWNER,
     add,

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from proxy.backup import write_lines
-from proxy.ids import partition_of
 from proxy.verifier import Backup
 from storage import (
     CommitMode,
@@ -20,6 +19,7 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
 from tests.storage.builders import (
     EVERYTHING,

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store
+from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store, partition_of
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import (
     EVERYTHING,

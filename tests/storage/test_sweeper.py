@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import new_partition, partition_of
-from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept
+from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept, new_partition, partition_of
 from storage.maintenance.sweeper import STEP_SIZE
 from tests.storage.builders import (
     EVERYTHING,

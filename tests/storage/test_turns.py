@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import (
     CommitMode,
     CommitResult,
@@ -13,6 +12,7 @@ from storage import (
     ResponseNotFound,
     Store,
     StoredResponse,
+    partition_of,
 )
 from tests.storage.builders import (
     OWNER,

@@ -6,8 +6,7 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitResult, PageRequest, Store, Unavailable
+from storage import CommitResult, PageRequest, Store, Unavailable, partition_of
 from storage.client.scripts import translate
 from tests.storage.builders import (
     EVERYTHING,
