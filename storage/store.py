@@ -15,11 +15,15 @@ from storage.jobs import Jobs
 from storage.maintenance.auditor import Auditor
 from storage.maintenance.purger import Purger
 from storage.maintenance.sweeper import Sweeper
+from storage.responses import Responses
 from storage.turns import Turns
 
 
 class Store:
-    """All state, in one Redis or Valkey: `conversations`, `items`, `branches`, `turns`, `events`, `jobs`."""
+    """All state, in one Redis or Valkey, by subject: `conversations`, `items`, `branches`, `turns`, `responses`, ….
+
+    `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
+    """
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Store:
         self.items = Items(space)
         self.branches = Branches(space)
         self.turns = Turns(space, self.items)
+        self.responses = Responses(space)
         self.events = Events(space)
         queue = open_channel(client, timeout_seconds=timeout_seconds, max_connections=1)
         self.jobs = Jobs(space, queue, timeout_seconds=timeout_seconds)
@@ -62,8 +67,8 @@ class Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
-        conversation_seconds: how long conversations live after their last use, at least
-        as long as responses; 0: for ever. Raises ValueError for a URL that can't be used.
+        conversation_seconds: how long conversations live after their last use, at least as long as responses; 0: for
+        ever. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
         return cls(

@@ -244,9 +244,9 @@ async def continue_from(store: Store, response_id: str) -> list[str]:
 
 async def input_of(store: Store, response_id: str) -> list[str]:
     """Return the texts of what the model was given for a response, oldest first."""
-    return texts((await store.turns.list_input(OWNER, response_id, EVERYTHING)).items)
+    return texts((await store.responses.list_input(OWNER, response_id, EVERYTHING)).items)
 
 
 async def output_of(store: Store, response_id: str) -> list[str]:
     """Return the texts of a response's output."""
-    return texts((await store.turns.read_response(OWNER, response_id)).output)
+    return texts((await store.responses.read(OWNER, response_id)).output)

@@ -199,7 +199,7 @@ class TurnOperations(BranchOperations):
         if not there:
             return
         response = dice.choice(there)
-        await self.store.turns.delete_response(response.owner, response.id)
+        await self.store.responses.delete(response.owner, response.id)
         response.alive = False
         name = partition_of(response.id)
         self.touched.add(name)
@@ -243,6 +243,6 @@ class TurnOperations(BranchOperations):
             await self.refused(call, ConversationNotFound)
         for response in self.responses[-1:]:
             stranger = OWNERS[1 - OWNERS.index(response.owner)]
-            await self.refused(self.store.turns.read_response(stranger, response.id), ResponseNotFound)
-            await self.refused(self.store.turns.delete_response(stranger, response.id), ResponseNotFound)
-            await self.refused(self.store.turns.list_input(stranger, response.id, page), ResponseNotFound)
+            await self.refused(self.store.responses.read(stranger, response.id), ResponseNotFound)
+            await self.refused(self.store.responses.delete(stranger, response.id), ResponseNotFound)
+            await self.refused(self.store.responses.list_input(stranger, response.id, page), ResponseNotFound)

@@ -147,7 +147,7 @@ async def everything(store: Store, conversation: Conversation, responses: dict[s
     for branch in page.branches:
         seen[branch.name] = (await store.items.list_page(OWNER, conversation.id, EVERYTHING, branch=branch.name)).items
     for name, one in responses.items():
-        seen[f"response {name}"] = await store.turns.read_response(OWNER, one)
+        seen[f"response {name}"] = await store.responses.read(OWNER, one)
         seen[f"input of {name}"] = await input_of(store, one)
         seen[f"after {name}"] = await continue_from(store, one)
         seen[f"at {name}"] = (await store.items.list_page(OWNER, conversation.id, EVERYTHING, at=one)).items
@@ -382,7 +382,7 @@ async def test_what_another_file_left_unfinished_is_not_mixed_in(redis: Redis, s
 async def test_a_response_that_another_file_left_unfinished_is_not_mixed_in(store: Store, other: Store):
     conversation, responses = await richly(store)
     old = await export(store, conversation)
-    await store.turns.delete_response(OWNER, responses["first"])
+    await store.responses.delete(OWNER, responses["first"])
     await break_off(other, old, -1)
     assert await restore(other, await export(store, conversation))
     with pytest.raises(ResponseNotFound):

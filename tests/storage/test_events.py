@@ -238,7 +238,7 @@ async def test_a_deleted_response_takes_its_log_along(redis: Redis, store: Store
     response_id = await take_turn(store)
     log = new_log(response_id=response_id)
     await append(store, log, 0, "a", last=True)
-    await store.turns.delete_response(OWNER, response_id)
+    await store.responses.delete(OWNER, response_id)
     assert await keys_of(redis, response_id) == []
 
 

@@ -82,7 +82,7 @@ async def claimed(store: Store, token: str, entry: JobEntry | None = None, lease
 
 
 async def status_of(store: Store, response_id: str) -> Any:
-    body = orjson.loads((await store.turns.read_response(OWNER, response_id)).body)
+    body = orjson.loads((await store.responses.read(OWNER, response_id)).body)
     assert body["metadata"] == {"status": "queued", "text": '"status":"queued"'}
     return body["status"]
 
@@ -175,7 +175,7 @@ async def test_the_branch_lock_goes_with_the_response_and_ends_with_it(valkey_st
     await open_turn(valkey_store, conversation=conversation, token="other")
     # somebody else's now: ending the response again must leave it alone
     await valkey_store.jobs.cancel(OWNER, submission.response_id)
-    await valkey_store.turns.delete_response(OWNER, submission.response_id)
+    await valkey_store.responses.delete(OWNER, submission.response_id)
     with pytest.raises(Locked):
         await open_turn(valkey_store, conversation=conversation, token="third")
     await valkey_store.jobs.finish(job.entry)
@@ -197,7 +197,7 @@ async def test_one_that_ended_without_a_commit_cannot_be_committed(valkey_store:
     assert not await valkey_store.events.append(log, batch, ttl_seconds=10, lease_seconds=10, last=True)
     assert await commit(valkey_store, submission, job, conversation) is CommitResult.REPEATED
     assert await read_all(valkey_store, conversation) == ["one"]
-    stored = orjson.loads((await valkey_store.turns.read_response(OWNER, submission.response_id)).body)
+    stored = orjson.loads((await valkey_store.responses.read(OWNER, submission.response_id)).body)
     assert stored["status"] == how
     assert stored["error"] == ({"code": "x", "message": "y"} if how == "failed" else None)
     # it is gone on from as if it had not been

@@ -95,6 +95,8 @@ def test_the_public_names_of_storage_are_these():
         "TurnCommit",
         "TurnSource",
         "Unavailable",
+        "new_partition",
+        "partition_of",
     }
     assert storage.__all__ == sorted(storage.__all__)
     assert all(hasattr(storage, name) for name in storage.__all__)
@@ -157,7 +159,7 @@ async def use_everything(store: Store) -> None:
     response = await take_turn(store, conversation=conversation)
     await use_branches(store, conversation, response)
     beside = await take_turn(store, previous=response)
-    await add(store, conversation, reference(id_of((await store.turns.read_response(OWNER, beside)).output[0])))
+    await add(store, conversation, reference(id_of((await store.responses.read(OWNER, beside)).output[0])))
     failed = await take_turn(store, previous=response, mode=CommitMode.RECORD, status="failed")
     await take_turn(store, conversation=conversation, stored=False)
     partition = partition_of(conversation.id)
@@ -165,16 +167,16 @@ async def use_everything(store: Store) -> None:
     lease = storage.Lease(partition, opened.lock, "token")
     await store.turns.renew([lease, storage.Lease(new_partition(), "0", "x")], 10)
     await store.turns.release(lease)
-    await store.turns.list_input(OWNER, beside, EVERYTHING)
+    await store.responses.list_input(OWNER, beside, EVERYTHING)
     await store.items.resolve(OWNER, [far, first])
     await store.items.read(OWNER, conversation.id, first)
     await store.items.delete(OWNER, conversation.id, first)
     await store.conversations.list_page(OWNER, PageRequest())
-    await store.turns.delete_response(OWNER, failed)
+    await store.responses.delete(OWNER, failed)
     await store.conversations.delete(OWNER, conversation.id)
     alone = await take_turn(store)
     await use_events(store, beside, alone)
-    await store.turns.delete_response(OWNER, alone)
+    await store.responses.delete(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
     await use_keys(store)

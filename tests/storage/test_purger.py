@@ -116,7 +116,7 @@ async def test_what_a_running_turn_writes_after_a_purge_brings_nothing_back(redi
     with pytest.raises(ConversationNotFound):
         await store.conversations.read(OWNER, made.id)
     with pytest.raises(ResponseNotFound):
-        await store.turns.read_response(OWNER, previous)
+        await store.responses.read(OWNER, previous)
     assert (await store.conversations.list_page(OWNER, PageRequest())).conversations == []
     assert (await store.purger.purge(OWNER)).responses == 2
     assert await all_keys(redis) == set()

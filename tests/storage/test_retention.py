@@ -182,7 +182,7 @@ async def test_an_expired_conversation_is_gone_with_all_it_had_and_leaves_the_li
     with pytest.raises(ConversationNotFound):
         await short.conversations.read(OWNER, made.id)
     with pytest.raises(ResponseNotFound):
-        await short.turns.read_response(OWNER, response)
+        await short.responses.read(OWNER, response)
     assert (await short.conversations.list_page(OWNER, PageRequest())).conversations == []
     await redis.flushall()
 

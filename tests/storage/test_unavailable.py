@@ -53,9 +53,9 @@ def all_calls(store: Store) -> list[Awaitable[object]]:
         store.items.delete(OWNER, made.id, "msg_x"),
         store.items.resolve(OWNER, ["msg_x", "msg_y"]),
         open_turn(store, conversation=made, item_ids=["msg_x"]),
-        store.turns.read_response(OWNER, response),
-        store.turns.list_input(OWNER, response, EVERYTHING),
-        store.turns.delete_response(OWNER, response),
+        store.responses.read(OWNER, response),
+        store.responses.list_input(OWNER, response, EVERYTHING),
+        store.responses.delete(OWNER, response),
     ]
 
 
