@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.config.values import describe_redis
-from proxy.protocol.ids import partition_of
 from storage import Store
 from storage.embedded import EmbeddedValkey, running_in
 
@@ -37,7 +36,6 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            partition_of=partition_of,
         )
         store.description = description
         stack.push_async_callback(store.close)

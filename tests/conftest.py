@@ -16,7 +16,6 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from proxy.protocol.ids import partition_of
 from storage import Store
 from storage.embedded import find_binary
 
@@ -65,6 +64,6 @@ async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
 @pytest.fixture
 async def store(redis: AsyncRedis) -> AsyncIterator[Store]:
     """The store on that server."""
-    store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
+    store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS)
     yield store
     await store.close()

@@ -139,7 +139,7 @@ def test_every_module_has_its_place_in_the_architecture():
 
 def test_every_command_of_the_scripts_is_named_for_the_operator_s_rights():
     text = (ROOT / "docs" / "storage.md").read_text("utf-8")
-    sources = [path.read_text("utf-8") for path in (ROOT / "storage" / "lua").glob("*.lua")]
+    sources = [path.read_text("utf-8") for path in (ROOT / "storage" / "lua").rglob("*.lua")]
     used = {command for source in sources for command in re.findall(r"'([A-Z]{3,})'", source)}
     commands = {command for command in used if command not in {"COUNT", "JUSTID", "LIMIT", "MAIN", "WITHSCORES"}}
     assert commands <= set(re.findall(r"\b[A-Z]{3,}\b", text))

@@ -20,7 +20,7 @@ from proxy.protocol.params import (
     read_page,
     read_text,
 )
-from storage import Conversation
+from storage import Conversation, new_partition
 
 MAX_TITLE = 256
 MAX_REFERRER = 64
@@ -35,7 +35,7 @@ async def create_conversation(request: web.Request) -> web.Response:
     metadata = read_metadata(body.get("metadata"))
     texts = {name: read_text(body, name, limit) for name, limit in _LIMITS.items()}
     items = read_items(body.get("items")) if body.get("items") is not None else []
-    partition = ids.new_partition()
+    partition = new_partition()
     owner = request[CALLER].owner
     entries = await to_entries(request.app[STORE], owner, items, partition)
     draft = Conversation(

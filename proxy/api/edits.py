@@ -20,7 +20,7 @@ from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_p
 from proxy.protocol.items import hide_sealed, read_input
 from proxy.protocol.params import MAIN, read_branch
 from proxy.protocol.request import Revised, TurnRequest, read_request
-from storage import Entry, Fork, ForkPoint, TurnSource
+from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
 
 #: Fields of a body that are for us, not for the model server.
 _OURS = frozenset({"content", "regenerate", "max_tokens"})
@@ -114,7 +114,7 @@ async def _fork_alone(
     conversation_id = path_conversation_id(request)
     entries: list[Entry] = []
     if message:
-        partition = ids.partition_of(conversation_id)
+        partition = partition_of(conversation_id)
         items = read_input([message], "content")
         entries = [item.to_entry(lambda item_type: ids.new_added_item_id(item_type, partition)) for item in items]
     create = request.app[STORE].branches.create(request[CALLER].owner, conversation_id, source.branch, fork, entries)

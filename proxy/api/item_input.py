@@ -8,7 +8,7 @@ from typing import Any
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, invalid_type, json_type
 from proxy.protocol.items import InputItem, read_input, stored_entry
-from storage import Entry, Store
+from storage import Entry, Store, partition_of
 
 #: Most items that one request may bring.
 MAX_ITEMS = 20
@@ -30,7 +30,7 @@ def read_items(value: Any) -> list[InputItem]:
 
 async def to_entries(store: Store, owner: str, items: Sequence[InputItem], partition: str) -> list[Entry]:
     """Return items for the store; what they name in other partitions is fetched first, in one trip."""
-    far = [item.id for item in items if item.id and ids.partition_of(item.id) != partition]
+    far = [item.id for item in items if item.id and partition_of(item.id) != partition]
     known = await store.items.resolve(owner, far)
     entries = []
     for item in items:

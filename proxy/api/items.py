@@ -18,7 +18,7 @@ from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, NotFound, missing_parameter
 from proxy.protocol.items import InputItem
 from proxy.protocol.params import MAIN, asks_encrypted, check_id, read_branch, read_page
-from storage import Fork, ForkPoint, ItemNotFound, Store
+from storage import Fork, ForkPoint, ItemNotFound, Store, partition_of
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -101,7 +101,7 @@ def _invalid_choice(param: str, value: str, choices: str) -> BadRequest:
 async def _append(
     store: Store, owner: str, conversation_id: str, branch: str, items: Sequence[InputItem]
 ) -> Sequence[bytes]:
-    entries = await to_entries(store, owner, items, ids.partition_of(conversation_id))
+    entries = await to_entries(store, owner, items, partition_of(conversation_id))
     if entries:
         return await store.items.append(owner, conversation_id, branch, entries)
     # nothing but compaction triggers, which are taken and never stored

@@ -44,7 +44,7 @@ async def read_response(request: web.Request) -> web.StreamResponse:
 
 async def _render(request: web.Request, response_id: str) -> web.Response:
     """Return a stored response with its output. Raises ResponseNotFound."""
-    stored = await request.app[STORE].turns.read_response(request[CALLER].owner, response_id)
+    stored = await request.app[STORE].responses.read(request[CALLER].owner, response_id)
     output = stored.output if asks_encrypted(request.query) else hide_sealed(stored.output)
     body = stored.body[:-1] + b',"output":[' + b",".join(output) + b"]}"
     return web.Response(body=body, content_type="application/json")
@@ -53,7 +53,7 @@ async def _render(request: web.Request, response_id: str) -> web.Response:
 async def delete_response(request: web.Request) -> web.Response:
     """DELETE /v1/responses/{response_id}: what descends from it keeps its snapshot."""
     response_id = _response_id(request)
-    await request.app[STORE].turns.delete_response(request[CALLER].owner, response_id)
+    await request.app[STORE].responses.delete(request[CALLER].owner, response_id)
     body = orjson.dumps({"id": response_id, "object": "response", "deleted": True})
     return web.Response(body=body, content_type="application/json")
 
@@ -74,7 +74,7 @@ async def cancel_response(request: web.Request) -> web.Response:
 
 async def list_input_items(request: web.Request) -> web.Response:
     """GET /v1/responses/{response_id}/input_items: the history that the model saw, then the turn's own input."""
-    page = await request.app[STORE].turns.list_input(
+    page = await request.app[STORE].responses.list_input(
         request[CALLER].owner, _response_id(request), read_page(request.query)
     )
     body = item_list(page.items, has_more=page.has_more, show_encrypted=asks_encrypted(request.query))

@@ -18,7 +18,7 @@ from proxy.context.input import prepare
 from proxy.protocol import ids
 from proxy.protocol.response import Ownership, complete_response, complete_settings
 from proxy.turns.opening import Opening, partition_for
-from storage import Lease, OpenedTurn, StoreError, Submission, Unavailable
+from storage import Lease, OpenedTurn, StoreError, Submission, Unavailable, new_partition, partition_of
 
 if TYPE_CHECKING:
     from proxy.auth.caller import Caller
@@ -56,8 +56,8 @@ async def submit(services: Services, caller: Caller, request: TurnRequest, inbou
 
 def _home(request: TurnRequest, opened: OpenedTurn, partition: str) -> str:
     """Return where the response will live: somewhere new if what it names is not this owner's."""
-    known = any(ids.partition_of(one) == partition for one in opened.known)
-    return partition if request.source.subject or known else ids.new_partition()
+    known = any(partition_of(one) == partition for one in opened.known)
+    return partition if request.source.subject or known else new_partition()
 
 
 def _check(services: Services, request: TurnRequest, opened: OpenedTurn) -> None:

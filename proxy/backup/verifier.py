@@ -27,9 +27,8 @@ from proxy.backup.format import (
     to_item,
 )
 from proxy.protocol.errors import ApiError
-from proxy.protocol.ids import partition_of
 from proxy.protocol.params import read_metadata
-from storage import ArchivedAppend, ArchivedBranch, ArchivedItem, Conversation, Coverage
+from storage import ArchivedAppend, ArchivedBranch, ArchivedItem, Conversation, Coverage, partition_of
 
 #: The lines in the order in which they come.
 _ORDER = (ConversationLine, BranchLine, AppendLine, ItemLine, EndLine)

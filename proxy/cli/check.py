@@ -14,7 +14,6 @@ import msgspec
 from proxy.auth.authenticators import create_authenticator
 from proxy.config.values import describe_redis, describe_upstream
 from proxy.protocol.errors import ApiError
-from proxy.protocol.ids import partition_of
 from proxy.upstream.client import Upstream, create_session
 from storage import Store, Unavailable
 from storage.embedded import EmbeddedUnavailable, probe
@@ -78,7 +77,6 @@ async def _check_store(config: Config) -> str:
         timeout_seconds=config.redis.timeout_seconds,
         max_connections=1,
         retention_seconds=1,
-        partition_of=partition_of,
     )
     try:
         await store.ping()

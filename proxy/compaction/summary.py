@@ -18,7 +18,7 @@ from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
 from proxy.turns.model_call import Question
 from proxy.upstream.call import call_upstream
 from proxy.upstream.client import read_response
-from storage import OpenedTurn
+from storage import OpenedTurn, new_partition
 
 if TYPE_CHECKING:
     import aiohttp
@@ -123,7 +123,7 @@ class Summariser:
 
 def _ownership(asked: Mapping[str, Any]) -> Ownership:
     """Return what an answer is completed with that nobody sees."""
-    partition = ids.new_partition()
+    partition = new_partition()
     return Ownership(
         response_id=ids.new_response_id(partition, stored=False),
         previous_response_id=None,

@@ -28,7 +28,7 @@ async def restate(store: Store, owner: str, response_id: str, asked: Mapping[str
     Raises Unavailable.
     """
     try:
-        stored = await store.turns.read_response(owner, response_id)
+        stored = await store.responses.read(owner, response_id)
     except ResponseNotFound:
         return None
     show = ENCRYPTED_REASONING in (asked.get("include") or ())

@@ -3,8 +3,7 @@
     conv_ 8 hex time, 24 hex random, 16 hex partition        conversations, and items added to them directly
     resp_ 16 hex partition, 00, 8 hex time, 24 hex random    responses and the items of a turn; 01 when not stored
 
-Ids that a client brings along are opaque: `partition_of` reads the partition where the shape has one and
-otherwise derives it from the id, so that any id leads to a slot without an index.
+Ids that a client brings along are opaque. `storage.partition_of` finds the partition of any of them.
 """
 
 from __future__ import annotations
@@ -51,13 +50,8 @@ PREFIXES = {
 MAX_LENGTH = 64
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
-_HEX_48 = re.compile(r"[0-9a-f]{48}")
-_HEX_50 = re.compile(r"[0-9a-f]{50}")
-
-
-def new_partition() -> str:
-    """Return 16 random hex digits: the name of a new partition."""
-    return secrets.token_hex(8)
+#: What follows the prefix of a response's id.
+_TURN_BODY = re.compile(r"[0-9a-f]{50}")
 
 
 def new_conversation_id(partition: str) -> str:
@@ -92,20 +86,10 @@ def new_branch_name(prefix: str) -> str:
     return f"{prefix}_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}_{secrets.token_hex(2)}"
 
 
-def partition_of(some_id: str) -> str:
-    """Return the partition that `some_id` names, or the one that its hash gives when it names none."""
-    body = some_id.rpartition("_")[2]
-    if len(body) == 48 and _HEX_48.fullmatch(body):
-        return body[-16:]
-    if len(body) == 50 and _HEX_50.fullmatch(body):
-        return body[:16]
-    return hashlib.sha256(some_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def age_seconds(response_id: str) -> float:
     """Return how long ago a response's id was minted, as far as clocks agree; infinite if it is none of ours."""
     body = response_id.rpartition("_")[2]
-    if not _HEX_50.fullmatch(body):
+    if not _TURN_BODY.fullmatch(body):
         return math.inf
     return time.time() - int(body[18:26], 16)
 

@@ -210,7 +210,7 @@ class Replay:
     async def _end(self) -> bytes:
         """Return the end that no writer has written, and none will."""
         try:
-            stored = await self._store.turns.read_response(self._owner, self._response_id)
+            stored = await self._store.responses.read(self._owner, self._response_id)
         except ResponseNotFound:
             page = await self._store.events.read(EventQuery(self._owner, self._response_id, 0), 1)
             if not page.batches:

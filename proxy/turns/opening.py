@@ -27,6 +27,8 @@ from storage import (
     ResponseNotFound,
     ResponseUnfinished,
     TurnSource,
+    new_partition,
+    partition_of,
 )
 
 if TYPE_CHECKING:
@@ -126,4 +128,4 @@ async def look(services: Services, owner: str, request: TurnRequest) -> tuple[Op
 def partition_for(request: TurnRequest) -> str:
     """Return where a turn lives: with what it continues, else with the newest item it names, else somewhere new."""
     anchor = request.source.subject or "".join(request.item_ids[-1:])
-    return ids.partition_of(anchor) if anchor else ids.new_partition()
+    return partition_of(anchor) if anchor else new_partition()

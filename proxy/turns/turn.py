@@ -43,6 +43,8 @@ from storage import (
     StoreError,
     TurnCommit,
     Unavailable,
+    new_partition,
+    partition_of,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class Turn:
         self.upstream_request_id = "-"
         #: Called with the response's id before the upstream is.
         self.on_identified: Callable[[str], Awaitable[None]] | None = None
-        self._partition = ids.partition_of(identity.response_id) if identity else partition_for(request)
+        self._partition = partition_of(identity.response_id) if identity else partition_for(request)
         self._lease: Lease | None = None
         self._opened = OpenedTurn()
         self._prepared = Prepared([], b"")
@@ -165,7 +167,7 @@ class Turn:
         if self._lease is not None:
             self._services.leases.hold(self._lease)
         elif not source.previous_response_id and not self._identity and not self._knows_partition():
-            self._partition = ids.new_partition()
+            self._partition = new_partition()
         if self._opened.model and not request.model:
             self._request = replace(request, body={**request.body, "model": self._opened.model})
         minted = ids.new_response_id(self._partition, stored=request.stored)
@@ -177,7 +179,7 @@ class Turn:
 
     def _knows_partition(self) -> bool:
         """Whether the partition that the input's ids name is one of this owner's: the turn may live there too."""
-        return any(ids.partition_of(known) == self._partition for known in self._opened.known)
+        return any(partition_of(known) == self._partition for known in self._opened.known)
 
     def _prepare(self) -> None:
         check = self._config.turns.check_tool_calls

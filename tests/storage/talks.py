@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 
 from proxy.protocol import ids
-from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     Committed,
@@ -29,6 +28,7 @@ from storage import (
     Store,
     TurnCommit,
     TurnSource,
+    partition_of,
 )
 from tests.storage.builders import EVERYTHING, OWNER, draft, finished, id_of, texts
 

@@ -13,7 +13,6 @@ from redis.asyncio import Redis
 from proxy.backup.format import write_lines
 from proxy.backup.verifier import Backup
 from proxy.protocol import ids
-from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     Conflict,
@@ -27,10 +26,12 @@ from storage import (
     Origin,
     ResponseNotFound,
     Store,
-    intake,
+    new_partition,
+    partition_of,
 )
-from storage import export as exporting
-from storage.archive import Archive
+from storage.archive import export as exporting
+from storage.archive import importer
+from storage.archive.archive import Archive
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -67,8 +68,8 @@ async def other(redis: Redis) -> AsyncIterator[Store]:
 def small_pages(monkeypatch: pytest.MonkeyPatch):
     """Let everything take more than one page."""
     monkeypatch.setattr(exporting, "PAGE", 3)
-    monkeypatch.setattr(intake, "PAGE", 2)
-    monkeypatch.setattr(intake, "BRANCHES", 1)
+    monkeypatch.setattr(importer, "PAGE", 2)
+    monkeypatch.setattr(importer, "BRANCHES", 1)
 
 
 async def export(store: Store, conversation: Conversation, owner: str = OWNER) -> bytes:
@@ -146,7 +147,7 @@ async def everything(store: Store, conversation: Conversation, responses: dict[s
     for branch in page.branches:
         seen[branch.name] = (await store.items.list_page(OWNER, conversation.id, EVERYTHING, branch=branch.name)).items
     for name, one in responses.items():
-        seen[f"response {name}"] = await store.turns.read_response(OWNER, one)
+        seen[f"response {name}"] = await store.responses.read(OWNER, one)
         seen[f"input of {name}"] = await input_of(store, one)
         seen[f"after {name}"] = await continue_from(store, one)
         seen[f"at {name}"] = (await store.items.list_page(OWNER, conversation.id, EVERYTHING, at=one)).items
@@ -381,7 +382,7 @@ async def test_what_another_file_left_unfinished_is_not_mixed_in(redis: Redis, s
 async def test_a_response_that_another_file_left_unfinished_is_not_mixed_in(store: Store, other: Store):
     conversation, responses = await richly(store)
     old = await export(store, conversation)
-    await store.turns.delete_response(OWNER, responses["first"])
+    await store.responses.delete(OWNER, responses["first"])
     await break_off(other, old, -1)
     assert await restore(other, await export(store, conversation))
     with pytest.raises(ResponseNotFound):
@@ -430,7 +431,7 @@ async def test_an_import_whose_place_another_one_took_begins_anew(store: Store, 
     base, _ = await other.archive._begin(OWNER, source)
     await source.overtake()
     with pytest.raises(Conflict):
-        await intake.Intake(other.archive._space, OWNER, source, base).run()
+        await importer.Intake(other.archive._space, OWNER, source, base).run()
     assert await restore(other, old)
     assert "newer" not in await read_all(other, conversation)
 
@@ -445,7 +446,7 @@ async def test_what_an_import_leaves_unfinished_expires(redis: Redis, store: Sto
     keys = [key for key in await keys_of(redis, conversation.id) if key.startswith(ELSEWHERE)]
     assert len(keys) > 5
     for key in keys:
-        assert 0 < await redis.ttl(key) <= intake.UNFINISHED_SECONDS, key
+        assert 0 < await redis.ttl(key) <= importer.UNFINISHED_SECONDS, key
 
 
 async def test_imported_responses_are_kept_for_the_whole_time_again(redis: Redis, store: Store, other: Store):
@@ -532,7 +533,7 @@ async def test_identify_tells_whose_conversation_lives_where(store: Store):
     gone = await start(store)
     await store.conversations.delete(OWNER, gone.id)
     partitions = [partition_of(one.id) for one in (mine, gone, foreign)]
-    assert await store.archive.identify([*partitions, ids.new_partition()]) == [(OWNER, mine), (STRANGER, foreign)]
+    assert await store.archive.identify([*partitions, new_partition()]) == [(OWNER, mine), (STRANGER, foreign)]
 
 
 async def test_random_histories_survive_an_import(redis: Redis, store: Store, other: Store):

@@ -11,10 +11,9 @@ import pytest
 from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
-from proxy.protocol.ids import new_partition, partition_of
-from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable
-from storage.audit import READINGS
-from storage.invariants import complaints
+from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable, new_partition, partition_of
+from storage.maintenance.auditor import READINGS
+from storage.maintenance.invariants import complaints
 from tests.storage.builders import OWNER, PREFIX, STRANGER, add, connect, id_of, minted, start, store_on, take_turn
 from tests.storage.servers import run_valkey
 
@@ -41,7 +40,7 @@ class World:
         reader = self.store.auditor._reader
         partition = partition_of(self.made.id)
         image = await reader.read(partition, await reader.names(partition))
-        return list(complaints(image, partition_of))
+        return list(complaints(image))
 
 
 @pytest.fixture

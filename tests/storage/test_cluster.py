@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from proxy.protocol.ids import new_partition, partition_of
-from storage import Missing, PageRequest, Purged, Store, connection
+from storage import Missing, PageRequest, Purged, Store, new_partition, partition_of
+from storage.client import connection
 from tests.storage.builders import (
     OWNER,
     connect,

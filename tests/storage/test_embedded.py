@@ -18,8 +18,8 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from storage import embedded, folder
-from storage.embedded import EmbeddedUnavailable, EmbeddedValkey, find_binary, probe
+from storage.embedded import EmbeddedUnavailable, EmbeddedValkey, data_dir, find_binary, probe
+from storage.embedded import server as serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,8 +67,8 @@ def orphan(tmp_path):
     """A server as a killed proxy leaves it: it holds the server's lock, nobody holds the proxy's."""
     lock = os.open(tmp_path / "server.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    options = [word for key, value in embedded.SETTINGS.items() for word in (f"--{key}", value)]
-    with (tmp_path / folder.LOG).open("wb") as log:
+    options = [word for key, value in serving.SETTINGS.items() for word in (f"--{key}", value)]
+    with (tmp_path / data_dir.LOG).open("wb") as log:
         process = subprocess.Popen([find_binary(), *options], cwd=tmp_path, pass_fds=(lock,), stdout=log)
     os.close(lock)
     yield process
@@ -106,7 +106,7 @@ async def test_a_kill_in_the_middle_of_writes_loses_no_acknowledged_one(server):
 
 async def test_a_restart_is_tried_until_it_works(server, monkeypatch):
     refused = asyncio.Event()
-    monkeypatch.setattr(embedded.LOGGER, "warning", lambda *_: refused.set())
+    monkeypatch.setattr(serving.LOGGER, "warning", lambda *_: refused.set())
     await put(server, "kept")
     manifest = server.directory / "appendonlydir" / "appendonly.aof.manifest"
     content = manifest.read_bytes()
@@ -133,7 +133,7 @@ async def test_the_server_listens_on_a_private_socket_only(server):
             await client.execute_command("DEBUG", "SLEEP", "0")
     assert (settings["port"], settings["tls-port"]) == ("0", "0")
     assert (settings["appendfsync"], settings["maxmemory-policy"]) == ("always", "noeviction")
-    assert stat.S_IMODE((server.directory / folder.SOCKET).stat().st_mode) == 0o700
+    assert stat.S_IMODE((server.directory / data_dir.SOCKET).stat().st_mode) == 0o700
     assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
     data = next((server.directory / "appendonlydir").iterdir())
     assert stat.S_IMODE(data.stat().st_mode) & 0o077 == 0
@@ -179,7 +179,7 @@ async def test_a_second_start_on_the_same_folder_is_refused(server):
 async def test_stop_removes_the_socket_and_can_be_repeated(server):
     await server.stop()
     await server.stop()
-    assert not (server.directory / folder.SOCKET).exists()
+    assert not (server.directory / data_dir.SOCKET).exists()
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "ü b%20?#"])
@@ -188,7 +188,7 @@ async def test_any_folder_name_is_reachable(tmp_path, name):
     await put(server, "reached")
     assert await got(server) == b"reached"
     await server.stop()
-    assert not (server.directory / folder.SOCKET).exists()
+    assert not (server.directory / data_dir.SOCKET).exists()
 
 
 async def test_the_link_to_a_long_folder_name_is_removed_at_the_end(tmp_path):
@@ -221,7 +221,7 @@ async def test_a_killed_proxy_takes_its_server_along_and_the_next_one_has_the_da
 
 async def test_a_server_left_behind_is_ended_first(orphan, tmp_path):
     async with Redis(
-        unix_socket_path=str(tmp_path / folder.SOCKET),
+        unix_socket_path=str(tmp_path / data_dir.SOCKET),
         retry=Retry(ConstantBackoff(0.01), 1000),
         retry_on_error=[RedisConnectionError],
     ) as client:
@@ -233,8 +233,8 @@ async def test_a_server_left_behind_is_ended_first(orphan, tmp_path):
 
 
 async def test_a_server_left_behind_that_does_not_stop_is_named(orphan, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.2)
-    monkeypatch.setattr(embedded, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(serving, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "ANSWER_SECONDS", 0.1)
     orphan.send_signal(signal.SIGSTOP)
     with pytest.raises(EmbeddedUnavailable, match="an earlier Valkey still runs"):
         await EmbeddedValkey.start(tmp_path)
@@ -244,12 +244,12 @@ async def test_a_server_left_behind_that_does_not_stop_is_named(orphan, tmp_path
 
 
 async def test_a_server_that_does_not_stop_is_killed(server, monkeypatch):
-    monkeypatch.setattr(embedded, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(serving, "STOP_SECONDS", 0.1)
     process = server._process
     os.kill(server.pid, signal.SIGSTOP)
     await server.stop()
     assert process.returncode == -signal.SIGKILL
-    assert not (server.directory / folder.SOCKET).exists()
+    assert not (server.directory / data_dir.SOCKET).exists()
 
 
 async def test_a_torn_last_write_is_cut_off(server):

@@ -8,8 +8,18 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.protocol import ids
-from storage import EventBatch, EventLog, EventPage, EventQuery, ResponseNotFound, Store, Unavailable
-from storage.events import CONVOY_BYTES
+from storage import (
+    EventBatch,
+    EventLog,
+    EventPage,
+    EventQuery,
+    ResponseNotFound,
+    Store,
+    Unavailable,
+    new_partition,
+    partition_of,
+)
+from storage.event_logs import CONVOY_BYTES
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import OWNER, STRANGER, connect, take_turn
 from tests.storage.inspection import keys_of
@@ -21,7 +31,7 @@ LEASE = 10.0
 
 
 def new_log(token: str = "", *, response_id: str = "", owner: str = OWNER) -> EventLog:
-    return EventLog(owner, response_id or ids.new_response_id(ids.new_partition(), stored=True), token)
+    return EventLog(owner, response_id or ids.new_response_id(new_partition(), stored=True), token)
 
 
 def batch(first: int, *events: str) -> EventBatch:
@@ -45,13 +55,13 @@ async def accept(
 ) -> EventLog:
     """Write down a response whose turn has not ended, as its submission does."""
     response_id = await take_turn(store)
-    key = f"test:{{{ids.partition_of(response_id)}}}:response:{response_id}"
+    key = f"test:{{{partition_of(response_id)}}}:response:{response_id}"
     await redis.hset(key, mapping={"status": status, "token": token, "streamed": str(int(streamed))})
     return EventLog(OWNER, response_id, token)
 
 
 async def finish(redis: Any, log: EventLog, status: str = "completed") -> None:
-    key = f"test:{{{ids.partition_of(log.response_id)}}}:response:{log.response_id}"
+    key = f"test:{{{partition_of(log.response_id)}}}:response:{log.response_id}"
     await redis.hset(key, "status", status)
     await redis.hdel(key, "token", "streamed")
 
@@ -186,7 +196,7 @@ async def test_after_its_commit_a_run_that_was_replaced_can_t_end_the_log(redis:
     log = await accept(redis, store, "t1")
     await claim(store, log)
     await append(store, log, 0, "a")
-    key = f"test:{{{ids.partition_of(log.response_id)}}}:response:{log.response_id}"
+    key = f"test:{{{partition_of(log.response_id)}}}:response:{log.response_id}"
     await redis.hset(key, "token", "t2")
     second = EventLog(OWNER, log.response_id, "t2")
     assert await claim(store, second)
@@ -201,7 +211,7 @@ async def test_a_log_that_is_begun_anew_has_another_generation(redis: Any, store
     await claim(store, log)
     await append(store, log, 0, "a", "b")
     before = await read(store, log)
-    key = f"test:{{{ids.partition_of(log.response_id)}}}:response:{log.response_id}"
+    key = f"test:{{{partition_of(log.response_id)}}}:response:{log.response_id}"
     await redis.hset(key, "token", "t2")
     second = EventLog(OWNER, log.response_id, "t2")
     await claim(store, second)
@@ -228,7 +238,7 @@ async def test_a_deleted_response_takes_its_log_along(redis: Redis, store: Store
     response_id = await take_turn(store)
     log = new_log(response_id=response_id)
     await append(store, log, 0, "a", last=True)
-    await store.turns.delete_response(OWNER, response_id)
+    await store.responses.delete(OWNER, response_id)
     assert await keys_of(redis, response_id) == []
 
 

@@ -7,9 +7,8 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 import storage
-from proxy.protocol import ids
-from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource
-from storage.keys import OwnerKeys, PartitionKeys
+from storage import CommitMode, Fork, ForkPoint, PageRequest, Store, TurnSource, new_partition, partition_of
+from storage.client.keys import OwnerKeys, PartitionKeys
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -96,6 +95,8 @@ def test_the_public_names_of_storage_are_these():
         "TurnCommit",
         "TurnSource",
         "Unavailable",
+        "new_partition",
+        "partition_of",
     }
     assert storage.__all__ == sorted(storage.__all__)
     assert all(hasattr(storage, name) for name in storage.__all__)
@@ -158,24 +159,24 @@ async def use_everything(store: Store) -> None:
     response = await take_turn(store, conversation=conversation)
     await use_branches(store, conversation, response)
     beside = await take_turn(store, previous=response)
-    await add(store, conversation, reference(id_of((await store.turns.read_response(OWNER, beside)).output[0])))
+    await add(store, conversation, reference(id_of((await store.responses.read(OWNER, beside)).output[0])))
     failed = await take_turn(store, previous=response, mode=CommitMode.RECORD, status="failed")
     await take_turn(store, conversation=conversation, stored=False)
-    partition = ids.partition_of(conversation.id)
+    partition = partition_of(conversation.id)
     opened = await open_turn(store, conversation=conversation, item_ids=[far, first, "msg_mine"], call_ids=["call_1"])
     lease = storage.Lease(partition, opened.lock, "token")
-    await store.turns.renew([lease, storage.Lease(ids.new_partition(), "0", "x")], 10)
+    await store.turns.renew([lease, storage.Lease(new_partition(), "0", "x")], 10)
     await store.turns.release(lease)
-    await store.turns.list_input(OWNER, beside, EVERYTHING)
+    await store.responses.list_input(OWNER, beside, EVERYTHING)
     await store.items.resolve(OWNER, [far, first])
     await store.items.read(OWNER, conversation.id, first)
     await store.items.delete(OWNER, conversation.id, first)
     await store.conversations.list_page(OWNER, PageRequest())
-    await store.turns.delete_response(OWNER, failed)
+    await store.responses.delete(OWNER, failed)
     await store.conversations.delete(OWNER, conversation.id)
     alone = await take_turn(store)
     await use_events(store, beside, alone)
-    await store.turns.delete_response(OWNER, alone)
+    await store.responses.delete(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
     await use_keys(store)
@@ -210,7 +211,7 @@ async def use_events(store: Store, *responses: str) -> None:
 
 async def use_branches(store: Store, conversation: storage.Conversation, response: str) -> None:
     """Call every method of branches, and turns that make them; two backups are left beside MAIN."""
-    partition = ids.partition_of(conversation.id)
+    partition = partition_of(conversation.id)
     branches, last = store.branches, (await ids_in(store, conversation))[-1]
     for i, point in enumerate((ForkPoint.TIP, ForkPoint.AFTER, ForkPoint.WITHOUT)):
         await branches.create(OWNER, conversation.id, "", Fork(point, last, f"b{i}"), [minted(partition, "on it")])
@@ -297,5 +298,5 @@ DOCUMENTED = {
 
 
 def test_minted_items_of_the_builders_live_in_the_partition_they_were_minted_for():
-    partition = ids.new_partition()
-    assert ids.partition_of(minted(partition, "x").id) == partition
+    partition = new_partition()
+    assert partition_of(minted(partition, "x").id) == partition

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
-from proxy.protocol.ids import partition_of
 from storage import Store
 from tests.storage.builders import PREFIX, RETENTION_SECONDS, store_on
 from tests.storage.conftest import feed_in_pieces
@@ -84,7 +83,7 @@ class Histories(RuleBasedStateMachine):
         self.fake = FakeAsyncRedis()
         feed_in_pieces(self.fake)
         self.runner.run(self._clear())
-        self.store = Store(self.fake, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
+        self.store = Store(self.fake, prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
         self.driver = TurnOperations(self.store)
         for _ in OWNERS:
             self.step("create_conversation", 1)

@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.protocol import ids
-from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     ConversationNotFound,
@@ -21,9 +20,11 @@ from storage import (
     ResponseNotFound,
     Store,
     Unavailable,
+    new_partition,
+    partition_of,
 )
-from storage import purger as purging
-from storage.scripts import Call
+from storage.client.scripts import Call
+from storage.maintenance import purger as purging
 from tests.storage.builders import (
     OWNER,
     STRANGER,
@@ -115,7 +116,7 @@ async def test_what_a_running_turn_writes_after_a_purge_brings_nothing_back(redi
     with pytest.raises(ConversationNotFound):
         await store.conversations.read(OWNER, made.id)
     with pytest.raises(ResponseNotFound):
-        await store.turns.read_response(OWNER, previous)
+        await store.responses.read(OWNER, previous)
     assert (await store.conversations.list_page(OWNER, PageRequest())).conversations == []
     assert (await store.purger.purge(OWNER)).responses == 2
     assert await all_keys(redis) == set()
@@ -172,7 +173,7 @@ async def test_turns_that_run_beside_a_purge_leave_a_sound_store(valkey: Redis, 
 
 
 async def test_what_an_import_has_not_finished_is_deleted_too(redis: Redis, store: Store):
-    partition = ids.new_partition()
+    partition = new_partition()
     await redis.hset(f"test:{{{partition}}}:partition", mapping={"importing": f"{OWNER}\x1ffile", "next_segment": 1})
     await redis.rpush(f"test:{{{partition}}}:segment:0", "x")
     assert (await store.purger.purge(STRANGER)).keys == 0

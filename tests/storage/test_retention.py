@@ -10,7 +10,6 @@ import pytest
 
 from proxy.backup.format import write_lines
 from proxy.backup.verifier import Backup
-from proxy.protocol.ids import partition_of
 from storage import (
     CommitMode,
     Conversation,
@@ -20,6 +19,7 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
 from tests.storage.builders import (
     EVERYTHING,
@@ -182,7 +182,7 @@ async def test_an_expired_conversation_is_gone_with_all_it_had_and_leaves_the_li
     with pytest.raises(ConversationNotFound):
         await short.conversations.read(OWNER, made.id)
     with pytest.raises(ResponseNotFound):
-        await short.turns.read_response(OWNER, response)
+        await short.responses.read(OWNER, response)
     assert (await short.conversations.list_page(OWNER, PageRequest())).conversations == []
     await redis.flushall()
 

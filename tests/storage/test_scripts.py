@@ -5,13 +5,15 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import ConversationNotFound, Store
+from storage.client.scripts import PRELUDES, Call, load_scripts
 from storage.errors import REFUSALS
-from storage.scripts import PRELUDES, Call, load_scripts
 from tests.storage.builders import OWNER, add, read_all, start, take_turn
 from tests.storage.test_keys import use_everything
 
 LUA = resources.files("storage") / "lua"
-FILES = {path.name.removesuffix(".lua"): path.read_text("utf-8") for path in LUA.iterdir()}
+FILES = {
+    path.name.removesuffix(".lua"): path.read_text("utf-8") for folder in LUA.iterdir() for path in folder.iterdir()
+}
 PRELUDE_FILES = {name for names in PRELUDES.values() for name in names}
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.protocol.ids import new_partition, partition_of
-from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept
-from storage.sweeper import STEP_SIZE
+from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept, new_partition, partition_of
+from storage.maintenance.sweeper import STEP_SIZE
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -140,7 +139,7 @@ async def test_what_was_read_by_a_response_goes_when_its_time_is_over(redis: Red
     await fork(store, made, "draft")
     response = await turn_on(store, made, "draft")
     await store.branches.delete(OWNER, made.id, "draft")
-    await store.turns.delete_response(OWNER, response)
+    await store.responses.delete(OWNER, response)
     await redis.hset(key_of(made, "partition"), mapping={"reach:0": "1:3", "reach:1": "1:2"})
     swept = await store.sweeper.sweep(made.id)
     assert (swept.segments, swept.items) == (1, 2)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.protocol.ids import partition_of
+from storage import partition_of
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.turns.test_idempotency import post
 from tests.flows.witness import items_of, new_conversation

@@ -14,8 +14,8 @@ from proxy.background.worker import WORKER
 from proxy.config.settings import Secret
 from proxy.http.keys import STORE
 from proxy.protocol import ids
-from storage import OpenedTurn, Submission
-from storage.keys import queue_key
+from storage import OpenedTurn, Submission, new_partition, partition_of
+from storage.client.keys import queue_key
 from tests.flows.conftest import Proxy, StartProxy
 from tests.proxy.relay.streams import WHOLE
 from tests.upstream import HANG, Reply
@@ -330,7 +330,7 @@ async def test_a_replica_that_stops_gives_back_what_it_cannot_finish(start_proxy
 async def test_one_whose_replicas_die_again_and_again_fails(start_proxy: StartProxy):
     proxy = await start_proxy(background={"max_attempts": 2})
     store = proxy.app[STORE]
-    response_id = ids.new_response_id(ids.new_partition(), stored=True)
+    response_id = ids.new_response_id(new_partition(), stored=True)
     head = f'{{"id":"{response_id}","object":"response","created_at":1,"status":"queued","error":null,"model":"m"'
     await proxy.app[WORKER].drain(0)
     submission = Submission("local", response_id, "t", head.encode() + b"}", "sealed", OpenedTurn(), streamed=False)
@@ -351,7 +351,7 @@ async def test_one_whose_replicas_die_again_and_again_fails(start_proxy: StartPr
 
 async def expired(proxy: Proxy, response_id: str) -> bool:
     """Whether the lease of a response is over."""
-    key = f"branchline:{{{ids.partition_of(response_id)}}}:response:{response_id}"
+    key = f"branchline:{{{partition_of(response_id)}}}:response:{response_id}"
     redis: Any = proxy.redis
     until = await redis.hget(key, "lease_until")
     seconds, microseconds = await proxy.redis.time()
@@ -375,7 +375,7 @@ async def test_what_waits_in_the_store_shows_no_key_and_no_input(start_proxy: St
     await started(proxy)
     second = await client.responses.create(model="echo", input="a private thing", background=True)
     for response in (first, second):
-        key = f"branchline:{{{ids.partition_of(response.id)}}}:response:{response.id}"
+        key = f"branchline:{{{partition_of(response.id)}}}:response:{response.id}"
         redis: Any = proxy.redis
         kept = b"".join((await redis.hgetall(key)).values())
         for secret in (b"sk-very-secret", b"header-of-mine", b"private"):

@@ -14,7 +14,7 @@ import pytest
 from proxy.http.keys import STORE
 from proxy.protocol import ids, sse
 from proxy.streams.follower import FOLLOWERS
-from storage import EventBatch, EventLog
+from storage import EventBatch, EventLog, new_partition, partition_of
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection
 from tests.flows.witness import accept_events, new_conversation
@@ -89,7 +89,7 @@ def gated(events: int = 6) -> tuple[asyncio.Event, Reply]:
 
 async def write_log(proxy: Proxy, events: list[dict[str, Any]], **response: Any) -> EventLog:
     """Write the log of a stream that has begun and is not over, as another replica would; there is no response yet."""
-    response_id = ids.new_response_id(ids.new_partition(), stored=True)
+    response_id = ids.new_response_id(new_partition(), stored=True)
     log = EventLog(await owner_of(proxy), response_id)
     told = [{**event, "sequence_number": number} for number, event in enumerate(events)]
     if told:
@@ -115,7 +115,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def owner_of(proxy: Proxy) -> str:
     """What the store calls the caller."""
     conversation = await new_conversation(proxy)
-    owner = await proxy.redis.hget(f"branchline:{{{ids.partition_of(conversation)}}}:partition", "owner")
+    owner = await proxy.redis.hget(f"branchline:{{{partition_of(conversation)}}}:partition", "owner")
     assert owner
     return owner.decode() if isinstance(owner, bytes) else owner
 
@@ -215,7 +215,7 @@ async def test_events_of_others_are_like_unknown_ones(start_proxy: StartProxy):
         async with following(proxy, running) as followed:
             await first_events(followed, 1)
         answers = []
-        for known in (finished, running, ids.new_response_id(ids.new_partition(), stored=True)):
+        for known in (finished, running, ids.new_response_id(new_partition(), stored=True)):
             status, error = await proxy.call("GET", f"/v1/responses/{known}?stream=true", key="sk-mallory")
             assert status == 404
             answers.append({**error["error"], "message": error["error"]["message"].replace(known, "ID")})
@@ -263,7 +263,7 @@ async def test_a_log_without_an_end_ends_as_its_response_did(
     proxy = await start_proxy(**ALL)
     response = body_of(events_in(await post(proxy))[-1])["response"]
     # the run that wrote the log died between its commit and its last event
-    partition = f"branchline:{{{ids.partition_of(response['id'])}}}"
+    partition = f"branchline:{{{partition_of(response['id'])}}}"
     await proxy.redis.delete(f"{partition}:events:{response['id']}")
     log = EventLog(await owner_of(proxy), response["id"])
     stored = {key: value for key, value in {**response, "status": status}.items() if key != "output"}
@@ -291,7 +291,7 @@ async def test_a_log_that_is_begun_anew_breaks_off_whoever_was_told_of_it(start_
     log = await write_log(proxy, WHOLE[:3])
     async with following(proxy, log.response_id) as followed:
         await first_events(followed, 3)
-        key = f"branchline:{{{ids.partition_of(log.response_id)}}}:events:{log.response_id}"
+        key = f"branchline:{{{partition_of(log.response_id)}}}:events:{log.response_id}"
         async with proxy.redis.pipeline() as together:
             together.delete(key)
             together.xadd(key, {"owner": log.owner, "generation": "another"}, id="0-1")

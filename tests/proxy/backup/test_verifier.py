@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from proxy.backup.verifier import Backup, InvalidBackup
-from proxy.protocol import ids
+from storage import partition_of
 
 PARTITION = "0123456789abcdef"
 OTHER_PARTITION = "f" * 16
@@ -256,6 +256,6 @@ def test_no_refusal_quotes_the_file():
 
 
 def test_the_ids_of_these_tests_are_as_they_should_be():
-    assert ids.partition_of(RESPONSE) == PARTITION
-    assert ids.partition_of(good()[0]["id"]) == PARTITION
-    assert ids.partition_of(FOREIGN_RESPONSE) == OTHER_PARTITION
+    assert partition_of(RESPONSE) == PARTITION
+    assert partition_of(good()[0]["id"]) == PARTITION
+    assert partition_of(FOREIGN_RESPONSE) == OTHER_PARTITION

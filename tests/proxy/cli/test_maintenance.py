@@ -13,9 +13,21 @@ import pytest
 
 from proxy.cli import maintenance as upkeep
 from proxy.config.settings import Config, RedisConfig, Secret
-from proxy.protocol.ids import new_conversation_id, new_partition, new_turn_item_id, partition_of
+from proxy.protocol.ids import new_conversation_id, new_turn_item_id
 from proxy.stores import open_store
-from storage import Conversation, ConversationNotFound, Entry, Fork, ForkPoint, Origin, Report, Store, Swept
+from storage import (
+    Conversation,
+    ConversationNotFound,
+    Entry,
+    Fork,
+    ForkPoint,
+    Origin,
+    Report,
+    Store,
+    Swept,
+    new_partition,
+    partition_of,
+)
 from tests.proxy.cli.test_main import environment, run
 from tests.storage.servers import run_valkey
 

@@ -18,7 +18,7 @@ from proxy.runtime.leases import Leases
 from proxy.services import Services
 from proxy.streams import event_log as eventlog
 from proxy.streams.event_log import EventWriter, LogDelivery, LoggedDelivery, split_frames
-from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store
+from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store, new_partition, partition_of
 from tests.storage.builders import OWNER, connect, take_turn
 from tests.storage.servers import run_valkey
 
@@ -32,7 +32,7 @@ def services_on(store: Store, retention_seconds: float = 100.0) -> Services:
 
 
 def new_log() -> EventLog:
-    return EventLog(OWNER, ids.new_response_id(ids.new_partition(), stored=True))
+    return EventLog(OWNER, ids.new_response_id(new_partition(), stored=True))
 
 
 def frame(text: str) -> bytes:
@@ -54,7 +54,7 @@ async def texts(store: Store, log: EventLog) -> list[str]:
 
 
 def response_key(log: EventLog) -> str:
-    return f"test:{{{ids.partition_of(log.response_id)}}}:response:{log.response_id}"
+    return f"test:{{{partition_of(log.response_id)}}}:response:{log.response_id}"
 
 
 async def accept(redis: Any, store: Store, token: str, log: EventLog | None = None) -> EventLog:

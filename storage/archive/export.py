@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from storage.channel import Argument
+from storage.archive.coverage import Coverage
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
 from storage.conversations import read_facts
-from storage.coverage import Coverage
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, ArchivedResponse, Chain
-from storage.scripts import Call
-from storage.space import Space
 
 #: Items, and entries of the journal, that are read in one call at most; and bytes after which a call stops.
 PAGE = 500

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call, Scripts
 from storage.errors import StoreError
+from storage.partitions import partition_of
 from storage.records import Lease
-from storage.scripts import Call, Scripts
-from storage.space import Space
 
 #: Put before a response's id in the name of its log's lock.
 LOCK_PREFIX = "~"
@@ -154,7 +155,7 @@ class Events:
 
     def lease(self, log: EventLog) -> Lease:
         """Return the writer's lock, to renew it for as long as the log is written."""
-        return Lease(self._space.partition_of(log.response_id), log.lock, log.holder)
+        return Lease(partition_of(log.response_id), log.lock, log.holder)
 
     async def append(
         self, log: EventLog, batch: EventBatch, *, ttl_seconds: float, lease_seconds: float, last: bool

@@ -10,12 +10,12 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from storage.channel import Channel, Command
-from storage.image import Image
-from storage.keys import OwnerKeys, PartitionKeys, queue_key
-from storage.scripts import Call
-from storage.space import Space
-from storage.sweeper import escape_glob
+from storage.client.channel import Channel, Command
+from storage.client.keys import OwnerKeys, PartitionKeys, queue_key
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
+from storage.maintenance.partition import Image
+from storage.maintenance.sweeper import escape_glob
 
 #: Elements, fields or members read with one command; commands sent in one round trip.
 PAGE = 500

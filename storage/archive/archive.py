@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.channel import Argument
+from storage.archive.export import HOLD_SECONDS, Export
+from storage.archive.importer import UNFINISHED_SECONDS, Intake
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.errors import Conflict, StoreError
-from storage.export import HOLD_SECONDS, Export
-from storage.intake import UNFINISHED_SECONDS, Intake
 from storage.records import Conversation, ImportSource
-from storage.scripts import Call
-from storage.space import Space
 
 #: How often an import is begun that another one gets in the way of.
 ATTEMPTS = 2

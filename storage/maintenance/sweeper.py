@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage.client.scripts import CLIENT_ERRORS, Call, translate
 from storage.errors import StoreError
-from storage.scripts import CLIENT_ERRORS, Call, translate
+from storage.partitions import partition_of
 
 if TYPE_CHECKING:
-    from storage.channel import Channel
-    from storage.space import Space
+    from storage.client.channel import Channel
+    from storage.client.keyspace import Space
 
 #: Segments that one survey looks at.
 SURVEY_SIZE = 100
@@ -67,7 +68,7 @@ class Sweeper:
 
     async def sweep(self, some_id: str) -> Swept:
         """Sweep the partition that an id leads to. Raises Unavailable; then the rest is left for the next sweep."""
-        return await self.sweep_partition(self._space.partition_of(some_id))
+        return await self.sweep_partition(partition_of(some_id))
 
     async def sweep_partition(self, partition: str) -> Swept:
         """Sweep one partition in steps of one script each. Raises Unavailable."""

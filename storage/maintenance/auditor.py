@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
-from storage.channel import Channel
-from storage.invariants import complaints, garbage
-from storage.keys import OwnerKeys, queue_key
-from storage.reader import Reader
-from storage.scripts import CLIENT_ERRORS, translate
-from storage.space import Space
+from storage.client.channel import Channel
+from storage.client.keys import OwnerKeys, queue_key
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, translate
+from storage.maintenance.invariants import complaints, garbage
+from storage.maintenance.partition_reader import Reader
 
 #: How often a partition is read before a complaint about it counts, and the pause before each further time.
 READINGS = 3
@@ -74,13 +74,13 @@ class Auditor:
     async def _check(self, name: str, keys: set[str], report: Report) -> Iterable[str]:
         """Check one partition; return the ids of its unfinished responses."""
         image = await self._reader.read(name, keys)
-        wrong = list(complaints(image, self._space.partition_of))
+        wrong = list(complaints(image))
         for reading in range(1, READINGS):
             if not wrong:
                 break
             await asyncio.sleep(PAUSE_SECONDS * reading)
             image = await self._reader.read(name, await self._reader.names(name))
-            again = set(complaints(image, self._space.partition_of))
+            again = set(complaints(image))
             wrong = [text for text in wrong if text in again]
         report.partitions += 1
         report.conversations += image.conversation is not None

@@ -6,10 +6,11 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
-from storage.image import CLOSED_CHAIN, OPEN_CHAIN, Image, Span, parse_entry, reach_of
+from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Image, Span, parse_entry, reach_of
+from storage.partitions import partition_of
 
 #: Seconds by which two lifetimes that were read one after the other may differ.
 TOLERANCE_SECONDS = 1.0
@@ -23,11 +24,11 @@ _JOB_FIELDS = ("token", "job", "attempts", "lease_until", "lock", "accepted_at")
 _RESPONSE_FIELDS = ("status", "body", "snapshot", "context", "output", "pending", "created_at")
 
 
-def complaints(image: Image, partition_of: Callable[[str], str]) -> Iterator[str]:
-    """Yield what is wrong with a partition, one sentence each. partition_of: id -> the partition it belongs to."""
+def complaints(image: Image) -> Iterator[str]:
+    """Yield what is wrong with a partition, one sentence each."""
     yield from image.faults
     yield from _of_lifetimes(image)
-    yield from _of_head(image, partition_of)
+    yield from _of_head(image)
     yield from _of_responses(image)
     yield from _of_jobs(image)
     yield from _of_logs(image)
@@ -83,7 +84,7 @@ def _of_lifetimes(image: Image) -> Iterator[str]:
             yield f"{name} never expires"
 
 
-def _of_head(image: Image, partition_of: Callable[[str], str]) -> Iterator[str]:
+def _of_head(image: Image) -> Iterator[str]:
     facts, head = image.conversation, image.head
     if not head and any(not name.startswith(("lock:", "commit:", "events:")) for name in image.lives):
         yield "partition is missing"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from storage.channel import Argument
+from storage.archive.export import CALL_BREAK, PAGE, PAGE_BYTES
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
 from storage.conversations import read_facts
-from storage.export import CALL_BREAK, PAGE, PAGE_BYTES
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, Chain, Conversation, ImportSource
-from storage.scripts import Call
-from storage.space import Space
 
 Part = TypeVar("Part")
 

@@ -2,7 +2,7 @@
 
 Every write is answered after its fsync, so a server that dies has lost nothing that it acknowledged, and is
 started again. A proxy that is killed takes its server along (Linux); in any case the next start ends a server
-that was left behind. `storage.folder` describes the files.
+that was left behind. `storage.embedded.data_dir` describes the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
-from storage.folder import (
+from storage.embedded.data_dir import (
     LOG,
     SOCKET,
     DataFolder,
@@ -37,9 +37,7 @@ from storage.folder import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["EmbeddedUnavailable", "EmbeddedValkey", "find_binary", "probe", "running_in"]
-
-LOGGER = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__package__)
 
 #: Valkey's settings; paths are relative to the data folder, which is its working directory.
 SETTINGS = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
-from storage.channel import Argument, Channel, Command
+from storage.client.channel import Argument, Channel, Command
 from storage.errors import REFUSALS, StoreError, Unavailable
 
 #: Script → what is put before it. Not every script pays for what it doesn't use.
@@ -138,12 +138,12 @@ def load_scripts(conversation_seconds: int = 0) -> dict[str, Script]:
 
     conversation_seconds: how long a conversation is kept after its last use; 0: for ever.
     """
-    folder = resources.files("storage") / "lua"
+    files = {file.name: file for folder in (resources.files("storage") / "lua").iterdir() for file in folder.iterdir()}
     loaded = {}
     for name, preludes in PRELUDES.items():
         if name in PROLONGING:
             preludes = (*preludes, "retention")
-        *parts, script = [(folder / f"{part}.lua").read_text("utf-8") for part in (*preludes, name)]
+        *parts, script = [files[f"{part}.lua"].read_text("utf-8") for part in (*preludes, name)]
         if name in PROLONGING:
             script = _PROLONGED.format(script=script, used=str(PROLONGING[name]).lower())
         if "retention" in preludes:

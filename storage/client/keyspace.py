@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from storage.channel import Argument
-from storage.keys import OwnerKeys, PartitionKeys
+from storage.client.channel import Argument
+from storage.client.keys import OwnerKeys, PartitionKeys
+from storage.client.scripts import Call, Scripts
+from storage.partitions import partition_of
 from storage.records import Entry
-from storage.scripts import Call, Scripts
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """One key space. partition_of: id → the partition it lives in; retention_seconds: a response's time to live."""
+    """One key space. prefix: before every key; retention_seconds: a response's time to live."""
 
     scripts: Scripts
     prefix: str
     retention_seconds: int
-    partition_of: Callable[[str], str]
 
     def keys(self, some_id: str) -> PartitionKeys:
         """Return the keys of the partition that an id leads to."""
-        return self.keys_of(self.partition_of(some_id))
+        return self.keys_of(partition_of(some_id))
 
     def keys_of(self, partition: str) -> PartitionKeys:
         """Return the keys of a partition."""

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 
-from storage.channel import Channel, ClusterChannel, ServerChannel
+from storage.client.channel import Channel, ClusterChannel, ServerChannel
 
 Client: TypeAlias = Redis | RedisCluster
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from storage.channel import Argument, Channel
-from storage.scripts import CLIENT_ERRORS, Call, translate
-from storage.space import Space
-from storage.sweeper import escape_glob
+from storage.client.channel import Argument, Channel
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.maintenance.sweeper import escape_glob
 
 #: Times that all keys are looked at, at most: each but the first finds only what was written during the one before.
 ROUNDS = 5
