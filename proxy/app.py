@@ -31,7 +31,7 @@ from proxy.api.passthrough import pass_through
 from proxy.auth.authenticators import create_authenticator
 from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
-from proxy.context.budget import Gauge
+from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
@@ -44,10 +44,10 @@ from proxy.sealing import SEALER, create_sealer
 from proxy.services import SERVICES, Services
 from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
-from proxy.turns.running import TURNS, Turns
+from proxy.turns.running import TURNS, RunningTurns
 from proxy.upstream.client import UPSTREAM, Upstream, create_session
 from proxy.websocket import connection
-from proxy.websocket.connections import SOCKETS, Sockets
+from proxy.websocket.connections import CONNECTIONS, Connections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -141,9 +141,11 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     """Keep the registry of running turns."""
     config = app[CONFIG]
     leases = Leases(app[STORE], config.turns.lock_lease_seconds)
-    async with leases.renewing(), Turns(config.server.keepalive_seconds).serving() as turns:
+    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds).serving() as turns:
         app[TURNS] = turns
-        app[SERVICES] = Services(app[STORE], app[UPSTREAM], config, leases, app[SEALER], Gauge(config.models.windows))
+        app[SERVICES] = Services(
+            app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
+        )
         yield
 
 
@@ -158,8 +160,8 @@ async def provide_sockets(app: web.Application) -> AsyncIterator[None]:
     """Look after WebSocket connections."""
     server, limits = app[CONFIG].server, app[CONFIG].websocket
     shortest = min(server.unread_seconds, limits.ping_seconds, limits.max_seconds)
-    async with Sockets(shortest).serving() as sockets:
-        app[SOCKETS] = sockets
+    async with Connections(shortest).serving() as sockets:
+        app[CONNECTIONS] = sockets
         yield
 
 
@@ -175,7 +177,7 @@ async def stop_turns(app: web.Application) -> None:
     app[STOPPING].set()
     seconds = app[CONFIG].server.shutdown_timeout_seconds
     start = time.monotonic()
-    app[SOCKETS].stop()
+    app[CONNECTIONS].stop()
     await asyncio.gather(app[TURNS].drain(seconds), app[WORKER].drain(seconds))
     app[FOLLOWERS].stop()
     left = seconds - (time.monotonic() - start)

@@ -1,14 +1,13 @@
-"""How a turn's answer reaches whoever waits for it: `Delivery`; over HTTP one JSON body or a stream: `HttpDelivery`."""
+"""Delivery: how a turn's frames reach whoever waits for them, and the sinks that take them down beside it.
+
+A frame is one whole server-sent event. Every frame goes to the sinks first and to the client then, so that nothing is
+told that a sink does not have.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
-
-from aiohttp import web
-
-logger = logging.getLogger(__name__)
 
 
 class Delivery(Protocol):
@@ -21,8 +20,8 @@ class Delivery(Protocol):
         """Whether anything of a stream was sent."""
         ...
 
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Note the upstream's headers that go along with the answer."""
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Take the upstream's headers that go along with the answer; a later call replaces them."""
         ...
 
     async def send(self, frames: bytes) -> bool:
@@ -33,60 +32,61 @@ class Delivery(Protocol):
         """Do what a stream needs that has been silent for that long. Never waits for the client."""
         ...
 
+
+class FrameSink(Protocol):
+    """What takes down the frames of one turn, those too that a client that has gone never gets."""
+
+    async def write(self, frames: bytes) -> None:
+        """Take whole frames; the last ones end with `sse.DONE`. Raises nothing."""
+        ...
+
     async def secure(self) -> None:
-        """Return when what was sent is safe, where it is kept: the turn is about to be committed."""
-        ...
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the stream cleanly and return its response."""
-        ...
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
+        """Return when what was written is safe, where it has to be: the turn is about to be committed."""
         ...
 
 
-class WrappedDelivery:
-    """A delivery around another, which does everything: the base of those that only add to it."""
+class Unattended:
+    """The delivery of a turn that nobody waits for: it runs on to its end."""
 
-    def __init__(self, inner: Delivery) -> None:
-        self._inner = inner
+    def __init__(self) -> None:
+        self.gone = False
+        self.started = False
 
-    @property
-    def gone(self) -> bool:
-        """Whether the client left."""
-        return self._inner.gone
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Nobody sees them."""
 
-    @gone.setter
-    def gone(self, value: bool) -> None:
-        """Note that the client left."""
-        self._inner.gone = value
+    async def send(self, frames: bytes) -> bool:
+        """Note that the answer has begun; there is always somebody to run on for."""
+        self.started = True
+        return True
+
+    async def keep_alive(self, silence_seconds: float) -> None:
+        """Nobody waits."""
+
+
+class TurnOutput:
+    """Where the frames of one turn go: to the sinks, then to the client."""
+
+    def __init__(self, delivery: Delivery, sinks: Sequence[FrameSink]) -> None:
+        self.delivery = delivery
+        self._sinks = sinks
 
     @property
     def started(self) -> bool:
-        """Whether anything of the stream was sent."""
-        return self._inner.started
+        """Whether the client was sent anything of a stream."""
+        return self.delivery.started
 
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Note the upstream's headers that go along with the answer."""
-        self._inner.keep_headers(headers)
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Hand the upstream's headers to the client's side."""
+        self.delivery.begin(headers)
 
     async def send(self, frames: bytes) -> bool:
-        """Send whole frames; return whether the client is there."""
-        return await self._inner.send(frames)
-
-    async def keep_alive(self, silence_seconds: float) -> None:
-        """Do what the client's stream needs after that much silence."""
-        await self._inner.keep_alive(silence_seconds)
+        """Take down and send whole frames; return whether the client is there."""
+        for sink in self._sinks:
+            await sink.write(frames)
+        return await self.delivery.send(frames)
 
     async def secure(self) -> None:
-        """Return when the client's side has what it needs."""
-        await self._inner.secure()
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the client's stream cleanly and return its response."""
-        return await self._inner.finish_stream()
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
-        return self._inner.json_response(body)
+        """Return when the sinks have what must not be lost any more."""
+        for sink in self._sinks:
+            await sink.secure()

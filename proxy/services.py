@@ -1,4 +1,4 @@
-"""services."""
+"""Services: what turns work with, made once an application."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from typing import TYPE_CHECKING
 
 from aiohttp.web import AppKey
 
-from proxy.context.budget import Gauge
-from proxy.upstream.capabilities import Absences
-from proxy.upstream.client import Upstream
-from storage import Store
+from proxy.upstream.capabilities import Capabilities
+from proxy.upstream.model_call import ModelCall
 
 if TYPE_CHECKING:
+    from proxy.auth.caller import Caller
     from proxy.config.settings import Config
+    from proxy.context.budget import TokenBudget
     from proxy.runtime.leases import Leases
     from proxy.sealing import Sealer
-
-
-#: What a turn works with.
-SERVICES: AppKey[Services] = AppKey("services")
+    from proxy.upstream.client import Upstream
+    from proxy.upstream.model_call import Inbound
+    from storage import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What turns work with.
-
-    absences: endpoints that the upstream turned out to lack. unsealed_models: models that refuse to give encrypted
-    reasoning, as learnt from them.
-    """
+    """What turns work with. capabilities: what the upstream turned out to lack."""
 
     store: Store
     upstream: Upstream
     config: Config
     leases: Leases
     sealer: Sealer
-    gauge: Gauge
-    absences: Absences = field(default_factory=Absences)
-    unsealed_models: set[str] = field(default_factory=set)
+    budget: TokenBudget
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+    def model_call(self, caller: Caller, inbound: Inbound) -> ModelCall:
+        """Return what asks the model server on behalf of one request. inbound: what goes along of it."""
+        return ModelCall(self.upstream, self.capabilities, self.budget, caller, inbound)
+
+
+#: What a turn works with.
+SERVICES: AppKey[Services] = AppKey("services")

@@ -15,7 +15,7 @@ from proxy.backup.verifier import Backup, InvalidBackup
 from proxy.http.answers import json_answer, path_conversation_id
 from proxy.http.body import iter_content
 from proxy.http.keys import CONFIG, STORE
-from proxy.protocol.errors import AlreadyExists, BadRequest, Unavailable, UnsupportedMedia
+from proxy.protocol.errors import AlreadyExists, BadRequest, ServiceUnavailable, UnsupportedMedia
 from storage import Conflict, Conversation, ConversationExists, Store
 
 JSON_LINES = "application/x-ndjson"
@@ -54,7 +54,7 @@ async def import_conversation(request: web.Request) -> web.Response:
 async def restore(store: Store, owner: str, file: IO[bytes]) -> tuple[Conversation, bool]:
     """Check and restore what was written to `file`; return the conversation, and whether that changed anything.
 
-    Raises BadRequest (`invalid_import`), AlreadyExists, Unavailable.
+    Raises BadRequest (`invalid_import`), AlreadyExists, ServiceUnavailable.
     """
     file.seek(0)
     try:
@@ -67,7 +67,7 @@ async def restore(store: Store, owner: str, file: IO[bytes]) -> tuple[Conversati
             f"Conversation '{exc.subject}' can't be imported: its id is taken.", code="conversation_exists"
         ) from exc
     except Conflict as exc:
-        raise Unavailable("Another import of this conversation is running; try again.") from exc
+        raise ServiceUnavailable("Another import of this conversation is running; try again.") from exc
 
 
 ROUTES = [

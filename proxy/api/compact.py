@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,23 +18,18 @@ from proxy.auth.caller import CALLER
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
 from proxy.context.compacted import Compacted, is_summary, kind_of, pack, split, window
+from proxy.context.request_body import body_with_input
 from proxy.http.body import read_json
 from proxy.http.keys import UPSTREAM_REQUEST_ID
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, UpstreamRefusal, missing_parameter
-from proxy.protocol.items import to_upstream
 from proxy.protocol.request import TurnRequest, read_request
 from proxy.services import SERVICES
-from proxy.turns.opening import look, partition_for
-from proxy.upstream.call import Inbound, call_upstream
+from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
-from proxy.upstream.client import read_body
-from proxy.upstream.headers import response_headers
+from proxy.upstream.model_call import Inbound, ModelCall
 
 if TYPE_CHECKING:
-    from multidict import CIMultiDict
-
-    from proxy.auth.caller import Caller
     from proxy.services import Services
 
 PATH = "/responses/compact"
@@ -54,10 +48,10 @@ _NO_USAGE = {
 async def compact_window(request: web.Request) -> web.Response:
     """POST /v1/responses/compact: the window that a request describes, made short."""
     asked = read_compact(await read_json(request))
-    compactor = Compactor(request.app[SERVICES], request[CALLER], asked, Inbound.of(request))
-    async with AsyncExitStack() as stack:
-        body, headers = await compactor.compact(stack)
-    request[UPSTREAM_REQUEST_ID] = compactor.upstream_request_id
+    services = request.app[SERVICES]
+    call = services.model_call(request[CALLER], Inbound.of(request))
+    body, headers = await Compactor(services, call, asked).compact()
+    request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 
@@ -71,54 +65,51 @@ def read_compact(body: Mapping[str, Any]) -> TurnRequest:
 class Compactor:
     """Makes one window short."""
 
-    def __init__(self, services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> None:
+    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
         self._services = services
-        self._caller = caller
+        self._call = call
+        self._owner = call.caller.owner
         self._request = request
-        self._inbound = inbound
-        self._partition = partition_for(request)
-        #: What the upstream calls its part, for the log.
-        self.upstream_request_id = "-"
+        #: Where the turn would live: its ids name it.
+        self._partition = ""
 
-    async def compact(self, stack: AsyncExitStack) -> tuple[bytes, CIMultiDict[str]]:
+    async def compact(self) -> tuple[bytes, Mapping[str, str]]:
         """Return the answer and the headers that go along. Raises ApiError, StoreError."""
         items = await self._read_window()
         if not any(not kind_of(item).is_standing and not is_summary(item) for item in items):
             raise BadRequest("There is nothing to compact.", param="input")
-        mode, absences, model = self._services.config.compaction.upstream, self._services.absences, self._request.model
-        if mode == "own" or (mode == "auto" and absences.has(PATH, model)):
-            return await self._compact_here(stack, items)
+        mode, model = self._services.config.compaction.upstream, self._request.model
+        capabilities = self._services.capabilities
+        if mode == "own" or (mode == "auto" and capabilities.is_absent(PATH, model)):
+            return await self._compact_here(items)
         try:
-            body, headers = await self._forward(stack, items)
+            body, headers = await self._forward(items)
         except UpstreamRefusal as refusal:
             if mode == "native" or not means_absence(refusal):
                 raise
         else:
             if mode == "native" or _is_compaction(body):
                 return body, headers
-        absences.note(PATH, model)
-        return await self._compact_here(stack, items)
+        capabilities.note_absent(PATH, model)
+        return await self._compact_here(items)
 
     async def _read_window(self) -> list[bytes]:
-        opened, prepared = await look(self._services, self._caller.owner, self._request)
-        brought = [item for item in split(prepared.sent) if kind_of(item).type != TRIGGER]
-        opener = Opener(self._services, self._caller.owner, self._request)
-        return [item for _, item in window([*opened.items, *brought], opener.open)]
+        opening = await look(self._services, self._owner, self._request)
+        self._partition = opening.lease.partition
+        brought = [item for item in split(opening.turn_input.sent) if kind_of(item).type != TRIGGER]
+        opener = Opener(self._services, self._owner, self._request)
+        return [item for _, item in window([*opening.opened.items, *brought], opener.open)]
 
-    async def _forward(self, stack: AsyncExitStack, items: Sequence[bytes]) -> tuple[bytes, CIMultiDict[str]]:
+    async def _forward(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
         fields = {name: value for name, value in self._request.body.items() if name not in _OURS}
-        body = b"".join((orjson.dumps(fields)[:-1], b',"input":[', to_upstream(b",".join(items)), b"]}"))
-        call = call_upstream(self._services, self._caller, self._inbound, body, PATH)
-        answer = await stack.enter_async_context(call)
-        self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        return await read_body(answer, self._services.upstream.max_response_bytes), response_headers(answer.headers)
+        async with self._call.post(body_with_input(fields, items), PATH) as answer:
+            return await answer.read(), answer.headers
 
-    async def _compact_here(self, stack: AsyncExitStack, items: Sequence[bytes]) -> tuple[bytes, CIMultiDict[str]]:
-        summariser = Summariser(self._services, self._caller, self._request, self._inbound)
-        answer = await summariser.ask(stack, items)
-        self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        summary = await summariser.read(answer)
-        return self._answer(summary, items), response_headers(answer.headers)
+    async def _compact_here(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
+        summariser = Summariser(self._services, self._call, self._request)
+        async with summariser.ask(items) as answer:
+            summary = await summariser.read(answer)
+        return self._answer(summary, items), answer.headers
 
     def _answer(self, summary: Summary, items: Sequence[bytes]) -> bytes:
         standing = [msgspec.Raw(item) for item in items if kind_of(item).is_standing]
@@ -126,7 +117,7 @@ class Compactor:
         compaction = {
             "id": self._new_item_id("compaction"),
             "type": "compaction",
-            "encrypted_content": self._services.sealer.seal(PURPOSE, self._caller.owner, content),
+            "encrypted_content": self._services.sealer.seal(PURPOSE, self._owner, content),
         }
         users = [orjson.Fragment(item) for item in items if kind_of(item).is_user and not is_summary(item)]
         return orjson.dumps(

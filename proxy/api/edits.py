@@ -19,7 +19,8 @@ from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter
 from proxy.protocol.items import hide_sealed, read_input
 from proxy.protocol.params import MAIN, read_branch
-from proxy.protocol.request import Revised, TurnRequest, read_request
+from proxy.protocol.request import TurnRequest, read_request
+from proxy.turns.options import Revised, TurnOptions
 from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
 
 #: Fields of a body that are for us, not for the model server.
@@ -37,7 +38,7 @@ async def edit_item(request: web.Request) -> web.StreamResponse:
             raise BadRequest("Only an answer can be streamed: set 'regenerate' to true.", param="stream")
         return await _fork_alone(request, fork, describe_edit, message)
     turn = read_turn({**body, "input": [message]}, _source(request, fork))
-    return await run_turn(request, replace(turn, describe=describe_edit))
+    return await run_turn(request, turn, TurnOptions(describe=describe_edit))
 
 
 async def regenerate_item(request: web.Request) -> web.StreamResponse:
@@ -46,7 +47,7 @@ async def regenerate_item(request: web.Request) -> web.StreamResponse:
     if not _asks(body, default=True):
         return await _fork_alone(request, fork, describe_regeneration)
     turn = read_turn(body, _source(request, fork))
-    return await run_turn(request, replace(turn, describe=describe_regeneration))
+    return await run_turn(request, turn, TurnOptions(describe=describe_regeneration))
 
 
 def read_message(body: Mapping[str, Any]) -> dict[str, Any]:

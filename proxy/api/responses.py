@@ -19,7 +19,7 @@ from proxy.protocol.params import asks_encrypted, check_id, read_page
 from proxy.protocol.request import read_request
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
-from proxy.upstream.call import Inbound
+from proxy.upstream.model_call import Inbound
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:

@@ -120,7 +120,7 @@ class JwtAuthenticator:
         self._verified = TokenCache()
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller that the token names. Raises Unauthorized; Unavailable when there are no keys."""
+        """Return the caller that the token names. Raises Unauthorized; ServiceUnavailable when there are no keys."""
         token = _bearer_token(_authorization(headers))
         digest = hashlib.sha256(token.encode()).digest()
         # Before the cache: it must not outlive the keys that its entries were verified with

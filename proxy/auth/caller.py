@@ -38,4 +38,4 @@ class Authenticator(Protocol):
     """Tells callers apart by the headers of their requests."""
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller. Raises Unauthorized; Unavailable when no keys to verify tokens can be had."""
+        """Return the caller. Raises Unauthorized; ServiceUnavailable when no keys to verify tokens can be had."""

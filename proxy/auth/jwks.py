@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from proxy.protocol.errors import Unavailable
+from proxy.protocol.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -141,7 +141,7 @@ class RemoteKeys:
         self._flight: asyncio.Task[None] | None = None
 
     async def current(self) -> KeySet:
-        """Return the keys in force, fetched first when due. Raises Unavailable when there are none."""
+        """Return the keys in force, fetched first when due. Raises ServiceUnavailable when there are none."""
         if self._clock() >= self._due:
             flight = self._started()
             if self._keys is None or not self._failing:
@@ -152,7 +152,7 @@ class RemoteKeys:
     async def renewed(self) -> KeySet:
         """Return the keys in force after another fetch; at most one in UNKNOWN_KID_PAUSE_SECONDS is made.
 
-        Raises Unavailable when there are no keys.
+        Raises ServiceUnavailable when there are no keys.
         """
         flight = self._flight
         if flight is None and self._clock() >= self._unknown_kid_due:
@@ -164,7 +164,7 @@ class RemoteKeys:
 
     def _in_force(self) -> KeySet:
         if self._keys is None:
-            raise Unavailable("The keys that tokens are verified with can't be fetched at the moment.")
+            raise ServiceUnavailable("The keys that tokens are verified with can't be fetched at the moment.")
         return self._keys
 
     def _started(self) -> asyncio.Task[None]:

@@ -1,4 +1,4 @@
-"""What it takes to run a background response later and elsewhere: sealed, because callers' keys are among it."""
+"""Background job: what it takes to run a response later and elsewhere, sealed because callers' keys are among it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import orjson
 from multidict import CIMultiDict
 
 from proxy.protocol.request import TurnRequest, read_request
-from proxy.upstream.call import Inbound
 from proxy.upstream.headers import request_headers
+from proxy.upstream.model_call import Inbound
 
 if TYPE_CHECKING:
     from proxy.auth.caller import Caller
@@ -21,7 +21,7 @@ _PURPOSE = "background response"
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class BackgroundJob:
     """A caller's request. body: as it came; created_at: Unix seconds, as the caller was told."""
 
     body: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Parcel:
     created_at: int
 
     @classmethod
-    def pack(cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int) -> Parcel:
+    def of(cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int) -> BackgroundJob:
         """Return what a request needs: of its headers those that the upstream gets."""
         headers = request_headers(inbound.headers, None)
         headers.popall("Authorization", None)
@@ -52,7 +52,7 @@ class Parcel:
         return sealer.seal(f"{_PURPOSE} {response_id}", owner, orjson.dumps(content))
 
     @classmethod
-    def open(cls, sealer: Sealer, owner: str, response_id: str, text: str) -> Parcel:
+    def open(cls, sealer: Sealer, owner: str, response_id: str, text: str) -> BackgroundJob:
         """Return what was sealed. Raises Unsealable, OSError."""
         content = orjson.loads(sealer.open(f"{_PURPOSE} {response_id}", owner, text))
         headers = CIMultiDict((name, value) for name, value in content["headers"])

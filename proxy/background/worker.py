@@ -1,4 +1,4 @@
-"""The worker: takes background responses from the queue and runs them, at most so many at a time.
+"""Background worker: takes responses from the queue and runs them, at most so many at a time.
 
     take, reclaim ── entries of the queue, new ones and those of workers that died
     claim            the record decides who runs it; a lease, a new token, an attempt
@@ -24,12 +24,14 @@ import orjson
 from aiohttp.web import AppKey
 
 from proxy.auth.caller import Caller
-from proxy.background.job import Parcel
+from proxy.background.job import BackgroundJob
+from proxy.delivery import Unattended
 from proxy.protocol.errors import ApiError
 from proxy.protocol.store_errors import from_store_error
 from proxy.sealing import Unsealable
-from proxy.streams.event_log import EventWriter, LogDelivery
-from proxy.turns.opening import Identity
+from proxy.streams.event_log import EventLogWriter
+from proxy.turns.identity import AcceptedIdentity
+from proxy.turns.options import TurnOptions
 from proxy.turns.turn import Turn
 from storage import EventLog, Job, JobEntry, StoreError, Unavailable
 
@@ -209,8 +211,8 @@ class Worker:
         try:
             if refusal := self._refusal(job):
                 await self._fail(job, _SERVER_ERROR, refusal)
-            elif parcel := await self._open(job):
-                await self._run_turn(run, job, parcel)
+            elif content := await self._open(job):
+                await self._run_turn(run, job, content)
         except Unavailable:
             raise
         except StoreError as refused:
@@ -230,11 +232,11 @@ class Worker:
             return "This response waited too long for a server to make it; it was given up."
         return None
 
-    async def _open(self, job: Job) -> Parcel | None:
+    async def _open(self, job: Job) -> BackgroundJob | None:
         """Return what it takes to run a response; None if that was left to a replica that has its key."""
         response_id = job.entry.response_id
         try:
-            return Parcel.open(self._services.sealer, job.owner, response_id, job.job)
+            return BackgroundJob.open(self._services.sealer, job.owner, response_id, job.job)
         except (Unsealable, OSError) as error:
             logger.warning("background response %s can't be opened here: %s", response_id, type(error).__name__)
         if job.waited_seconds > self._config.max_queue_seconds:
@@ -243,17 +245,17 @@ class Worker:
             await self._jobs.give_back(job, secrets.token_hex(8), self._lease_seconds)
         return None
 
-    async def _run_turn(self, run: Run, job: Job, parcel: Parcel) -> None:
+    async def _run_turn(self, run: Run, job: Job, content: BackgroundJob) -> None:
         services, response_id = self._services, job.entry.response_id
-        request = parcel.read()
+        request = content.read()
         async with AsyncExitStack() as stack:
-            writer = None
+            sinks = []
             if request.stream:
-                writer = EventWriter(services, EventLog(job.owner, response_id, job.token))
-                await stack.enter_async_context(writer)
-            identity = Identity(response_id, job.token, parcel.created_at, LOCK_WAIT_SECONDS)
-            caller = Caller(job.owner, parcel.authorization)
-            turn = Turn(services, caller, request, parcel.inbound, LogDelivery(writer), identity)
+                log = EventLogWriter(services, EventLog(job.owner, response_id, job.token))
+                sinks.append(await stack.enter_async_context(log))
+            call = services.model_call(Caller(job.owner, content.authorization), content.inbound)
+            identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)
+            turn = Turn(services, call, request, Unattended(), TurnOptions(identity=identity), sinks=sinks)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)
             start = time.monotonic()
             await run.carry_out(turn)

@@ -1,4 +1,4 @@
-"""A turn's compactions: those that its history has are opened for the model, and a new one is made where it is due.
+"""Automatic compaction: those that a turn's history has are opened for the model, and a new one is made where due.
 
     context_management   a window over `compact_threshold`: all but what the turn asks is summarised, the turn goes on
                          with the summary, and its output begins with the compaction item
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,19 +20,17 @@ import msgspec
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
 from proxy.context.compacted import MARK, Compacted, divide, is_summary, kind_of, mentions, pack, split, window
-from proxy.context.input import Prepared
+from proxy.context.input import TurnInput
 from proxy.protocol.errors import ApiError, BadRequest, invalid_type, json_type
-from proxy.upstream.headers import response_headers
 from storage import Entry, OpenedTurn, Origin
 
 if TYPE_CHECKING:
-    from proxy.auth.caller import Caller
     from proxy.config.settings import Config
-    from proxy.delivery import Delivery
+    from proxy.delivery import TurnOutput
     from proxy.protocol.request import TurnRequest
     from proxy.relay import Outcome, Relay
     from proxy.services import Services
-    from proxy.upstream.call import Inbound
+    from proxy.upstream.model_call import ModelCall
 
 #: Least `compact_threshold`, in tokens; OpenAI's.
 MIN_THRESHOLD = 1000
@@ -46,33 +43,33 @@ logger = logging.getLogger(__name__)
 class Compaction:
     """The compactions of one turn. Raises BadRequest for a request that asks for one wrongly."""
 
-    def __init__(self, services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> None:
+    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
         self._services = services
-        self._caller = caller
+        self._owner = call.caller.owner
         self._own = not is_native(services.config)
         self._triggered = self._own and _read_trigger(request)
         self._threshold = _read_threshold(request.body) if self._own else None
         #: The request as the upstream gets it.
         self.request = _without_management(request) if self._own else request
-        self._summariser = Summariser(services, caller, request, inbound)
-        self._view: tuple[OpenedTurn, Prepared] = OpenedTurn(), Prepared([], b"")
+        self._summariser = Summariser(services, call, request)
+        self._view: tuple[OpenedTurn, TurnInput] = OpenedTurn(), TurnInput([], b"")
 
     @property
-    def view(self) -> tuple[OpenedTurn, Prepared]:
+    def view(self) -> tuple[OpenedTurn, TurnInput]:
         """What the upstream is asked with: the turn's history and input, without what is compacted."""
         return self._view
 
-    def open(self, opened: OpenedTurn, prepared: Prepared) -> None:
+    def open(self, opened: OpenedTurn, turn_input: TurnInput) -> None:
         """Take a turn's history and input. Raises BadRequest for a compaction of ours that can't be read."""
-        self._view = opened, prepared
-        if self._triggered or mentions(opened.items) or MARK in prepared.sent:
-            opener = Opener(self._services, self._caller.owner, self.request)
-            brought = [item for item in split(prepared.sent) if not self._own or kind_of(item).type != TRIGGER]
+        self._view = opened, turn_input
+        if self._triggered or mentions(opened.items) or MARK in turn_input.sent:
+            opener = Opener(self._services, self._owner, self.request)
+            brought = [item for item in split(turn_input.sent) if not self._own or kind_of(item).type != TRIGGER]
             shown = window([*opened.items, *brought], opener.open)
             start = sum(place < len(opened.items) for place, _ in shown)
             self._show([item for _, item in shown], start)
 
-    async def run(self, stack: AsyncExitStack, relay: Relay, delivery: Delivery) -> Outcome | None:
+    async def run(self, relay: Relay, output: TurnOutput) -> Outcome | None:
         """Compact if it is due; return how the turn ends if nothing else was asked for.
 
         Raises ApiError; a compaction that was not asked for just now is left out rather than fail the turn.
@@ -86,51 +83,49 @@ class Compaction:
                 raise BadRequest("There is nothing to compact.", param="input")
             return None
         try:
-            summary = await self._summarise(stack, relay, delivery, items[:at])
+            summary = await self._summarise(relay, output, items[:at])
         except ApiError as failure:
-            if self._triggered or delivery.started:
+            if self._triggered or output.started:
                 raise
             logger.warning("a compaction failed, the turn goes on without it: %s", failure.message)
             return None
         standing = [msgspec.Raw(item) for item in items[:at] if kind_of(item).is_standing]
         rest = [] if self._triggered else [msgspec.Raw(item) for item in items[at:]]
         content = Compacted(summary.text, whole=True, before=standing, after=rest)
-        sealed = self._services.sealer.seal(PURPOSE, self._caller.owner, pack(content))
+        sealed = self._services.sealer.seal(PURPOSE, self._owner, pack(content))
         frames = relay.compacted(sealed, summary.usage)
         if self.request.stream:
-            await delivery.send(frames)
+            await output.send(frames)
         shown = content.items()
         self._show(shown, len(shown) - len(rest))
         if not self._triggered:
             return None
         return relay.complete({"object": "response", "output": [], "model": summary.model})
 
-    async def _summarise(
-        self, stack: AsyncExitStack, relay: Relay, delivery: Delivery, items: Sequence[bytes]
-    ) -> Summary:
-        answer = await self._summariser.ask(stack, items)
-        delivery.keep_headers(response_headers(answer.headers))
-        if self.request.stream:
-            await delivery.send(relay.compacting())
-            return await self._summariser.read(answer)
-        summary = await self._summariser.read(answer)
-        relay.compacting()
-        return summary
+    async def _summarise(self, relay: Relay, output: TurnOutput, items: Sequence[bytes]) -> Summary:
+        async with self._summariser.ask(items) as answer:
+            output.begin(answer.headers)
+            if self.request.stream:
+                await output.send(relay.compacting())
+                return await self._summariser.read(answer)
+            summary = await self._summariser.read(answer)
+            relay.compacting()
+            return summary
 
     async def _is_over(self) -> bool:
         if self._threshold is None:
             return False
-        return await self._services.gauge.count(self.request.body, *self._view) >= self._threshold
+        return await self._services.budget.count(self.request.body, *self._view) >= self._threshold
 
     def _items(self) -> list[bytes]:
-        opened, prepared = self._view
-        return [*opened.items, *split(prepared.sent)]
+        opened, turn_input = self._view
+        return [*opened.items, *split(turn_input.sent)]
 
     def _show(self, items: Sequence[bytes], start: int) -> None:
         """Let the view be these items. start: where the turn's own input begins in them."""
         opened, _ = self._view
         entries = [Entry(Origin.CLIENT, "", item) for item in items[start:]]
-        self._view = replace(opened, items=items[:start]), Prepared(entries, b",".join(items[start:]))
+        self._view = replace(opened, items=items[:start]), TurnInput(entries, b",".join(items[start:]))
 
 
 def is_native(config: Config) -> bool:

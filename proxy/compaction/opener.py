@@ -1,4 +1,4 @@
-"""compaction.opener."""
+"""Compaction opener: reads the sealed compaction items that were made here, for the owner they were made for."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: What compactions are sealed for.
 PURPOSE = "compaction"
 
+#: The type of the input item that asks for one.
 TRIGGER = "compaction_trigger"
 
 
@@ -25,7 +26,7 @@ class Opener:
     """Opens the compaction items that one request leads to."""
 
     def __init__(self, services: Services, owner: str, request: TurnRequest) -> None:
-        self._services = services
+        self._sealer = services.sealer
         self._owner = owner
         self._request = request
 
@@ -34,7 +35,7 @@ class Opener:
         if not is_sealed(encrypted_content):
             return None
         try:
-            return unpack(self._services.sealer.open(PURPOSE, self._owner, encrypted_content))
+            return unpack(self._sealer.open(PURPOSE, self._owner, encrypted_content))
         except (Unsealable, msgspec.MsgspecError) as exc:
             raise self._unreadable(encrypted_content, msgspec.json.decode(item).get("id")) from exc
 

@@ -1,32 +1,26 @@
-"""A summary of a conversation, written by a model of the upstream in a call of its own."""
+"""Compaction summary: a summary of a conversation, written by a model of the upstream in a call of its own."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.context.input import Prepared
+from proxy.context.input import TurnInput
+from proxy.context.request_body import body_with_input
 from proxy.protocol import ids, sse
 from proxy.protocol.errors import BadGateway
-from proxy.protocol.items import to_upstream
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
-from proxy.turns.model_call import Question
-from proxy.upstream.call import call_upstream
-from proxy.upstream.client import read_response
 from storage import OpenedTurn, new_partition
 
 if TYPE_CHECKING:
-    import aiohttp
-
-    from proxy.auth.caller import Caller
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
-    from proxy.upstream.call import Inbound
+    from proxy.upstream.model_call import ModelAnswer, ModelCall
 
 #: What the model is told unless `compaction.instructions` says something else.
 INSTRUCTIONS = """\
@@ -59,22 +53,22 @@ class Summary:
 class Summariser:
     """Has summaries written for one request, by `compaction.model` or the request's own."""
 
-    def __init__(self, services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> None:
-        self._services = services
-        self._caller = caller
+    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
+        self._config = services.config.compaction
+        self._budget = services.budget
+        self._call = call
         self._request = request
-        self._inbound = inbound
-        self._question = Question(services, caller, request, inbound)
 
-    async def ask(self, stack: AsyncExitStack, items: Sequence[bytes]) -> aiohttp.ClientResponse:
-        """Ask for a summary of a window; return the answer as soon as it begins, open for as long as `stack`.
+    @asynccontextmanager
+    async def ask(self, items: Sequence[bytes]) -> AsyncIterator[ModelAnswer]:
+        """Ask for a summary of a window; give the answer as soon as it begins.
 
         Raises ApiError if the upstream refuses or can't be reached.
         """
-        body = await self._body(items)
-        return await stack.enter_async_context(call_upstream(self._services, self._caller, self._inbound, body))
+        async with self._call.post(await self._body(items)) as answer:
+            yield answer
 
-    async def read(self, answer: aiohttp.ClientResponse) -> Summary:
+    async def read(self, answer: ModelAnswer) -> Summary:
         """Read an answer to its end and return its text.
 
         Raises BadGateway if there is none or if it is not whole, GatewayTimeout.
@@ -91,7 +85,7 @@ class Summariser:
         return Summary(text, response["usage"], response["model"])
 
     async def _body(self, items: Sequence[bytes]) -> bytes:
-        config = self._services.config.compaction
+        config = self._config
         asked = self._request.body
         fields: dict[str, Any] = {name: asked[name] for name in _KEPT_FIELDS if asked.get(name) is not None}
         fields |= {"model": config.model or asked.get("model"), "max_output_tokens": config.max_summary_tokens}
@@ -100,18 +94,17 @@ class Summariser:
         message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
         order = orjson.dumps(message)
         # a history that has outgrown the model's window could not be summarised otherwise
-        opened, _ = await self._services.gauge.fit(
-            {**fields, "truncation": asked.get("truncation")}, OpenedTurn(items=items), Prepared([], order)
+        opened, _ = await self._budget.fit(
+            {**fields, "truncation": asked.get("truncation")}, OpenedTurn(items=items), TurnInput([], order)
         )
-        sent = to_upstream(b",".join((*opened.items, order)))
-        return b"".join((orjson.dumps(fields)[:-1], b',"input":[', sent, b"]}"))
+        return body_with_input(fields, (*opened.items, order))
 
-    async def _read(self, answer: aiohttp.ClientResponse) -> Outcome:
+    async def _read(self, answer: ModelAnswer) -> Outcome:
         relay = Relay(_ownership(self._request.body))
-        if answer.content_type == "application/json":
-            return relay.complete(await read_response(answer, self._services.upstream.max_response_bytes))
+        if answer.is_json:
+            return relay.complete(await answer.read_json())
         try:
-            async for events in self._question.events(answer):
+            async for events in answer.events():
                 for event in events:
                     relay.feed(event)
                 if relay.outcome is not None:

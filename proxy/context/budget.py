@@ -1,4 +1,4 @@
-"""What items weigh against a model's window, remembered: a long history is not counted anew with each turn."""
+"""Token budget: what items weigh against a model's window, remembered, so that a long history is not counted anew."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.context.tokens import count_items, count_settings, load
 from proxy.context.truncation import Kind, Piece, limit_for, omit, piece_of, window_of
 
 if TYPE_CHECKING:
-    from proxy.context.input import Prepared
+    from proxy.context.input import TurnInput
     from storage import OpenedTurn
 
 #: Items that are remembered at least; about 20 MB at most.
@@ -27,7 +27,7 @@ MAX_BYTES_BETWEEN = 64 * 1024
 OMITTED = "x-branchline-omitted-items"
 
 
-class Gauge:
+class TokenBudget:
     """Weighs items. windows: tokens by model, see `models.windows`. remembered_items: at least, at most twice that."""
 
     def __init__(self, windows: Mapping[str, int], *, remembered_items: int = REMEMBERED_ITEMS) -> None:
@@ -40,7 +40,7 @@ class Gauge:
             # the vocabulary takes a third of a second, in which nothing else runs
             load()
 
-    async def fit(self, body: Mapping[str, Any], opened: OpenedTurn, prepared: Prepared) -> tuple[OpenedTurn, int]:
+    async def fit(self, body: Mapping[str, Any], opened: OpenedTurn, turn_input: TurnInput) -> tuple[OpenedTurn, int]:
         """Leave out what `truncation: "auto"` asks for if the model's window is known; return what is left, and how
         many items are not. body: the request's own.
         """
@@ -49,18 +49,18 @@ class Gauge:
             return opened, 0
         history = list(opened.items)
         limit = limit_for(window, body.get("max_output_tokens")) - count_settings(body)
-        pieces = await self.weigh(history + split(prepared.sent))
+        pieces = await self.weigh(history + split(turn_input.sent))
         # what was compacted holds the input too
-        asked = len(history) if prepared.sent else divide(history)
+        asked = len(history) if turn_input.sent else divide(history)
         left_out = omit(pieces, asked, limit)
         if not left_out:
             return opened, 0
         kept = [item for place, item in enumerate(history) if place not in left_out]
         return replace(opened, items=kept), len(left_out)
 
-    async def count(self, body: Mapping[str, Any], opened: OpenedTurn, prepared: Prepared) -> int:
+    async def count(self, body: Mapping[str, Any], opened: OpenedTurn, turn_input: TurnInput) -> int:
         """Return the tokens of a whole request. body: the request's own."""
-        pieces = await self.weigh([*opened.items, *split(prepared.sent)])
+        pieces = await self.weigh([*opened.items, *split(turn_input.sent)])
         return count_settings(body) + sum([piece.tokens for piece in pieces])
 
     async def weigh(self, items: Sequence[bytes]) -> list[Piece]:

@@ -20,7 +20,7 @@ from storage import Entry, OpenedTurn, Origin
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TurnInput:
     """entries: the new items for the store. sent: items for the upstream after the history, as joined JSON."""
 
     entries: list[Entry]
@@ -29,7 +29,7 @@ class Prepared:
 
 def prepare(
     request: TurnRequest, opened: OpenedTurn, new_id: Callable[[str], str], *, check_calls: bool = True
-) -> Prepared:
+) -> TurnInput:
     """Sort a request's items out against what the store knows.
 
     An item with a known id is the stored one, whatever the client sent beside it; one that the history has is not
@@ -56,7 +56,7 @@ def prepare(
             sent.append(entry.data)
     if check_calls and not any(item.type == "compaction" for item in request.items):
         _check_calls(entries, opened, request.items)
-    return Prepared(entries, b",".join(sent))
+    return TurnInput(entries, b",".join(sent))
 
 
 def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id: Callable[[str], str]) -> Entry | None:

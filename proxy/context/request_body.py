@@ -1,13 +1,13 @@
-"""context.request_body."""
+"""Request body: what the model server is sent, the history spliced into the client's own request. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from proxy.context.input import Prepared
+from proxy.context.input import TurnInput
 from proxy.protocol.items import to_upstream
 from proxy.protocol.params import ENCRYPTED_REASONING
 from proxy.protocol.request import TurnRequest
@@ -20,7 +20,7 @@ _OURS = frozenset({"conversation", "previous_response_id", "background", "backgr
 _OF_ANSWERS = frozenset({"store", "stream", "stream_options"})
 
 
-def upstream_body(request: TurnRequest, opened: OpenedTurn, prepared: Prepared, *, ask_encrypted: bool) -> bytes:
+def upstream_body(request: TurnRequest, opened: OpenedTurn, turn_input: TurnInput, *, ask_encrypted: bool) -> bytes:
     """Return the body for the upstream: the client's own, with the history and `store: false`, without our fields.
 
     ask_encrypted: request reasoning.encrypted_content, so that stored reasoning can be replayed.
@@ -29,20 +29,25 @@ def upstream_body(request: TurnRequest, opened: OpenedTurn, prepared: Prepared, 
     fields["store"] = False
     if ask_encrypted and not request.show_encrypted:
         fields["include"] = [*(fields.get("include") or ()), ENCRYPTED_REASONING]
-    return _splice(fields, request, opened, prepared)
+    return _splice(fields, request, opened, turn_input)
 
 
-def count_body(request: TurnRequest, opened: OpenedTurn, prepared: Prepared) -> bytes:
+def count_body(request: TurnRequest, opened: OpenedTurn, turn_input: TurnInput) -> bytes:
     """Return the body that the upstream counts the tokens of: as that of the turn, less what is about its answer."""
     dropped = _OURS | _OF_ANSWERS
     fields = {key: value for key, value in request.body.items() if key not in dropped}
-    return _splice(fields, request, opened, prepared)
+    return _splice(fields, request, opened, turn_input)
 
 
-def _splice(fields: Mapping[str, Any], request: TurnRequest, opened: OpenedTurn, prepared: Prepared) -> bytes:
-    parts = [part for part in (opened.history, prepared.sent) if part]
-    head = orjson.dumps(fields)[:-1]
-    if not parts and request.body.get("input") is None:
-        return head + b"}"
+def body_with_input(fields: Mapping[str, Any], items: Iterable[bytes]) -> bytes:
+    """Return a request as JSON: its fields, without `input`, and items spliced in as they are, some at a time."""
     start = b',"input":[' if fields else b'"input":['
-    return b"".join((head, start, to_upstream(b",".join(parts)), b"]}"))
+    sent = to_upstream(b",".join([item for item in items if item]))
+    return b"".join((orjson.dumps(fields)[:-1], start, sent, b"]}"))
+
+
+def _splice(fields: Mapping[str, Any], request: TurnRequest, opened: OpenedTurn, turn_input: TurnInput) -> bytes:
+    history = opened.history
+    if not (history or turn_input.sent) and request.body.get("input") is None:
+        return orjson.dumps(fields)
+    return body_with_input(fields, (history, turn_input.sent))

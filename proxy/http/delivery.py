@@ -1,4 +1,4 @@
-"""http.delivery."""
+"""HTTP delivery: a turn's answer as one JSON body or as a stream of server-sent events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HttpDelivery:
         """Whether the stream's head was sent."""
         return self._response is not None
 
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
+    def begin(self, headers: Mapping[str, str]) -> None:
         """Note the upstream's headers that go along with the answer."""
         self._headers = headers
 
@@ -50,7 +50,12 @@ class HttpDelivery:
                 self._response.headers["X-Accel-Buffering"] = "no"
                 await self._response.prepare(self._request)
             self._last_sent = time.monotonic()
-            await self._response.write(frames)
+            if frames.endswith(sse.DONE):
+                # the last frames and the end of the body leave in one write
+                self._ended = True
+                await self._response.write_eof(frames)
+            else:
+                await self._response.write(frames)
         except ConnectionError:
             logger.debug("client left its stream")
             self.gone = True
@@ -74,11 +79,12 @@ class HttpDelivery:
         if time.monotonic() - self._last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))
 
-    async def secure(self) -> None:
-        """Do nothing: what was sent is not kept."""
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the stream cleanly and return its response."""
+    async def finish(self, body: bytes | None = None) -> web.StreamResponse:
+        """Return the answer: one JSON body, or the stream, which is ended cleanly."""
+        if body is not None:
+            answer = web.Response(body=body, headers=self._headers)
+            answer.content_type = "application/json"
+            return answer
         self._ended = True
         response = self._response or web.StreamResponse(headers=self._headers)
         if not self.gone:
@@ -86,10 +92,4 @@ class HttpDelivery:
                 await response.write_eof()
             except ConnectionError:
                 self.gone = True
-        return response
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
-        response = web.Response(body=body, headers=self._headers)
-        response.content_type = "application/json"
         return response

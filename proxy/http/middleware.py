@@ -30,7 +30,7 @@ from proxy.protocol.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
-    Unavailable,
+    ServiceUnavailable,
     UnsupportedMedia,
     error_body,
 )
@@ -117,7 +117,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse what comes in on open connections while the server stops; health stays readable."""
     if request.app[STOPPING].is_set() and not _is_open(request):
-        raise Unavailable("The server is stopping; please retry.")
+        raise ServiceUnavailable("The server is stopping; please retry.")
     return await handler(request)
 
 

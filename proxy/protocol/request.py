@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from proxy.protocol.calls import call_key
 from proxy.protocol.errors import (
@@ -19,34 +19,12 @@ from proxy.protocol.errors import (
 from proxy.protocol.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.protocol.items import InputItem, read_input
 from proxy.protocol.params import ENCRYPTED_REASONING, check_branch_name, check_conversation_id, check_id, read_metadata
-from storage import Branch, Fork, ForkPoint, TurnSource
-
-if TYPE_CHECKING:
-    from proxy.turns.continuation import Ending
-
-
-@dataclass(frozen=True)
-class Revised:
-    """What a turn has done to its conversation's branches. branch: the one it made, None if it made none.
-
-    backup: what the old MAIN is called now. anchor: id of the last item that the branch inherited. item: the first
-    that it brought, as stored.
-    """
-
-    branch: Branch | None
-    backup: str | None
-    anchor: str | None
-    item: bytes | None
+from storage import Fork, ForkPoint, TurnSource
 
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """A checked request. body: the client's own, whole.
-
-    describe: returns what the answer says beside the response; None where the answer is the response. generate: whether
-    the model is asked at all. remembered: what comes after it may go on from it even if it is not stored. before: what
-    the previous response ended with, where that is not in the store.
-    """
+    """A checked request. body: the client's own, whole; all else is read from it."""
 
     body: Mapping[str, Any]
     source: TurnSource
@@ -54,10 +32,6 @@ class TurnRequest:
     stream: bool
     background: bool
     items: list[InputItem]
-    describe: Callable[[Revised], dict[str, Any]] | None = None
-    generate: bool = True
-    remembered: bool = False
-    before: Ending | None = None
 
     @property
     def model(self) -> str:
@@ -68,14 +42,6 @@ class TurnRequest:
     def keeps_items(self, *, append_unstored: bool) -> bool:
         """Whether the turn's items are stored. append_unstored: those of unstored turns in conversations are."""
         return self.stored or (append_unstored and self.source.conversation_id is not None)
-
-    @property
-    def fork_param(self) -> str | None:
-        """The parameter that says where the turn forks; None if that is said by the path."""
-        fork = self.source.fork
-        if fork is None or self.describe is not None:
-            return None
-        return "conversation.at" if fork.point is ForkPoint.AT else "conversation.fork_from"
 
     @property
     def show_encrypted(self) -> bool:

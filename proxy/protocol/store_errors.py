@@ -1,4 +1,4 @@
-"""protocol.store_errors."""
+"""Store errors as a caller is told of them: statuses and codes are OpenAI's for the same case. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from proxy.protocol.errors import (
     BadRequest,
     InternalError,
     NotFound,
-    Unavailable,
+    ServiceUnavailable,
     branch_exists,
     conversation_locked,
     conversation_not_found,
@@ -31,8 +31,8 @@ from storage import (
     ResponseUnfinished,
     StoreError,
     TooManyMetadata,
+    Unavailable,
 )
-from storage import Unavailable as StoreUnavailable
 
 
 def from_branch_error(error: StoreError) -> ApiError | None:
@@ -63,8 +63,10 @@ def from_branch_error(error: StoreError) -> ApiError | None:
 def from_store_error(error: StoreError) -> ApiError:
     """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
     match error:
-        case StoreUnavailable():
-            return Unavailable("The store can't be reached. Nothing was changed; try again.", code="store_unavailable")
+        case Unavailable():
+            return ServiceUnavailable(
+                "The store can't be reached. Nothing was changed; try again.", code="store_unavailable"
+            )
         case ConversationNotFound():
             return conversation_not_found(error.subject)
         case ResponseNotFound():

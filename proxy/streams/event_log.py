@@ -1,4 +1,4 @@
-"""Events kept beside their delivery: written to the store's log in batches, so that they can be told again.
+"""Event log writer: a stream's events kept in the store, in batches, so that they can be told again.
 
 At most one write per `BATCH_SECONDS` or `BATCH_BYTES` and stream. A run that another one came before goes on in the
 log that it left: what it would write is compared, frame by frame, and skipped as long as it is the same.
@@ -9,18 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
-from aiohttp import web
-
-from proxy.delivery import Delivery, WrappedDelivery
 from proxy.protocol import sse
 from storage import EventBatch, EventLog, EventQuery, Unavailable
 
 if TYPE_CHECKING:
-    from proxy.config.settings import Config
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
 
@@ -42,10 +36,11 @@ PAGE_BYTES = 1024 * 1024
 _END = b"\n\n"
 
 
-class EventWriter:
-    """Writes one response's log. Enter it before the run, leave it after: it holds the log's lock in between.
+class EventLogWriter:
+    """Writes one response's log, as a sink of its turn's frames; it holds the log's lock from the first to `end`.
 
-    It never fails a run: what can't be written is logged, and then missing.
+    It never fails a run: what can't be written is logged, and then missing. Around a run of a response that was
+    accepted before, enter it as a context, which finds what an earlier run has written.
     """
 
     def __init__(self, services: Services, log: EventLog) -> None:
@@ -86,6 +81,10 @@ class EventWriter:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        await self.end()
+
+    async def end(self) -> None:
+        """Let go of the log: what has not been written by now is missing."""
         self._stop_timer()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
@@ -98,7 +97,12 @@ class EventWriter:
         self._over = True
 
     async def write(self, frames: bytes) -> None:
-        """Keep whole frames, soon. Waits for the store only when many bytes are due."""
+        """Keep whole frames, soon; end the log with the last ones. Waits for the store only then, or when many bytes
+        are due.
+        """
+        if frames.endswith(sse.DONE):
+            await self._close(frames)
+            return
         if self._over or not frames:
             return
         self._add(frames)
@@ -108,7 +112,7 @@ class EventWriter:
         if self._waiting:
             self._start_timer(self._batch_seconds)
 
-    async def flush(self) -> None:
+    async def secure(self) -> None:
         """Return when the log has what was written, or can't have it now.
 
         A run that dies after its commit is not made again: all but the end that its response tells must be there.
@@ -117,8 +121,7 @@ class EventWriter:
             self._stop_timer()
             await self._flush()
 
-    async def close(self, frames: bytes) -> None:
-        """Keep the last frames and end the log; returns when that is done, or can't be."""
+    async def _close(self, frames: bytes) -> None:
         self._stop_timer()
         self._closing = True
         if not self._over:
@@ -244,76 +247,47 @@ class EventWriter:
         self._leases.forget(self._lease)
 
 
-class LoggedDelivery(WrappedDelivery):
-    """A delivery whose events are kept as well; the last one is in the log before it is told.
+class StreamLog:
+    """The log of an ordinary stream, begun when its turn has an id: a sink of the turn's frames, and its observer.
 
-    The log may lack the latest events until it ends: a run that dies before that is not made again.
+    It may lack the latest events until it ends: a run that dies before that is not made again.
     """
 
-    def __init__(self, inner: Delivery, writer: EventWriter) -> None:
-        super().__init__(inner)
-        self._writer = writer
+    def __init__(self, services: Services, owner: str) -> None:
+        self._services = services
+        self._owner = owner
+        self._writer: EventLogWriter | None = None
 
-    async def send(self, frames: bytes) -> bool:
-        """Keep whole frames and send them; return whether the client is there."""
-        await _keep(self._writer, frames)
-        return await super().send(frames)
+    def begun(self) -> None:
+        """Nothing to do yet."""
 
+    async def identified(self, response_id: str) -> None:
+        """Begin the log."""
+        self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id))
 
-class LogDelivery:
-    """A delivery without a client. writer: keeps the events; None if nobody will ask for them."""
+    def left(self) -> None:
+        """Go on: the client may come back."""
 
-    def __init__(self, writer: EventWriter | None) -> None:
-        self._writer = writer
-        self.gone = False
-        self.started = False
-
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Nobody sees them."""
-
-    async def send(self, frames: bytes) -> bool:
-        """Keep whole frames; there is always somebody to run on for."""
-        self.started = True
+    async def ended(self, end: object) -> None:
+        """Let go of the log."""
         if self._writer is not None:
-            await _keep(self._writer, frames)
-        return True
+            await self._writer.end()
 
-    async def keep_alive(self, silence_seconds: float) -> None:
-        """Nobody waits."""
+    async def write(self, frames: bytes) -> None:
+        """Keep whole frames, soon; return once the last ones are there."""
+        if self._writer is not None:
+            await self._writer.write(frames)
 
     async def secure(self) -> None:
-        """Return when the log has all that was sent."""
-        if self._writer is not None:
-            await self._writer.flush()
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """Return a response that goes nowhere."""
-        return web.StreamResponse()
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return a response that goes nowhere."""
-        return web.Response(body=body, content_type="application/json")
+        """Do nothing: a run that dies is not made again, so that its log need not be whole."""
 
 
-def keeps_events(config: Config, request: TurnRequest) -> bool:
-    """Whether the events of an ordinary stream are kept, so that it runs on for whoever comes back to it."""
-    return config.streams.keep == "all" and request.stream and request.stored
-
-
-@asynccontextmanager
-async def logged(services: Services, owner: str, response_id: str, delivery: Delivery) -> AsyncIterator[Delivery]:
-    """Give a delivery that also keeps the events of an ordinary stream."""
-    async with EventWriter(services, EventLog(owner, response_id)) as writer:
-        yield LoggedDelivery(delivery, writer)
+def stream_log(services: Services, owner: str, request: TurnRequest) -> StreamLog | None:
+    """Return the log of an ordinary stream; None where its events are not kept (`streams.keep`)."""
+    keeps = services.config.streams.keep == "all" and request.stream and request.stored
+    return StreamLog(services, owner) if keeps else None
 
 
 def split_frames(frames: bytes) -> list[bytes]:
     """Return whole frames one by one."""
     return [frame + _END for frame in frames.split(_END)[:-1]]
-
-
-async def _keep(writer: EventWriter, frames: bytes) -> None:
-    if frames.endswith(sse.DONE):
-        await writer.close(frames)
-    else:
-        await writer.write(frames)

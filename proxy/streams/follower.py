@@ -245,7 +245,7 @@ async def follow(request: web.Request, response_id: str, starting_after: int = -
             delivery.gone = True
             if request.transport is not None:
                 request.transport.abort()
-        return await delivery.finish_stream()
+        return await delivery.finish()
 
 
 def read_starting_after(query: Mapping[str, str]) -> int:

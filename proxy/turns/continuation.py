@@ -1,7 +1,4 @@
-"""What the unstored responses of one connection ended with, so that a later turn on it can go on from them. Pure.
-
-The store knows nothing of them, and they are gone with the connection.
-"""
+"""Continuation: what a response ended with that the store does not have, so that a turn can go on from it. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from proxy.context.input import Prepared, output_entries
+from proxy.context.input import TurnInput, output_entries
 from proxy.protocol.items import stored_id
 from storage import Entry, KnownItem, OpenedTurn, Origin
 
@@ -19,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Continuation:
     """What a response ended with. stored: items of its history that the store has; chain: the same as refs.
 
-    tail: the items after it, which only this connection has. pending: calls that wait for an output. calls: those
+    tail: the items after it, which the store does not have. pending: calls that wait for an output. calls: those
     that an output may answer.
     """
 
@@ -43,11 +40,15 @@ class Ending:
         return [*self.stored, *(entry.data for entry in self.tail)]
 
 
-def ending_of(request: TurnRequest, opened: OpenedTurn, prepared: Prepared, outcome: Outcome | None) -> Ending | None:
-    """Return what a turn ended with; None if it has not ended, or came to no good end."""
-    if outcome is None or outcome.status not in {"completed", "incomplete"}:
+def continuation_of(
+    request: TurnRequest, before: Continuation | None, opened: OpenedTurn, turn_input: TurnInput, outcome: Outcome
+) -> Continuation | None:
+    """Return what a turn ended with; None if it came to no good end. before: what it continued itself, if that is not
+    in the store.
+    """
+    if outcome.status not in {"completed", "incomplete"}:
         return None
-    entries = [*prepared.entries, *output_entries(outcome.items, request.exempt_tools)]
+    entries = [*turn_input.entries, *output_entries(outcome.items, request.exempt_tools)]
     new = [replace(entry, origin=Origin.CLIENT) if entry.origin is Origin.MINTED else entry for entry in entries]
     pending, calls = set(opened.pending), set(opened.calls | opened.pending)
     for entry in new:
@@ -58,12 +59,11 @@ def ending_of(request: TurnRequest, opened: OpenedTurn, prepared: Prepared, outc
             calls.add(call)
             if sign == "+":
                 pending.add(call)
-    before = request.before
     stored, tail = (before.stored, before.tail) if before else (opened.items, ())
-    return Ending(stored, opened.chain, (*tail, *new), frozenset(pending), frozenset(calls))
+    return Continuation(stored, opened.chain, (*tail, *new), frozenset(pending), frozenset(calls))
 
 
-def recall(before: Ending, item_ids: Sequence[str], found: OpenedTurn) -> OpenedTurn:
+def recall(before: Continuation, item_ids: Sequence[str], found: OpenedTurn) -> OpenedTurn:
     """Return what a turn begins with that continues an ending. found: what the store knows of the input."""
     items = before.items
     seen = {stored_id(item) for item in items} if item_ids else set()

@@ -1,4 +1,4 @@
-"""The turns that run in this process: started, kept alive and brought to an end here."""
+"""Running turns: each in a task of its own, kept alive, and ended when its client leaves or the server stops."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp.web import AppKey
 
-from proxy.protocol.errors import ApiError, Unavailable
+from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import beside
 from storage import StoreError
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
-    from proxy.delivery import Delivery
+    from proxy.turns.turn import Turn, TurnResult
 
 #: The turns that are running.
-TURNS: AppKey[Turns] = AppKey("turns")
+TURNS: AppKey[RunningTurns] = AppKey("turns")
 
 
 logger = logging.getLogger(__name__)
@@ -29,44 +27,28 @@ logger = logging.getLogger(__name__)
 LAST_WORDS_SECONDS = 5.0
 
 
-class Running(Protocol):
-    """A turn, or what stands around one."""
-
-    @property
-    def delivery(self) -> Delivery:
-        """The client's side."""
-        ...
-
-    async def run(self) -> web.StreamResponse:
-        """Carry it out and return its response."""
-        ...
-
-    def leave(self, *, stopping: bool = False) -> None:
-        """Note that the client has gone, or (stopping) that the server has to end."""
-        ...
-
-
-class Turns:
+class RunningTurns:
     """Running turns, with one keep-alive task for all of them. keepalive_seconds: silence that a stream may have."""
 
     def __init__(self, keepalive_seconds: float) -> None:
         self._keepalive_seconds = keepalive_seconds
-        self._running: dict[asyncio.Task[web.StreamResponse], Running] = {}
+        self._running: dict[asyncio.Task[TurnResult], Turn] = {}
         self._draining = False
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Turns]:
+    async def serving(self) -> AsyncIterator[RunningTurns]:
         """Keep streams alive for as long as the context lasts."""
         async with beside(self._keep_alive()):
             yield self
 
-    async def run(self, turn: Running) -> web.StreamResponse:
-        """Run a turn to its end in a task of its own, so that it survives its client; return its response.
+    async def run(self, turn: Turn) -> TurnResult:
+        """Run a turn to its end in a task of its own, so that it survives its client; return how it ended.
 
-        Raises what the turn raises; Unavailable when the server is stopping.
+        Raises what the turn raises; ServiceUnavailable when the server is stopping.
         """
         if self._draining:
-            raise Unavailable("The server is stopping.", code="server_stopping")
+            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
+        turn.begin()
         task = asyncio.create_task(turn.run())
         self._running[task] = turn
         task.add_done_callback(self._done)
@@ -76,7 +58,7 @@ class Turns:
             turn.leave()
             raise
 
-    def _done(self, task: asyncio.Task[web.StreamResponse]) -> None:
+    def _done(self, task: asyncio.Task[TurnResult]) -> None:
         del self._running[task]
         # A turn whose client has gone has nobody else to tell.
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ApiError | StoreError):

@@ -1,4 +1,4 @@
-"""What the upstream turned out not to have, remembered for a while: not every model server has every endpoint. Pure."""
+"""Upstream capabilities: what a model server, or a model of it, turned out not to have, remembered. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from proxy.protocol.errors import UpstreamRefusal
 
 #: Seconds after which the upstream is asked again.
 MEMORY_SECONDS = 300.0
-#: Paths and models that are remembered at most.
+#: Paths and models that are remembered at most, and models without encrypted reasoning.
 MAX_ABSENCES = 1024
+MAX_UNSEALED_MODELS = 1024
 
 _STATUSES = frozenset({404, 405, 501})
 #: How servers say it with a 400.
@@ -22,22 +23,32 @@ _UNKNOWN_ROUTE = re.compile(
 )
 
 
-class Absences:
-    """Endpoints that the upstream lacks, for a model: a gateway leads to several servers."""
+class Capabilities:
+    """What the upstream lacks, for a model: a gateway leads to several servers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until: dict[tuple[str, str], float] = {}
+        self._unsealed: set[str] = set()
 
-    def note(self, path: str, model: str) -> None:
-        """Remember that there is no `path` for a model."""
+    def note_absent(self, path: str, model: str) -> None:
+        """Remember for a while that there is no `path` for a model."""
         if len(self._until) >= MAX_ABSENCES:
             del self._until[next(iter(self._until))]
         self._until[path, model] = self._clock() + MEMORY_SECONDS
 
-    def has(self, path: str, model: str) -> bool:
+    def is_absent(self, path: str, model: str) -> bool:
         """Whether `path` is known to be missing."""
         return self._until.get((path, model), 0.0) > self._clock()
+
+    def note_unsealed(self, model: str) -> None:
+        """Remember that a model refuses to give encrypted reasoning."""
+        if len(self._unsealed) < MAX_UNSEALED_MODELS:
+            self._unsealed.add(model)
+
+    def is_unsealed(self, model: str) -> bool:
+        """Whether a model is known to refuse `include: reasoning.encrypted_content`."""
+        return model in self._unsealed
 
 
 def means_absence(refusal: UpstreamRefusal) -> bool:

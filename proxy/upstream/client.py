@@ -43,7 +43,7 @@ __all__ = [
     "iter_chunks",
     "iter_raw",
     "read_body",
-    "read_response",
+    "read_json_answer",
     "refusal",
     "request_headers",
     "response_headers",
@@ -88,6 +88,7 @@ class Upstream:
         self._base = str(base.with_query(None)).rstrip("/")
         self._query_string = base.raw_query_string
         self.max_response_bytes = config.max_response_bytes
+        self.max_event_bytes = config.max_event_bytes
 
     @asynccontextmanager
     async def create_response(
@@ -182,7 +183,7 @@ async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-async def read_response(response: aiohttp.ClientResponse, limit: int) -> dict[str, Any]:
+async def read_json_answer(response: aiohttp.ClientResponse, limit: int) -> dict[str, Any]:
     """Return the JSON object that a whole body is.
 
     limit: bytes. Raises as `read_body` does, and BadGateway for any other body.

@@ -1,24 +1,27 @@
-"""websocket.cache."""
+"""Connection cache: the unstored responses of one WebSocket that a later turn on it can go on from. Pure.
+
+The store knows nothing of them, and they are gone with the connection.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from proxy.turns.continuation import Ending
+from proxy.turns.continuation import Continuation
 
 
-class Memory:
+class ContinuationCache:
     """The latest response of each lane, where it is not stored. max_bytes: of all of them; the oldest goes first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = self._room = max_bytes
-        self._latest: OrderedDict[str, tuple[str, Ending]] = OrderedDict()
+        self._latest: OrderedDict[str, tuple[str, Continuation]] = OrderedDict()
 
-    def find(self, response_id: str) -> Ending | None:
+    def find(self, response_id: str) -> Continuation | None:
         """Return what a response ended with, if it is the latest of any lane."""
         return next((kept for known, kept in self._latest.values() if known == response_id), None)
 
-    def keep(self, lane: str, response_id: str, latest: Ending | None) -> None:
+    def keep(self, lane: str, response_id: str, latest: Continuation | None) -> None:
         """Put a response in the place of the lane's latest. latest: None if the store has it."""
         self._drop(lane)
         if latest is None or latest.size > self._max_bytes:

@@ -22,15 +22,16 @@ from multidict import CIMultiDict
 from proxy.auth.caller import CALLER
 from proxy.http.body import parse_object
 from proxy.http.keys import CONFIG, REQUEST_ID
-from proxy.protocol.errors import ApiError, InternalError, Unavailable, UpgradeRequired, method_not_allowed
+from proxy.protocol.errors import ApiError, InternalError, ServiceUnavailable, UpgradeRequired, method_not_allowed
 from proxy.protocol.store_errors import from_store_error
 from proxy.services import SERVICES
-from proxy.turns.continuation import Ending
+from proxy.streams.event_log import stream_log
+from proxy.turns.continuation import Continuation
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
-from proxy.upstream.call import Inbound
-from proxy.websocket.cache import Memory
-from proxy.websocket.connections import SOCKETS
+from proxy.upstream.model_call import Inbound
+from proxy.websocket.cache import ContinuationCache
+from proxy.websocket.connections import CONNECTIONS
 from proxy.websocket.delivery import WebSocketDelivery
 from proxy.websocket.lanes import Lanes
 from proxy.websocket.messages import (
@@ -73,7 +74,7 @@ async def open_websocket(request: web.Request) -> web.StreamResponse:
     socket = Socket(config.server.max_body_bytes, compress=config.websocket.compression)
     await socket.prepare(request)
     connection = Connection(request, socket)
-    with request.app[SOCKETS].holding(connection):
+    with request.app[CONNECTIONS].holding(connection):
         await connection.serve()
     return socket
 
@@ -107,7 +108,7 @@ class Connection:
         self._full = self._ending = self._expired = False
         self._closing: asyncio.Task[None] | None = None
         self._names: set[str] = set()
-        self._memory = Memory(self._config.websocket.max_cache_bytes)
+        self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
         self._lanes: Lanes[Mapping[str, Any]] = Lanes(
             self._answer,
@@ -223,7 +224,7 @@ class Connection:
         if self._expired:
             raise too_old(self._config.websocket.max_seconds)
         if self._ending:
-            raise Unavailable("The server is stopping.", code="server_stopping")
+            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
 
     async def _answer(self, lane: str, message: Mapping[str, Any]) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
@@ -238,17 +239,22 @@ class Connection:
             error = InternalError("The server had an error while processing your request.")
         else:
             return
-        self._memory.forget(lane, str(message.get("previous_response_id")))
+        self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
     async def _run(self, lane: str, message: Mapping[str, Any]) -> None:
         self._check_ending()
-        request = read_create(message)
+        request, options = read_create(message)
         if previous := request.source.previous_response_id:
-            request = replace(request, before=self._find(previous))
+            options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
-        delivery = WebSocketDelivery(self.send, self.socket, lane)
-        turn = Turn(app[SERVICES], self._request[CALLER], request, self._inbound, delivery)
+        services, caller = app[SERVICES], self._request[CALLER]
+        log = stream_log(services, caller.owner, request)
+        beside = [log] if log else []
+        options = replace(options, resumable=log is not None)
+        call = services.model_call(caller, self._inbound)
+        delivery = WebSocketDelivery(self.send, lane)
+        turn = Turn(services, call, request, delivery, options, sinks=beside, observers=beside)
         self._running[lane] = turn, request
         try:
             await app[TURNS].run(turn)
@@ -259,17 +265,17 @@ class Connection:
                 self._request[REQUEST_ID],
                 turn.status or "refused",
                 (time.perf_counter() - start) * 1000,
-                turn.upstream_request_id,
+                call.upstream_request_id,
             )
-        if latest := turn.ending:
-            self._memory.keep(lane, turn.response_id, None if request.stored else latest)
+        if latest := turn.continuation:
+            self._cache.keep(lane, turn.response_id, None if request.stored else latest)
 
-    def _find(self, response_id: str) -> Ending | None:
+    def _find(self, response_id: str) -> Continuation | None:
         for turn, request in self._running.values():
             # its last message may have gone out a moment ago
             if turn.response_id == response_id and not request.stored:
-                return turn.ending
-        return self._memory.find(response_id)
+                return turn.continuation
+        return self._cache.find(response_id)
 
 
 def _headers(request: web.Request) -> CIMultiDict[str]:

@@ -13,7 +13,7 @@ from aiohttp.web import AppKey
 from proxy.runtime.tasks import beside
 
 #: The WebSocket connections that are open.
-SOCKETS: AppKey[Sockets] = AppKey("sockets")
+CONNECTIONS: AppKey[Connections] = AppKey("sockets")
 
 
 #: Seconds between two looks, at most.
@@ -32,7 +32,7 @@ class Watched(Protocol):
         ...
 
 
-class Sockets:
+class Connections:
     """Open connections. shortest_seconds: the shortest time that any of them measures."""
 
     def __init__(self, shortest_seconds: float) -> None:
@@ -40,7 +40,7 @@ class Sockets:
         self._open: set[Watched] = set()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Sockets]:
+    async def serving(self) -> AsyncIterator[Connections]:
         """Look after the connections for as long as the context lasts."""
         async with beside(self._watch()):
             yield self

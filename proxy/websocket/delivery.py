@@ -1,29 +1,27 @@
-"""websocket.delivery."""
+"""WebSocket delivery: a turn's frames as messages on its lane of a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-
-from aiohttp import web
+from typing import TypeAlias
 
 from proxy.websocket.messages import to_messages
 
 #: Sends messages in order; returns whether the client is there.
-Send = Callable[[Iterable[bytes]], Awaitable[bool]]
+Send: TypeAlias = Callable[[Iterable[bytes]], Awaitable[bool]]
 
 
 class WebSocketDelivery:
-    """A lane of a connection as a turn's client."""
+    """A lane of a connection as a turn's client. send: the connection's."""
 
-    def __init__(self, send: Send, socket: web.StreamResponse, lane: str) -> None:
+    def __init__(self, send: Send, lane: str) -> None:
         self._send = send
-        self._socket = socket
         self._lane = lane
         self.gone = False
         self.started = False
 
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Let them go: messages have none."""
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Let the headers go: messages have none."""
 
     async def send(self, frames: bytes) -> bool:
         """Send what whole SSE frames say; return whether the client is there."""
@@ -34,14 +32,3 @@ class WebSocketDelivery:
 
     async def keep_alive(self, silence_seconds: float) -> None:
         """Do nothing: the connection as a whole is kept alive."""
-
-    async def secure(self) -> None:
-        """Do nothing: what was sent is not kept."""
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """Return the connection's response: it goes on."""
-        return self._socket
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return a response that nobody reads: what is asked for on a connection is always streamed."""
-        return web.Response(body=body)

@@ -1,4 +1,4 @@
-"""The messages of WebSocket mode, both ways: one JSON object each. Pure.
+"""WebSocket messages, both ways: one JSON object each. Pure.
 
     in   response.create   the body of POST /v1/responses, beside it `stream_id` and `generate`
          response.steer    always refused: nothing can be added to an answer that a model server is giving over HTTP
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from proxy.protocol.errors import ApiError, BadRequest, invalid_type, json_type
 from proxy.protocol.request import TurnRequest, read_request
+from proxy.turns.options import TurnOptions
 
 CREATE = "response.create"
 STEER = "response.steer"
@@ -42,14 +42,13 @@ def read_lane(message: Mapping[str, Any]) -> str:
     return lane
 
 
-def read_create(message: Mapping[str, Any]) -> TurnRequest:
-    """Return the turn that a `response.create` asks for. Raises BadRequest with the path of the offending field."""
+def read_create(message: Mapping[str, Any]) -> tuple[TurnRequest, TurnOptions]:
+    """Return the turn that a `response.create` asks for, and how it is run. Raises BadRequest naming the field."""
     generate = message.get("generate")
     if generate is not None and not isinstance(generate, bool):
         raise invalid_type("generate", "a boolean", json_type(generate))
     body = {name: value for name, value in message.items() if name not in _ENVELOPE}
-    request = read_request({**body, "stream": True})
-    return replace(request, generate=generate is not False, remembered=True)
+    return read_request({**body, "stream": True}), TurnOptions(generate=generate is not False, remembered=True)
 
 
 def unknown_type(message: Mapping[str, Any]) -> BadRequest:

@@ -11,7 +11,7 @@ import pytest
 from openai.types.responses import FunctionToolParam
 
 from proxy.websocket.connection import Connection as ServerSide
-from proxy.websocket.connections import SOCKETS
+from proxy.websocket.connections import CONNECTIONS
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection, said
 from tests.flows.faults.test_events import OPENING, answer_after
@@ -224,7 +224,7 @@ async def test_a_response_can_be_continued_from_another_lane_while_its_last_mess
         assert protocol is not None
         protocol.pause_reading()
         gate.set()
-        (server_side,) = proxy.app[SOCKETS]._open
+        (server_side,) = proxy.app[CONNECTIONS]._open
         assert isinstance(server_side, ServerSide)
         while not server_side._running["a"][0].status:
             await proxy.call("GET", "/healthz")

@@ -23,7 +23,7 @@ from proxy.auth.caller import Caller
 from proxy.auth.jwks import KeySet
 from proxy.config.settings import AuthConfig, Config, JwtConfig, Secret, ServerConfig, UpstreamConfig
 from proxy.config.values import is_loopback
-from proxy.protocol.errors import Unauthorized, Unavailable, error_body
+from proxy.protocol.errors import ServiceUnavailable, Unauthorized, error_body
 from tests.proxy.auth.test_jwks import Clock, KeyServer, as_jwk, private_key, public_jwk, public_pem
 
 SECRET = Secret("correct horse battery staple, with enough bytes for the longest hash there is")
@@ -586,7 +586,7 @@ async def test_tokens_stay_valid_while_the_key_set_cannot_be_refreshed(remote, s
 
 async def test_without_any_keys_the_answer_is_unavailable_and_not_unauthorized(remote, server):
     server.fail()
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(ServiceUnavailable) as caught:
         await remote.authenticate(bearer(rsa_signed()))
     assert caught.value.status == 503
 

@@ -26,7 +26,7 @@ from proxy.auth.jwks import (
     parse_key_set,
 )
 from proxy.config.settings import JwtConfig, Secret
-from proxy.protocol.errors import Unavailable
+from proxy.protocol.errors import ServiceUnavailable
 
 ALL_ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
@@ -390,7 +390,7 @@ def unusable_replies():
 @pytest.mark.parametrize("reply", unusable_replies().values(), ids=unusable_replies())
 async def test_keys_are_unavailable_while_the_first_fetch_fails(keys, server, reply):
     server.reply = reply
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(ServiceUnavailable) as caught:
         await keys.current()
     assert caught.value.headers["Retry-After"] == "1"
     assert server.requests == 1
@@ -405,21 +405,21 @@ async def test_a_key_set_of_the_largest_size_is_read(keys, server):
 async def test_keys_are_unavailable_while_nothing_listens(session, unused_tcp_port, clock):
     url = f"http://127.0.0.1:{unused_tcp_port}/jwks"
     keys = RemoteKeys(session, url, algorithms=("EdDSA",), ttl_seconds=300, clock=clock)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         await keys.current()
 
 
 async def test_an_endpoint_that_does_not_answer_is_given_up(session, server):
     server.gate.clear()
     keys = RemoteKeys(session, server.url, algorithms=("EdDSA",), ttl_seconds=300, timeout_seconds=0.05)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         await keys.current()
 
 
 async def test_a_first_fetch_that_failed_is_repeated_after_a_short_pause(keys, server, clock):
     server.fail()
     for _ in range(5):
-        with pytest.raises(Unavailable):
+        with pytest.raises(ServiceUnavailable):
             await keys.current()
     assert server.requests == 1
     server.serve(public_jwk("Ed25519", "one"))
@@ -430,7 +430,7 @@ async def test_a_first_fetch_that_failed_is_repeated_after_a_short_pause(keys, s
 async def test_the_address_of_the_key_set_stays_out_of_the_log(session, unused_tcp_port, caplog):
     url = f"http://user:password@127.0.0.1:{unused_tcp_port}/jwks?token=hidden"
     keys = RemoteKeys(session, url, algorithms=("EdDSA",), ttl_seconds=300)
-    with pytest.raises(Unavailable):
+    with pytest.raises(ServiceUnavailable):
         await keys.current()
     ours = [record.getMessage() for record in caplog.records if record.name == "proxy.auth.jwks"]
     assert ours == ["auth.jwt.jwks_url: key set not refreshed: ClientConnectorError"]

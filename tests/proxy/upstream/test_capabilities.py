@@ -1,7 +1,7 @@
 import pytest
 
 from proxy.protocol.errors import UpstreamRefusal
-from proxy.upstream.capabilities import MAX_ABSENCES, MEMORY_SECONDS, Absences, means_absence
+from proxy.upstream.capabilities import MAX_ABSENCES, MEMORY_SECONDS, Capabilities, means_absence
 
 PATH = "/responses/input_tokens"
 
@@ -18,22 +18,22 @@ class Clock:
 
 def test_an_absence_is_remembered_for_a_while_for_that_path_and_model():
     clock = Clock()
-    absences = Absences(clock)
-    absences.note(PATH, "m")
-    assert absences.has(PATH, "m")
-    assert not absences.has(PATH, "other")
-    assert not absences.has("/responses/compact", "m")
+    capabilities = Capabilities(clock)
+    capabilities.note_absent(PATH, "m")
+    assert capabilities.is_absent(PATH, "m")
+    assert not capabilities.is_absent(PATH, "other")
+    assert not capabilities.is_absent("/responses/compact", "m")
     clock.now += MEMORY_SECONDS
-    assert not absences.has(PATH, "m")
+    assert not capabilities.is_absent(PATH, "m")
 
 
 def test_no_more_are_remembered_than_there_is_room_for():
-    absences = Absences(Clock())
+    capabilities = Capabilities(Clock())
     for n in range(MAX_ABSENCES + 1):
-        absences.note(PATH, f"m{n}")
-    assert not absences.has(PATH, "m0")
-    assert absences.has(PATH, "m1")
-    assert absences.has(PATH, f"m{MAX_ABSENCES}")
+        capabilities.note_absent(PATH, f"m{n}")
+    assert not capabilities.is_absent(PATH, "m0")
+    assert capabilities.is_absent(PATH, "m1")
+    assert capabilities.is_absent(PATH, f"m{MAX_ABSENCES}")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from proxy.protocol import sse
-from proxy.protocol.errors import BadRequest, Unavailable
+from proxy.protocol.errors import BadRequest, ServiceUnavailable
 from proxy.websocket.messages import error_message, read_create, read_lane, to_messages
 
 
@@ -44,19 +44,19 @@ def test_an_error_event_is_nested():
 
 
 def test_a_refusal_says_its_status_and_its_headers():
-    message = orjson.loads(error_message(Unavailable("later", code="store_unavailable"), "a"))
+    message = orjson.loads(error_message(ServiceUnavailable("later", code="store_unavailable"), "a"))
     assert (message["status"], message["stream_id"], message["error"]["code"]) == (503, "a", "store_unavailable")
     assert message["error"]["headers"] == {"retry-after": "1"}
     assert "headers" not in orjson.loads(error_message(BadRequest("no")))["error"]
 
 
 def test_a_create_message_is_a_request_that_streams():
-    request = read_create(
+    request, options = read_create(
         {"type": "response.create", "stream_id": "a", "stream": False, "input": "hi", "generate": None}
     )
     assert request.body == {"input": "hi", "stream": True}
-    assert (request.stream, request.generate, request.remembered) == (True, True, True)
-    assert read_create({"type": "response.create", "generate": False}).generate is False
+    assert (request.stream, options.generate, options.remembered) == (True, True, True)
+    assert read_create({"type": "response.create", "generate": False})[1].generate is False
 
 
 def test_the_default_lane_has_no_name():
