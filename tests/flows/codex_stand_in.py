@@ -30,6 +30,8 @@ def completed(events: Iterable[str | bytes]) -> Item:
         if event["type"] == "response.completed":
             response: Item = event["response"]
             return response
+        if event["type"] in ("error", "response.failed"):
+            raise SystemExit(str(event))
     raise SystemExit("a turn without an end")
 
 
