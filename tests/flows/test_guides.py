@@ -1,6 +1,6 @@
 """The guides, as their reader types them: every Python and shell block runs, and prints what the page says it does.
 
-Blocks of a page run in their order, Python in one namespace, shell with one environment. Lines `#> …` are the output
+Blocks of a page run in their order, Python in one namespace, shell with one environment. Lines `# > …` are the output
 that a block must have, `…` standing for anything. `make run` starts the server, or kills it (`kill -9`) and starts it
 again. Codex CLI is a stand-in.
 """
@@ -12,6 +12,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,7 +36,7 @@ AS_TYPED = "http://127.0.0.1:8080"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MAKE_RUN = re.compile(r"((?:\w+=\S+ )*)make run")
-_SAID = "#> "
+_SAID = "# > "
 #: What the guide's configuration of Codex says if it is to use a WebSocket.
 WITH_WEBSOCKETS = "supports_websockets = true\n"
 
@@ -152,6 +153,9 @@ class Reader:
         (self._folder / "config.toml").write_text(code)
 
 
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the pages call curl")
+
+
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     reader = Reader(tmp_path, monkeypatch)
@@ -159,6 +163,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     reader.kill()
 
 
+@needs_curl
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 def test_a_guide_works_as_typed(reader: Reader, page: Path):
     found = blocks(page, "python", "sh", "toml")
@@ -167,11 +172,13 @@ def test_a_guide_works_as_typed(reader: Reader, page: Path):
     reader.follow(found)
 
 
+@needs_curl
 def test_codex_works_without_a_websocket_too(reader: Reader):
     (page,) = [page for page in GUIDES if page.stem == "codex-cli"]
     reader.follow([(language, code.replace(WITH_WEBSOCKETS, "")) for language, code in blocks(page, "sh", "toml")])
 
 
+@needs_curl
 def test_what_other_pages_give_to_try_works_as_typed(reader: Reader):
     reader.serve()
     for page in API_PAGES:
@@ -180,7 +187,7 @@ def test_what_other_pages_give_to_try_works_as_typed(reader: Reader):
 
 
 def test_a_block_that_prints_something_else_is_noticed():
-    check_output("#> MAIN_…\n#> 4\n", "MAIN_20261121_a1b2\n4\n")
+    check_output("# > MAIN_…\n# > 4\n", "MAIN_20261121_a1b2\n4\n")
     for printed in ("", "MAIN\n4\n", "MAIN_x\n5\n", "MAIN_x\n4\nmore\n"):
         with pytest.raises(AssertionError):
-            check_output("#> MAIN_…\n#> 4\n", printed)
+            check_output("# > MAIN_…\n# > 4\n", printed)
