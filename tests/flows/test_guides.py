@@ -89,18 +89,8 @@ class Reader:
         self.kill()
         # a lease of 1 s in place of 10: what a killed server was doing is taken up that much sooner
         environment = {**os.environ, "BRANCHLINE_TURNS_LOCK_LEASE_SECONDS": "1", **environment}
-        port = self.url.rpartition(":")[2]
-        command = [
-            "-m",
-            "proxy",
-            "serve",
-            "--port",
-            port,
-            "--upstream",
-            "echo",
-            "--data-dir",
-            str(self._folder / "data"),
-        ]
+        command = f"-m proxy serve --port {self.url.rpartition(':')[2]} --upstream echo --data-dir".split()
+        command.append(str(self._folder / "data"))
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
