@@ -189,7 +189,7 @@ def test_every_command_of_the_scripts_is_named_for_the_operator_s_rights():
 
 
 def test_every_kind_of_key_is_described():
-    source = (ROOT / "storage" / "keys.py").read_text("utf-8")
+    source = (ROOT / "storage" / "client" / "keys.py").read_text("utf-8")
     docstring = ast.get_docstring(ast.parse(source)) or ""
     described = (ROOT / "docs" / "storage.md").read_text("utf-8")
     kinds = re.findall(r"\{<partition>\}:(\w+)", docstring)
