@@ -19,7 +19,7 @@
     ├── GatewayTimeout       504
     └── UpstreamRefusal       *   the upstream's own 4xx/5xx, in our envelope
 
-Statuses, codes and messages per case: OpenAI's, as docs/http-api.md lists them.
+Statuses, codes and messages per case: OpenAI's, as docs/api/errors.md lists them.
 """
 
 from __future__ import annotations
