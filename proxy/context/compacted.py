@@ -23,6 +23,7 @@ import msgspec
 import orjson
 
 from proxy.protocol.calls import call_key
+from proxy.protocol.item_types import item_type_of
 
 #: Joined items have this if one of them is of the type; few others do.
 MARK = b'"compaction"'
@@ -80,7 +81,7 @@ class Kind:
     @property
     def is_given(self) -> bool:
         """Whether a client brings it: a message that is not the assistant's, a tool's output, an approval."""
-        return (self.type == "message" and self.role != "assistant") or self.type.endswith(("_output", "_response"))
+        return (self.type == "message" and self.role != "assistant") or item_type_of(self.type).is_output
 
 
 #: Takes `encrypted_content` and the item; returns what it holds, None if it is not ours. May raise for one of ours.
@@ -215,7 +216,7 @@ def divide(items: Sequence[bytes]) -> int:
 
 
 def _answers(item: bytes) -> set[str]:
-    if not kind_of(item).type.endswith(("_output", "_response")):
+    if not item_type_of(kind_of(item).type).is_output:
         return set()
     body = orjson.loads(item)
     return {str(body[name]) for name in ("call_id", "approval_request_id") if body.get(name)}
@@ -225,7 +226,7 @@ def _asks(item: bytes) -> set[str]:
     kind = kind_of(item).type
     if kind == "mcp_approval_request":
         return {str(orjson.loads(item).get("id"))}
-    if not kind.endswith("_call"):
+    if not item_type_of(kind).is_call:
         return set()
     call_id = orjson.loads(item).get("call_id")
     return {str(call_id)} if call_id else set()
@@ -238,7 +239,7 @@ def calls_after(history: Sequence[bytes], pending: Collection[str]) -> frozenset
         kind = kind_of(item).type
         if kind == "compaction":
             break
-        if kind.endswith("_call"):
+        if item_type_of(kind).is_call:
             call_id = orjson.loads(item).get("call_id")
             calls.add(call_key(call_id) if isinstance(call_id, str) else "")
     return frozenset(calls.intersection(pending))

@@ -19,6 +19,8 @@ from enum import Enum, auto
 from itertools import accumulate
 from typing import Any
 
+from proxy.protocol.item_types import item_type_of
+
 #: How much of the limit is left filled by a cut.
 KEPT_PART = 0.75
 #: The part of a window that is kept free for the answer if a request names no `max_output_tokens`, and at most.
@@ -83,7 +85,7 @@ def _kind_of(item: Mapping[str, Any]) -> Kind:
         return Kind.USER
     if name == "reasoning":
         return Kind.REASONING
-    return Kind.RESULT if name.endswith(("_output", "_response")) else Kind.MADE
+    return Kind.RESULT if item_type_of(name).is_output else Kind.MADE
 
 
 def omit(pieces: Sequence[Piece], history: int, limit: int) -> set[int]:

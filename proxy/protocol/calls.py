@@ -1,4 +1,4 @@
-"""protocol.calls."""
+"""Tool calls and their outputs: what an item is to the pairing of the two, by its `call_id`. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import re
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-_CALLS = {"function_call", "custom_tool_call"}
-
-_OUTPUTS = {"function_call_output", "custom_tool_call_output"}
+from proxy.protocol.item_types import item_type_of
 
 _PLAIN_CALL_ID = re.compile(r"[!-~]{1,128}")
 
@@ -25,11 +23,10 @@ def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> str
     call_id = item.get("call_id")
     if not isinstance(call_id, str) or not call_id:
         return ""
-    if item["type"] in _OUTPUTS:
-        return "-" + call_key(call_id)
-    if item["type"].endswith(("_output", "_response")):
-        return ""
-    must = item["type"] in _CALLS and item.get("status") != "incomplete" and item.get("name") not in exempt
+    row = item_type_of(item["type"])
+    if row.is_output:
+        return "-" + call_key(call_id) if row.is_paired else ""
+    must = row.is_paired and item.get("status") != "incomplete" and item.get("name") not in exempt
     return ("+" if must else "~") + call_key(call_id)
 
 

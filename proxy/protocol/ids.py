@@ -1,4 +1,4 @@
-"""Ids in OpenAI's shapes; 16 hex digits of every id name its partition, the Redis slot all its relatives live in.
+"""Ids: minted in OpenAI's shapes; 16 hex digits of each name its partition, the Redis slot all its relatives live in.
 
     conv_ 8 hex time, 24 hex random, 16 hex partition        conversations, and items added to them directly
     resp_ 16 hex partition, 00, 8 hex time, 24 hex random    responses and the items of a turn; 01 when not stored
@@ -14,38 +14,7 @@ import re
 import secrets
 import time
 
-#: Item type → id prefix. Sources: OpenAI's answers and specification examples; unknown types get `item`.
-PREFIXES = {
-    "message": "msg",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "reasoning": "rs",
-    "custom_tool_call": "ctc",
-    "custom_tool_call_output": "ctco",
-    "web_search_call": "ws",
-    "file_search_call": "fs",
-    "image_generation_call": "ig",
-    "code_interpreter_call": "ci",
-    "computer_call": "cu",
-    "computer_call_output": "cuo",
-    "mcp_call": "mcp",
-    "mcp_list_tools": "mcpl",
-    "mcp_approval_request": "mcpr",
-    "mcp_approval_response": "mcpa",
-    "compaction": "cmp",
-    "local_shell_call": "lsh",
-    "local_shell_call_output": "lsho",
-    "shell_call": "sh",
-    "shell_call_output": "sho",
-    "apply_patch_call": "apc",
-    "apply_patch_call_output": "apco",
-    "tool_search_call": "tsc",
-    "tool_search_output": "tso",
-    "additional_tools": "at",
-    "program": "prog",
-    "program_output": "progo",
-    "configuration_update": "cfgu",
-}
+from proxy.protocol.item_types import item_type_of
 
 MAX_LENGTH = 64
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -61,7 +30,7 @@ def new_conversation_id(partition: str) -> str:
 
 def new_added_item_id(item_type: str, partition: str) -> str:
     """Return an id for an item that is added to a conversation directly, outside a turn."""
-    return f"{PREFIXES.get(item_type, 'item')}_{_stamp()}{partition}"
+    return f"{item_type_of(item_type).id_prefix}_{_stamp()}{partition}"
 
 
 def new_response_id(partition: str, *, stored: bool) -> str:
@@ -71,14 +40,14 @@ def new_response_id(partition: str, *, stored: bool) -> str:
 
 def new_turn_item_id(item_type: str, partition: str, *, stored: bool) -> str:
     """Return an id for an input or output item of a turn."""
-    return f"{PREFIXES.get(item_type, 'item')}_{_turn_body(partition, stored=stored)}"
+    return f"{item_type_of(item_type).id_prefix}_{_turn_body(partition, stored=stored)}"
 
 
 def derived_item_id(item_type: str, response_id: str, number: int) -> str:
     """Return the id of the number-th item of a stored response: the same whenever the response is made again."""
     body = response_id.rpartition("_")[2]
     digest = hashlib.sha256(f"{response_id}:{number}".encode()).hexdigest()
-    return f"{PREFIXES.get(item_type, 'item')}_{body[:26]}{digest[:24]}"
+    return f"{item_type_of(item_type).id_prefix}_{body[:26]}{digest[:24]}"
 
 
 def new_branch_name(prefix: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from proxy.protocol.calls import _CALLS, _OUTPUTS, mark_of
+from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import (
     BadRequest,
     invalid_id_characters,
@@ -26,14 +26,10 @@ from proxy.protocol.errors import (
     too_long,
 )
 from proxy.protocol.ids import MAX_LENGTH, is_valid
+from proxy.protocol.item_types import item_type_of
 from storage import Entry, Origin
 
 MAX_TEXT = 10_485_760
-
-#: Types whose id prefix OpenAI is known to check; for others any prefix is taken.
-_CHECKED_PREFIX = {"message": "msg", "function_call": "fc"}
-#: Types that get `status: completed` when it is missing: those whose input form has the field.
-_WITH_STATUS = {"message", "function_call", "function_call_output", "computer_call_output"}
 
 #: How a stored reasoning item with sealed content begins; `dump` writes it in this order.
 _SEALED = re.compile(rb'\{"id":"[A-Za-z0-9_-]*","type":"reasoning","encrypted_content":"')
@@ -94,12 +90,11 @@ def _read_item(item: Any, path: str) -> InputItem:
         if item_id is None:
             raise missing_parameter(f"{path}.id")
         return InputItem(item_type, item_id, None, path)
-    call_id = item.get("call_id")
-    if item_type in _CALLS | _OUTPUTS and call_id is not None and not isinstance(call_id, str):
+    row, call_id = item_type_of(item_type), item.get("call_id")
+    if row.is_paired and call_id is not None and not isinstance(call_id, str):
         raise invalid_type(f"{path}.call_id", "a string", json_type(call_id))
-    prefix = _CHECKED_PREFIX.get(item_type)
-    if prefix and item_id is not None and not item_id.startswith(prefix):
-        raise invalid_id_prefix(f"{path}.id", item_id, prefix)
+    if row.checks_prefix and item_id is not None and not item_id.startswith(row.id_prefix):
+        raise invalid_id_prefix(f"{path}.id", item_id, row.id_prefix)
     return InputItem(item_type, item_id, normalise({**item, "type": item_type}, path), path)
 
 
@@ -120,7 +115,7 @@ def normalise(item: dict[str, Any], path: str) -> dict[str, Any]:
     body = {key: value for key, value in item.items() if key != "id"}
     if body["type"] == "message":
         body = _normalise_message(body, path, known=bool(item.get("id")))
-    if body["type"] in _WITH_STATUS and body.get("status") is None:
+    if body.get("status") is None and item_type_of(body["type"]).takes_status:
         body["status"] = "completed"
     return body
 

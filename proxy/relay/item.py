@@ -1,8 +1,7 @@
 """Output items as the strictest client takes them: what a model server left out of an item is filled in here.
 
-Required fields and legal statuses are those of OpenAI's specification (Response.output) and, where it is stricter,
-of the Open Responses schema: it refuses null for the optional fields of reasoning items. Fields and item types that
-are not named here stay exactly as they came.
+Required fields and legal statuses are those of `protocol.item_types`; Open Responses also refuses null for the
+optional fields of reasoning items. Fields and item types that are not named there stay exactly as they came.
 """
 
 from __future__ import annotations
@@ -12,67 +11,9 @@ from typing import Any
 
 import orjson
 
-Item = dict[str, Any]
+from proxy.protocol.item_types import Item, ItemType, item_type_of
 
-_RUN = ("completed", "in_progress", "incomplete")
-
-#: Legal statuses by item type; a finished item without a legal one gets the first.
-_STATUSES: dict[str, tuple[str, ...]] = {
-    "message": _RUN,
-    "function_call": _RUN,
-    "function_call_output": _RUN,
-    "custom_tool_call": _RUN,
-    "custom_tool_call_output": _RUN,
-    "computer_call": _RUN,
-    "tool_search_call": _RUN,
-    "tool_search_output": _RUN,
-    "local_shell_call": _RUN,
-    "shell_call": _RUN,
-    "shell_call_output": _RUN,
-    "computer_call_output": ("completed", "incomplete", "failed", "in_progress"),
-    "file_search_call": ("completed", "in_progress", "searching", "incomplete", "failed"),
-    "web_search_call": ("completed", "in_progress", "searching", "failed", "incomplete"),
-    "code_interpreter_call": ("completed", "in_progress", "interpreting", "incomplete", "failed"),
-    "image_generation_call": ("completed", "in_progress", "generating", "failed"),
-    "apply_patch_call": ("completed", "in_progress"),
-    "apply_patch_call_output": ("completed", "failed"),
-    "program_output": ("completed", "incomplete"),
-}
-
-#: The same for items that may do without.
-_OPTIONAL_STATUSES: dict[str, tuple[str, ...]] = {
-    "reasoning": _RUN,
-    "mcp_call": ("completed", "in_progress", "calling", "incomplete", "failed"),
-    "local_shell_call_output": _RUN,
-}
-
-#: Fields that a client requires, by item type, with what they hold when the model server left them out.
-_FIELDS: dict[str, Item] = {
-    "message": {"role": "assistant", "content": []},
-    "reasoning": {"summary": []},
-    "function_call": {"name": "", "arguments": ""},
-    "function_call_output": {"output": ""},
-    "custom_tool_call": {"name": "", "input": ""},
-    "custom_tool_call_output": {"call_id": "", "output": ""},
-    "mcp_call": {"name": "", "arguments": "", "server_label": ""},
-    "mcp_list_tools": {"server_label": "", "tools": []},
-    "mcp_approval_request": {"name": "", "arguments": "", "server_label": ""},
-    "file_search_call": {"queries": []},
-    "web_search_call": {"action": {"type": "search", "query": ""}},
-    "computer_call": {"pending_safety_checks": []},
-    "image_generation_call": {"result": None},
-    "code_interpreter_call": {"container_id": "", "code": None, "outputs": None},
-    "local_shell_call": {"action": {"type": "exec", "command": [], "env": {}}},
-    "local_shell_call_output": {"output": ""},
-    "shell_call": {"action": {"commands": []}, "environment": None},
-    "shell_call_output": {"call_id": "", "output": [], "max_output_length": None},
-    "apply_patch_call": {"operation": {"type": "update_file", "path": "", "diff": ""}},
-    "apply_patch_call_output": {"call_id": ""},
-    "tool_search_call": {"arguments": {}, "call_id": None, "execution": "server"},
-    "tool_search_output": {"tools": [], "call_id": None, "execution": "server"},
-    "compaction": {"encrypted_content": ""},
-}
-
+#: Fields of parts that a client requires.
 _PARTS: dict[str, Item] = {
     "output_text": {"text": "", "annotations": [], "logprobs": []},
     "refusal": {"refusal": ""},
@@ -83,19 +24,8 @@ _PARTS: dict[str, Item] = {
 #: Types by which servers call the text of a message, of reasoning and of a summary, whatever it is.
 _MISTAKEN = frozenset({"text", "output_text", "reasoning_text", "summary_text"})
 
-#: What is still empty when an item of the type is announced, because it arrives in pieces afterwards.
-_STREAMED: dict[str, Item] = {
-    "message": {"content": []},
-    "reasoning": {"summary": [], "content": []},
-    "function_call": {"arguments": ""},
-    "mcp_call": {"arguments": ""},
-    "custom_tool_call": {"input": ""},
-    "code_interpreter_call": {"code": ""},
-    "image_generation_call": {"result": None},
-}
 
-
-def item_type(item: Item) -> str:
+def type_name(item: Item) -> str:
     """Return the type of `item`; one without a type is a call when it has arguments, otherwise a message."""
     kind = item.get("type")
     if isinstance(kind, str) and kind:
@@ -105,20 +35,19 @@ def item_type(item: Item) -> str:
 
 def complete_item(item: Item, status: str) -> None:
     """Fill what `item` lacks, in place. `status` goes where a legal one is missing or where `in_progress` is over."""
-    kind = item["type"] = item_type(item)
-    for field, default in _FIELDS.get(kind, {}).items():
+    kind = item["type"] = type_name(item)
+    row = item_type_of(kind)
+    for field, default in row.required.items():
         _fill(item, field, default)
     if kind == "message":
         item["content"] = _complete_parts(item["content"], "output_text")
     elif kind == "reasoning":
         _complete_reasoning(item)
-    if kind in _STATUSES:
-        _complete_status(item, _STATUSES[kind], status)
-    elif item.get("status") is not None and kind in _OPTIONAL_STATUSES:
-        _complete_status(item, _OPTIONAL_STATUSES[kind], status)
+    if row.statuses and (not row.has_optional_status or item.get("status") is not None):
+        _complete_status(item, row, status)
 
 
-def complete_part(part: Item, default_type: str) -> None:
+def fill_part(part: Item, default_type: str) -> None:
     """Fill what a content or summary part lacks, in place. A text that is not a `default_type` there becomes one."""
     kind = part.get("type")
     if not isinstance(kind, str) or (kind != default_type and kind in _MISTAKEN):
@@ -130,10 +59,11 @@ def complete_part(part: Item, default_type: str) -> None:
 def opened(item: Item) -> Item:
     """Return a copy of `item` as `response.output_item.added` shows it: in progress and still empty."""
     view = dict(item)
-    for field, empty in _STREAMED.get(item["type"], {}).items():
+    row = item_type_of(item["type"])
+    for field, empty in row.streamed.items():
         if field in view:
             view[field] = copy.copy(empty)
-    if "in_progress" in _STATUSES.get(item["type"], ()):
+    if "in_progress" in row.statuses and not row.has_optional_status:
         view["status"] = "in_progress"
     return view
 
@@ -178,13 +108,12 @@ def _fill(target: Item, field: str, default: Any) -> None:
         target[field] = [value]
 
 
-def _complete_status(item: Item, legal: tuple[str, ...], status: str) -> None:
+def _complete_status(item: Item, row: ItemType, status: str) -> None:
     current = item.get("status")
-    # Only items that the model writes: hosted tools do end a turn as "generating" or "searching".
-    over = legal is _RUN and current == "in_progress"
-    if over or current not in legal:
+    over = current == "in_progress" and not row.may_end_in_progress
+    if over or current not in row.statuses:
         nearest = (status, "failed", "in_progress") if status == "incomplete" else (status,)
-        item["status"] = next((each for each in nearest if each in legal), legal[0])
+        item["status"] = next((each for each in nearest if each in row.statuses), row.statuses[0])
 
 
 def _complete_reasoning(item: Item) -> None:
@@ -203,6 +132,6 @@ def _complete_parts(parts: list[Any], default_type: str) -> list[Item]:
         if isinstance(part, str):
             part = {"text": part}
         if isinstance(part, dict):
-            complete_part(part, default_type)
+            fill_part(part, default_type)
             completed.append(part)
     return completed

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.relay.item import as_text, complete_item, complete_part, is_empty, item_type, merged, opened, visible
+from proxy.relay.item import as_text, complete_item, fill_part, is_empty, merged, opened, type_name, visible
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT
 from tests.proxy.relay.strict import ITEMS, accept_item
 
@@ -43,7 +43,7 @@ def test_a_complete_item_stays_as_it_is(item):
     ],
 )
 def test_an_item_without_a_type_is_what_its_fields_say(item, kind):
-    assert item_type(item) == kind
+    assert type_name(item) == kind
 
 
 @pytest.mark.parametrize("content", ["Hello", ["Hello"], [{"text": "Hello"}], [{"type": "text", "text": "Hello"}, 5]])
@@ -90,13 +90,13 @@ def test_defaults_are_not_shared_between_items():
 
 def test_a_part_gets_the_lists_that_clients_require():
     part: dict[str, Any] = {"text": "Hello", "logprobs": None}
-    complete_part(part, "output_text")
+    fill_part(part, "output_text")
     assert part == TEXT
 
 
 def test_an_unknown_part_stays_as_it_is():
     part = {"type": "output_audio", "data": "AA"}
-    complete_part(part, "output_text")
+    fill_part(part, "output_text")
     assert part == {"type": "output_audio", "data": "AA"}
 
 
