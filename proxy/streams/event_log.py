@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
@@ -17,6 +16,7 @@ from aiohttp import web
 
 from proxy.delivery import Delivery, WrappedDelivery
 from proxy.protocol import sse
+from proxy.runtime.tasks import Backoff
 from storage import EventBatch, EventLog, EventQuery, Unavailable
 
 if TYPE_CHECKING:
@@ -123,14 +123,11 @@ class EventWriter:
         self._closing = True
         if not self._over:
             self._add(frames.removesuffix(sse.DONE))
-        give_up = time.monotonic() + CLOSING_SECONDS
+        backoff = Backoff(PAUSE_SECONDS, PAUSE_SECONDS, CLOSING_SECONDS, cut_last=True)
         while (self._waiting or self._batch) and not self._over:
             await self._flush()
-            if self._failing:
-                if time.monotonic() > give_up:
-                    self._give_up("the store can't be reached")
-                    return
-                await asyncio.sleep(PAUSE_SECONDS)
+            if self._failing and not await backoff.pause():
+                self._give_up("the store can't be reached")
 
     # --- what an earlier run wrote ------------------------------------------------------------------------------------
 
