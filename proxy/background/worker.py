@@ -28,6 +28,7 @@ from proxy.background.job import BackgroundJob
 from proxy.delivery import Unattended
 from proxy.protocol.errors import ApiError
 from proxy.protocol.store_errors import from_store_error
+from proxy.runtime.tasks import periodic, supervised
 from proxy.sealing import Unsealable
 from proxy.streams.event_log import EventLogWriter
 from proxy.turns.identity import AcceptedIdentity
@@ -96,25 +97,39 @@ class Worker:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._has_runs = asyncio.Event()
-        self._takers: list[asyncio.Task[None]] = []
+        #: When this worker's entries of the queue were kept last, in monotonic seconds.
+        self._kept_at = 0.0
+        #: What takes entries from the queue, until nothing more is to be begun.
+        self._taking = AsyncExitStack()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Worker]:
         """Work for as long as the context lasts; `drain` it first."""
-        self._takers = [asyncio.create_task(self._take()), asyncio.create_task(self._reclaim())]
-        beat = asyncio.create_task(self._beat())
+        rest = STORE_PAUSE
+        take = supervised(self._take, "the queue of background responses can't be read", logger, rest_seconds=rest)
+        reclaim = periodic(self._lease_seconds, self._reclaim, "nothing could be taken over", logger, rest_seconds=rest)
+        beat = periodic(
+            min(BEAT_SECONDS, self._lease_seconds / 3),
+            self._beat,
+            "background responses could not be renewed",
+            logger,
+            when=self._has_runs,
+            rest_seconds=rest,
+        )
         try:
-            yield self
+            async with beat, self._taking as taking:
+                await taking.enter_async_context(take)
+                await taking.enter_async_context(reclaim)
+                yield self
         finally:
-            left = [*self._takers, beat, *(task for _, task in self._runs.values())]
+            left = [task for _, task in self._runs.values()]
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
     async def drain(self, timeout_seconds: float) -> None:
         """Take nothing more, let finish what runs, then give the rest back to the other replicas."""
-        for taker in self._takers:
-            taker.cancel()
+        await self._taking.aclose()
         unclaimed = [(run, task) for run, task in self._runs.values() if run.job is None]
         for _, task in unclaimed:
             task.cancel()
@@ -130,31 +145,14 @@ class Worker:
     # --- entries --------------------------------------------------------------------------------------------------
 
     async def _take(self) -> None:
+        await self._jobs.join()
         while True:
-            async with self._outlasting("the queue of background responses can't be read"):
-                await self._jobs.join()
-                while True:
-                    await self._has_room.wait()
-                    self._begin(await self._jobs.take(self.name, self._room))
+            await self._has_room.wait()
+            self._begin(await self._jobs.take(self.name, self._room))
 
     async def _reclaim(self) -> None:
-        while True:
-            async with self._outlasting("nothing could be taken over"):
-                await asyncio.sleep(self._lease_seconds)
-                await self._has_room.wait()
-                self._begin(await self._jobs.reclaim(self.name, self._lease_seconds, self._room))
-
-    @asynccontextmanager
-    async def _outlasting(self, what_failed: str) -> AsyncIterator[None]:
-        """Log what goes wrong inside and rest a while: the next one may work."""
-        try:
-            yield
-        except Unavailable as error:
-            logger.warning("%s: %s", what_failed, error.subject)
-            await asyncio.sleep(STORE_PAUSE)
-        except Exception:
-            logger.exception("%s", what_failed)
-            await asyncio.sleep(STORE_PAUSE)
+        await self._has_room.wait()
+        self._begin(await self._jobs.reclaim(self.name, self._lease_seconds, self._room))
 
     @property
     def _room(self) -> int:
@@ -272,15 +270,10 @@ class Worker:
     # --- all of them ------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        pause = min(BEAT_SECONDS, self._lease_seconds / 3)
-        kept_at = 0.0
-        while True:
-            await self._has_runs.wait()
-            await asyncio.sleep(pause)
-            async with self._outlasting("background responses could not be renewed"):
-                keeps = time.monotonic() - kept_at >= self._lease_seconds / 3
-                await self._look_after(self.name if keeps else "")
-                kept_at = time.monotonic() if keeps else kept_at
+        keeps = time.monotonic() - self._kept_at >= self._lease_seconds / 3
+        await self._look_after(self.name if keeps else "")
+        if keeps:
+            self._kept_at = time.monotonic()
 
     async def _look_after(self, worker: str) -> None:
         """Renew what runs and end what is not wanted any more. worker: its entries are kept too, unless ''."""

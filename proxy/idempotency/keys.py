@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from aiohttp.web import AppKey, RequestKey
 
 from proxy.protocol.errors import ApiError, InProgress, KeyReused, error_body
 from proxy.protocol.store_errors import from_store_error
-from proxy.runtime.tasks import beside
+from proxy.runtime.tasks import Backoff, periodic
 from storage import ANYBODY, KeptAnswer, KeyClaim, KeyState, Store, StoreError, Unavailable
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Claims:
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[Claims]:
         """Renew what is held for as long as the context lasts."""
-        async with beside(self._renew()):
+        async with periodic(self.lease_seconds / 3, self._renew, "idempotency keys could not be renewed", logger):
             yield self
 
     async def take(self, owner: str, name: str, fingerprint: str, restate: Restate) -> Held | KeptAnswer:
@@ -115,7 +114,7 @@ class Claims:
         """
         claim = KeyClaim(owner, name, secrets.token_hex(8))
         retention_seconds = self.config.retention_hours * 3600
-        patience = _Patience(self.config.wait_seconds)
+        backoff = self._backoff()
         holder, restated = "", None
         while True:
             standing = await self.store.idempotency.claim(
@@ -135,14 +134,14 @@ class Claims:
                 holder = standing.holder
                 restated = await restate(standing.response_id) if standing.response_id else None
             else:
-                await patience.pause()
+                await _pause(backoff)
 
     async def find(self, owner: str, name: str, restate: Restate) -> tuple[KeptAnswer, KeyClaim] | None:
         """Return the answer that is kept under a name, once it is there, and what to `drop` after it was delivered.
 
         None if there is none. Raises Unavailable; InProgress after `idempotency.wait_seconds`.
         """
-        patience = _Patience(self.config.wait_seconds)
+        backoff = self._backoff()
         while True:
             standing = await self.store.idempotency.look(KeyClaim(owner, name, ""), name)
             answer = await _unpack(standing.answer) if standing.answer else None
@@ -152,7 +151,7 @@ class Claims:
                 response_id = answer.response_id if answer else standing.response_id
                 restated = await restate(response_id) if response_id else None
                 return (restated, KeyClaim(owner, name, standing.holder)) if restated else None
-            await patience.pause()
+            await _pause(backoff)
 
     async def seize(self, owner: str, name: str, retention_seconds: float) -> Held:
         """Hold a name whatever was kept under it. Raises Unavailable."""
@@ -173,30 +172,16 @@ class Claims:
         return Held(self, claim, retention_seconds)
 
     async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self.lease_seconds / 3)
-            if not self._held:
-                continue
-            try:
-                await self.store.idempotency.renew(list(self._held), self.lease_seconds)
-            except Unavailable as error:
-                logger.warning("idempotency keys could not be renewed: %s", error.subject)
+        if self._held:
+            await self.store.idempotency.renew(list(self._held), self.lease_seconds)
+
+    def _backoff(self) -> Backoff:
+        return Backoff(FIRST_PAUSE, LONGEST_PAUSE, self.config.wait_seconds, factor=1.5, cut_last=True)
 
 
-class _Patience:
-    """Pauses that grow, until the time is over."""
-
-    def __init__(self, seconds: float) -> None:
-        self._give_up = time.monotonic() + seconds
-        self._pause = FIRST_PAUSE
-
-    async def pause(self) -> None:
-        """Wait a little. Raises InProgress when there is no time left."""
-        left = self._give_up - time.monotonic()
-        if left <= 0:
-            raise InProgress("The first of these requests is still running. Please retry in a few seconds.")
-        await asyncio.sleep(min(self._pause, left))
-        self._pause = min(self._pause * 1.5, LONGEST_PAUSE)
+async def _pause(backoff: Backoff) -> None:
+    if not await backoff.pause():
+        raise InProgress("The first of these requests is still running. Please retry in a few seconds.")
 
 
 def _is_final(refusal: ApiError) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.runtime.tasks import beside
-from storage import Lease, Store, Unavailable
+from proxy.runtime.tasks import periodic
+from storage import Lease, Store
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +31,13 @@ class Leases:
     @asynccontextmanager
     async def renewing(self) -> AsyncIterator[Leases]:
         """Renew what is held for as long as the context lasts."""
-        async with beside(self._renew()):
+        async with periodic(self.seconds / 3, self._renew, "locks could not be renewed", logger):
             yield self
 
     async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self.seconds / 3)
-            if not self._held:
-                continue
-            held = list(self._held)
-            try:
-                kept = await self._store.turns.renew(held, self.seconds)
-            except Unavailable as error:
-                # a turn whose lock ran out meanwhile finds out at its commit whether anybody came in between
-                logger.warning("locks could not be renewed: %s", error.subject)
-            else:
-                self._held.difference_update(one for one, is_kept in zip(held, kept, strict=True) if not is_kept)
+        if not self._held:
+            return
+        held = list(self._held)
+        # without the store a lock may run out: its turn finds out at its commit whether anybody came in between
+        kept = await self._store.turns.renew(held, self.seconds)
+        self._held.difference_update(one for one, is_kept in zip(held, kept, strict=True) if not is_kept)

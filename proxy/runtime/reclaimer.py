@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp.web import AppKey
 
-from proxy.runtime.tasks import beside
+from proxy.runtime.tasks import supervised
 from storage import Unavailable
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ RECLAIMER: AppKey[Reclaimer] = AppKey("reclaimer")
 
 #: Conversations that wait to be swept; further ones are left to `branchline gc`.
 MAX_WAITING = 1000
+#: Seconds that it rests after a failure of its own.
+REST_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Reclaimer:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Reclaimer]:
         """Sweep while the context lasts; at its end what waits is dropped."""
-        async with beside(self._work()):
+        async with supervised(self._work, "the reclaimer failed", log, rest_seconds=REST_SECONDS):
             yield self
 
     async def _work(self) -> None:

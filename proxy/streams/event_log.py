@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Self
 
 from proxy.protocol import sse
+from proxy.runtime.tasks import Backoff
 from storage import EventBatch, EventLog, EventQuery, Unavailable
 
 if TYPE_CHECKING:
@@ -126,14 +126,11 @@ class EventLogWriter:
         self._closing = True
         if not self._over:
             self._add(frames.removesuffix(sse.DONE))
-        give_up = time.monotonic() + CLOSING_SECONDS
+        backoff = Backoff(PAUSE_SECONDS, PAUSE_SECONDS, CLOSING_SECONDS, cut_last=True)
         while (self._waiting or self._batch) and not self._over:
             await self._flush()
-            if self._failing:
-                if time.monotonic() > give_up:
-                    self._give_up("the store can't be reached")
-                    return
-                await asyncio.sleep(PAUSE_SECONDS)
+            if self._failing and not await backoff.pause():
+                self._give_up("the store can't be reached")
 
     # --- what an earlier run wrote ------------------------------------------------------------------------------------
 

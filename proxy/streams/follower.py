@@ -23,9 +23,9 @@ from proxy.protocol.errors import BadRequest
 from proxy.protocol.items import hide_sealed
 from proxy.protocol.params import asks_encrypted
 from proxy.relay.replay import end_of_broken_run, end_of_response
-from proxy.runtime.tasks import beside
+from proxy.runtime.tasks import Backoff, periodic
 from proxy.streams.event_log import PAGE_BYTES, split_frames
-from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError, Unavailable
+from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -67,7 +67,17 @@ class Followers:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Followers]:
         """Look into the logs for as long as the context lasts."""
-        async with beside(self._poll(), self._keep_alive()):
+        async with (
+            periodic(
+                POLL_SECONDS,
+                self._poll,
+                "logs of events can't be read",
+                logger,
+                when=self._wanted,
+                rest_seconds=PAUSE_SECONDS,
+            ),
+            periodic(self._keepalive_seconds / 3, self._keep_alive, "followed streams could not be kept alive", logger),
+        ):
             try:
                 yield self
             finally:
@@ -98,22 +108,14 @@ class Followers:
         return await future
 
     async def _poll(self) -> None:
-        while True:
-            await self._wanted.wait()
-            await asyncio.sleep(POLL_SECONDS)
-            self._forget_the_gone()
-            queries = list(self._waiting)
-            try:
-                pages = await self.store.events.read_all(queries, PAGE_BYTES)
-            except Unavailable as error:
-                logger.warning("logs of events can't be read: %s", error.subject)
-                await asyncio.sleep(PAUSE_SECONDS)
-                continue
-            for query, page in zip(queries, pages, strict=True):
-                if isinstance(page, StoreError) or page.batches or page.ended or not page.running:
-                    self._tell(query, page)
-            if not self._waiting:
-                self._wanted.clear()
+        self._forget_the_gone()
+        queries = list(self._waiting)
+        pages = await self.store.events.read_all(queries, PAGE_BYTES)
+        for query, page in zip(queries, pages, strict=True):
+            if isinstance(page, StoreError) or page.batches or page.ended or not page.running:
+                self._tell(query, page)
+        if not self._waiting:
+            self._wanted.clear()
 
     def _forget_the_gone(self) -> None:
         for query, futures in list(self._waiting.items()):
@@ -131,10 +133,8 @@ class Followers:
                 future.set_result(answer)
 
     async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(self._keepalive_seconds / 3)
-            for delivery in list(self._streams):
-                await delivery.keep_alive(self._keepalive_seconds)
+        for delivery in list(self._streams):
+            await delivery.keep_alive(self._keepalive_seconds)
 
 
 class Replay:
@@ -152,17 +152,16 @@ class Replay:
 
     async def begin(self) -> None:
         """Read what there is. Raises ResponseNotFound, Unavailable, and BadRequest when no events are kept."""
-        patience = GRACE_SECONDS if abs(ids.age_seconds(self._response_id)) < FRESH_SECONDS else 0.0
+        is_fresh = abs(ids.age_seconds(self._response_id)) < FRESH_SECONDS
+        backoff = Backoff(POLL_SECONDS, POLL_SECONDS, GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
         while True:
             try:
                 self._page = await self._read()
                 break
             except ResponseNotFound:
                 # whoever was told the id a moment ago may be here before the first events are in the log
-                if patience <= 0:
+                if not await backoff.pause():
                     raise
-            await asyncio.sleep(POLL_SECONDS)
-            patience -= POLL_SECONDS
         if not self._page.kept:
             raise BadRequest(
                 "This response was not created in background mode with stream=true, or its events are not kept any "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
-from proxy.runtime.tasks import beside
+from proxy.runtime.tasks import periodic
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RunningTurns:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[RunningTurns]:
         """Keep streams alive for as long as the context lasts."""
-        async with beside(self._keep_alive()):
+        async with periodic(self._keepalive_seconds / 3, self._keep_alive, "streams could not be kept alive", logger):
             yield self
 
     async def run(self, turn: Turn) -> TurnResult:
@@ -76,7 +76,5 @@ class RunningTurns:
             await asyncio.wait(list(self._running), timeout=LAST_WORDS_SECONDS)
 
     async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(self._keepalive_seconds / 3)
-            for turn in list(self._running.values()):
-                await turn.delivery.keep_alive(self._keepalive_seconds)
+        for turn in list(self._running.values()):
+            await turn.delivery.keep_alive(self._keepalive_seconds)

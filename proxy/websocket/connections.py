@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,11 +10,13 @@ from typing import Protocol
 
 from aiohttp.web import AppKey
 
-from proxy.runtime.tasks import beside
+from proxy.runtime.tasks import periodic
 
 #: The WebSocket connections that are open.
 CONNECTIONS: AppKey[Connections] = AppKey("sockets")
 
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two looks, at most.
 LONGEST_PAUSE = 1.0
@@ -42,7 +44,7 @@ class Connections:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Connections]:
         """Look after the connections for as long as the context lasts."""
-        async with beside(self._watch()):
+        async with periodic(self._pause, self._watch, "WebSocket connections could not be looked after", logger):
             yield self
 
     @contextmanager
@@ -60,8 +62,6 @@ class Connections:
             connection.end()
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._pause)
-            now = time.monotonic()
-            for connection in list(self._open):
-                await connection.watch(now)
+        now = time.monotonic()
+        for connection in list(self._open):
+            await connection.watch(now)
