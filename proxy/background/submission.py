@@ -98,17 +98,14 @@ async def _submit(
 
 
 def _queued(request: TurnRequest, opened: OpenedTurn, response_id: str, created_at: int) -> dict[str, Any]:
-    source = request.source
-    ownership = Ownership(
+    ownership = Ownership.of(
+        request.body,
+        request.source,
         response_id=response_id,
-        previous_response_id=source.previous_response_id,
-        conversation_id=source.conversation_id,
+        created_at=created_at,
         store=request.stored,
         new_item_id=str,
-        request=request.body,
-        show_encrypted=request.show_encrypted,
-        created_at=created_at,
-        branch=opened.branch if source.branch or source.fork else "",
+        branch=opened.branch,
     )
     return complete_response({}, ownership, "queued", [], None, complete_settings({}, request.body))
 

@@ -10,9 +10,9 @@ from aiohttp import hdrs, web
 
 from proxy.protocol.errors import AlreadyExists
 from proxy.protocol.items import hide_sealed
-from proxy.protocol.params import ENCRYPTED_REASONING
+from proxy.protocol.params import includes_encrypted
 from proxy.relay import Outcome, Ownership, Relay
-from storage import KeptAnswer, ResponseNotFound, Store
+from storage import KeptAnswer, ResponseNotFound, Store, TurnSource
 
 EVENT_STREAM = "text/event-stream"
 #: Tells a client that this answer is not the first one to its request.
@@ -31,14 +31,13 @@ async def restate(store: Store, owner: str, response_id: str, asked: Mapping[str
         stored = await store.responses.read(owner, response_id)
     except ResponseNotFound:
         return None
-    show = ENCRYPTED_REASONING in (asked.get("include") or ())
-    output = stored.output if show else hide_sealed(stored.output)
+    output = stored.output if includes_encrypted(asked) else hide_sealed(stored.output)
     response = {**orjson.loads(stored.body), "output": [orjson.loads(item) for item in output]}
     if response["status"] == "failed":
         return None
     if asked.get("stream") is not True:
         return KeptAnswer(200, "application/json", orjson.dumps(response), response_id)
-    return KeptAnswer(200, EVENT_STREAM, _stream(response, asked, show_encrypted=show), response_id)
+    return KeptAnswer(200, EVENT_STREAM, _stream(response, asked), response_id)
 
 
 def answer_lost(response_id: str) -> AlreadyExists:
@@ -57,18 +56,17 @@ def replayed(answer: KeptAnswer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
-def _stream(response: dict[str, Any], asked: Mapping[str, Any], *, show_encrypted: bool) -> bytes:
+def _stream(response: dict[str, Any], asked: Mapping[str, Any]) -> bytes:
     conversation = response.get("conversation") or {}
-    ownership = Ownership(
+    branch = conversation.get("branch", "")
+    ownership = Ownership.of(
+        asked,
+        TurnSource(conversation.get("id"), response["previous_response_id"], branch=branch),
         response_id=response["id"],
-        previous_response_id=response["previous_response_id"],
-        conversation_id=conversation.get("id"),
-        store=response["store"],
-        new_item_id=lambda item_type: item_type,
-        request=asked,
-        show_encrypted=show_encrypted,
         created_at=response["created_at"],
-        branch=conversation.get("branch", ""),
+        store=response["store"],
+        new_item_id=str,
+        branch=branch,
     )
     outcome = Outcome(response["status"], response, [])
     relay = Relay(ownership)

@@ -187,18 +187,15 @@ class Turn:
         self._question = Question(self._services, self._caller, compaction.request, self._inbound)
         self._prepared = prepare(self._request, self._opened, self._new_item_id, check_calls=check)
         compaction.open(self._opened, self._prepared)
-        source = self._request.source
         self._relay = Relay(
-            Ownership(
+            Ownership.of(
+                self._request.body,
+                self._request.source,
                 response_id=self._response_id,
-                previous_response_id=source.previous_response_id,
-                conversation_id=source.conversation_id,
+                created_at=self._identity.created_at if self._identity else int(time.time()),
                 store=self._request.stored,
                 new_item_id=self._new_item_id,
-                request=self._request.body,
-                show_encrypted=self._request.show_encrypted,
-                created_at=self._identity.created_at if self._identity else int(time.time()),
-                branch=self._opened.branch if source.branch or source.fork else "",
+                branch=self._opened.branch,
             )
         )
 
