@@ -14,9 +14,9 @@ from proxy.http.body import read_json
 from proxy.http.keys import STORE
 from proxy.idempotency.turns import note_submission
 from proxy.protocol.errors import BadRequest
-from proxy.protocol.items import hide_sealed
 from proxy.protocol.params import asks_encrypted, check_id, read_page
 from proxy.protocol.request import read_request
+from proxy.relay.replay import Replay
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
 from proxy.upstream.model_call import Inbound
@@ -45,9 +45,8 @@ async def read_response(request: web.Request) -> web.StreamResponse:
 async def _render(request: web.Request, response_id: str) -> web.Response:
     """Return a stored response with its output. Raises ResponseNotFound."""
     stored = await request.app[STORE].responses.read(request[CALLER].owner, response_id)
-    output = stored.output if asks_encrypted(request.query) else hide_sealed(stored.output)
-    body = stored.body[:-1] + b',"output":[' + b",".join(output) + b"]}"
-    return web.Response(body=body, content_type="application/json")
+    replay = Replay(stored, show_encrypted=asks_encrypted(request.query))
+    return web.Response(body=replay.json, content_type="application/json")
 
 
 async def delete_response(request: web.Request) -> web.Response:

@@ -65,16 +65,13 @@ async def _submit(services: Services, submission: Submission) -> None:
 
 
 def _queued(request: TurnRequest, opening: Opening) -> dict[str, Any]:
-    source = request.source
-    ownership = Ownership(
+    ownership = Ownership.of(
+        request.body,
+        request.source,
         response_id=opening.response_id,
-        previous_response_id=source.previous_response_id,
-        conversation_id=source.conversation_id,
+        created_at=opening.created_at,
         store=request.stored,
         new_item_id=str,
-        request=request.body,
-        show_encrypted=request.show_encrypted,
-        created_at=opening.created_at,
-        branch=opening.branch,
+        branch=opening.opened.branch,
     )
     return complete_response({}, ownership, "queued", [], None, complete_settings({}, request.body))

@@ -15,7 +15,7 @@ from proxy.context.request_body import body_with_input
 from proxy.protocol import ids, sse
 from proxy.protocol.errors import BadGateway
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
-from storage import OpenedTurn, new_partition
+from storage import OpenedTurn, TurnSource, new_partition
 
 if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
@@ -117,13 +117,11 @@ class Summariser:
 def _ownership(asked: Mapping[str, Any]) -> Ownership:
     """Return what an answer is completed with that nobody sees."""
     partition = new_partition()
-    return Ownership(
+    return Ownership.of(
+        {"model": asked.get("model")},
+        TurnSource(),
         response_id=ids.new_response_id(partition, stored=False),
-        previous_response_id=None,
-        conversation_id=None,
+        created_at=int(time.time()),
         store=False,
         new_item_id=lambda item_type: ids.new_turn_item_id(item_type, partition, stored=False),
-        request={"model": asked.get("model")},
-        show_encrypted=False,
-        created_at=int(time.time()),
     )

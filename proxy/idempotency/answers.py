@@ -1,17 +1,15 @@
-"""A turn's answer given again: as it was kept, or made anew from the response that the store has."""
+"""Idempotent answers: a turn's answer given again, as it was kept or made anew from the stored response."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from aiohttp import hdrs, web
 
 from proxy.protocol.errors import AlreadyExists
-from proxy.protocol.items import hide_sealed
-from proxy.protocol.params import ENCRYPTED_REASONING
-from proxy.relay import Outcome, Ownership, Relay
+from proxy.protocol.params import includes_encrypted
+from proxy.relay.replay import Replay
 from storage import KeptAnswer, ResponseNotFound, Store
 
 EVENT_STREAM = "text/event-stream"
@@ -24,21 +22,18 @@ STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 async def restate(store: Store, owner: str, response_id: str, asked: Mapping[str, Any]) -> KeptAnswer | None:
     """Return a stored response as the answer to the request body that made it, as a stream if it asked for one.
 
-    None if it is not stored, or failed. A stream has other pieces than the first one had, and the same content.
-    Raises Unavailable.
+    None if it is not stored, or failed. Raises Unavailable.
     """
     try:
         stored = await store.responses.read(owner, response_id)
     except ResponseNotFound:
         return None
-    show = ENCRYPTED_REASONING in (asked.get("include") or ())
-    output = stored.output if show else hide_sealed(stored.output)
-    response = {**orjson.loads(stored.body), "output": [orjson.loads(item) for item in output]}
-    if response["status"] == "failed":
+    replay = Replay(stored, show_encrypted=includes_encrypted(asked))
+    if replay.response["status"] == "failed":
         return None
     if asked.get("stream") is not True:
-        return KeptAnswer(200, "application/json", orjson.dumps(response), response_id)
-    return KeptAnswer(200, EVENT_STREAM, _stream(response, asked, show_encrypted=show), response_id)
+        return KeptAnswer(200, "application/json", replay.json, response_id)
+    return KeptAnswer(200, EVENT_STREAM, replay.stream(asked), response_id)
 
 
 def answer_lost(response_id: str) -> AlreadyExists:
@@ -55,21 +50,3 @@ def replayed(answer: KeptAnswer) -> web.Response:
     if answer.content_type == EVENT_STREAM:
         headers |= STREAM_HEADERS
     return web.Response(status=answer.status, body=answer.body, headers=headers)
-
-
-def _stream(response: dict[str, Any], asked: Mapping[str, Any], *, show_encrypted: bool) -> bytes:
-    conversation = response.get("conversation") or {}
-    ownership = Ownership(
-        response_id=response["id"],
-        previous_response_id=response["previous_response_id"],
-        conversation_id=conversation.get("id"),
-        store=response["store"],
-        new_item_id=lambda item_type: item_type,
-        request=asked,
-        show_encrypted=show_encrypted,
-        created_at=response["created_at"],
-        branch=conversation.get("branch", ""),
-    )
-    outcome = Outcome(response["status"], response, [])
-    relay = Relay(ownership)
-    return relay.replay(outcome) + relay.closing(outcome)

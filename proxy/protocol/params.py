@@ -127,6 +127,11 @@ def asks_encrypted(query: MultiMapping[str]) -> bool:
     return any(ENCRYPTED_REASONING in query.getall(name, ()) for name in ("include[]", "include"))
 
 
+def includes_encrypted(body: Mapping[str, Any]) -> bool:
+    """Whether the `include` of a checked request body asks for encrypted reasoning."""
+    return ENCRYPTED_REASONING in (body.get("include") or ())
+
+
 def check_id(value: str, param: str) -> None:
     """Raise BadRequest unless `value`, from a path, has an id's characters and length."""
     if len(value) > MAX_LENGTH:

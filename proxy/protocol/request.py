@@ -18,7 +18,7 @@ from proxy.protocol.errors import (
 )
 from proxy.protocol.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.protocol.items import InputItem, read_input
-from proxy.protocol.params import ENCRYPTED_REASONING, check_branch_name, check_conversation_id, check_id, read_metadata
+from proxy.protocol.params import check_branch_name, check_conversation_id, check_id, includes_encrypted, read_metadata
 from storage import Fork, ForkPoint, TurnSource
 
 
@@ -46,7 +46,7 @@ class TurnRequest:
     @property
     def show_encrypted(self) -> bool:
         """Whether the client asked for `reasoning.encrypted_content`."""
-        return ENCRYPTED_REASONING in (self.body.get("include") or ())
+        return includes_encrypted(self.body)
 
     @cached_property
     def exempt_tools(self) -> frozenset[str]:

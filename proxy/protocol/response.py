@@ -14,7 +14,12 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from proxy.protocol.params import includes_encrypted
+
+if TYPE_CHECKING:
+    from storage import TurnSource
 
 #: `response.error.code` as OpenAI's client knows it (openai/types/responses/response_error.py) …
 _SPECIFIED_CODES = frozenset(
@@ -79,6 +84,35 @@ class Ownership:
     #: Unix seconds, used if the upstream names none.
     created_at: int
     branch: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        asked: Mapping[str, Any],
+        source: TurnSource,
+        *,
+        response_id: str,
+        created_at: int,
+        store: bool,
+        new_item_id: Callable[[str], str],
+        branch: str = "",
+    ) -> Self:
+        """Return the ownership of the response to a request.
+
+        asked: the client's request body, checked. source: what it goes on from. created_at: Unix seconds.
+        branch: where the turn goes on; the client is told if it named a branch, or had one made.
+        """
+        return cls(
+            response_id=response_id,
+            previous_response_id=source.previous_response_id,
+            conversation_id=source.conversation_id,
+            store=store,
+            new_item_id=new_item_id,
+            request=asked,
+            show_encrypted=includes_encrypted(asked),
+            created_at=created_at,
+            branch=branch if source.branch or source.fork else "",
+        )
 
 
 class _Setting(NamedTuple):

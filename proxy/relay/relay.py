@@ -43,7 +43,7 @@ _TERMINAL: dict[str, Status] = {
     "response.cancelled": "cancelled",
 }
 #: The event that tells an outcome. No client knows a `response.cancelled`.
-_CLOSING: dict[Status, str] = {
+CLOSING: dict[Status, str] = {
     "completed": "response.completed",
     "incomplete": "response.incomplete",
     "failed": "response.failed",
@@ -176,7 +176,7 @@ class Relay:
         """
         self._start()
         extras = self._extras if outcome is self.outcome else {}
-        self._frames.emit({**extras, **(beside or {}), "type": _CLOSING[outcome.status], "response": outcome.response})
+        self._frames.emit({**extras, **(beside or {}), "type": CLOSING[outcome.status], "response": outcome.response})
         return self._frames.take() + sse.DONE
 
     def _event(self, body: dict[str, Any], data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A response's events told again from its log, and on from there while it still runs, wherever that is.
+"""Event log follower: a response's events from its log, and on from there while it still runs, wherever that is.
 
 A reader first catches up by itself; from then on one task looks into all logs that anybody of this process waits for,
 in one round trip.
@@ -10,9 +10,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
 from aiohttp.web import AppKey
 
 from proxy.auth.caller import CALLER
@@ -20,9 +19,8 @@ from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import CONFIG
 from proxy.protocol import ids, sse
 from proxy.protocol.errors import BadRequest
-from proxy.protocol.items import hide_sealed
 from proxy.protocol.params import asks_encrypted
-from proxy.relay.replay import end_of_broken_run, end_of_response
+from proxy.relay.replay import Replay, end_of_broken_run
 from proxy.runtime.tasks import Backoff, periodic
 from proxy.streams.event_log import PAGE_BYTES, split_frames
 from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError
@@ -137,7 +135,7 @@ class Followers:
             await delivery.keep_alive(self._keepalive_seconds)
 
 
-class Replay:
+class LogReader:
     """One reader's way through one log. number: of the next event that it tells."""
 
     def __init__(self, followers: Followers, query: EventQuery, *, show_encrypted: bool) -> None:
@@ -215,10 +213,7 @@ class Replay:
             if not page.batches:
                 raise
             return end_of_broken_run(split_frames(page.batches[0].frames)[0], self._number)
-        output = stored.output if self._show_encrypted else hide_sealed(stored.output)
-        response: dict[str, Any] = orjson.loads(stored.body)
-        response["output"] = [orjson.loads(item) for item in output]
-        return end_of_response(response, self._number)
+        return Replay(stored, show_encrypted=self._show_encrypted).end(self._number)
 
 
 async def follow(request: web.Request, response_id: str, starting_after: int = -1) -> web.StreamResponse:
@@ -229,14 +224,14 @@ async def follow(request: web.Request, response_id: str, starting_after: int = -
     """
     followers = request.app[FOLLOWERS]
     query = EventQuery(request[CALLER].owner, response_id, starting_after + 1)
-    replay = Replay(followers, query, show_encrypted=asks_encrypted(request.query))
-    await replay.begin()
+    reader = LogReader(followers, query, show_encrypted=asks_encrypted(request.query))
+    await reader.begin()
     async with followers.stream(HttpDelivery(request, request.app[CONFIG].server.unread_seconds)) as delivery:
-        if replay.waits:
+        if reader.waits:
             # the head goes out at once, however long the first event takes
             await delivery.send(sse.comment("events follow"))
         try:
-            async for frames in replay.frames():
+            async for frames in reader.frames():
                 if not await delivery.send(frames):
                     break
         except (Broken, StoreError) as reason:

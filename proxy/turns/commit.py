@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from proxy.context.input import output_entries
+from proxy.runtime.tasks import Backoff
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
 from proxy.turns.options import Revised
 from storage import CommitMode, CommitResult, Committed, Conflict, StoreError, TurnCommit, Unavailable
@@ -45,8 +44,7 @@ class Commit:
 
         leaving: the turn was broken off. The lock is released by what is written, not here.
         """
-        give_up = time.monotonic() + self._services.config.turns.commit_retry_seconds
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._services.config.turns.commit_retry_seconds)
         response_id = self._opening.response_id
         while (mode := self._mode(outcome, leaving=leaving)) is not None:
             try:
@@ -60,13 +58,11 @@ class Commit:
                     # the partition itself is somebody else's: no other commit can succeed either
                     return outcome
             except Unavailable:
-                if time.monotonic() + pause > give_up:
+                if not await backoff.pause():
                     logger.error("turn %s could not be saved: the store can't be reached", response_id)  # noqa: TRY400
                     return self._relay.fail(
                         "server_error", "The answer could not be saved: the store can't be reached."
                     )
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
             else:
                 self._services.leases.forget(self._opening.lease)
                 self._is_written = True

@@ -5,7 +5,6 @@ One way for every turn: those that run at once, those that are accepted for late
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from proxy.protocol.errors import (
     previous_response_not_found,
     response_unfinished,
 )
+from proxy.runtime.tasks import Backoff
 from proxy.turns.continuation import recall
 from proxy.turns.identity import FreshIdentity, Identity
 from proxy.turns.options import TurnOptions
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: First and longest pause between attempts at a lock, in seconds.
+#: First and longest pause between attempts at a lock or a commit, in seconds.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 
@@ -66,12 +66,6 @@ class Opening:
     turn_input: TurnInput
     response_id: str
     created_at: int
-
-    @property
-    def branch(self) -> str:
-        """The branch as the answer names it, '' where the request did not choose one."""
-        source = self.request.source
-        return self.opened.branch if source.branch or source.fork else ""
 
     def new_item_id(self, item_type: str) -> str:
         """Return the id of one more item of the turn."""
@@ -145,16 +139,13 @@ class _Attempt:
     async def open(self, wait_seconds: float, is_leaving: Callable[[], bool]) -> OpenedTurn:
         if self.options.continuation is not None:
             return await self._recall(self.options.continuation)
-        give_up = time.monotonic() + wait_seconds
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds)
         while True:
             try:
                 return await self._open_once()
             except Locked:
-                if is_leaving() or time.monotonic() + pause > give_up:
+                if is_leaving() or not await backoff.pause():
                     raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _open_once(self) -> OpenedTurn:
         request = self.request

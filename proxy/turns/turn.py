@@ -268,14 +268,12 @@ class Turn:
 
 def _ownership(opening: Opening) -> Ownership:
     request = opening.request
-    return Ownership(
+    return Ownership.of(
+        request.body,
+        request.source,
         response_id=opening.response_id,
-        previous_response_id=request.source.previous_response_id,
-        conversation_id=request.source.conversation_id,
+        created_at=opening.created_at,
         store=request.stored,
         new_item_id=opening.new_item_id,
-        request=request.body,
-        show_encrypted=request.show_encrypted,
-        created_at=opening.created_at,
-        branch=opening.branch,
+        branch=opening.opened.branch,
     )

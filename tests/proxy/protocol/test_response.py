@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.protocol.response import complete_error, complete_response, complete_settings
+from proxy.protocol.response import Ownership, complete_error, complete_response, complete_settings
+from storage import Fork, ForkPoint, TurnSource
 from tests.proxy.relay.strict import accept_response, ownership
 
 
@@ -183,3 +184,34 @@ def test_an_unknown_code_moves_into_the_message():
         "code": "server_error",
         "message": "no memory (cuda_oom)",
     }
+
+
+def owned_by(source: TurnSource, asked: dict[str, Any]) -> Ownership:
+    return Ownership.of(
+        asked, source, response_id="resp_ours", created_at=7, store=True, new_item_id=str, branch="draft"
+    )
+
+
+def test_a_response_says_what_its_request_goes_on_from():
+    assert owned_by(TurnSource(previous_response_id="resp_before"), {}).previous_response_id == "resp_before"
+    assert owned_by(TurnSource("conv_1"), {}).conversation_id == "conv_1"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (TurnSource("conv_1"), ""),
+        (TurnSource("conv_1", branch="draft"), "draft"),
+        (TurnSource("conv_1", fork=Fork(ForkPoint.AT, "msg_1", name="draft")), "draft"),
+    ],
+)
+def test_a_branch_is_told_to_whoever_named_it_or_had_it_made(source: TurnSource, told: str):
+    assert owned_by(source, {}).branch == told
+
+
+@pytest.mark.parametrize(
+    ("include", "shown"),
+    [(None, False), ([], False), (["usage"], False), (["usage", "reasoning.encrypted_content"], True)],
+)
+def test_encrypted_reasoning_is_shown_to_whoever_asked_for_it(include: list[str] | None, shown: bool):
+    assert owned_by(TurnSource(), {"include": include}).show_encrypted is shown
