@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Any
 
 import orjson
 import pytest
@@ -15,11 +13,9 @@ from storage import (
     Busy,
     CommitResult,
     Conflict,
-    Conversation,
     EventBatch,
     EventLog,
     Job,
-    JobEntry,
     Lease,
     Locked,
     OpenedTurn,
@@ -38,81 +34,17 @@ from tests.storage.builders import (
     STRANGER,
     connect,
     continue_from,
-    finished,
     input_of,
     open_turn,
     read_all,
     start,
     take_turn,
 )
+from tests.storage.everything import claimed, commit, status_of, submit, taken
 from tests.storage.inspection import keys_of
 from tests.storage.servers import run_valkey
 
 QUEUE = queue_key(PREFIX)
-
-
-async def submit(store: Store, *, conversation: Conversation | None = None, previous: str | None = None) -> Any:
-    """Accept a response as its proxy does: the branch is opened and stays locked."""
-    opened, partition = OpenedTurn(), new_partition()
-    if place := conversation.id if conversation else previous:
-        opened, partition = (
-            await open_turn(store, conversation=conversation, previous=previous),
-            partition_of(place),
-        )
-    response_id = ids.new_response_id(partition, stored=True)
-    facts = {"id": response_id, "object": "response", "created_at": 7, "status": "queued", "error": None}
-    body = orjson.dumps({**facts, "metadata": {"status": "queued", "text": '"status":"queued"'}})
-    submission = Submission(OWNER, response_id, "token", body, "sealed", opened, streamed=False)
-    await store.jobs.submit(submission)
-    return submission
-
-
-async def taken(store: Store, worker: str = "w1") -> JobEntry:
-    """Take one entry; the first look only finds out that there is a queue."""
-    async with asyncio.timeout(5):
-        while not (entries := await store.jobs.take(worker, 1)):
-            pass
-    return entries[0]
-
-
-async def claimed(store: Store, token: str, entry: JobEntry | None = None, lease_seconds: float = 10) -> Job:
-    job = await store.jobs.claim(entry or await taken(store), token, lease_seconds)
-    assert isinstance(job, Job)
-    return job
-
-
-async def status_of(store: Store, response_id: str) -> Any:
-    body = orjson.loads((await store.responses.read(OWNER, response_id)).body)
-    assert body["metadata"] == {"status": "queued", "text": '"status":"queued"'}
-    return body["status"]
-
-
-async def commit(store: Store, submission: Submission, job: Job, conversation: Conversation | None = None) -> Any:
-    opened = replace(submission.opened)
-    partition = partition_of(submission.response_id)
-    turn = finished(opened, partition=partition, conversation=conversation, response_id=submission.response_id)
-    body = orjson.dumps({"object": "response", "status": "completed", "metadata": {}})
-    return (await store.turns.commit(replace(turn, token=job.token, job_token=job.token, body=body))).result
-
-
-async def use_jobs(store: Store) -> None:
-    """Call every method of jobs at least once."""
-    conversation = await start(store, "one")
-    submission = await submit(store, conversation=conversation)
-    job = await claimed(store, "t1")
-    assert await store.jobs.renew([job], 10, worker="w1") == [True]
-    assert await store.jobs.give_back(job, "t2", 10)
-    await store.jobs.requeue(job.entry)
-    job = await claimed(store, "t3")
-    assert await commit(store, submission, job, conversation) is CommitResult.OK
-    assert await store.jobs.is_over(submission.response_id)
-    await store.jobs.finish(job.entry)
-    failing = await claimed(store, "t4", (await submit(store), await taken(store))[1])
-    assert await store.jobs.fail(failing, b"{}")
-    await store.jobs.cancel(OWNER, failing.entry.response_id)
-    assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]
-    await store.jobs.join()
-    await store.jobs.finish(failing.entry)
 
 
 async def test_a_response_is_queued_claimed_and_committed_once(valkey: Redis, valkey_store: Store):

@@ -21,6 +21,7 @@ from storage import (
     Store,
     partition_of,
 )
+from tests.storage.archive.test_archive import turn
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -35,9 +36,8 @@ from tests.storage.builders import (
     store_on,
     take_turn,
 )
+from tests.storage.everything import use_everything
 from tests.storage.inspection import keys_of
-from tests.storage.test_archive import turn
-from tests.storage.test_keys import use_everything
 
 RESPONSES, CONVERSATIONS = 1_000, 10_000
 #: What is prolonged lives longer than it has to, so that not every use has to prolong it.

@@ -22,9 +22,8 @@ from tests.storage.builders import (
     start,
     take_turn,
 )
+from tests.storage.everything import use_everything, use_jobs
 from tests.storage.servers import run_valkey
-from tests.storage.test_jobs import use_jobs
-from tests.storage.test_keys import use_everything
 
 
 @pytest.fixture(scope="module")

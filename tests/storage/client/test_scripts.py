@@ -8,7 +8,7 @@ from storage import ConversationNotFound, Store
 from storage.client.scripts import PRELUDES, Call, load_scripts
 from storage.errors import REFUSALS
 from tests.storage.builders import OWNER, add, read_all, start, take_turn
-from tests.storage.test_keys import use_everything
+from tests.storage.everything import use_everything
 
 LUA = resources.files("storage") / "lua"
 FILES = {

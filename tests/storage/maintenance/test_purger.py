@@ -37,8 +37,8 @@ from tests.storage.builders import (
     store_on,
     take_turn,
 )
+from tests.storage.everything import use_everything
 from tests.storage.inspection import find_leaks, keys_of, keys_that_hold
-from tests.storage.test_keys import use_everything
 
 
 async def write_everything(store: Store, owner: str) -> None:

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from storage.embedded import EmbeddedUnavailable, EmbeddedValkey, data_dir, find_binary, probe
 from storage.embedded import server as serving
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 KILLED_PROXY = """
 import asyncio, sys, uvloop
