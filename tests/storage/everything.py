@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from proxy import ids
+from proxy.protocol import ids
 from storage import (
     ANYBODY,
     CommitMode,
