@@ -39,8 +39,8 @@ format: $(VENV)/installed-dev ## format the code and fix what can be fixed
 
 check: lint test ## all that must pass before a change lands
 
-docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.toml anew from proxy/config.py
-	@$(BIN)/python -m proxy.reference
+docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.toml anew from proxy/config/settings.py
+	@$(BIN)/python -m proxy.config.reference
 
 bench: $(VENV)/installed-dev ## run the benchmarks; ARGS are theirs
 	@$(BIN)/python -m benchmarks $(ARGS)

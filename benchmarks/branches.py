@@ -21,8 +21,19 @@ import orjson
 
 from benchmarks.storm import valkey
 from benchmarks.turns import TEXT
-from proxy import ids
-from storage import Conversation, Entry, Fork, ForkPoint, Origin, PageRequest, Store, Unavailable
+from proxy.protocol import ids
+from storage import (
+    Conversation,
+    Entry,
+    Fork,
+    ForkPoint,
+    Origin,
+    PageRequest,
+    Store,
+    Unavailable,
+    new_partition,
+    partition_of,
+)
 
 OWNER = "bench"
 LENGTHS = 10, 10_000
@@ -50,7 +61,7 @@ Step: TypeAlias = Callable[[Place], Awaitable[object]]
 
 
 def message(conversation_id: str, role: str) -> Entry:
-    item_id = ids.new_added_item_id("message", ids.partition_of(conversation_id))
+    item_id = ids.new_added_item_id("message", partition_of(conversation_id))
     content = [{"type": "input_text", "text": TEXT}]
     item = {"id": item_id, "type": "message", "role": role, "status": "completed", "content": content}
     return Entry(Origin.MINTED, item_id, orjson.dumps(item))
@@ -97,7 +108,7 @@ CROWDED: dict[str, tuple[Step, Step, Step]] = {
 async def make(store: Store, length: int) -> Place:
     """Return a new conversation with a branch `base` of that many items."""
     conversation, _ = await store.conversations.create(
-        OWNER, Conversation(ids.new_conversation_id(ids.new_partition()), 0, 0), []
+        OWNER, Conversation(ids.new_conversation_id(new_partition()), 0, 0), []
     )
     await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.TIP, name="base"), [])
     middle: list[Entry] = []
@@ -142,7 +153,6 @@ async def main() -> None:
             timeout_seconds=30,
             max_connections=1,
             retention_seconds=86_400,
-            partition_of=ids.partition_of,
         )
         await wait_for(store)
         places = [await make(store, length) for length in LENGTHS]

@@ -31,8 +31,7 @@ from aiohttp import web
 
 from benchmarks.storm import valkey
 from benchmarks.turns import free_port, ready
-from proxy import sse
-from proxy.ids import partition_of
+from proxy.protocol import sse
 from storage import Store
 
 WORDS = 25
@@ -325,7 +324,6 @@ async def _world(
         timeout_seconds=30,
         max_connections=4,
         retention_seconds=2_592_000,
-        partition_of=partition_of,
     )
     log.faults += (await store.auditor.audit()).complaints
     await store.close()

@@ -10,10 +10,10 @@ import orjson
 import uvloop
 from aiohttp import web
 
-from proxy import sse
 from proxy.echo import build_response
-from proxy.echo.parrot import Request, answer
-from proxy.echo.playback import play
+from proxy.echo.events import play
+from proxy.echo.replies import Request, answer
+from proxy.protocol import sse
 
 WORDS = 25
 

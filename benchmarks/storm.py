@@ -28,8 +28,7 @@ from benchmarks.storm_client import Client
 from benchmarks.storm_log import Log, Wire
 from benchmarks.storm_verdict import judge
 from benchmarks.turns import free_port, process, ready
-from proxy.config import Config
-from proxy.ids import partition_of
+from proxy.config.settings import Config
 from storage import Store
 from storage.embedded import find_binary
 
@@ -105,7 +104,6 @@ async def main() -> int:
             timeout_seconds=30,
             max_connections=4,
             retention_seconds=2_592_000,
-            partition_of=partition_of,
         )
         chosen = {"clients": options.clients, "seconds": options.seconds, "seed": options.seed}
         log = await storm(urls, sweep=store.sweeper.sweep_all, **chosen)

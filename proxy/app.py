@@ -10,50 +10,49 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy import archive, branches, compactions, conversations, health, measures, responses, revisions
-from proxy.auth import create_authenticator
-from proxy.claims import Claims
-from proxy.echo import create_echo_app
-from proxy.errors import NotFound, method_not_allowed
-from proxy.follower import Followers
-from proxy.gauge import Gauge
-from proxy.idempotency import answer_once
-from proxy.leases import Leases
-from proxy.middleware import MIDDLEWARES, RUNNING, SIGNALS, STOPPING
-from proxy.passthrough import pass_through
-from proxy.question import Services
-from proxy.reclaimer import Reclaimer
-from proxy.registry import Turns
-from proxy.sealing import create_sealer
-from proxy.services import (
-    AUTHENTICATOR,
-    CLAIMS,
-    CONFIG,
-    FOLLOWERS,
-    RECLAIMER,
-    SEALER,
-    SERVICES,
-    SOCKETS,
-    STORE,
-    TURNS,
-    UPSTREAM,
-    WORKER,
+from proxy.api import (
+    archive,
+    branches,
+    compact,
+    conversations,
+    edits,
+    health,
+    input_tokens,
+    items,
+    openapi,
+    responses,
 )
-from proxy.sockets import Sockets
+from proxy.api.passthrough import pass_through
+from proxy.auth.authenticators import create_authenticator
+from proxy.auth.caller import AUTHENTICATOR
+from proxy.background.worker import WORKER, Worker
+from proxy.context.budget import TokenBudget
+from proxy.echo import create_echo_app
+from proxy.http.keys import CONFIG, STORE
+from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
+from proxy.idempotency.keys import CLAIMS, Claims
+from proxy.idempotency.middleware import answer_once
+from proxy.protocol.errors import method_not_allowed
+from proxy.runtime.leases import Leases
+from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
+from proxy.sealing import SEALER, create_sealer
+from proxy.services import SERVICES, Services
 from proxy.stores import open_store
-from proxy.upstream import Upstream, create_session
-from proxy.worker import Worker
+from proxy.streams.follower import FOLLOWERS, Followers
+from proxy.turns.running import TURNS, RunningTurns
+from proxy.upstream.client import UPSTREAM, Upstream, create_session
+from proxy.websocket import connection
+from proxy.websocket.connections import CONNECTIONS, Connections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from proxy.config import Config
+    from proxy.config.settings import Config
 
 #: The `upstream.url` that stands for the built-in model.
 ECHO = "echo"
@@ -64,10 +63,6 @@ MAX_HEADER_BYTES = 32 * 1024
 #: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
 CLEANUP_SECONDS = 0.5
 
-#: The packaged API description; absent in a tree where it was not generated.
-OPENAPI_FILE = Path(__file__).with_name("openapi.json")
-
-_OPENAPI: web.AppKey[bytes] = web.AppKey("openapi", bytes)
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +74,8 @@ def create_app(config: Config) -> web.Application:
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
     app[health.READINESS] = health.Readiness()
-    app[_OPENAPI] = OPENAPI_FILE.read_bytes() if OPENAPI_FILE.exists() else b""
+    app[openapi.OPENAPI] = openapi.read_document()
+    app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
     app.add_routes(ROUTES)
     app.on_response_prepare.extend(SIGNALS)
     app.on_shutdown.append(stop_turns)
@@ -90,7 +86,7 @@ def create_app(config: Config) -> web.Application:
 def create_runner(app: web.Application) -> web.AppRunner:
     """Return a runner for `app`.
 
-    Bodies keep their coding (`proxy.body` undoes it within limits, passthrough leaves it), a handler is
+    Bodies keep their coding (`proxy.http.body` undoes it within limits, passthrough leaves it), a handler is
     cancelled when its client leaves, and `stop_turns` has done the waiting before connections are closed.
     """
     server_log = logging.getLogger("proxy.server")
@@ -107,13 +103,6 @@ def create_runner(app: web.Application) -> web.AppRunner:
         max_line_size=MAX_HEADER_BYTES,
         shutdown_timeout=CLEANUP_SECONDS,
     )
-
-
-async def serve_openapi(request: web.Request) -> web.Response:
-    """`GET /openapi.json`: the API's description."""
-    if not request.app[_OPENAPI]:
-        raise NotFound("This build has no API description.")
-    return web.Response(body=request.app[_OPENAPI], content_type="application/json")
 
 
 async def provide_store(app: web.Application) -> AsyncIterator[None]:
@@ -152,9 +141,11 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     """Keep the registry of running turns."""
     config = app[CONFIG]
     leases = Leases(app[STORE], config.turns.lock_lease_seconds)
-    async with leases.renewing(), Turns(config.server.keepalive_seconds).serving() as turns:
+    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds).serving() as turns:
         app[TURNS] = turns
-        app[SERVICES] = Services(app[STORE], app[UPSTREAM], config, leases, app[SEALER], Gauge(config.models.windows))
+        app[SERVICES] = Services(
+            app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
+        )
         yield
 
 
@@ -169,8 +160,8 @@ async def provide_sockets(app: web.Application) -> AsyncIterator[None]:
     """Look after WebSocket connections."""
     server, limits = app[CONFIG].server, app[CONFIG].websocket
     shortest = min(server.unread_seconds, limits.ping_seconds, limits.max_seconds)
-    async with Sockets(shortest).serving() as sockets:
-        app[SOCKETS] = sockets
+    async with Connections(shortest).serving() as sockets:
+        app[CONNECTIONS] = sockets
         yield
 
 
@@ -186,7 +177,7 @@ async def stop_turns(app: web.Application) -> None:
     app[STOPPING].set()
     seconds = app[CONFIG].server.shutdown_timeout_seconds
     start = time.monotonic()
-    app[SOCKETS].stop()
+    app[CONNECTIONS].stop()
     await asyncio.gather(app[TURNS].drain(seconds), app[WORKER].drain(seconds))
     app[FOLLOWERS].stop()
     left = seconds - (time.monotonic() - start)
@@ -245,14 +236,22 @@ def _refuse_method(allowed: str) -> Callable[[web.Request], Awaitable[web.Stream
 
 
 #: What this server answers itself, statefully.
-_STATEFUL = [*responses.ROUTES, *conversations.ROUTES, *branches.ROUTES, *revisions.ROUTES, *archive.ROUTES]
+_STATEFUL = [
+    *responses.ROUTES,
+    *connection.ROUTES,
+    *conversations.ROUTES,
+    *items.ROUTES,
+    *branches.ROUTES,
+    *edits.ROUTES,
+    *archive.ROUTES,
+]
 
 #: Routes in the order of precedence.
 ROUTES = [
     *health.ROUTES,
-    web.get("/openapi.json", serve_openapi),
-    *compactions.ROUTES,
-    *measures.ROUTES,
+    *openapi.ROUTES,
+    *compact.ROUTES,
+    *input_tokens.ROUTES,
     *_STATEFUL,
     *_refusals(_STATEFUL),
     web.route("*", "/v1/{tail:.*}", pass_through),

@@ -1,17 +1,13 @@
-"""How a turn's answer reaches whoever waits for it: `Delivery`; over HTTP one JSON body or a stream: `HttpDelivery`."""
+"""Delivery: how a turn's frames reach whoever waits for them, and the sinks that take them down beside it.
+
+A frame is one whole server-sent event. Every frame goes to the sinks first and to the client then, so that nothing is
+told that a sink does not have.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
-
-from aiohttp import web
-
-from proxy import sse
-
-logger = logging.getLogger(__name__)
 
 
 class Delivery(Protocol):
@@ -24,8 +20,8 @@ class Delivery(Protocol):
         """Whether anything of a stream was sent."""
         ...
 
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Note the upstream's headers that go along with the answer."""
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Take the upstream's headers that go along with the answer; a later call replaces them."""
         ...
 
     async def send(self, frames: bytes) -> bool:
@@ -36,142 +32,61 @@ class Delivery(Protocol):
         """Do what a stream needs that has been silent for that long. Never waits for the client."""
         ...
 
-    async def secure(self) -> None:
-        """Return when what was sent is safe, where it is kept: the turn is about to be committed."""
+
+class FrameSink(Protocol):
+    """What takes down the frames of one turn, those too that a client that has gone never gets."""
+
+    async def write(self, frames: bytes) -> None:
+        """Take whole frames; the last ones end with `sse.DONE`. Raises nothing."""
         ...
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the stream cleanly and return its response."""
-        ...
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
-        ...
-
-
-class WrappedDelivery:
-    """A delivery around another, which does everything: the base of those that only add to it."""
-
-    def __init__(self, inner: Delivery) -> None:
-        self._inner = inner
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client left."""
-        return self._inner.gone
-
-    @gone.setter
-    def gone(self, value: bool) -> None:
-        """Note that the client left."""
-        self._inner.gone = value
-
-    @property
-    def started(self) -> bool:
-        """Whether anything of the stream was sent."""
-        return self._inner.started
-
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Note the upstream's headers that go along with the answer."""
-        self._inner.keep_headers(headers)
-
-    async def send(self, frames: bytes) -> bool:
-        """Send whole frames; return whether the client is there."""
-        return await self._inner.send(frames)
-
-    async def keep_alive(self, silence_seconds: float) -> None:
-        """Do what the client's stream needs after that much silence."""
-        await self._inner.keep_alive(silence_seconds)
 
     async def secure(self) -> None:
-        """Return when the client's side has what it needs."""
-        await self._inner.secure()
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the client's stream cleanly and return its response."""
-        return await self._inner.finish_stream()
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
-        return self._inner.json_response(body)
+        """Return when what was written is safe, where it has to be: the turn is about to be committed."""
+        ...
 
 
-class HttpDelivery:
-    """An HTTP client.
+class Unattended:
+    """The delivery of a turn that nobody waits for: it runs on to its end."""
 
-    unread_seconds: how long it may leave what it was sent unread before it counts as gone; its turn holds a lock.
-    """
-
-    def __init__(self, request: web.Request, unread_seconds: float) -> None:
-        self._request = request
-        self._unread_seconds = unread_seconds
-        self._headers: Mapping[str, str] = {}
-        self._response: web.StreamResponse | None = None
+    def __init__(self) -> None:
         self.gone = False
-        self._last_sent = 0.0
-        self._ended = False
+        self.started = False
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Nobody sees them."""
+
+    async def send(self, frames: bytes) -> bool:
+        """Note that the answer has begun; there is always somebody to run on for."""
+        self.started = True
+        return True
+
+    async def keep_alive(self, silence_seconds: float) -> None:
+        """Nobody waits."""
+
+
+class TurnOutput:
+    """Where the frames of one turn go: to the sinks, then to the client."""
+
+    def __init__(self, delivery: Delivery, sinks: Sequence[FrameSink]) -> None:
+        self.delivery = delivery
+        self._sinks = sinks
 
     @property
     def started(self) -> bool:
-        """Whether the stream's head was sent."""
-        return self._response is not None
+        """Whether the client was sent anything of a stream."""
+        return self.delivery.started
 
-    def keep_headers(self, headers: Mapping[str, str]) -> None:
-        """Note the upstream's headers that go along with the answer."""
-        self._headers = headers
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Hand the upstream's headers to the client's side."""
+        self.delivery.begin(headers)
 
     async def send(self, frames: bytes) -> bool:
-        """Send whole frames in one write, the response's head before the first; return whether the client is there."""
-        if self.gone:
-            return False
-        try:
-            if self._response is None:
-                self._response = web.StreamResponse(headers=self._headers)
-                self._response.content_type = "text/event-stream"
-                self._response.headers["Cache-Control"] = "no-cache"
-                # nginx and its kin buffer otherwise
-                self._response.headers["X-Accel-Buffering"] = "no"
-                await self._response.prepare(self._request)
-            self._last_sent = time.monotonic()
-            await self._response.write(frames)
-        except ConnectionError:
-            logger.debug("client left its stream")
-            self.gone = True
-        return not self.gone
-
-    async def keep_alive(self, silence_seconds: float) -> None:
-        """Send a comment if the stream has been silent for that long. Never waits for the client.
-
-        A client that has not read what it was sent needs no comment; if that lasts, it is cut off.
-        """
-        transport = self._request.transport
-        if self._response is None or transport is None:
-            return
-        if transport.get_write_buffer_size():
-            if time.monotonic() - self._last_sent >= self._unread_seconds:
-                logger.info("a client that does not read its stream is cut off")
-                transport.abort()
-            return
-        if self._ended:
-            return
-        if time.monotonic() - self._last_sent >= silence_seconds:
-            await self.send(sse.comment("keep-alive"))
+        """Take down and send whole frames; return whether the client is there."""
+        for sink in self._sinks:
+            await sink.write(frames)
+        return await self.delivery.send(frames)
 
     async def secure(self) -> None:
-        """Do nothing: what was sent is not kept."""
-
-    async def finish_stream(self) -> web.StreamResponse:
-        """End the stream cleanly and return its response."""
-        self._ended = True
-        response = self._response or web.StreamResponse(headers=self._headers)
-        if not self.gone:
-            try:
-                await response.write_eof()
-            except ConnectionError:
-                self.gone = True
-        return response
-
-    def json_response(self, body: bytes) -> web.Response:
-        """Return the whole answer as one JSON body."""
-        response = web.Response(body=body, headers=self._headers)
-        response.content_type = "application/json"
-        return response
+        """Return when the sinks have what must not be lost any more."""
+        for sink in self._sinks:
+            await sink.secure()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import os
 import secrets
 import tempfile
@@ -19,18 +18,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiohttp.web import AppKey
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from proxy.config.values import KEY_BYTES, key_from_text
+
 if TYPE_CHECKING:
-    from proxy.config import Config
+    from proxy.config.settings import Config
+
+#: Seals what only this service may read again.
+SEALER: AppKey[Sealer] = AppKey("sealer")
+
 
 #: What sealed text begins with; the digit is the version of the format.
 PREFIX = "blseal1_"
 KEY_FILE = "sealing.key"
-KEY_BYTES = 32
-#: Least number of characters of a key that is any text.
-MIN_KEY_CHARACTERS = 32
 
 _NONCE_BYTES = 12
 
@@ -78,21 +81,6 @@ def create_sealer(config: Config) -> Sealer:
     if config.sealing.key:
         return Sealer(key_from_text(config.sealing.key))
     return Sealer(lambda: read_key(Path(config.data.dir)))
-
-
-def key_from_text(text: str) -> bytes:
-    """Return the key that a setting stands for: base64 of 32 bytes as it is, other text through SHA-256.
-
-    Raises ValueError for text of fewer than 32 characters.
-    """
-    if len(text) < MIN_KEY_CHARACTERS:
-        raise ValueError(f"must have at least {MIN_KEY_CHARACTERS} characters")
-    standard = text.replace("-", "+").replace("_", "/")
-    try:
-        key = base64.b64decode(standard + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    return key if len(key) == KEY_BYTES else hashlib.sha256(text.encode()).digest()
 
 
 def read_key(directory: Path) -> bytes:

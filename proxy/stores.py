@@ -6,15 +6,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.banner import describe_redis
-from proxy.ids import partition_of
+from proxy.config.values import describe_redis
 from storage import Store
 from storage.embedded import EmbeddedValkey, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from proxy.config import Config
+    from proxy.config.settings import Config
 
 
 #: What is kept for ever without a conversation around it has this time to live, so that every key still has one.
@@ -37,7 +36,6 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            partition_of=partition_of,
         )
         store.description = description
         stack.push_async_callback(store.close)

@@ -3,8 +3,8 @@
 `Store` is the way in; records go in and come out, refusals are `StoreError`s. Knows nothing of HTTP.
 """
 
-from storage.audit import Report
-from storage.coverage import Coverage
+from storage.archive.coverage import Coverage
+from storage.archive.export import Export
 from storage.errors import (
     AlreadyThere,
     BranchExists,
@@ -26,11 +26,13 @@ from storage.errors import (
     TooManyMetadata,
     Unavailable,
 )
-from storage.events import EventBatch, EventLog, EventPage, EventQuery
-from storage.export import Export
+from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
 from storage.jobs import Busy, Job, JobEntry, Submission
-from storage.purger import Purged
+from storage.maintenance.auditor import Report
+from storage.maintenance.purger import Purged
+from storage.maintenance.sweeper import Swept
+from storage.partitions import new_partition, partition_of
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -61,7 +63,6 @@ from storage.records import (
     TurnSource,
 )
 from storage.store import Store
-from storage.sweeper import Swept
 
 __all__ = [
     "ANYBODY",
@@ -129,4 +130,6 @@ __all__ = [
     "TurnCommit",
     "TurnSource",
     "Unavailable",
+    "new_partition",
+    "partition_of",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space, flatten
+from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
-from storage.scripts import Call
-from storage.space import Space, flatten
 
 
 def read_branch(described: Sequence[Any]) -> Branch:

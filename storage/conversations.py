@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space, flatten
+from storage.client.scripts import Call
 from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
-from storage.scripts import Call
-from storage.space import Space, flatten
 
 #: Most metadata pairs of a conversation (OpenAI's limit).
 MAX_METADATA = 16

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
 from storage.errors import StoreError
-from storage.scripts import Call
-from storage.space import Space
 
 #: In the place of the holder that is put aside: whatever is there.
 ANYBODY = "*"

@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Sequence
 from itertools import groupby
 
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space, flatten
+from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.errors import StoreError
+from storage.partitions import partition_of
 from storage.records import Conversation, Entry, ItemPage, PageRequest
-from storage.scripts import Call
-from storage.space import Space, flatten
 
 #: Seconds that a repeat of the same append is recognised.
 COMMIT_MARKER_SECONDS = 120
@@ -78,8 +79,8 @@ class Items:
 
     def resolve_calls(self, owner: str, item_ids: Sequence[str]) -> tuple[list[Call], list[list[str]]]:
         """Return one resolve_items call a partition, and the ids that each asks for."""
-        ordered = sorted(set(item_ids), key=self._space.partition_of)
-        groups = [list(group) for _, group in groupby(ordered, key=self._space.partition_of)]
+        ordered = sorted(set(item_ids), key=partition_of)
+        groups = [list(group) for _, group in groupby(ordered, key=partition_of)]
         calls = [Call("resolve_items", self._space.keys(group[0]).common, [owner, *group]) for group in groups]
         return calls, groups
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
-from storage.channel import Argument, Channel
+from storage.client.channel import Argument, Channel
+from storage.client.keys import queue_key
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, Call, translate
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
-from storage.keys import queue_key
 from storage.records import OpenedTurn
-from storage.scripts import CLIENT_ERRORS, Call, translate
-from storage.space import Space
 
 #: The consumer group of all workers.
 GROUP = "workers"

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from storage.archive import Archive
-from storage.audit import Auditor
+from storage.archive.archive import Archive
 from storage.branches import Branches
-from storage.connection import Client, connect, open_channel
+from storage.client.connection import Client, connect, open_channel
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, Scripts, translate
 from storage.conversations import Conversations
-from storage.events import Events
+from storage.event_logs import Events
 from storage.idempotency import Idempotency
 from storage.items import Items
 from storage.jobs import Jobs
-from storage.purger import Purger
-from storage.scripts import CLIENT_ERRORS, Scripts, translate
-from storage.space import Space
-from storage.sweeper import Sweeper
+from storage.maintenance.auditor import Auditor
+from storage.maintenance.purger import Purger
+from storage.maintenance.sweeper import Sweeper
+from storage.responses import Responses
 from storage.turns import Turns
 
 
 class Store:
-    """All state, in one Redis or Valkey: `conversations`, `items`, `branches`, `turns`, `events`, `jobs`."""
+    """All state, in one Redis or Valkey, by subject: `conversations`, `items`, `branches`, `turns`, `responses`, ….
+
+    `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
+    """
 
     def __init__(
         self,
@@ -29,19 +31,19 @@ class Store:
         *,
         prefix: str,
         retention_seconds: int,
-        partition_of: Callable[[str], str],
         conversation_seconds: int = 0,
         timeout_seconds: float = 5.0,
         max_connections: int = 256,
     ) -> None:
         self._channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections)
-        space = Space(Scripts(self._channel, conversation_seconds), prefix, retention_seconds, partition_of)
+        space = Space(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
         #: What the server is called where people read it.
         self.description = ""
         self.conversations = Conversations(space)
         self.items = Items(space)
         self.branches = Branches(space)
         self.turns = Turns(space, self.items)
+        self.responses = Responses(space)
         self.events = Events(space)
         queue = open_channel(client, timeout_seconds=timeout_seconds, max_connections=1)
         self.jobs = Jobs(space, queue, timeout_seconds=timeout_seconds)
@@ -60,21 +62,19 @@ class Store:
         timeout_seconds: float,
         max_connections: int,
         retention_seconds: int,
-        partition_of: Callable[[str], str],
         conversation_seconds: int = 0,
     ) -> Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
-        partition_of: id → partition. conversation_seconds: how long conversations live after their last use, at least
-        as long as responses; 0: for ever. Raises ValueError for a URL that can't be used.
+        conversation_seconds: how long conversations live after their last use, at least as long as responses; 0: for
+        ever. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
         return cls(
             client,
             prefix=prefix,
             retention_seconds=retention_seconds,
-            partition_of=partition_of,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
             max_connections=max_connections,

@@ -1,4 +1,4 @@
-"""Turns in the store: open, commit, release, renew. And the responses that they leave behind."""
+"""Turns in the store: open, commit, release, renew."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ from collections.abc import Sequence
 from itertools import chain as chained
 
 from storage.branches import read_branch
-from storage.channel import Argument
+from storage.client.channel import Argument
+from storage.client.keyspace import Space, flatten
+from storage.client.scripts import Call
 from storage.errors import StoreError
-from storage.items import COMMIT_MARKER_SECONDS, Items, collect, page_arguments
+from storage.items import COMMIT_MARKER_SECONDS, Items, collect
+from storage.partitions import partition_of
 from storage.records import (
     CommitMode,
     CommitResult,
     Committed,
-    ItemPage,
     KnownItem,
     Lease,
     OpenedTurn,
-    PageRequest,
-    StoredResponse,
     TurnCommit,
     TurnSource,
 )
-from storage.scripts import Call
-from storage.space import Space, flatten
 
 #: Between call ids in a list of them; CALL_BREAK of the scripts.
 _CALL_BREAK = "\x1e"
@@ -60,7 +58,7 @@ class Turns:
         """
         # An id that a client made up names no partition: it may be known where the turn takes place, so all are asked
         # for here, and those that lead elsewhere there too.
-        far = [one for one in item_ids if self._space.partition_of(one) != lease.partition]
+        far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far)
         keys = self._space.keys_of(lease.partition)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
@@ -173,28 +171,3 @@ class Turns:
             ]
         )
         return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies]
-
-    async def read_response(self, owner: str, response_id: str) -> StoredResponse:
-        """Return a stored response. Raises ResponseNotFound."""
-        keys = self._space.keys(response_id)
-        call = Call("read_response", [keys.head, keys.response(response_id)], [owner], response_id)
-        body, output = await self._scripts.run(call)
-        return StoredResponse(body, output)
-
-    async def list_input(self, owner: str, response_id: str, page: PageRequest) -> ItemPage:
-        """Return a page of what the model was given for a response: its history, then its own input.
-
-        Raises ResponseNotFound, CursorNotFound.
-        """
-        keys = self._space.keys(response_id)
-        arguments: list[Argument] = [owner, "response", response_id, "", *page_arguments(page), ""]
-        call = Call("list_items", [*keys.common, keys.response(response_id)], arguments, response_id)
-        more, items = await self._scripts.run(call)
-        return ItemPage(items, bool(more))
-
-    async def delete_response(self, owner: str, response_id: str) -> None:
-        """Forget a response; what descends from it keeps its snapshot. Raises ResponseNotFound."""
-        keys = self._space.keys(response_id)
-        names = [*keys.common, keys.response(response_id), keys.events(response_id)]
-        call = Call("delete_response", names, [owner], response_id)
-        await self._scripts.run(call)

@@ -15,7 +15,6 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from proxy.ids import partition_of
 from storage import Store
 from storage.embedded import find_binary
 from tests.fake import connect_fake
@@ -62,6 +61,6 @@ async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
 @pytest.fixture
 async def store(redis: AsyncRedis) -> AsyncIterator[Store]:
     """The store on that server."""
-    store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
+    store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS)
     yield store
     await store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -20,13 +21,23 @@ def connect_fake() -> FakeAsyncRedis:
     return FakeAsyncRedis(server=_fake_server(), connection_class=InPieces)
 
 
-class InPieces(FakeAsyncRedisConnection):  # type: ignore[misc]
+class InPieces(FakeAsyncRedisConnection):
     """Sends long pipelines in pieces: the fake's parser copies the rest of what it was given for each argument."""
 
-    async def send_packed_command(self, command: bytes | list[bytes], check_health: bool = True) -> None:
-        whole = command if isinstance(command, bytes) else b"".join(command)
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        whole = _joined(command)
         pieces = [whole[i : i + PIECE_BYTES] for i in range(0, len(whole), PIECE_BYTES)]
         await super().send_packed_command(pieces, check_health)
+
+
+def _joined(command: bytes | str | Iterable[bytes]) -> bytes:
+    match command:
+        case bytes():
+            return command
+        case str():
+            return command.encode()
+        case _:
+            return b"".join(command)
 
 
 class CompilesOnce(LuaRuntime):  # type: ignore[misc]

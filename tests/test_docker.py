@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from proxy.config import Config
-from proxy.flags import FLAGS
-from proxy.schema import ENVIRONMENT_PREFIX, keys
+from proxy.config.flags import FLAGS
+from proxy.config.schema import ENVIRONMENT_PREFIX, keys
+from proxy.config.settings import Config
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import ApiError
-from proxy.flags import FLAGS
-from proxy.schema import ENVIRONMENT_PREFIX, keys, sections
+from proxy.config.flags import FLAGS
+from proxy.config.schema import ENVIRONMENT_PREFIX, keys, sections
+from proxy.protocol.errors import ApiError
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-HTTP_API = (ROOT / "docs" / "http-api.md").read_text("utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+API_PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
+HTTP_API = "\n".join(page.read_text("utf-8") for page in API_PAGES)
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -29,7 +30,6 @@ _FILE = re.compile(
 )
 #: Example names that stand for a file of the reader's own.
 _READERS_OWN = {"config.toml"}
-#: The echo model is a server of its own, with errors of its own.
 
 
 def page_id(path: Path) -> str:
@@ -100,8 +100,31 @@ def test_settings_variables_and_flags_that_are_named_exist(page: Path):
     assert flags <= {flag for flag, _, _ in FLAGS.values()} | {"--config"}
 
 
+def links_to_pages(page: Path) -> set[Path]:
+    """The pages of the repository that a page links to."""
+    names = {link.partition("#")[0] for link in _LINK.findall(prose(page.read_text("utf-8")))}
+    return {(page.parent / name).resolve() for name in names if name.endswith(".md") and "://" not in name}
+
+
+def test_every_page_is_at_most_two_links_away_from_the_readme():
+    first = links_to_pages(ROOT / "README.md")
+    second = {page for found in first for page in links_to_pages(found)}
+    assert set(PAGES) - {ROOT / "README.md"} - first - second == set()
+
+
+@pytest.mark.parametrize("page", [*API_PAGES, *(ROOT / "docs" / "guides").glob("*.md")], ids=page_id)
+def test_a_page_of_the_api_and_a_guide_say_what_they_hold_and_where_their_neighbours_are(page: Path):
+    opening = page.read_text("utf-8").partition("\n## ")[0]
+    title, _, text = opening.partition("\n")
+    assert title.startswith("# ")
+    assert text.strip()
+    neighbours = re.findall(r"\]\(([\w-]+\.md)", text)
+    assert len({name for name in neighbours if (page.parent / name).exists()} - {page.name}) >= 2
+
+
 def error_codes() -> set[str]:
     """Every code that the source gives an error: `code="…"`, and those that classes carry."""
+    # the echo model is a server of its own, with errors of its own
     literal = re.compile(r'\bcode="([a-z_]+)"')
     sources = [path.read_text("utf-8") for path in (ROOT / "proxy").rglob("*.py") if path.parent.name != "echo"]
     found = {code for source in sources for code in literal.findall(source)}
@@ -114,19 +137,29 @@ def error_codes() -> set[str]:
 
 
 def test_every_error_code_is_in_the_table_and_every_code_of_the_table_is_used():
-    table = prose(HTTP_API).partition("## Errors")[2]
     listed = {
         code
-        for row in re.findall(r"^\| (?:\d{3}) \| (.+?) \|", table, re.MULTILINE)
+        for row in re.findall(r"^\| (?:\d{3}) \| (.+?) \|", prose(HTTP_API), re.MULTILINE)
         for code in re.findall(r"`([a-z_]+)`", row)
     }
     assert error_codes() == listed
 
 
-def test_every_operation_is_described_for_people_too():
-    document: dict[str, Any] = json.loads((ROOT / "proxy" / "openapi.json").read_text("utf-8"))
-    named = set(re.findall(r"(/(?:v1|healthz|readyz|openapi)[\w/{}.]*)", HTTP_API))
-    assert set(document["paths"]) <= named
+def operations() -> set[tuple[str, str]]:
+    """Method and path of every operation in the OpenAPI document."""
+    document: dict[str, Any] = json.loads((ROOT / "proxy" / "api" / "openapi.json").read_text("utf-8"))
+    methods = {"get", "post", "put", "patch", "delete"}
+    return {(method.upper(), path) for path, item in document["paths"].items() for method in methods & item.keys()}
+
+
+def test_every_operation_has_its_row_for_people_too_with_a_link_to_what_is_said_of_it():
+    index = (ROOT / "docs" / "api" / "index.md").read_text("utf-8")
+    described = set()
+    for request, answer in re.findall(r"^\| (`[A-Z]+[` ].*?) \| (.*) \|$", index, re.MULTILINE):
+        assert _LINK.search(answer), request
+        for methods, path in re.findall(r"([A-Z][A-Z`, ⁺]*?)[` ⁺]*(/[\w/{}.]+)`", request):
+            described |= {(method, path) for method in re.findall(r"[A-Z]+", methods)}
+    assert described == operations()
 
 
 def test_every_module_has_its_place_in_the_architecture():
@@ -137,16 +170,26 @@ def test_every_module_has_its_place_in_the_architecture():
         assert named == {path.stem for path in ROOT.joinpath(*package.split(".")).glob("*.py")} - {"__init__"}
 
 
+def test_every_folder_of_the_code_has_its_row_in_contributing():
+    table = (
+        (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("### Which folder do I open?")[2].partition("\n## ")[0]
+    )
+    faces = [*(ROOT / "proxy").glob("*/__init__.py"), *(ROOT / "storage").glob("*/__init__.py")]
+    folders = [str(face.parent.relative_to(ROOT)) for face in faces]
+    assert len(folders) >= 2
+    assert [folder for folder in folders if f"`{folder}/" not in table] == []
+
+
 def test_every_command_of_the_scripts_is_named_for_the_operator_s_rights():
     text = (ROOT / "docs" / "storage.md").read_text("utf-8")
-    sources = [path.read_text("utf-8") for path in (ROOT / "storage" / "lua").glob("*.lua")]
+    sources = [path.read_text("utf-8") for path in (ROOT / "storage" / "lua").rglob("*.lua")]
     used = {command for source in sources for command in re.findall(r"'([A-Z]{3,})'", source)}
     commands = {command for command in used if command not in {"COUNT", "JUSTID", "LIMIT", "MAIN", "WITHSCORES"}}
     assert commands <= set(re.findall(r"\b[A-Z]{3,}\b", text))
 
 
 def test_every_kind_of_key_is_described():
-    source = (ROOT / "storage" / "keys.py").read_text("utf-8")
+    source = (ROOT / "storage" / "client" / "keys.py").read_text("utf-8")
     docstring = ast.get_docstring(ast.parse(source)) or ""
     described = (ROOT / "docs" / "storage.md").read_text("utf-8")
     kinds = re.findall(r"\{<partition>\}:(\w+)", docstring)

@@ -43,8 +43,8 @@ import orjson
 import zstandard
 from aiohttp import web
 
-from proxy import sse
 from proxy.echo import create_echo_app
+from proxy.protocol import sse
 from tests.samples import load_sample
 
 if TYPE_CHECKING:

@@ -21,11 +21,12 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from proxy import ids, sse
 from proxy.echo import completions
-from proxy.echo.parrot import Answer, Request, answer, seal
-from proxy.echo.playback import play
-from proxy.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from proxy.echo.events import play
+from proxy.echo.replies import Answer, Request, answer, seal
+from proxy.protocol import ids, sse
+from proxy.protocol.errors import ApiError, BadRequest, MethodNotAllowed, NotFound
+from storage import new_partition
 
 MODELS = ("echo", "gpt-echo")
 
@@ -114,7 +115,7 @@ async def get_model(request: web.Request) -> web.Response:
 def build_response(body: dict[str, Any], said: Answer) -> dict[str, Any]:
     """Return the finished Response object for a request's `body` in the shape of OpenAI's answers."""
     now = int(time.time())
-    partition = ids.new_partition()
+    partition = new_partition()
     return {
         **{name: _echo(body.get(name), default) for name, default in ECHOED.items()},
         "id": ids.new_response_id(partition, stored=True),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from proxy.echo.parrot import Answer, Format, Request, Text
-from proxy.echo.playback import PIECE
+from proxy.echo.events import PIECE
+from proxy.echo.replies import Answer, Format, Request, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

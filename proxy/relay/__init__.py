@@ -4,9 +4,9 @@ relay       one turn's answer: lifecycle, errors, outcome
 transcript  item events, completed; what the output comes to
 placement   which item an event is about, and the ids it goes by
 draft       what has been said so far, part by part
-output      items as the specification wants them
-resource    Response objects as the specification wants them
+item        items as the specification wants them
 frames      numbering and framing
+replay      a stored response told again
 """
 
 from proxy.relay.relay import MalformedEvent, Outcome, Ownership, Relay

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from proxy.relay.output import Item, as_text, complete_item, complete_part, is_empty, merged
+from proxy.protocol.item_types import Item
+from proxy.relay.item import as_text, complete_item, fill_part, is_empty, merged
 
 Event = dict[str, Any]
 
@@ -89,7 +90,7 @@ class Text:
         part: Item = {"type": self.stream.part_type, self.stream.text_key: self.value()}
         if self.annotations:
             part["annotations"] = list(self.annotations)
-        complete_part(part, self.stream.part_type or "output_text")
+        fill_part(part, self.stream.part_type or "output_text")
         return part
 
 
@@ -206,7 +207,7 @@ class Draft:
     def announcement(self, text: Text) -> Event:
         """Return the event that opens the part of `text`."""
         part: Item = {}
-        complete_part(part, text.stream.part_type or "output_text")
+        fill_part(part, text.stream.part_type or "output_text")
         return {"type": _part_event(text.stream, "added"), **self.place(text), "part": part}
 
     def outstanding(self, final: Item) -> Iterator[Event]:

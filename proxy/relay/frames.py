@@ -1,4 +1,4 @@
-"""The client's stream as it is written: events numbered from 0 without gaps, whole frames, nothing lost in between."""
+"""The client's stream as it is written: events numbered without gaps, whole frames, nothing lost in between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from proxy import sse
+from proxy.protocol import sse
 
 
 class MalformedEvent(ValueError):
@@ -16,12 +16,12 @@ class MalformedEvent(ValueError):
 class Frames:
     """Collects the frames of events until they are taken.
 
-    response_id: replaces the upstream's in every event that has a field of that name.
+    response_id: replaces the upstream's in every event that has a field of that name. sequence_number: of the first.
     """
 
-    def __init__(self, response_id: str) -> None:
+    def __init__(self, response_id: str, sequence_number: int = 0) -> None:
         self._response_id = response_id
-        self._sequence_number = 0
+        self._sequence_number = sequence_number
         self._frames: list[bytes] = []
 
     def emit(self, body: dict[str, Any]) -> None:

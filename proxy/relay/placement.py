@@ -13,21 +13,10 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
+from proxy.protocol.item_types import Item, item_type_of
 from proxy.relay.draft import Draft
-from proxy.relay.output import Item, complete_item, item_type
+from proxy.relay.item import complete_item, type_name
 
-#: Items that a client answers by their `call_id`.
-_CALLS = frozenset(
-    {
-        "function_call",
-        "custom_tool_call",
-        "computer_call",
-        "local_shell_call",
-        "shell_call",
-        "apply_patch_call",
-        "program",
-    }
-)
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -49,7 +38,7 @@ class Placement:
         """Give `item` an id of ours, in place; a call without a `call_id` of its own gets one of those too."""
         item["id"] = self._new_item_id(item["type"])
         kind, call_id = item["type"], item.get("call_id")
-        if kind not in _CALLS:
+        if not item_type_of(kind).needs_call_id:
             return
         # Two calls under one id could never be answered apart, and OpenAI's client refuses them.
         if not isinstance(call_id, str) or not call_id or (kind, call_id) in self._call_ids:
@@ -101,7 +90,7 @@ class Placement:
 
     def find_finished(self, event: dict[str, Any], item: Item) -> Draft | None:
         """Return the open item that `item` of a `response.output_item.done` finishes, or the done one it repeats."""
-        kind = item_type(item)
+        kind = type_name(item)
         called = self._called(kind, item.get("call_id"))
         index = event.get("output_index")
         if called is not None and not called.done and type(index) is not int:
@@ -116,7 +105,7 @@ class Placement:
         index = event.get("output_index")
         placed = type(index) is int
         known = self._by_upstream_index.get(index) if type(index) is int else self._named(item.get("id"))
-        if known is None or known.type != item_type(item):
+        if known is None or known.type != type_name(item):
             return False
         if not known.done:
             return not _both_differ(known.item.get("call_id"), item.get("call_id"))
@@ -176,7 +165,7 @@ def pair(drafts: Sequence[Draft], output: Sequence[Item]) -> list[Draft | None]:
 def _keys(
     drafts: Sequence[Draft], output: Sequence[Item]
 ) -> Iterable[tuple[list[Hashable | None], list[Hashable | None]]]:
-    types = [draft.type for draft in drafts], [item_type(item) for item in output]
+    types = [draft.type for draft in drafts], [type_name(item) for item in output]
     ids = [draft.upstream_id for draft in drafts], [item.get("id") for item in output]
     calls = [draft.item.get("call_id") for draft in drafts], [item.get("call_id") for item in output]
     for names in (ids, calls):
@@ -193,7 +182,7 @@ def _named(types: list[str], names: list[Any]) -> list[Hashable | None]:
 
 def _differs(draft: Draft, item: Item) -> bool:
     return (
-        draft.type != item_type(item)
+        draft.type != type_name(item)
         or _both_differ(draft.upstream_id, item.get("id"))
         or _both_differ(draft.item.get("call_id"), item.get("call_id"))
     )

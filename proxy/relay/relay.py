@@ -16,11 +16,8 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy import sse
-from proxy.relay.draft import DELTAS
-from proxy.relay.frames import Frames, MalformedEvent
-from proxy.relay.output import merged, visible
-from proxy.relay.resource import (
+from proxy.protocol import sse
+from proxy.protocol.response import (
     Ownership,
     complete_error,
     complete_response,
@@ -28,6 +25,9 @@ from proxy.relay.resource import (
     same_settings,
     total_usage,
 )
+from proxy.relay.draft import DELTAS
+from proxy.relay.frames import Frames, MalformedEvent
+from proxy.relay.item import merged, visible
 from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
@@ -43,7 +43,7 @@ _TERMINAL: dict[str, Status] = {
     "response.cancelled": "cancelled",
 }
 #: The event that tells an outcome. No client knows a `response.cancelled`.
-_CLOSING: dict[Status, str] = {
+CLOSING: dict[Status, str] = {
     "completed": "response.completed",
     "incomplete": "response.incomplete",
     "failed": "response.failed",
@@ -176,7 +176,7 @@ class Relay:
         """
         self._start()
         extras = self._extras if outcome is self.outcome else {}
-        self._frames.emit({**extras, **(beside or {}), "type": _CLOSING[outcome.status], "response": outcome.response})
+        self._frames.emit({**extras, **(beside or {}), "type": CLOSING[outcome.status], "response": outcome.response})
         return self._frames.take() + sse.DONE
 
     def _event(self, body: dict[str, Any], data: bytes) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from proxy.protocol.item_types import Item
 from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, Event, Stream, Text, part_stream
 from proxy.relay.frames import Frames
-from proxy.relay.output import Item, as_text, complete_item, complete_part, opened, visible
+from proxy.relay.item import as_text, complete_item, fill_part, opened, visible
 from proxy.relay.placement import Placement, pair
 
 #: What the word after `response.` says about the item that an event is about.
@@ -211,7 +212,7 @@ class Transcript:
             named = None if part.get("type") in ("output_text", "refusal") else self._placement.find(body, None)
             kind = "reasoning" if named is not None and named.type == "reasoning" else "message"
         default_type = "output_text" if kind == "message" else "reasoning_text"
-        complete_part(part, "summary_text" if container == "summary" else default_type)
+        fill_part(part, "summary_text" if container == "summary" else default_type)
         return self._draft(kind, body, running=running), part_stream(part["type"], container), part
 
     def _annotation(self, body: Event) -> None:

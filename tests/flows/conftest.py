@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from redis.asyncio import Redis
 
 from proxy.app import create_app, create_runner
-from proxy.config import Config, Secret
+from proxy.config.settings import Config, Secret
 from proxy.stores import open_store
 from tests.upstream import ScriptedUpstream
 

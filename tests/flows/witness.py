@@ -12,7 +12,7 @@ from typing import Any, Self
 import orjson
 from openai.types.responses import Response
 
-from proxy.ids import partition_of
+from storage import partition_of
 from tests.flows.conftest import Proxy
 from tests.proxy.relay.strict import EVENTS, NULLABLE, REQUIRED, accept_item
 

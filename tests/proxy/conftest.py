@@ -13,7 +13,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.app import create_app, create_runner
-from proxy.config import Config, RedisConfig, Secret, UpstreamConfig
+from proxy.config.settings import Config, RedisConfig, Secret, UpstreamConfig
 from tests.upstream import ScriptedUpstream
 
 #: Nothing listens there; the store connects when it is needed, and these tests do not need it.

@@ -11,10 +11,12 @@ from aiohttp import web
 from yarl import URL
 
 from proxy import app as app_module
+from proxy.api import openapi
 from proxy.app import ROUTES, create_app, create_runner
-from proxy.config import AuthConfig, Config, DataConfig, ErrorsConfig, ServerConfig, UpstreamConfig
-from proxy.services import CALLER, REQUEST_ID
-from proxy.upstream import UpstreamCut
+from proxy.auth.caller import CALLER
+from proxy.config.settings import AuthConfig, Config, DataConfig, ErrorsConfig, ServerConfig, UpstreamConfig
+from proxy.http.keys import REQUEST_ID
+from proxy.upstream.client import UpstreamCut
 from storage import Unavailable as StoreUnavailable
 from tests.proxy.conftest import NO_STORE, Exchange, Serve, ServeProxy
 from tests.upstream import HANG, Reply, ScriptedUpstream
@@ -187,7 +189,7 @@ async def test_our_routes_are_found_in_their_encoded_spelling_too(
 
 
 def lines(caplog) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "proxy.middleware" and r.levelname == "INFO"]
+    return [r.getMessage() for r in caplog.records if r.name == "proxy.http.middleware" and r.levelname == "INFO"]
 
 
 async def test_one_line_a_request_without_query_headers_and_body(proxy, client, upstream: ScriptedUpstream, caplog):
@@ -274,7 +276,7 @@ async def test_every_path_under_v1_needs_credentials_and_nothing_else_does(serve
     for path, status in [
         ("healthz", 200),
         ("nowhere", 404),
-        ("openapi.json", 200 if app_module.OPENAPI_FILE.exists() else 404),
+        ("openapi.json", 200 if openapi.OPENAPI_FILE.exists() else 404),
     ]:
         async with client.get(proxy / path) as answer:
             assert answer.status == status, path
@@ -373,7 +375,7 @@ async def test_a_service_that_does_not_start_stops_the_others(tmp_path):
 async def test_openapi_is_served_where_it_was_built(serve: Serve, client, upstream, tmp_path, monkeypatch):
     config = Config(upstream=UpstreamConfig(url=upstream.url), redis=NO_STORE)
     file = tmp_path / "openapi.json"
-    monkeypatch.setattr(app_module, "OPENAPI_FILE", file)
+    monkeypatch.setattr(openapi, "OPENAPI_FILE", file)
     async with client.get(await serve(create_app(config)) / "openapi.json") as answer:
         assert answer.status == 404
     file.write_bytes(b'{"openapi":"3.1.0"}')

@@ -12,9 +12,9 @@ import proxy
 
 WAYS_IN = {
     "proxy.app": ("create_app", "create_runner"),
-    "proxy.config": ("Config",),
-    "proxy.sources": ("load_config", "ConfigError"),
-    "proxy.__main__": ("main",),
+    "proxy.config.settings": ("Config",),
+    "proxy.config.loading": ("ConfigError", "load_config"),
+    "proxy.cli.main": ("main",),
     "proxy.relay": ("MalformedEvent", "Outcome", "Ownership", "Relay"),
     "proxy.echo": ("build_response", "create_echo_app"),
 }

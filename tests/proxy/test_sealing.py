@@ -3,8 +3,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from proxy.config import Config, DataConfig, SealingConfig, Secret
-from proxy.sealing import KEY_FILE, Sealer, Unsealable, create_sealer, is_sealed, key_from_text, read_key
+from proxy.config.settings import Config, DataConfig, SealingConfig, Secret
+from proxy.config.values import key_from_text
+from proxy.sealing import KEY_FILE, Sealer, Unsealable, create_sealer, is_sealed, read_key
 
 SEALER = Sealer(bytes(32))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Config, DataConfig, RedisConfig, Secret
+from proxy.config.settings import Config, DataConfig, RedisConfig, Secret
 from proxy.stores import open_store
 from storage import Conversation, Unavailable
 from storage.embedded import EmbeddedUnavailable

@@ -10,8 +10,7 @@ from typing import Any
 import orjson
 from redis.asyncio import Redis
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
 from storage import (
     CommitMode,
     CommitResult,
@@ -24,8 +23,10 @@ from storage import (
     Store,
     TurnCommit,
     TurnSource,
+    new_partition,
+    partition_of,
 )
-from storage.scripts import load_scripts
+from storage.client.scripts import load_scripts
 
 PREFIX = "test"
 OWNER = "alice"
@@ -44,7 +45,6 @@ async def store_on(
         prefix=prefix,
         retention_seconds=retention_seconds,
         conversation_seconds=conversation_seconds,
-        partition_of=partition_of,
     )
     try:
         yield store
@@ -61,7 +61,6 @@ async def connect(url: str, *, timeout_seconds: float = 5.0, max_connections: in
         timeout_seconds=timeout_seconds,
         max_connections=max_connections,
         retention_seconds=RETENTION_SECONDS,
-        partition_of=partition_of,
     )
     try:
         yield store
@@ -126,7 +125,7 @@ def texts_of_array(inside: bytes) -> list[str]:
 
 def draft(partition: str | None = None, **facts: Any) -> Conversation:
     """Return a conversation that does not exist yet."""
-    return Conversation(ids.new_conversation_id(partition or ids.new_partition()), 0, 0, **facts)
+    return Conversation(ids.new_conversation_id(partition or new_partition()), 0, 0, **facts)
 
 
 async def start(store: Store, *items: str, owner: str = OWNER, **facts: Any) -> Conversation:
@@ -185,7 +184,7 @@ async def open_turn(
 ) -> OpenedTurn:
     """Open a turn on a conversation, a previous response, or nothing."""
     place = conversation.id if conversation else previous
-    partition = partition_of(place) if place else ids.new_partition()
+    partition = partition_of(place) if place else new_partition()
     source = TurnSource(conversation.id if conversation else None, previous, branch)
     return await store.turns.open(owner, source, Lease(partition, "", token), lease_seconds, item_ids, call_ids)
 
@@ -231,7 +230,7 @@ async def take_turn(
 ) -> str:
     """Run a whole turn and return the id of its response."""
     place = conversation.id if conversation else previous
-    partition = partition_of(place) if place else ids.new_partition()
+    partition = partition_of(place) if place else new_partition()
     opened = await open_turn(store, conversation=conversation, previous=previous, owner=owner)
     commit = finished(opened, partition=partition, conversation=conversation, owner=owner, **facts)
     assert (await store.turns.commit(commit)).result is CommitResult.OK
@@ -245,9 +244,9 @@ async def continue_from(store: Store, response_id: str) -> list[str]:
 
 async def input_of(store: Store, response_id: str) -> list[str]:
     """Return the texts of what the model was given for a response, oldest first."""
-    return texts((await store.turns.list_input(OWNER, response_id, EVERYTHING)).items)
+    return texts((await store.responses.list_input(OWNER, response_id, EVERYTHING)).items)
 
 
 async def output_of(store: Store, response_id: str) -> list[str]:
     """Return the texts of a response's output."""
-    return texts((await store.turns.read_response(OWNER, response_id)).output)
+    return texts((await store.responses.read(OWNER, response_id)).output)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from proxy.ids import partition_of
-from storage import Report
+from storage import Report, partition_of
 from tests.storage.builders import store_on
 
 _KEY = re.compile(r"([^:]+):(?:(?:owner:)?\{.+?\}:.+|jobs:\{jobs\})", re.DOTALL)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from proxy.ids import partition_of
 from storage import (
     BranchNotFound,
     CommitMode,
@@ -24,6 +23,7 @@ from storage import (
     OpenedTurn,
     Origin,
     StoreError,
+    partition_of,
 )
 
 

@@ -11,8 +11,7 @@ from random import Random
 import orjson
 import pytest
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
 from storage import Branch as StoredBranch
 from storage import (
     ConversationNotFound,
@@ -25,6 +24,7 @@ from storage import (
     Store,
     StoreError,
     TurnSource,
+    partition_of,
 )
 from tests.storage.builders import EVERYTHING
 from tests.storage.model import Branch, Conversation, Item, Partition, Response, Turn, living
@@ -213,12 +213,12 @@ class Driver:
             assert items.items == living(branch.items)
 
     async def check_response(self, response: Response) -> None:
-        turns, owner = self.store.turns, response.owner
+        responses, owner = self.store.responses, response.owner
         if not response.alive:
-            await self.refused(turns.read_response(owner, response.id), ResponseNotFound)
+            await self.refused(responses.read(owner, response.id), ResponseNotFound)
             return
-        assert (await turns.read_response(owner, response.id)).output == living(response.output)
-        assert (await turns.list_input(owner, response.id, EVERYTHING)).items == living(response.context)
+        assert (await responses.read(owner, response.id)).output == living(response.output)
+        assert (await responses.list_input(owner, response.id, EVERYTHING)).items == living(response.context)
         partition = partition_of(response.id)
         opened = await self.open(owner, TurnSource(previous_response_id=response.id), partition, "-")
         self.check_opened(partition, opened, response.snapshot)

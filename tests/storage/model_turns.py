@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from random import Random
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
 from storage import (
     BranchExists,
     BranchNotFound,
@@ -22,6 +21,8 @@ from storage import (
     StoreError,
     TurnCommit,
     TurnSource,
+    new_partition,
+    partition_of,
 )
 from tests.storage.model import Branch, Partition, Response, Start, Turn, last_id, living
 from tests.storage.model_branches import SPELLING, BranchOperations
@@ -87,7 +88,7 @@ class TurnOperations(BranchOperations):
         return self.start(Turn(response.owner, partition, opened, list(response.snapshot)))
 
     async def begin_on_nothing(self, dice: Random) -> Turn:
-        owner, partition = dice.choice(OWNERS), ids.new_partition()
+        owner, partition = dice.choice(OWNERS), new_partition()
         return self.start(Turn(owner, partition, await self.open(owner, TurnSource(), partition, "-"), []))
 
     def new_token(self) -> str:
@@ -198,7 +199,7 @@ class TurnOperations(BranchOperations):
         if not there:
             return
         response = dice.choice(there)
-        await self.store.turns.delete_response(response.owner, response.id)
+        await self.store.responses.delete(response.owner, response.id)
         response.alive = False
         name = partition_of(response.id)
         self.touched.add(name)
@@ -242,6 +243,6 @@ class TurnOperations(BranchOperations):
             await self.refused(call, ConversationNotFound)
         for response in self.responses[-1:]:
             stranger = OWNERS[1 - OWNERS.index(response.owner)]
-            await self.refused(self.store.turns.read_response(stranger, response.id), ResponseNotFound)
-            await self.refused(self.store.turns.delete_response(stranger, response.id), ResponseNotFound)
-            await self.refused(self.store.turns.list_input(stranger, response.id, page), ResponseNotFound)
+            await self.refused(self.store.responses.read(stranger, response.id), ResponseNotFound)
+            await self.refused(self.store.responses.delete(stranger, response.id), ResponseNotFound)
+            await self.refused(self.store.responses.list_input(stranger, response.id, page), ResponseNotFound)

@@ -12,8 +12,7 @@ from typing import Any
 
 import orjson
 
-from proxy import ids
-from proxy.ids import partition_of
+from proxy.protocol import ids
 from storage import (
     CommitMode,
     Committed,
@@ -29,6 +28,7 @@ from storage import (
     Store,
     TurnCommit,
     TurnSource,
+    partition_of,
 )
 from tests.storage.builders import EVERYTHING, OWNER, draft, finished, id_of, texts
 

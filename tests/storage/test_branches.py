@@ -538,7 +538,7 @@ async def test_a_deleted_branchs_segment_goes_at_once_unless_a_response_needs_it
     await talk.store.branches.delete(OWNER, talk.id, "told")
     assert await redis.exists(f"{talk.tag}segment:1", f"{talk.tag}branch:1", f"{talk.tag}branch:2") == 0
     assert 0 < await redis.ttl(f"{talk.tag}segment:2") <= await redis.ttl(f"{talk.tag}response:{response}")
-    assert texts((await talk.store.turns.read_response(OWNER, response)).output) == ["a4"]
+    assert texts((await talk.store.responses.read(OWNER, response)).output) == ["a4"]
     assert await talk.on(at=response) == "u1 a1 u2 a2 u4 a4"
     assert await redis.ttl(f"{talk.tag}segment:0") == -1
 

@@ -2,8 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.ids import partition_of
-from storage import CommitMode, CommitResult, Entry, Store
+from storage import CommitMode, CommitResult, Entry, Store, partition_of
 from tests.storage.builders import (
     OWNER,
     STRANGER,

@@ -1,8 +1,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitMode, CommitResult, Entry, ResponseNotFound, Store
+from storage import CommitMode, CommitResult, Entry, ResponseNotFound, Store, partition_of
 from tests.storage.builders import (
     OWNER,
     STRANGER,
@@ -129,10 +128,10 @@ async def test_deleting_a_response_keeps_what_descends_from_it(store: Store):
     first = await qa(store, 0)
     second = await qa(store, 1, first)
     third = await qa(store, 2, second)
-    await store.turns.delete_response(OWNER, second)
-    await store.turns.delete_response(OWNER, first)
+    await store.responses.delete(OWNER, second)
+    await store.responses.delete(OWNER, first)
     assert await continue_from(store, third) == ["q0", "a0", "q1", "a1", "q2", "a2"]
-    for call in (store.turns.read_response(OWNER, second), continue_from(store, second), input_of(store, second)):
+    for call in (store.responses.read(OWNER, second), continue_from(store, second), input_of(store, second)):
         with pytest.raises(ResponseNotFound):
             await call
 
@@ -140,11 +139,11 @@ async def test_deleting_a_response_keeps_what_descends_from_it(store: Store):
 async def test_a_response_is_deleted_once_and_by_its_owner_only(store: Store):
     response, other = await qa(store, 0), await qa(store, 1)
     with pytest.raises(ResponseNotFound):
-        await store.turns.delete_response(STRANGER, response)
+        await store.responses.delete(STRANGER, response)
     assert await output_of(store, response) == ["a0"]
-    await store.turns.delete_response(OWNER, response)
+    await store.responses.delete(OWNER, response)
     with pytest.raises(ResponseNotFound) as refused:
-        await store.turns.delete_response(OWNER, response)
+        await store.responses.delete(OWNER, response)
     assert refused.value.subject == response
     assert await output_of(store, other) == ["a1"]
 
@@ -153,7 +152,7 @@ async def test_a_foreign_response_is_answered_like_an_unknown_one(store: Store):
     response = await qa(store, 0)
     for owner, response_id in ((STRANGER, response), (OWNER, "resp_unknown")):
         with pytest.raises(ResponseNotFound) as refused:
-            await store.turns.read_response(owner, response_id)
+            await store.responses.read(owner, response_id)
         assert refused.value.subject == response_id
 
 
@@ -163,21 +162,21 @@ async def test_with_the_last_response_of_a_chain_every_key_goes(redis: Redis, st
     responses.append(await take_turn(store, previous=first, mode=CommitMode.RECORD))
     for response in responses:
         assert await keys_of(redis, first) != []
-        await store.turns.delete_response(OWNER, response)
+        await store.responses.delete(OWNER, response)
     assert await keys_of(redis, first) == []
 
 
 async def test_deleting_the_last_response_of_a_conversation_leaves_the_conversation(store: Store):
     made = await start(store, "one")
     response = await take_turn(store, conversation=made)
-    await store.turns.delete_response(OWNER, response)
+    await store.responses.delete(OWNER, response)
     assert await read_all(store, made) == ["one", "question", "answer"]
 
 
 async def test_turns_that_end_after_their_whole_chain_was_deleted_do_not_mix(store: Store):
     first = await qa(store, 0)
     opened = await open_turn(store, previous=first)
-    await store.turns.delete_response(OWNER, first)
+    await store.responses.delete(OWNER, first)
     commits = [finished(opened, partition=partition_of(first), says=[f"q{i}"], answers=[f"a{i}"]) for i in (1, 2)]
     for commit in commits:
         assert (await store.turns.commit(commit)).result is CommitResult.OK
@@ -194,17 +193,17 @@ async def test_an_item_of_a_chain_that_a_conversation_took_in_stays_though_the_c
 ):
     made = await start(store)
     aside = await qa(store, 1, await take_turn(store, conversation=made))
-    await add(store, made, reference(id_of((await store.turns.read_response(OWNER, aside)).output[0])))
+    await add(store, made, reference(id_of((await store.responses.read(OWNER, aside)).output[0])))
     after = await qa(store, 2, aside)
     assert await redis.ttl(f"test:{{{partition_of(made.id)}}}:segment:1") == -1
-    await store.turns.delete_response(OWNER, after)
+    await store.responses.delete(OWNER, after)
     assert await read_all(store, made) == ["question", "answer", "a1"]
 
 
 async def test_a_turn_on_nothing_that_only_names_items_of_a_partition_goes_on_there(store: Store):
     first = await take_turn(store, says=[brought("msg_mine")])
     opened = await open_turn(store)
-    says: list[str | Entry] = [reference(id_of((await store.turns.read_response(OWNER, first)).output[0])), "new"]
+    says: list[str | Entry] = [reference(id_of((await store.responses.read(OWNER, first)).output[0])), "new"]
     commit = finished(opened, partition=partition_of(first), says=says)
     await store.turns.commit(commit)
     assert await continue_from(store, commit.response_id) == ["answer", "new", "answer"]

@@ -8,7 +8,6 @@ from itertools import chain
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import (
     BranchNotFound,
     CommitResult,
@@ -23,6 +22,7 @@ from storage import (
     OpenedTurn,
     Store,
     TurnSource,
+    partition_of,
 )
 from tests.storage.builders import (
     OWNER,

@@ -4,8 +4,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import ConversationNotFound, Entry, ItemNotFound, Origin, Store, TooManyMetadata
+from storage import ConversationNotFound, Entry, ItemNotFound, Origin, Store, TooManyMetadata, partition_of
 from tests.storage.builders import (
     OWNER,
     RETENTION_SECONDS,

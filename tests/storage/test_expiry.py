@@ -1,8 +1,7 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitMode, Store
+from storage import CommitMode, Store, partition_of
 from tests.storage.builders import (
     OWNER,
     RETENTION_SECONDS,
@@ -185,7 +184,7 @@ async def test_an_aside_of_a_conversation_expires_by_itself(redis: Redis, store:
 async def test_an_item_that_a_conversation_takes_in_from_an_aside_stays_for_ever(redis: Redis, store: Store, how: str):
     made = await start(store)
     aside = await take_turn(store, previous=await take_turn(store, conversation=made), answers=["aside"])
-    taken = reference(id_of((await store.turns.read_response(OWNER, aside)).output[0]))
+    taken = reference(id_of((await store.responses.read(OWNER, aside)).output[0]))
     if how == "append":
         await add(store, made, taken)
     else:

@@ -3,7 +3,6 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import (
     BranchExists,
     BranchNotFound,
@@ -15,6 +14,7 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
 from tests.storage.builders import OWNER, continue_from, history_of, list_ids, load_all, output_of, take_turn
 from tests.storage.inspection import keys_of
@@ -354,7 +354,7 @@ async def test_the_model_is_known_after_the_response_has_gone_and_without_a_resp
     talk = await Talk(store).begin("")
     response = await talk.turn("u1", "a1", model="one")
     await talk.turn("u2", "a2", model="two", stored=False)
-    await store.turns.delete_response(OWNER, response)
+    await store.responses.delete(OWNER, response)
     assert await model_at(talk, ForkPoint.REPLY, "a1") == "one"
     assert await model_at(talk, ForkPoint.REPLY, "a2") == "two"
 

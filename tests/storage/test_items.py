@@ -1,10 +1,19 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import new_partition, partition_of
-from storage import AlreadyThere, BranchNotFound, Entry, ItemNotFound, Origin, PageRequest, Store
-from storage.scripts import Call
-from storage.space import flatten
+from storage import (
+    AlreadyThere,
+    BranchNotFound,
+    Entry,
+    ItemNotFound,
+    Origin,
+    PageRequest,
+    Store,
+    new_partition,
+    partition_of,
+)
+from storage.client.keyspace import flatten
+from storage.client.scripts import Call
 from tests.storage.builders import (
     OWNER,
     STRANGER,
@@ -157,7 +166,7 @@ async def test_items_are_resolved_from_any_partition(store: Store):
     made, other = await start(store, "one"), await start(store, "two")
     response = await take_turn(store, answers=["three"])
     theirs = await start(store, "four", owner=STRANGER)
-    answer = (await store.turns.read_response(OWNER, response)).output[0]
+    answer = (await store.responses.read(OWNER, response)).output[0]
     wanted = [*await ids_in(store, made), *await ids_in(store, other), id_of(answer)]
     strange = [id_of(item) for item in (await store.items.list_page(STRANGER, theirs.id, PageRequest())).items]
     known = await store.items.resolve(OWNER, [*wanted, *strange, "msg_unknown", wanted[0]])
@@ -269,7 +278,7 @@ async def test_an_item_shared_with_a_side_chain_is_deleted_there_too(store: Stor
 async def test_an_id_that_outlived_its_bytes_is_taken_for_a_new_one(redis: Redis, store: Store):
     made = await start(store)
     aside = await take_turn(store, previous=await take_turn(store, conversation=made), answers=[brought("msg_aside")])
-    await store.turns.delete_response(OWNER, aside)
+    await store.responses.delete(OWNER, aside)
     await redis.delete(f"test:{{{partition_of(made.id)}}}:segment:1")
     assert history_of(await open_turn(store, conversation=made, item_ids=["msg_aside"])) == ["question", "answer"]
     await add(store, made, brought("msg_aside", "new"))

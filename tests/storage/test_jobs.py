@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Any
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
-from proxy import ids
+from proxy.protocol import ids
 from storage import (
     Busy,
     CommitResult,
     Conflict,
-    Conversation,
     EventBatch,
     EventLog,
     Job,
-    JobEntry,
     Lease,
     Locked,
     OpenedTurn,
@@ -27,90 +23,28 @@ from storage import (
     ResponseUnfinished,
     Store,
     Submission,
+    new_partition,
+    partition_of,
 )
-from storage.keys import queue_key
-from storage.scripts import Call
+from storage.client.keys import queue_key
+from storage.client.scripts import Call
 from tests.storage.builders import (
     OWNER,
     PREFIX,
     STRANGER,
     connect,
     continue_from,
-    finished,
     input_of,
     open_turn,
     read_all,
     start,
     take_turn,
 )
+from tests.storage.everything import claimed, commit, status_of, submit, taken
 from tests.storage.inspection import keys_of
 from tests.storage.servers import run_valkey
 
 QUEUE = queue_key(PREFIX)
-
-
-async def submit(store: Store, *, conversation: Conversation | None = None, previous: str | None = None) -> Any:
-    """Accept a response as its proxy does: the branch is opened and stays locked."""
-    opened, partition = OpenedTurn(), ids.new_partition()
-    if place := conversation.id if conversation else previous:
-        opened, partition = (
-            await open_turn(store, conversation=conversation, previous=previous),
-            ids.partition_of(place),
-        )
-    response_id = ids.new_response_id(partition, stored=True)
-    facts = {"id": response_id, "object": "response", "created_at": 7, "status": "queued", "error": None}
-    body = orjson.dumps({**facts, "metadata": {"status": "queued", "text": '"status":"queued"'}})
-    submission = Submission(OWNER, response_id, "token", body, "sealed", opened, streamed=False)
-    await store.jobs.submit(submission)
-    return submission
-
-
-async def taken(store: Store, worker: str = "w1") -> JobEntry:
-    """Take one entry; the first look only finds out that there is a queue."""
-    async with asyncio.timeout(5):
-        while not (entries := await store.jobs.take(worker, 1)):
-            pass
-    return entries[0]
-
-
-async def claimed(store: Store, token: str, entry: JobEntry | None = None, lease_seconds: float = 10) -> Job:
-    job = await store.jobs.claim(entry or await taken(store), token, lease_seconds)
-    assert isinstance(job, Job)
-    return job
-
-
-async def status_of(store: Store, response_id: str) -> Any:
-    body = orjson.loads((await store.turns.read_response(OWNER, response_id)).body)
-    assert body["metadata"] == {"status": "queued", "text": '"status":"queued"'}
-    return body["status"]
-
-
-async def commit(store: Store, submission: Submission, job: Job, conversation: Conversation | None = None) -> Any:
-    opened = replace(submission.opened)
-    partition = ids.partition_of(submission.response_id)
-    turn = finished(opened, partition=partition, conversation=conversation, response_id=submission.response_id)
-    body = orjson.dumps({"object": "response", "status": "completed", "metadata": {}})
-    return (await store.turns.commit(replace(turn, token=job.token, job_token=job.token, body=body))).result
-
-
-async def use_jobs(store: Store) -> None:
-    """Call every method of jobs at least once."""
-    conversation = await start(store, "one")
-    submission = await submit(store, conversation=conversation)
-    job = await claimed(store, "t1")
-    assert await store.jobs.renew([job], 10, worker="w1") == [True]
-    assert await store.jobs.give_back(job, "t2", 10)
-    await store.jobs.requeue(job.entry)
-    job = await claimed(store, "t3")
-    assert await commit(store, submission, job, conversation) is CommitResult.OK
-    assert await store.jobs.is_over(submission.response_id)
-    await store.jobs.finish(job.entry)
-    failing = await claimed(store, "t4", (await submit(store), await taken(store))[1])
-    assert await store.jobs.fail(failing, b"{}")
-    await store.jobs.cancel(OWNER, failing.entry.response_id)
-    assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]
-    await store.jobs.join()
-    await store.jobs.finish(failing.entry)
 
 
 async def test_a_response_is_queued_claimed_and_committed_once(valkey: Redis, valkey_store: Store):
@@ -160,7 +94,7 @@ async def test_one_whose_lease_is_over_can_be_claimed_and_that_counts(valkey_sto
 
 async def test_the_branch_lock_goes_with_the_response_and_ends_with_it(valkey_store: Store):
     conversation = await start(valkey_store)
-    partition = ids.partition_of(conversation.id)
+    partition = partition_of(conversation.id)
     submission = await submit(valkey_store, conversation=conversation)
     lock = submission.opened.lock
     job = await claimed(valkey_store, "t1")
@@ -173,7 +107,7 @@ async def test_the_branch_lock_goes_with_the_response_and_ends_with_it(valkey_st
     await open_turn(valkey_store, conversation=conversation, token="other")
     # somebody else's now: ending the response again must leave it alone
     await valkey_store.jobs.cancel(OWNER, submission.response_id)
-    await valkey_store.turns.delete_response(OWNER, submission.response_id)
+    await valkey_store.responses.delete(OWNER, submission.response_id)
     with pytest.raises(Locked):
         await open_turn(valkey_store, conversation=conversation, token="third")
     await valkey_store.jobs.finish(job.entry)
@@ -195,7 +129,7 @@ async def test_one_that_ended_without_a_commit_cannot_be_committed(valkey_store:
     assert not await valkey_store.events.append(log, batch, ttl_seconds=10, lease_seconds=10, last=True)
     assert await commit(valkey_store, submission, job, conversation) is CommitResult.REPEATED
     assert await read_all(valkey_store, conversation) == ["one"]
-    stored = orjson.loads((await valkey_store.turns.read_response(OWNER, submission.response_id)).body)
+    stored = orjson.loads((await valkey_store.responses.read(OWNER, submission.response_id)).body)
     assert stored["status"] == how
     assert stored["error"] == ({"code": "x", "message": "y"} if how == "failed" else None)
     # it is gone on from as if it had not been
@@ -227,10 +161,10 @@ async def test_nobody_else_can_cancel_it_and_no_other_response_can_be_cancelled(
 
 async def test_it_does_not_go_into_another_owners_partition(valkey: Redis, valkey_store: Store):
     theirs = await take_turn(valkey_store, owner=STRANGER)
-    response_id = ids.new_response_id(ids.partition_of(theirs), stored=True)
+    response_id = ids.new_response_id(partition_of(theirs), stored=True)
     with pytest.raises(Conflict):
         await valkey_store.jobs.submit(Submission(OWNER, response_id, "t", b"{}", "", OpenedTurn(), streamed=False))
-    assert not await valkey.exists(f"{PREFIX}:{{{ids.partition_of(theirs)}}}:response:{response_id}")
+    assert not await valkey.exists(f"{PREFIX}:{{{partition_of(theirs)}}}:response:{response_id}")
     entry = await taken(valkey_store)
     assert await valkey_store.jobs.claim(entry, "t1", 10) == Busy(0)
     await valkey_store.jobs.finish(entry)
@@ -239,7 +173,7 @@ async def test_it_does_not_go_into_another_owners_partition(valkey: Redis, valke
 async def test_an_entry_whose_response_never_came_is_dropped_and_keeps_it_from_coming(
     valkey: Redis, valkey_store: Store
 ):
-    response_id = ids.new_response_id(ids.new_partition(), stored=True)
+    response_id = ids.new_response_id(new_partition(), stored=True)
     await valkey.xadd(QUEUE, {"response": response_id}, id="1-0")
     entry = await taken(valkey_store)
     assert await valkey_store.jobs.claim(entry, "t1", 10) is None

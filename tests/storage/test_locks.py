@@ -1,8 +1,17 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import BranchNotFound, CommitResult, Conflict, Conversation, ConversationNotFound, Lease, Locked, Store
+from storage import (
+    BranchNotFound,
+    CommitResult,
+    Conflict,
+    Conversation,
+    ConversationNotFound,
+    Lease,
+    Locked,
+    Store,
+    partition_of,
+)
 from tests.storage.builders import STRANGER, add, draft, finished, open_turn, read_all, start, take_turn
 from tests.storage.inspection import keys_of
 

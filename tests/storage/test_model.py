@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import Store
 from tests.fake import connect_fake
 from tests.storage.builders import PREFIX, RETENTION_SECONDS, store_on
@@ -82,7 +81,7 @@ class Histories(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.fake = connect_fake()
         self.runner.run(self._clear())
-        self.store = Store(self.fake, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, partition_of=partition_of)
+        self.store = Store(self.fake, prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
         self.driver = TurnOperations(self.store)
         for _ in OWNERS:
             self.step("create_conversation", 1)

@@ -1,6 +1,5 @@
 import pytest
 
-from proxy.ids import partition_of
 from storage import (
     BranchNotFound,
     Conversation,
@@ -10,6 +9,7 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
 from tests.storage.builders import (
     EVERYTHING,
@@ -183,7 +183,7 @@ async def test_every_page_of_a_responses_input(store: Store, ascending: bool):
     ordered = ids if ascending else ids[::-1]
     for i, after in enumerate([None, *ordered]):
         for limit in (1, 2, 17, 18, 19):
-            page = await store.turns.list_input(OWNER, response, PageRequest(limit, after, ascending))
+            page = await store.responses.list_input(OWNER, response, PageRequest(limit, after, ascending))
             rest = ordered[i:]
             assert ([id_of(item) for item in page.items], page.has_more) == (rest[:limit], len(rest) > limit)
 
@@ -192,15 +192,15 @@ async def test_the_output_and_later_items_are_no_cursors_of_a_responses_input(st
     made = await start(store, "a")
     response = await take_turn(store, conversation=made)
     later = (await add(store, made, "later"))[0]
-    output = id_of((await store.turns.read_response(OWNER, response)).output[0])
+    output = id_of((await store.responses.read(OWNER, response)).output[0])
     for after in (output, later, "msg_unknown"):
         with pytest.raises(CursorNotFound):
-            await store.turns.list_input(OWNER, response, PageRequest(after=after))
+            await store.responses.list_input(OWNER, response, PageRequest(after=after))
 
 
 async def test_the_input_of_an_unknown_or_foreign_response_is_not_found(store: Store):
     response = await take_turn(store)
     for owner, response_id in ((STRANGER, response), (OWNER, response[:-4] + "0000"), (OWNER, "resp_unknown")):
         with pytest.raises(ResponseNotFound) as refused:
-            await store.turns.list_input(owner, response_id, EVERYTHING)
+            await store.responses.list_input(owner, response_id, EVERYTHING)
         assert refused.value.subject == response_id

@@ -3,7 +3,6 @@
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import (
     BranchExists,
     ConversationNotFound,
@@ -13,6 +12,7 @@ from storage import (
     ResponseNotFound,
     Store,
     TurnSource,
+    partition_of,
 )
 from tests.storage.builders import OWNER, RETENTION_SECONDS, STRANGER, history_of, ids_in, open_turn, start, take_turn
 from tests.storage.inspection import keys_of

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitResult, Missing, Store, Unavailable
+from storage import CommitResult, Missing, Store, Unavailable, partition_of
 from tests.storage.builders import (
     OWNER,
     add,
@@ -103,7 +102,7 @@ async def test_a_deletion_whose_answer_got_lost_is_done_though_its_repeat_finds_
     item_id = (await ids_in(lossy, made))[0]
     for delete in (
         lambda: lossy.items.delete(OWNER, made.id, item_id),
-        lambda: lossy.turns.delete_response(OWNER, response),
+        lambda: lossy.responses.delete(OWNER, response),
     ):
         proxy.lose_next_answer()
         with pytest.raises(Missing):
@@ -111,4 +110,4 @@ async def test_a_deletion_whose_answer_got_lost_is_done_though_its_repeat_finds_
     assert proxy.lost == 2
     assert await read_all(lossy, made) == ["two"]
     with pytest.raises(Missing):
-        await lossy.turns.read_response(OWNER, response)
+        await lossy.responses.read(OWNER, response)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backup import write_lines
-from proxy.ids import partition_of
-from proxy.verifier import Backup
+from proxy.backup.format import write_lines
+from proxy.backup.verifier import Backup
 from storage import (
     CommitMode,
     Conversation,
@@ -20,7 +19,9 @@ from storage import (
     PageRequest,
     ResponseNotFound,
     Store,
+    partition_of,
 )
+from tests.storage.archive.test_archive import turn
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -35,9 +36,8 @@ from tests.storage.builders import (
     store_on,
     take_turn,
 )
+from tests.storage.everything import use_everything
 from tests.storage.inspection import keys_of
-from tests.storage.test_archive import turn
-from tests.storage.test_keys import use_everything
 
 RESPONSES, CONVERSATIONS = 1_000, 10_000
 #: What is prolonged lives longer than it has to, so that not every use has to prolong it.
@@ -182,7 +182,7 @@ async def test_an_expired_conversation_is_gone_with_all_it_had_and_leaves_the_li
     with pytest.raises(ConversationNotFound):
         await short.conversations.read(OWNER, made.id)
     with pytest.raises(ResponseNotFound):
-        await short.turns.read_response(OWNER, response)
+        await short.responses.read(OWNER, response)
     assert (await short.conversations.list_page(OWNER, PageRequest())).conversations == []
     await redis.flushall()
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store
+from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store, partition_of
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import (
     EVERYTHING,
@@ -125,9 +124,9 @@ async def test_every_reading_is_one_trip(counter: RoundTripCounter, counted: Sto
         lambda: counted.items.list_page(OWNER, conversation_id, PageRequest(2, at.item, ascending=True)),
         lambda: counted.items.read(OWNER, conversation_id, at.item),
         lambda: counted.items.resolve(OWNER, [at.item, at.far]),
-        lambda: counted.turns.read_response(OWNER, at.response),
-        lambda: counted.turns.list_input(OWNER, at.response, EVERYTHING),
-        lambda: counted.turns.list_input(OWNER, at.response, PageRequest(2)),
+        lambda: counted.responses.read(OWNER, at.response),
+        lambda: counted.responses.list_input(OWNER, at.response, EVERYTHING),
+        lambda: counted.responses.list_input(OWNER, at.response, PageRequest(2)),
     ]
     for read in readings:
         with expect(counter, 1):
@@ -160,7 +159,7 @@ async def test_releasing_a_lock_and_deleting_a_response_are_one_trip(
     with expect(counter, 1):
         await counted.turns.release(Lease(partition_of(at.response), "0", "token"))
     with expect(counter, 1):
-        await counted.turns.delete_response(OWNER, at.response)
+        await counted.responses.delete(OWNER, at.response)
 
 
 async def test_a_change_is_one_trip_and_one_for_the_listing(

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
 from storage import (
     CommitMode,
     CommitResult,
@@ -13,6 +12,7 @@ from storage import (
     ResponseNotFound,
     Store,
     StoredResponse,
+    partition_of,
 )
 from tests.storage.builders import (
     OWNER,
@@ -118,7 +118,7 @@ async def test_a_turns_response_has_its_body_and_output(store: Store):
     body = b'{"empty":[],"none":{},"text":"\xc3\xa9"}'
     commit = finished(opened, partition=partition_of(made.id), conversation=made, body=body)
     await store.turns.commit(commit)
-    stored = await store.turns.read_response(OWNER, commit.response_id)
+    stored = await store.responses.read(OWNER, commit.response_id)
     assert stored == StoredResponse(body, [entry.data for entry in commit.outputs])
     assert await input_of(store, commit.response_id) == ["one", "question"]
 
@@ -155,7 +155,7 @@ async def test_an_unstored_turn_is_appended_but_leaves_no_response(redis: Redis,
     made = await start(store, "one")
     response = await take_turn(store, conversation=made, stored=False)
     assert await read_all(store, made) == ["one", "question", "answer"]
-    for call in (store.turns.read_response(OWNER, response), continue_from(store, response), input_of(store, response)):
+    for call in (store.responses.read(OWNER, response), continue_from(store, response), input_of(store, response)):
         with pytest.raises(ResponseNotFound):
             await call
     assert not [key for key in await keys_of(redis, made.id) if ":response:" in key]

@@ -6,9 +6,8 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from proxy.ids import partition_of
-from storage import CommitResult, PageRequest, Store, Unavailable
-from storage.scripts import translate
+from storage import CommitResult, PageRequest, Store, Unavailable, partition_of
+from storage.client.scripts import translate
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -54,9 +53,9 @@ def all_calls(store: Store) -> list[Awaitable[object]]:
         store.items.delete(OWNER, made.id, "msg_x"),
         store.items.resolve(OWNER, ["msg_x", "msg_y"]),
         open_turn(store, conversation=made, item_ids=["msg_x"]),
-        store.turns.read_response(OWNER, response),
-        store.turns.list_input(OWNER, response, EVERYTHING),
-        store.turns.delete_response(OWNER, response),
+        store.responses.read(OWNER, response),
+        store.responses.list_input(OWNER, response, EVERYTHING),
+        store.responses.delete(OWNER, response),
     ]
 
 

@@ -5,8 +5,8 @@ from jsonschema import Draft202012Validator
 from openai import AsyncOpenAI
 
 from proxy.echo import create_echo_app
-from proxy.echo.specimen import specimen
-from proxy.sse import Decoder
+from proxy.echo.schema_sample import specimen
+from proxy.protocol.sse import Decoder
 
 # What Open Responses' ResponseResource requires to be present.
 REQUIRED = """id object created_at completed_at status incomplete_details model previous_response_id instructions

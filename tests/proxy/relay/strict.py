@@ -13,8 +13,8 @@ from openai import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseOutputItem, ResponseStreamEvent
 
+from proxy.protocol.sse import DONE, Decoder, Event
 from proxy.relay import Outcome, Ownership, Relay
-from proxy.sse import DONE, Decoder, Event
 
 SAMPLES = Path(__file__).parents[2] / "upstream_samples"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.protocol.sse import Event
 from proxy.relay import MalformedEvent, Relay
-from proxy.sse import Event
 from tests.proxy.relay.streams import WHOLE
 from tests.proxy.relay.strict import accept_stream, events_of, finish, ownership, run
 

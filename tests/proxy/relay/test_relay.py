@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from proxy.protocol.sse import Decoder, Event
 from proxy.relay import Outcome, Relay
-from proxy.sse import Decoder, Event
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE
 from tests.proxy.relay.strict import (
     SAMPLES,

@@ -1,0 +1,159 @@
+"""Editing a message and answering one anew: the new line of history becomes MAIN, the old one stays as a backup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from proxy.api.rendering import render_branch
+from proxy.api.turns import run_turn
+from proxy.auth.caller import CALLER
+from proxy.http.answers import json_answer, path_conversation_id, path_item_id, whole
+from proxy.http.body import read_json
+from proxy.http.keys import STORE
+from proxy.protocol import ids
+from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter
+from proxy.protocol.items import hide_sealed, read_input
+from proxy.protocol.params import MAIN, read_branch
+from proxy.protocol.request import TurnRequest, read_request
+from proxy.turns.options import Revised, TurnOptions
+from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
+
+#: Fields of a body that are for us, not for the model server.
+_OURS = frozenset({"content", "regenerate", "max_tokens"})
+#: What a revision decides by itself.
+_DECIDED = ("input", "conversation", "previous_response_id")
+
+
+async def edit_item(request: web.Request) -> web.StreamResponse:
+    """POST and PUT …/items/{item_id}/edit: content; with `regenerate` also answers it, plain or streamed."""
+    fork, body = _backup_fork(request, ForkPoint.EDIT), await read_json(request)
+    message = read_message(body)
+    if not _asks(body, default=False):
+        if body.get("stream"):
+            raise BadRequest("Only an answer can be streamed: set 'regenerate' to true.", param="stream")
+        return await _fork_alone(request, fork, describe_edit, message)
+    turn = read_turn({**body, "input": [message]}, _source(request, fork))
+    return await run_turn(request, turn, TurnOptions(describe=describe_edit))
+
+
+async def regenerate_item(request: web.Request) -> web.StreamResponse:
+    """POST …/items/{item_id}/regenerate: answers the user's message that the item is or answers, plain or streamed."""
+    fork, body = _backup_fork(request, ForkPoint.REPLY), await read_json(request, allow_empty=True)
+    if not _asks(body, default=True):
+        return await _fork_alone(request, fork, describe_regeneration)
+    turn = read_turn(body, _source(request, fork))
+    return await run_turn(request, turn, TurnOptions(describe=describe_regeneration))
+
+
+def read_message(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user's message that an edit's `content`, a string or a list of parts, makes. Raises BadRequest."""
+    _refuse_decided(body)
+    content = body.get("content")
+    if content is None:
+        raise missing_parameter("content")
+    if not isinstance(content, str | list):
+        raise invalid_type("content", "one of a string or array of objects", json_type(content))
+    if not content:
+        raise BadRequest("Invalid 'content': it is empty.", param="content", code="invalid_value")
+    for i, part in enumerate(content if isinstance(content, list) else ()):
+        if not isinstance(part, dict):
+            raise invalid_type(f"content[{i}]", "an object", json_type(part))
+    return {"type": "message", "role": "user", "content": content}
+
+
+def read_turn(body: Mapping[str, Any], source: TurnSource) -> TurnRequest:
+    """Return the turn that a revision's body asks for: a response's fields, `max_tokens` for `max_output_tokens`.
+
+    Raises BadRequest with the path of the offending field.
+    """
+    if source.fork and source.fork.point is ForkPoint.REPLY:
+        _refuse_decided(body)
+    fields = {key: value for key, value in body.items() if key not in _OURS}
+    if body.get("max_tokens") is not None:
+        fields.setdefault("max_output_tokens", body["max_tokens"])
+    turn = read_request(fields)
+    if turn.background:
+        raise BadRequest(
+            "An answer in a revision can't be made in the background.", param="background", code="unsupported_parameter"
+        )
+    if not turn.stored:
+        raise BadRequest("A new answer is stored in its conversation.", param="store", code="invalid_value")
+    return replace(turn, source=source)
+
+
+def describe_edit(revised: Revised) -> dict[str, Any]:
+    """Return what the answer to an edit says of the branches; without a new branch the message was not kept."""
+    made = revised.branch is not None and revised.item is not None
+    item = orjson.loads(revised.item) if made and revised.item else None
+    return {**_describe(revised), "user_item": item, "user_item_id": item["id"] if item else None}
+
+
+def describe_regeneration(revised: Revised) -> dict[str, Any]:
+    """Return what the answer to a regeneration says of the branches."""
+    return {**_describe(revised), "user_item_id": revised.anchor}
+
+
+def _describe(revised: Revised) -> dict[str, Any]:
+    return {
+        "branch": MAIN,
+        "old_main_backup": revised.backup or "",
+        "branch_created": revised.branch is not None,
+        "new_branch": render_branch(revised.branch) if revised.branch else None,
+    }
+
+
+async def _fork_alone(
+    request: web.Request, fork: Fork, describe: Any, message: Mapping[str, Any] | None = None
+) -> web.Response:
+    """Make the new line without asking the model server."""
+    source = _source(request, fork)
+    conversation_id = path_conversation_id(request)
+    entries: list[Entry] = []
+    if message:
+        partition = partition_of(conversation_id)
+        items = read_input([message], "content")
+        entries = [item.to_entry(lambda item_type: ids.new_added_item_id(item_type, partition)) for item in items]
+    create = request.app[STORE].branches.create(request[CALLER].owner, conversation_id, source.branch, fork, entries)
+    forked = await whole(create)
+    item = hide_sealed(forked.items)[0] if forked.items else None
+    return json_answer(describe(Revised(forked.branch, forked.backup, forked.anchor, item)))
+
+
+def _backup_fork(request: web.Request, point: ForkPoint) -> Fork:
+    return Fork(point, path_item_id(request), backup=ids.new_branch_name(MAIN))
+
+
+def _source(request: web.Request, fork: Fork) -> TurnSource:
+    return TurnSource(path_conversation_id(request), branch=read_branch(request.query), fork=fork)
+
+
+def _asks(body: Mapping[str, Any], *, default: bool) -> bool:
+    """Whether a body asks for an answer of the model."""
+    value = body.get("regenerate")
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise invalid_type("regenerate", "a boolean", json_type(value))
+    return value
+
+
+def _refuse_decided(body: Mapping[str, Any]) -> None:
+    for name in _DECIDED:
+        if body.get(name) is not None:
+            raise BadRequest(
+                f"Unsupported parameter: '{name}' follows from the item.", param=name, code="unsupported_parameter"
+            )
+
+
+_ITEM = "/v1/conversations/{conversation_id}/items/{item_id}"
+
+ROUTES = [
+    web.post(f"{_ITEM}/edit", edit_item),
+    web.put(f"{_ITEM}/edit", edit_item),
+    web.post(f"{_ITEM}/regenerate", regenerate_item),
+]

@@ -1,0 +1,91 @@
+"""Health: `/healthz` tells that the process answers, `/readyz` whether store and upstream can be reached.
+
+Both are open to everybody, so their answers carry no detail, and checks run at most once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+from proxy.http.keys import STORE
+from proxy.upstream.client import UPSTREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+#: Longest time that one check may take.
+CHECK_SECONDS = 2.0
+
+#: Time that one result is answered again, so that probes can't be used to hammer store and upstream.
+CACHE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Readiness:
+    """The latest result of both checks; callers that come at the same time share one run."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._result: dict[str, str] = {}
+
+    async def check(self, app: web.Application) -> dict[str, str]:
+        """Return `{"store": …, "upstream": …}`, each `ok` or the reason why not. At most 1 s old."""
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if loop.time() - self._checked_at >= CACHE_SECONDS:
+                store, upstream = await asyncio.gather(
+                    _check("store", app[STORE].ping()), _check("upstream", app[UPSTREAM].ping())
+                )
+                self._result = {"store": store, "upstream": upstream}
+                self._checked_at = loop.time()
+            return self._result
+
+
+#: Made by `proxy.app.create_app`.
+READINESS: web.AppKey[Readiness] = web.AppKey("readiness", Readiness)
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """`GET /healthz`: 200 while the process can answer."""
+    return _answer(200, {"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """`GET /readyz`: 200 when store and upstream can be reached, else 503 and which of them can't."""
+    result = await request.app[READINESS].check(request.app)
+    if all(state == "ok" for state in result.values()):
+        return _answer(200, {"status": "ok", **result})
+    return _answer(503, {"status": "unavailable", **result})
+
+
+async def _check(name: str, ping: Awaitable[object]) -> str:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await ping
+    except TimeoutError:
+        return f"no answer within {CHECK_SECONDS:g} s"
+    except Exception as exc:
+        # Whatever is wrong, the probe gets an answer, and one without addresses.
+        log.warning("%s is not ready: %s", name, type(exc).__name__)
+        return "unreachable"
+    return "ok"
+
+
+def _answer(status: int, body: dict[str, str]) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+#: Paths that need no credentials.
+ROUTES = [web.get("/healthz", healthz), web.get("/readyz", readyz)]

@@ -1,0 +1,102 @@
+"""POST /v1/responses/input_tokens: how many tokens a turn would give the model. Nothing is locked or written.
+
+The model server counts, if it can, what the turn would send it; else it is reckoned here, and a header says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+from proxy.auth.caller import CALLER
+from proxy.compaction.automatic import Compaction
+from proxy.context.budget import OMITTED
+from proxy.context.request_body import count_body
+from proxy.http.body import read_json
+from proxy.http.keys import UPSTREAM_REQUEST_ID
+from proxy.protocol.errors import UpstreamRefusal
+from proxy.protocol.request import read_request
+from proxy.services import SERVICES
+from proxy.turns.opening import look
+from proxy.upstream.capabilities import means_absence
+from proxy.upstream.model_call import Inbound, ModelCall
+
+if TYPE_CHECKING:
+    from proxy.protocol.request import TurnRequest
+    from proxy.services import Services
+
+#: Where it is, here below `/v1` and below the upstream's URL.
+INPUT_TOKENS = "/responses/input_tokens"
+#: The header of a number that was reckoned here.
+TOKENS = "x-branchline-tokens"
+
+
+async def count_input_tokens(request: web.Request) -> web.Response:
+    """POST /v1/responses/input_tokens: a turn's body; its tokens, history included."""
+    body = {**await read_json(request, allow_empty=True), "store": False, "stream": False, "background": False}
+    turn_request = read_request(body)
+    services = request.app[SERVICES]
+    call = services.model_call(request[CALLER], Inbound.of(request))
+    answer, headers = await TokenCount(services, call, turn_request).take()
+    request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+    return web.Response(body=answer, headers=headers, content_type="application/json")
+
+
+class TokenCount:
+    """One count."""
+
+    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
+        self._services = services
+        self._call = call
+        self._request = request
+
+    async def take(self) -> tuple[bytes, Mapping[str, str]]:
+        """Return the answer's body and headers. Raises ApiError and StoreError as the turn would."""
+        opening = await look(self._services, self._call.caller.owner, self._request)
+        compaction = Compaction(self._services, self._call, opening.request)
+        compaction.open(opening.opened, opening.turn_input)
+        request, budget = compaction.request, self._services.budget
+        opened, turn_input = compaction.view
+        opened, omitted = await budget.fit(request.body, opened, turn_input)
+        own = {OMITTED: str(omitted)} if omitted else {}
+        counted = await self._ask(request.model, count_body(request, opened, turn_input))
+        if counted is not None:
+            body, headers = counted
+            return body, {**headers, **own}
+        tokens = await budget.count(request.body, opened, turn_input)
+        return _answer(tokens), {TOKENS: "estimate", **own}
+
+    async def _ask(self, model: str, body: bytes) -> tuple[bytes, Mapping[str, str]] | None:
+        """Return the upstream's answer and its headers; None if it has no such endpoint. Raises ApiError."""
+        capabilities = self._services.capabilities
+        if capabilities.is_absent(INPUT_TOKENS, model):
+            return None
+        try:
+            async with self._call.post(body, INPUT_TOKENS) as answer:
+                counted = await answer.read()
+                if _is_count(counted):
+                    return counted, answer.headers
+        except UpstreamRefusal as refusal:
+            if not means_absence(refusal):
+                raise
+        capabilities.note_absent(INPUT_TOKENS, model)
+        return None
+
+
+def _is_count(body: bytes) -> bool:
+    """Whether an answer is a count; some servers answer any path with a page of theirs."""
+    try:
+        counted = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(counted, dict) and isinstance(counted.get("input_tokens"), int)
+
+
+def _answer(tokens: int) -> bytes:
+    return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})
+
+
+ROUTES = [web.post(f"/v1{INPUT_TOKENS}", count_input_tokens)]

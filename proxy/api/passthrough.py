@@ -1,0 +1,108 @@
+"""Every path under `/v1/` that is not ours: streamed both ways as it is, nothing parsed, nothing held back.
+
+Paths under `/v1/responses` and `/v1/conversations` that have no route end here too, and are 404, however they
+are spelled (`%72esponses`, `//`, `responses%2F…`): where callers share the upstream's key, its own records of
+them would be anybody's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from aiohttp import hdrs, web
+
+from proxy.auth.caller import CALLER
+from proxy.http.body import iter_body
+from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired
+from proxy.upstream.client import UPSTREAM, iter_raw
+from proxy.upstream.headers import request_headers, response_headers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import aiohttp
+    from multidict import CIMultiDict
+
+PREFIX = "/v1"
+
+#: First segments that belong to the stateful endpoints.
+OURS = frozenset({"responses", "conversations"})
+
+
+async def pass_through(request: web.Request) -> web.StreamResponse:
+    """Send the request upstream and relay the answer, whatever it is. Raises ApiError before the answer began.
+
+    After that an exception means that the answer is not complete, and the connection is cut.
+    """
+    # Others may be ignored (RFC 9110, 7.8): Java's client asks for h2c with every request.
+    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        raise UpgradeRequired("WebSocket is not available on this path.")
+    path = upstream_path(request.rel_url.raw_path)
+    upload = Upload(request) if request.body_exists else None
+    forwarding = request.app[UPSTREAM].forward(
+        request.method, path, request.rel_url.raw_query_string, _headers(request), upload
+    )
+    try:
+        async with forwarding as answer:
+            return await _relay(request, answer)
+    except ApiError:
+        if upload is not None and upload.error is not None:
+            # What is wrong with the caller's body shows up as a broken upstream connection.
+            raise upload.error from None
+        raise
+
+
+def upstream_path(raw_path: str) -> str:
+    """Return what follows `/v1` in a path, as it came. Raises NotFound for one that leads elsewhere.
+
+    Elsewhere is out of the upstream's base path, or to the stateful endpoints by another spelling.
+    """
+    segments = _segments(raw_path)
+    ours = len(segments) > 1 and segments[1].lower() in OURS
+    if ours or segments[:1] != ["v1"] or not raw_path.startswith(f"{PREFIX}/") or ".." in segments:
+        raise NotFound(f"Invalid URL ({raw_path}).")
+    return raw_path.removeprefix(PREFIX)
+
+
+def _segments(raw_path: str) -> list[str]:
+    """Return the path's segments as the most forgiving server would read them."""
+    decoded = unquote(unquote(raw_path)).replace("\\", "/")
+    segments = [segment.partition(";")[0] for segment in decoded.split("/")]
+    return [segment for segment in segments if segment not in ("", ".")]
+
+
+class Upload:
+    """A request's body on its way upstream; `error` tells afterwards whether the caller broke it off."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._body = iter_body(request, request.app[CONFIG].server.max_body_bytes)
+        self.error: ApiError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._body:
+                yield chunk
+        except ApiError as exc:
+            self.error = exc
+            raise
+
+
+def _headers(request: web.Request) -> CIMultiDict[str]:
+    headers = request_headers(request.headers, request[CALLER].upstream_authorization)
+    if request.body_exists and request.content_length is not None:
+        headers[hdrs.CONTENT_LENGTH] = str(request.content_length)
+    return headers
+
+
+async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    request[UPSTREAM_REQUEST_ID] = answer.headers.get("x-request-id", "-")
+    response = web.StreamResponse(
+        status=answer.status, reason=answer.reason, headers=response_headers(answer.headers, untouched=True)
+    )
+    await response.prepare(request)
+    async for chunk in iter_raw(answer):
+        await response.write(chunk)
+    await response.write_eof()
+    return response

@@ -1,0 +1,49 @@
+"""A turn for an HTTP request: started, watched for its repeats, and answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aiohttp import web
+
+from proxy.auth.caller import CALLER
+from proxy.http.delivery import HttpDelivery
+from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.idempotency.turns import find_lost_answer, keep_answer
+from proxy.protocol.request import TurnRequest
+from proxy.services import SERVICES
+from proxy.streams.event_log import stream_log
+from proxy.turns.options import TurnOptions
+from proxy.turns.running import TURNS
+from proxy.turns.turn import Turn
+from proxy.upstream.model_call import Inbound
+
+
+async def run_turn(
+    request: web.Request, turn_request: TurnRequest, options: TurnOptions | None = None
+) -> web.StreamResponse:
+    """Carry a turn out and return its answer. Raises ApiError, StoreError."""
+    options = options or TurnOptions()
+    if (lost := await find_lost_answer(request, turn_request, options)) is not None:
+        return lost
+    services, caller = request.app[SERVICES], request[CALLER]
+    call = services.model_call(caller, Inbound.of(request))
+    delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
+    log = stream_log(services, caller.owner, turn_request)
+    keeping = keep_answer(request, turn_request, delivery, options)
+    turn = Turn(
+        services,
+        call,
+        turn_request,
+        delivery,
+        replace(options, resumable=log is not None),
+        sinks=[sink for sink in (log, keeping.recording) if sink],
+        observers=[observer for observer in (keeping.observer, log) if observer],
+    )
+    if keeping.client_left:
+        turn.leave()
+    try:
+        result = await request.app[TURNS].run(turn)
+    finally:
+        request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+    return await delivery.finish(result.body)

@@ -1,0 +1,68 @@
+"""Background job: what it takes to run a response later and elsewhere, sealed because callers' keys are among it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from multidict import CIMultiDict
+
+from proxy.protocol.request import TurnRequest, read_request
+from proxy.upstream.headers import request_headers
+from proxy.upstream.model_call import Inbound
+
+if TYPE_CHECKING:
+    from proxy.auth.caller import Caller
+    from proxy.sealing import Sealer
+
+_PURPOSE = "background response"
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundJob:
+    """A caller's request. body: as it came; created_at: Unix seconds, as the caller was told."""
+
+    body: Mapping[str, Any]
+    inbound: Inbound = field(repr=False)
+    authorization: str | None = field(repr=False)
+    created_at: int
+
+    @classmethod
+    def of(cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int) -> BackgroundJob:
+        """Return what a request needs: of its headers those that the upstream gets."""
+        headers = request_headers(inbound.headers, None)
+        headers.popall("Authorization", None)
+        return cls(request.body, Inbound(headers, inbound.query), caller.upstream_authorization, created_at)
+
+    def read(self) -> TurnRequest:
+        """Return the request, checked as when it came. Raises BadRequest."""
+        return read_request(self.body)
+
+    def seal(self, sealer: Sealer, owner: str, response_id: str) -> str:
+        """Return it as text that only this owner's response of this id opens. Raises OSError, see sealing."""
+        content = {
+            "body": self.body,
+            "headers": list(self.inbound.headers.items()),
+            "query": self.inbound.query,
+            "authorization": self.authorization,
+            "created_at": self.created_at,
+        }
+        return sealer.seal(f"{_PURPOSE} {response_id}", owner, orjson.dumps(content))
+
+    @classmethod
+    def open(cls, sealer: Sealer, owner: str, response_id: str, text: str) -> BackgroundJob:
+        """Return what was sealed. Raises Unsealable, OSError."""
+        content = orjson.loads(sealer.open(f"{_PURPOSE} {response_id}", owner, text))
+        headers = CIMultiDict((name, value) for name, value in content["headers"])
+        inbound = Inbound(headers, content["query"])
+        return cls(content["body"], inbound, content["authorization"], content["created_at"])
+
+
+def settled(request: TurnRequest) -> TurnRequest:
+    """Return a request that means the same whenever it is read: with the name of the branch that it makes."""
+    fork, conversation = request.source.fork, request.body.get("conversation")
+    if fork is None or not isinstance(conversation, Mapping):
+        return request
+    return replace(request, body={**request.body, "conversation": {**conversation, "branch": fork.name}})

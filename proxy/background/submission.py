@@ -1,0 +1,77 @@
+"""Background submission: a response is checked like any turn, queued, and answered at once.
+
+The branch is locked from here on, so that no other turn comes in between; whoever runs the response inherits the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy.background.job import BackgroundJob, settled
+from proxy.protocol.response import Ownership, complete_response, complete_settings
+from proxy.turns.opening import open_turn, release
+from storage import StoreError, Submission, Unavailable
+
+if TYPE_CHECKING:
+    from proxy.auth.caller import Caller
+    from proxy.protocol.request import TurnRequest
+    from proxy.services import Services
+    from proxy.turns.opening import Opening
+    from proxy.upstream.model_call import Inbound
+
+#: What a stored body begins with, see job.lua.
+_FIRST = ("id", "object", "created_at", "status", "error")
+
+
+async def submit(services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> dict[str, Any]:
+    """Accept a background response; return the Response object, `queued`. From then on it will come to an end.
+
+    Raises ApiError and StoreError as the turn itself would; then nothing is kept and nothing will run.
+    """
+    request = settled(request)
+    opening = await open_turn(services, caller.owner, request)
+    try:
+        response = _queued(request, opening)
+        kept = {key: value for key, value in response.items() if key != "output"}
+        job = BackgroundJob.of(caller, request, inbound, opening.created_at)
+        submission = Submission(
+            owner=caller.owner,
+            response_id=opening.response_id,
+            token=opening.lease.token,
+            body=orjson.dumps({**{key: kept[key] for key in _FIRST}, **kept}),
+            job=job.seal(services.sealer, caller.owner, opening.response_id),
+            opened=opening.opened,
+            streamed=request.stream,
+        )
+        await _submit(services, submission)
+    except BaseException:
+        await release(services, opening.lease)
+        raise
+    # the lock is renewed on; once somebody else has inherited it, it is forgotten here
+    return response
+
+
+async def _submit(services: Services, submission: Submission) -> None:
+    try:
+        await services.store.jobs.submit(submission)
+    except Unavailable:
+        # it may be there all the same, and its client will ask again
+        with contextlib.suppress(StoreError):
+            await services.store.jobs.cancel(submission.owner, submission.response_id)
+        raise
+
+
+def _queued(request: TurnRequest, opening: Opening) -> dict[str, Any]:
+    ownership = Ownership.of(
+        request.body,
+        request.source,
+        response_id=opening.response_id,
+        created_at=opening.created_at,
+        store=request.stored,
+        new_item_id=str,
+        branch=opening.opened.branch,
+    )
+    return complete_response({}, ownership, "queued", [], None, complete_settings({}, request.body))

@@ -1,0 +1,300 @@
+"""Background worker: takes responses from the queue and runs them, at most so many at a time.
+
+    take, reclaim ── entries of the queue, new ones and those of workers that died
+    claim            the record decides who runs it; a lease, a new token, an attempt
+    run              a turn without a client; its commit needs the token
+    finish           when the response is over its entry goes
+
+One task looks after all that run: every `BEAT_SECONDS` one round trip renews their leases and finds out which were
+cancelled. A replica that stops gives back what it can't finish; one that dies is noticed by its leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp.web import AppKey
+
+from proxy.auth.caller import Caller
+from proxy.background.job import BackgroundJob
+from proxy.delivery import Unattended
+from proxy.protocol.errors import ApiError
+from proxy.protocol.store_errors import from_store_error
+from proxy.runtime.tasks import periodic, supervised
+from proxy.sealing import Unsealable
+from proxy.streams.event_log import EventLogWriter
+from proxy.turns.identity import AcceptedIdentity
+from proxy.turns.options import TurnOptions
+from proxy.turns.turn import Turn
+from storage import EventLog, Job, JobEntry, StoreError, Unavailable
+
+if TYPE_CHECKING:
+    from proxy.services import Services
+
+#: Runs background responses.
+WORKER: AppKey[Worker] = AppKey("worker")
+
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks after what runs: a cancelled response ends within these.
+BEAT_SECONDS = 0.5
+#: Seconds that a response waits for its branch if that was lost meanwhile.
+LOCK_WAIT_SECONDS = 60.0
+#: Seconds to wait before a response is asked for again that is busy, or not there yet.
+CLAIM_PAUSES = (0.02, 0.1, 0.5)
+#: Seconds between two attempts at a store that can't be reached.
+STORE_PAUSE = 1.0
+#: Seconds that what runs gets to end once it was given back.
+LAST_WORDS_SECONDS = 5.0
+
+_SERVER_ERROR = "server_error"
+
+
+class Run:
+    """One entry of the queue in this worker's hands. job: once it was claimed."""
+
+    def __init__(self, entry: JobEntry) -> None:
+        self.entry = entry
+        self.job: Job | None = None
+        self.abandoned = False
+        self._turn: Turn | None = None
+
+    async def carry_out(self, turn: Turn) -> None:
+        """Run the turn to its end, or until it is abandoned. Raises what the turn raises."""
+        self._turn = turn
+        if self.abandoned:
+            turn.abandon()
+        await turn.run()
+
+    def abandon(self) -> None:
+        """End it and keep nothing: somebody else has decided how it ends, or will run it again."""
+        self.abandoned = True
+        if self._turn is not None:
+            self._turn.abandon()
+
+
+class Worker:
+    """Runs background responses of all owners."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._jobs = services.store.jobs
+        self._config = services.config.background
+        self._lease_seconds = services.leases.seconds
+        #: This worker's name in the queue.
+        self.name = secrets.token_hex(8)
+        self._slots = asyncio.Semaphore(self._config.concurrency)
+        self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._has_runs = asyncio.Event()
+        #: When this worker's entries of the queue were kept last, in monotonic seconds.
+        self._kept_at = 0.0
+        #: What takes entries from the queue, until nothing more is to be begun.
+        self._taking = AsyncExitStack()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Worker]:
+        """Work for as long as the context lasts; `drain` it first."""
+        rest = STORE_PAUSE
+        take = supervised(self._take, "the queue of background responses can't be read", logger, rest_seconds=rest)
+        reclaim = periodic(self._lease_seconds, self._reclaim, "nothing could be taken over", logger, rest_seconds=rest)
+        beat = periodic(
+            min(BEAT_SECONDS, self._lease_seconds / 3),
+            self._beat,
+            "background responses could not be renewed",
+            logger,
+            when=self._has_runs,
+            rest_seconds=rest,
+        )
+        try:
+            async with beat, self._taking as taking:
+                await taking.enter_async_context(take)
+                await taking.enter_async_context(reclaim)
+                yield self
+        finally:
+            left = [task for _, task in self._runs.values()]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Take nothing more, let finish what runs, then give the rest back to the other replicas."""
+        await self._taking.aclose()
+        unclaimed = [(run, task) for run, task in self._runs.values() if run.job is None]
+        for _, task in unclaimed:
+            task.cancel()
+        await asyncio.gather(*(self._requeue(run.entry) for run, _ in unclaimed))
+        if self._runs:
+            logger.info("waiting for %d background responses", len(self._runs))
+            await asyncio.wait([task for _, task in self._runs.values()], timeout=timeout_seconds)
+        left = list(self._runs.values())
+        await asyncio.gather(*(self._give_back(run) for run, _ in left))
+        if left:
+            await asyncio.wait([task for _, task in left], timeout=LAST_WORDS_SECONDS)
+
+    # --- entries --------------------------------------------------------------------------------------------------
+
+    async def _take(self) -> None:
+        await self._jobs.join()
+        while True:
+            await self._has_room.wait()
+            self._begin(await self._jobs.take(self.name, self._room))
+
+    async def _reclaim(self) -> None:
+        await self._has_room.wait()
+        self._begin(await self._jobs.reclaim(self.name, self._lease_seconds, self._room))
+
+    @property
+    def _room(self) -> int:
+        return max(1, self._config.concurrency - len(self._runs))
+
+    def _begin(self, entries: list[JobEntry]) -> None:
+        for entry in entries:
+            if entry.response_id not in self._runs:
+                run = Run(entry)
+                task = asyncio.create_task(self._work(run))
+                self._runs[entry.response_id] = run, task
+                task.add_done_callback(partial(self._end, entry.response_id))
+        if self._runs:
+            self._has_runs.set()
+        if len(self._runs) >= self._config.concurrency:
+            self._has_room.clear()
+
+    def _end(self, response_id: str, task: asyncio.Task[None]) -> None:
+        del self._runs[response_id]
+        self._has_room.set()
+        if not self._runs:
+            self._has_runs.clear()
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("background response %s ended with an error", response_id, exc_info=error)
+
+    # --- one response -----------------------------------------------------------------------------------------------
+
+    async def _work(self, run: Run) -> None:
+        try:
+            async with self._slots:
+                run.job = await self._claim(run.entry)
+                if run.job is not None:
+                    await self._carry_out(run, run.job)
+            if run.job is None or not await self._jobs.is_over(run.entry.response_id):
+                return
+            await self._jobs.finish(run.entry)
+        except Unavailable:
+            # whoever takes the entry over finds out how far this came
+            logger.warning("background response %s is left to its lease: no store", run.entry.response_id)
+
+    async def _claim(self, entry: JobEntry) -> Job | None:
+        for pause in (*CLAIM_PAUSES, 0.0):
+            claimed = await self._jobs.claim(entry, secrets.token_hex(8), self._lease_seconds)
+            if claimed is None:
+                await self._jobs.finish(entry)
+                return None
+            if isinstance(claimed, Job):
+                return claimed
+            await asyncio.sleep(min(claimed.seconds, self._lease_seconds) + pause)
+        return None
+
+    async def _carry_out(self, run: Run, job: Job) -> None:
+        """Run a claimed response; a failure that is not the store's ends it."""
+        try:
+            if refusal := self._refusal(job):
+                await self._fail(job, _SERVER_ERROR, refusal)
+            elif content := await self._open(job):
+                await self._run_turn(run, job, content)
+        except Unavailable:
+            raise
+        except StoreError as refused:
+            await self._fail_with(job, from_store_error(refused))
+        except ApiError as refused:
+            await self._fail_with(job, refused)
+        except Exception:
+            logger.exception("background response %s failed", job.entry.response_id)
+            await self._fail(job, _SERVER_ERROR, "The server had an error while processing your request.")
+
+    def _refusal(self, job: Job) -> str | None:
+        """Return why a response is not run any more."""
+        limit = self._config.max_attempts
+        if job.attempt > limit:
+            return f"The servers that made this response stopped before its end, {limit} times; it was given up."
+        if job.attempt == 1 and job.waited_seconds > self._config.max_queue_seconds:
+            return "This response waited too long for a server to make it; it was given up."
+        return None
+
+    async def _open(self, job: Job) -> BackgroundJob | None:
+        """Return what it takes to run a response; None if that was left to a replica that has its key."""
+        response_id = job.entry.response_id
+        try:
+            return BackgroundJob.open(self._services.sealer, job.owner, response_id, job.job)
+        except (Unsealable, OSError) as error:
+            logger.warning("background response %s can't be opened here: %s", response_id, type(error).__name__)
+        if job.waited_seconds > self._config.max_queue_seconds:
+            await self._fail(job, _SERVER_ERROR, "No server has the key that this response was queued with.")
+        else:
+            await self._jobs.give_back(job, secrets.token_hex(8), self._lease_seconds)
+        return None
+
+    async def _run_turn(self, run: Run, job: Job, content: BackgroundJob) -> None:
+        services, response_id = self._services, job.entry.response_id
+        request = content.read()
+        async with AsyncExitStack() as stack:
+            sinks = []
+            if request.stream:
+                log = EventLogWriter(services, EventLog(job.owner, response_id, job.token))
+                sinks.append(await stack.enter_async_context(log))
+            call = services.model_call(Caller(job.owner, content.authorization), content.inbound)
+            identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)
+            turn = Turn(services, call, request, Unattended(), TurnOptions(identity=identity), sinks=sinks)
+            logger.info("background response %s begins, attempt %d", response_id, job.attempt)
+            start = time.monotonic()
+            await run.carry_out(turn)
+            logger.info("background response %s ran for %.1f s", response_id, time.monotonic() - start)
+
+    async def _fail_with(self, job: Job, error: ApiError) -> None:
+        told = error.to_dict()
+        await self._fail(job, told["code"] or (_SERVER_ERROR if error.status >= 500 else told["type"]), error.message)
+
+    async def _fail(self, job: Job, code: str, message: str) -> None:
+        logger.info("background response %s failed: %s", job.entry.response_id, code)
+        await self._jobs.fail(job, orjson.dumps({"code": code, "message": message}))
+
+    # --- all of them ------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        keeps = time.monotonic() - self._kept_at >= self._lease_seconds / 3
+        await self._look_after(self.name if keeps else "")
+        if keeps:
+            self._kept_at = time.monotonic()
+
+    async def _look_after(self, worker: str) -> None:
+        """Renew what runs and end what is not wanted any more. worker: its entries are kept too, unless ''."""
+        runs = [(run, run.job) for run, _ in self._runs.values() if run.job is not None]
+        wanted = await self._jobs.renew([job for _, job in runs], self._lease_seconds, worker=worker)
+        for (run, _), is_wanted in zip(runs, wanted, strict=True):
+            if not (is_wanted or run.abandoned):
+                run.abandon()
+
+    async def _give_back(self, run: Run) -> None:
+        try:
+            if run.job is not None and await self._jobs.give_back(run.job, secrets.token_hex(8), self._lease_seconds):
+                logger.info("background response %s is given back", run.entry.response_id)
+                run.abandon()
+                await self._jobs.requeue(run.entry)
+        except Unavailable:
+            logger.warning("background response %s is left to its lease: no store", run.entry.response_id)
+        run.abandon()
+
+    async def _requeue(self, entry: JobEntry) -> None:
+        try:
+            await self._jobs.requeue(entry)
+        except Unavailable:
+            logger.warning("background response %s is left to its lease: no store", entry.response_id)

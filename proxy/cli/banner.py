@@ -1,0 +1,36 @@
+"""What `branchline serve` prints once it listens, and how places are named without their secrets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy import __version__
+from proxy.config.values import base_url, describe_upstream
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Config
+
+_AUTH = {
+    "passthrough": "passthrough: every caller by its own upstream key",
+    "jwt": "jwt: every caller by its verified token",
+    "api_keys": "api_keys: every caller by its Branchline key",
+    "none": "none: everybody is one owner",
+}
+
+
+def render(config: Config, address: tuple[str, int], store: str) -> str:
+    """Return the start-up block. address: host and port listened on. store: what holds the state."""
+    base = base_url(*address)
+    return "\n".join(
+        [
+            f"Branchline {__version__} listens on {base.removesuffix('/v1')}",
+            "",
+            f"  store     {store}",
+            f"  upstream  {describe_upstream(config.upstream.url)}",
+            f"  auth      {_AUTH[config.auth.mode]}",
+            "",
+            f'  base_url = "{base}"',
+            f"  OPENAI_BASE_URL={base}",
+            "",
+        ]
+    )

@@ -1,0 +1,145 @@
+"""`branchline gc`, `fsck` and `purge`: free what nothing reaches, check that all is well, delete what an owner has.
+
+They work on the store directly, and beside running servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from tqdm import tqdm
+
+from proxy.cli.check import store_problem
+from proxy.stores import open_store
+from storage import Purged, Report, Store, Swept, Unavailable
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Config
+
+#: Complaints that `fsck` prints; it counts the others.
+MAX_PRINTED = 1000
+
+
+class UpkeepError(Exception):
+    """The store can't be worked on; `str()` is one line for the terminal."""
+
+
+async def collect(config: Config, every_seconds: float | None) -> None:
+    """Free what nothing reaches and print what it was; again and again if `every_seconds` are given.
+
+    Raises UpkeepError when the store is not available (if it is to be done again and again: at the first time only),
+    EmbeddedUnavailable.
+    """
+    async with open_store(config) as store:
+        await _collect_once(store)
+        while every_seconds is not None:
+            await asyncio.sleep(every_seconds)
+            try:
+                await _collect_once(store)
+            except UpkeepError as exc:
+                print(f"branchline: {exc}", file=sys.stderr)
+
+
+async def check(config: Config, owner: str) -> int:
+    """Print every broken invariant, and a summary; return how many there are. owner: '' for all.
+
+    Raises UpkeepError when the store is not available, EmbeddedUnavailable.
+    """
+    async with open_store(config) as store:
+        with _progress("fsck") as bar:
+            try:
+                report = await store.auditor.audit(owner, lambda _: _advance(bar))
+            except Unavailable as exc:
+                raise _unavailable(store, exc) from exc
+    for complaint in report.complaints[:MAX_PRINTED]:
+        print(complaint)
+    print(summarize_report(report))
+    return len(report.complaints)
+
+
+async def _collect_once(store: Store) -> None:
+    start = time.monotonic()
+    with _progress("gc") as bar:
+        try:
+            swept = await store.sweeper.sweep_all(lambda _: _advance(bar))
+        except Unavailable as exc:
+            raise _unavailable(store, exc) from exc
+    print(summarize_sweep(swept, time.monotonic() - start), flush=True)
+
+
+async def purge(config: Config, owner: str) -> None:
+    """Delete everything that belongs to an owner and print what it was.
+
+    Raises UpkeepError when the store is not available, EmbeddedUnavailable.
+    """
+    start = time.monotonic()
+    async with open_store(config) as store:
+        with _progress("purge") as bar:
+            try:
+                purged = await store.purger.purge(owner, lambda _: _advance(bar))
+            except Unavailable as exc:
+                raise _unavailable(store, exc) from exc
+    print(summarize_purge(purged, time.monotonic() - start))
+
+
+def summarize_purge(purged: Purged, seconds: float) -> str:
+    """Return one line about what a purge has deleted."""
+    deleted = ", ".join(
+        [
+            _count(purged.conversations, "conversation"),
+            _count(purged.responses, "response"),
+            _count(purged.keys, "key"),
+        ]
+    )
+    return f"deleted {deleted} in {_count(purged.partitions, 'partition')}, {seconds:.1f} s"
+
+
+def summarize_sweep(swept: Swept, seconds: float) -> str:
+    """Return one line about what a sweep has freed."""
+    freed = ", ".join(
+        [
+            _count(swept.segments, "segment"),
+            _count(swept.items, "item"),
+            _count(swept.entries, "index entry", "index entries"),
+            _count(swept.notes, "note"),
+        ]
+    )
+    return f"freed {freed} in {_count(swept.partitions, 'partition')}, {seconds:.1f} s"
+
+
+def summarize_report(report: Report) -> str:
+    """Return two lines or one about what an audit has found."""
+    checked = ", ".join(
+        [
+            _count(report.partitions, "partition"),
+            _count(report.conversations, "conversation"),
+            _count(report.items, "item"),
+        ]
+    )
+    lines = [
+        f"checked {checked}: {_count(len(report.complaints), 'complaint') if report.complaints else 'all is well'}"
+    ]
+    left = [f"{kind} {number:,}" for kind, number in sorted(report.garbage.items()) if number]
+    if left:
+        lines.append(f"left over, without harm: {', '.join(left)}")
+    return "\n".join(lines)
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def _progress(name: str) -> tqdm[NoReturn]:
+    # disable=None: only on a terminal
+    return tqdm(desc=name, unit=" partitions", disable=None, leave=False)
+
+
+def _advance(bar: tqdm[NoReturn]) -> None:
+    bar.update()
+
+
+def _unavailable(store: Store, exc: Unavailable) -> UpkeepError:
+    return UpkeepError(f"{store.description} {store_problem(exc)}")

@@ -1,0 +1,185 @@
+"""Automatic compaction: those that a turn's history has are opened for the model, and a new one is made where due.
+
+    context_management   a window over `compact_threshold`: all but what the turn asks is summarised, the turn goes on
+                         with the summary, and its output begins with the compaction item
+    compaction_trigger   the last item of the input: everything is summarised, the item is the whole output
+
+That is so where `compaction.upstream` says that the model server does not do it itself; else both go to the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
+from proxy.compaction.summary import Summariser, Summary
+from proxy.context.compacted import MARK, Compacted, divide, is_summary, kind_of, mentions, pack, split, window
+from proxy.context.input import TurnInput
+from proxy.protocol.errors import ApiError, BadRequest, invalid_type, json_type
+from storage import Entry, OpenedTurn, Origin
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Config
+    from proxy.delivery import TurnOutput
+    from proxy.protocol.request import TurnRequest
+    from proxy.relay import Outcome, Relay
+    from proxy.services import Services
+    from proxy.upstream.model_call import ModelCall
+
+#: Least `compact_threshold`, in tokens; OpenAI's.
+MIN_THRESHOLD = 1000
+#: The host of the servers that are known to compact, and its regional ones.
+NATIVE_HOST = "api.openai.com"
+
+logger = logging.getLogger(__name__)
+
+
+class Compaction:
+    """The compactions of one turn. Raises BadRequest for a request that asks for one wrongly."""
+
+    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
+        self._services = services
+        self._owner = call.caller.owner
+        self._own = not is_native(services.config)
+        self._triggered = self._own and _read_trigger(request)
+        self._threshold = _read_threshold(request.body) if self._own else None
+        #: The request as the upstream gets it.
+        self.request = _without_management(request) if self._own else request
+        self._summariser = Summariser(services, call, request)
+        self._view: tuple[OpenedTurn, TurnInput] = OpenedTurn(), TurnInput([], b"")
+
+    @property
+    def view(self) -> tuple[OpenedTurn, TurnInput]:
+        """What the upstream is asked with: the turn's history and input, without what is compacted."""
+        return self._view
+
+    def open(self, opened: OpenedTurn, turn_input: TurnInput) -> None:
+        """Take a turn's history and input. Raises BadRequest for a compaction of ours that can't be read."""
+        self._view = opened, turn_input
+        if self._triggered or mentions(opened.items) or MARK in turn_input.sent:
+            opener = Opener(self._services, self._owner, self.request)
+            brought = [item for item in split(turn_input.sent) if not self._own or kind_of(item).type != TRIGGER]
+            shown = window([*opened.items, *brought], opener.open)
+            start = sum(place < len(opened.items) for place, _ in shown)
+            self._show([item for _, item in shown], start)
+
+    async def run(self, relay: Relay, output: TurnOutput) -> Outcome | None:
+        """Compact if it is due; return how the turn ends if nothing else was asked for.
+
+        Raises ApiError; a compaction that was not asked for just now is left out rather than fail the turn.
+        """
+        if not self._triggered and not await self._is_over():
+            return None
+        items = self._items()
+        at = len(items) if self._triggered else divide(items)
+        if not any(not kind_of(item).is_standing and not is_summary(item) for item in items[:at]):
+            if self._triggered:
+                raise BadRequest("There is nothing to compact.", param="input")
+            return None
+        try:
+            summary = await self._summarise(relay, output, items[:at])
+        except ApiError as failure:
+            if self._triggered or output.started:
+                raise
+            logger.warning("a compaction failed, the turn goes on without it: %s", failure.message)
+            return None
+        standing = [msgspec.Raw(item) for item in items[:at] if kind_of(item).is_standing]
+        rest = [] if self._triggered else [msgspec.Raw(item) for item in items[at:]]
+        content = Compacted(summary.text, whole=True, before=standing, after=rest)
+        sealed = self._services.sealer.seal(PURPOSE, self._owner, pack(content))
+        frames = relay.compacted(sealed, summary.usage)
+        if self.request.stream:
+            await output.send(frames)
+        shown = content.items()
+        self._show(shown, len(shown) - len(rest))
+        if not self._triggered:
+            return None
+        return relay.complete({"object": "response", "output": [], "model": summary.model})
+
+    async def _summarise(self, relay: Relay, output: TurnOutput, items: Sequence[bytes]) -> Summary:
+        async with self._summariser.ask(items) as answer:
+            output.begin(answer.headers)
+            if self.request.stream:
+                await output.send(relay.compacting())
+                return await self._summariser.read(answer)
+            summary = await self._summariser.read(answer)
+            relay.compacting()
+            return summary
+
+    async def _is_over(self) -> bool:
+        if self._threshold is None:
+            return False
+        return await self._services.budget.count(self.request.body, *self._view) >= self._threshold
+
+    def _items(self) -> list[bytes]:
+        opened, turn_input = self._view
+        return [*opened.items, *split(turn_input.sent)]
+
+    def _show(self, items: Sequence[bytes], start: int) -> None:
+        """Let the view be these items. start: where the turn's own input begins in them."""
+        opened, _ = self._view
+        entries = [Entry(Origin.CLIENT, "", item) for item in items[start:]]
+        self._view = replace(opened, items=items[:start]), TurnInput(entries, b",".join(items[start:]))
+
+
+def is_native(config: Config) -> bool:
+    """Whether the model server compacts by itself, as `compaction.upstream` says or as its host tells."""
+    if config.compaction.upstream != "auto":
+        return config.compaction.upstream == "native"
+    host = urlsplit(config.upstream.url).hostname or ""
+    return host == NATIVE_HOST or host.endswith(f".{NATIVE_HOST}")
+
+
+def _read_trigger(request: TurnRequest) -> bool:
+    places = [i for i, item in enumerate(request.items) if item.type == TRIGGER]
+    if places and places != [len(request.items) - 1]:
+        raise BadRequest(
+            "A compaction_trigger must be the last item of the input.",
+            param=request.items[places[0]].path,
+            code="invalid_value",
+        )
+    return bool(places)
+
+
+def _read_threshold(body: Mapping[str, Any]) -> int | None:
+    """Return the least `compact_threshold`, None if there is none. Raises BadRequest."""
+    entries = body.get("context_management")
+    if entries is None:
+        return None
+    if not isinstance(entries, list):
+        raise invalid_type("context_management", "an array of objects", json_type(entries))
+    thresholds: list[int] = []
+    for i, entry in enumerate(entries):
+        param = f"context_management[{i}]"
+        if not isinstance(entry, dict):
+            raise invalid_type(param, "an object", json_type(entry))
+        threshold = entry.get("compact_threshold")
+        if entry.get("type") != "compaction" or threshold is None:
+            continue
+        if type(threshold) is not int:
+            raise invalid_type(f"{param}.compact_threshold", "an integer", json_type(threshold))
+        if threshold < MIN_THRESHOLD:
+            raise BadRequest(
+                f"Invalid '{param}.compact_threshold': integer below minimum value. Expected a value >= "
+                f"{MIN_THRESHOLD}, but got {threshold} instead.",
+                param=f"{param}.compact_threshold",
+                code="integer_below_min_value",
+            )
+        thresholds.append(threshold)
+    return min(thresholds, default=None)
+
+
+def _without_management(request: TurnRequest) -> TurnRequest:
+    """Return the request without what the model server would not know."""
+    entries = request.body.get("context_management")
+    if not isinstance(entries, list):
+        return request
+    others = [entry for entry in entries if entry.get("type") != "compaction"]
+    body = {name: value for name, value in request.body.items() if name != "context_management"}
+    return replace(request, body=body | ({"context_management": others} if others else {}))

@@ -1,0 +1,127 @@
+"""Compaction summary: a summary of a conversation, written by a model of the upstream in a call of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy.context.input import TurnInput
+from proxy.context.request_body import body_with_input
+from proxy.protocol import ids, sse
+from proxy.protocol.errors import BadGateway
+from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from storage import OpenedTurn, TurnSource, new_partition
+
+if TYPE_CHECKING:
+    from proxy.protocol.request import TurnRequest
+    from proxy.services import Services
+    from proxy.upstream.model_call import ModelAnswer, ModelCall
+
+#: What the model is told unless `compaction.instructions` says something else.
+INSTRUCTIONS = """\
+The conversation above is about to be cut off here, and whoever goes on with it will have nothing of it but your \
+summary. Write that summary. Do not answer or continue the conversation, and call no tools.
+
+Put down, in the language of the conversation:
+1. what the user wants, with every request, constraint and preference that still holds, quoted where wording matters;
+2. what has been done and decided so far, and why;
+3. the facts that will be needed again, exactly: names, numbers, dates, ids, paths, commands, code, quotations, what \
+tools returned, what images and files show;
+4. what went wrong and what was learnt from it;
+5. what is open, and what the next step is.
+
+Leave out greetings and whatever has been superseded. Invent nothing. Answer with the summary alone."""
+
+#: Fields of the caller's request that concern the call as such; all others are about the answer.
+_KEPT_FIELDS = ("instructions", "service_tier", "safety_identifier", "prompt_cache_key", "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the model wrote. usage: a Response's, complete, or None. model: as it calls itself."""
+
+    text: str
+    usage: dict[str, Any] | None
+    model: str
+
+
+class Summariser:
+    """Has summaries written for one request, by `compaction.model` or the request's own."""
+
+    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
+        self._config = services.config.compaction
+        self._budget = services.budget
+        self._call = call
+        self._request = request
+
+    @asynccontextmanager
+    async def ask(self, items: Sequence[bytes]) -> AsyncIterator[ModelAnswer]:
+        """Ask for a summary of a window; give the answer as soon as it begins.
+
+        Raises ApiError if the upstream refuses or can't be reached.
+        """
+        async with self._call.post(await self._body(items)) as answer:
+            yield answer
+
+    async def read(self, answer: ModelAnswer) -> Summary:
+        """Read an answer to its end and return its text.
+
+        Raises BadGateway if there is none or if it is not whole, GatewayTimeout.
+        """
+        outcome = await self._read(answer)
+        response = outcome.response
+        if outcome.status != "completed":
+            reason = "it did not fit into compaction.max_summary_tokens" if outcome.status == "incomplete" else ""
+            raise BadGateway(f"The model did not finish its summary of the conversation{reason and f': {reason}'}.")
+        parts = [part for item in outcome.items if item["type"] == "message" for part in item["content"]]
+        text = "\n\n".join(part["text"] for part in parts if part["type"] == "output_text").strip()
+        if not text:
+            raise BadGateway("The model gave no summary of the conversation.")
+        return Summary(text, response["usage"], response["model"])
+
+    async def _body(self, items: Sequence[bytes]) -> bytes:
+        config = self._config
+        asked = self._request.body
+        fields: dict[str, Any] = {name: asked[name] for name in _KEPT_FIELDS if asked.get(name) is not None}
+        fields |= {"model": config.model or asked.get("model"), "max_output_tokens": config.max_summary_tokens}
+        fields |= {"store": False, "stream": True}
+        text = config.instructions or INSTRUCTIONS
+        message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+        order = orjson.dumps(message)
+        # a history that has outgrown the model's window could not be summarised otherwise
+        opened, _ = await self._budget.fit(
+            {**fields, "truncation": asked.get("truncation")}, OpenedTurn(items=items), TurnInput([], order)
+        )
+        return body_with_input(fields, (*opened.items, order))
+
+    async def _read(self, answer: ModelAnswer) -> Outcome:
+        relay = Relay(_ownership(self._request.body))
+        if answer.is_json:
+            return relay.complete(await answer.read_json())
+        try:
+            async for events in answer.events():
+                for event in events:
+                    relay.feed(event)
+                if relay.outcome is not None:
+                    return relay.outcome
+        except (MalformedEvent, sse.EventTooLarge) as exc:
+            raise BadGateway("The upstream sent an event that can't be read.") from exc
+        return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+
+
+def _ownership(asked: Mapping[str, Any]) -> Ownership:
+    """Return what an answer is completed with that nobody sees."""
+    partition = new_partition()
+    return Ownership.of(
+        {"model": asked.get("model")},
+        TurnSource(),
+        response_id=ids.new_response_id(partition, stored=False),
+        created_at=int(time.time()),
+        store=False,
+        new_item_id=lambda item_type: ids.new_turn_item_id(item_type, partition, stored=False),
+    )

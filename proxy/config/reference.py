@@ -1,0 +1,135 @@
+"""Settings reference: writes docs/configuration.md and config.example.toml (`python -m proxy.config.reference`).
+
+What a key is for is the `#:` comment above it; section texts are the first lines of the docstrings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from proxy.config.flags import FLAGS
+from proxy.config.schema import Key, keys, sections
+from proxy.config.settings import Section
+
+#: Width of the comments in the example, in characters.
+COMMENT_WIDTH = 100
+
+_COMMENTED_FIELD = re.compile(r"((?:^    #: .*\n)+)^    (\w+):", re.MULTILINE)
+
+_PREAMBLE = """\
+# Configuration
+
+<!-- Written by `python -m proxy.config.reference` from proxy/config/settings.py. Change it there. -->
+
+Nothing has to be configured: without settings `branchline serve` listens on 127.0.0.1:8080, keeps its state in an
+embedded Valkey below the working directory and sends requests on to `https://api.openai.com/v1`.
+
+A setting comes from, the last one winning:
+
+1. the default,
+2. a TOML file, `branchline serve --config config.toml`; [config.example.toml](../config.example.toml) has every key;
+3. the environment, `BRANCHLINE_` + section + `_` + key in capitals,
+4. the command line.
+
+In the environment lists are separated by commas (`BRANCHLINE_AUTH_JWT_ALGORITHMS=RS256,ES256`), tables are written
+`name=value,name=value`, switches `true` or `false`, blanks around a value are dropped, and an empty variable counts
+as unset. Keys and variables that are not known are errors, so that a typing mistake does not pass unseen; only the
+variables that Kubernetes adds for a service (`BRANCHLINE_SERVICE_HOST`, `BRANCHLINE_PORT=tcp://…`) are passed over.
+`branchline check` says whether the settings work without serving anything.
+
+The hash of a key for `auth.api_keys`: `printf %s "$KEY" | sha256sum`.
+"""
+
+_EXAMPLE_PREAMBLE = """\
+# Every setting with its default. Written by `python -m proxy.config.reference` from proxy/config/settings.py.
+# Use it with `branchline serve --config FILE`; keep only what you change. The environment and the
+# command line win over this file: docs/configuration.md.
+"""
+
+
+def markdown() -> str:
+    """Return docs/configuration.md."""
+    flags = "\n".join(f"| `{flag} {value}` | `{name}` |" for name, (flag, value, _) in FLAGS.items())
+    parts = [_PREAMBLE, f"| flag | key |\n|---|---|\n{flags}\n"]
+    parts += [_section_table(name, section) for name, section in sections().items()]
+    return "\n".join(parts)
+
+
+def example() -> str:
+    """Return config.example.toml: every key, explained, at its default."""
+    parts = [_EXAMPLE_PREAMBLE]
+    for name, section in sections().items():
+        lines = [*_comment(_purpose(section)), f"[{name}]"]
+        for key in _keys_of(name):
+            lines += [*_comment(comments(section)[_field(key)]), f"{_field(key)} = {_toml(key.default)}"]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def comments(section: type[Section]) -> dict[str, str]:
+    """Return what the `#:` lines above each field of `section` say."""
+    found = _COMMENTED_FIELD.findall(inspect.getsource(section))
+    return {field: " ".join(line.strip()[3:] for line in text.splitlines()) for text, field in found}
+
+
+def main() -> None:
+    """Write both files into the tree that this package stands in."""
+    root = Path(__file__).parents[2]
+    (root / "docs" / "configuration.md").write_text(markdown(), "utf-8")
+    (root / "config.example.toml").write_text(example(), "utf-8")
+
+
+def _section_table(name: str, section: type[Section]) -> str:
+    explained = comments(section)
+    rows = [
+        f"| `{_field(key)}` | {_cell(key.expected)} | `{_toml(key.default)}` | {_cell(explained[_field(key)])} "
+        f"`{key.variable}` |"
+        for key in _keys_of(name)
+    ]
+    head = f"## {name}\n\n{_purpose(section)}\n\n| key | value | default | meaning, environment variable |"
+    return "\n".join([head, "|---|---|---|---|", *rows]) + "\n"
+
+
+def _keys_of(section: str) -> list[Key]:
+    return [key for key in keys().values() if key.name.rpartition(".")[0] == section]
+
+
+def _field(key: Key) -> str:
+    return key.name.rpartition(".")[2]
+
+
+def _purpose(section: type[Section]) -> str:
+    return inspect.cleandoc(section.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+
+
+def _comment(text: str) -> Iterator[str]:
+    yield from (f"# {line}" for line in textwrap.wrap(text, COMMENT_WIDTH - 2))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() if value >= 1_000_000:
+            return f"{value:_}"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case tuple():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case dict():
+            return "{" + ", ".join(f"{json.dumps(name)} = {_toml(item)}" for name, item in value.items()) + "}"
+        case _:
+            return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What single values can't tell: the settings that don't go together, and the URLs that can't be used.
+
+A rule yields pairs of the key to change and what is wrong with it; no text holds a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from proxy.config.values import is_loopback, key_from_text
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Config
+
+Violation: TypeAlias = tuple[str, str]
+
+#: What `redis.url` may begin with.
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+
+
+def violations(config: Config) -> Iterator[Violation]:
+    """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
+    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_sealing, _check_retention):
+        yield from rule(config)
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """Yield what is allowed but seldom meant, for the log at start-up."""
+    if config.auth.mode == "passthrough" and config.upstream.api_key and not is_loopback(config.server.host):
+        yield (
+            f'auth.mode = "passthrough" with upstream.api_key on {config.server.host}: any token spends that key; '
+            'use "jwt" or "api_keys" for callers of your own'
+        )
+    if config.redis.url and not config.sealing.key:
+        yield (
+            "redis.url is set and sealing.key is not: other replicas can't take over this one's background responses, "
+            "nor read its compactions; give all of them the same key"
+        )
+
+
+def _check_auth(config: Config) -> Iterator[Violation]:
+    auth = config.auth
+    if auth.mode == "none" and not is_loopback(config.server.host) and not auth.allow_public_none:
+        public = f'"none" makes everybody who reaches {config.server.host} one owner'
+        yield "auth.mode", f"{public}; listen on 127.0.0.1 or set auth.allow_public_none = true"
+    if auth.mode == "api_keys" and not auth.api_keys:
+        yield "auth.api_keys", 'is empty, so nobody could call while auth.mode is "api_keys"'
+
+
+def _check_jwt(config: Config) -> Iterator[Violation]:
+    if config.auth.mode != "jwt":
+        return
+    jwt = config.auth.jwt
+    given = [name for name in ("secret", "key_file", "jwks_url") if getattr(jwt, name)]
+    if len(given) != 1:
+        found = " and ".join(f"auth.jwt.{name}" for name in given) or "none"
+        yield "auth.mode", f'"jwt" needs one of auth.jwt.secret, .key_file and .jwks_url; set: {found}'
+    if not jwt.algorithms:
+        yield "auth.jwt.algorithms", 'is empty; name the algorithms to accept, as in ["RS256"]'
+
+
+def _check_upstream(config: Config) -> Iterator[Violation]:
+    if config.upstream.url == "echo":
+        return
+    try:
+        url = urlsplit(config.upstream.url)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        yield "upstream.url", 'must be an http:// or https:// URL, or "echo"'
+    elif "@" in url.netloc:
+        yield "upstream.url", "must not hold credentials; put the key into upstream.api_key"
+    elif url.fragment:
+        yield "upstream.url", "must not have a fragment (#…)"
+
+
+def _check_redis(config: Config) -> Iterator[Violation]:
+    if not config.redis.url:
+        return
+    scheme, separator, rest = config.redis.url.partition("://")
+    if not separator or scheme not in REDIS_SCHEMES:
+        yield "redis.url", f"must begin with {', '.join(f'{name}://' for name in REDIS_SCHEMES)}"
+    elif scheme == "unix":
+        if not rest.startswith("/"):
+            yield "redis.url", "must name the socket by its absolute path: unix:///path/to/socket"
+    elif not _names_hosts(rest):
+        yield (
+            "redis.url",
+            f"must be {scheme}://user:password@host:port; special characters in the password are percent-encoded",
+        )
+    elif scheme == "redis+sentinel" and not urlsplit(f"//{rest}").path.strip("/"):
+        yield "redis.url", "must name the service: redis+sentinel://host:port/service"
+
+
+def _check_sealing(config: Config) -> Iterator[Violation]:
+    try:
+        if config.sealing.key:
+            key_from_text(config.sealing.key)
+    except ValueError as exc:
+        yield "sealing.key", str(exc)
+
+
+def _check_retention(config: Config) -> Iterator[Violation]:
+    conversations, responses = config.conversations.retention_days, config.responses.retention_days
+    if conversations and (not responses or conversations < responses):
+        yield (
+            "conversations.retention_days",
+            "must be 0 or at least responses.retention_days: responses need the items of their conversations",
+        )
+
+
+def _names_hosts(rest: str) -> bool:
+    """Tell whether what follows the scheme is host:port, once or several times separated by commas."""
+    try:
+        parts = urlsplit(f"//{rest}")
+        # an @ further on was meant to end a password that has a bare slash
+        if "@" in parts.path or "@" in parts.query or "@" in parts.fragment:
+            return False
+        hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+        return all(host.hostname and host.port != 0 for host in hosts)
+    except ValueError:
+        return False

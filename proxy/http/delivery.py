@@ -1,0 +1,95 @@
+"""HTTP delivery: a turn's answer as one JSON body or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from proxy.protocol import sse
+
+logger = logging.getLogger(__name__)
+
+
+class HttpDelivery:
+    """An HTTP client.
+
+    unread_seconds: how long it may leave what it was sent unread before it counts as gone; its turn holds a lock.
+    """
+
+    def __init__(self, request: web.Request, unread_seconds: float) -> None:
+        self._request = request
+        self._unread_seconds = unread_seconds
+        self._headers: Mapping[str, str] = {}
+        self._response: web.StreamResponse | None = None
+        self.gone = False
+        self._last_sent = 0.0
+        self._ended = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the stream's head was sent."""
+        return self._response is not None
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Note the upstream's headers that go along with the answer."""
+        self._headers = headers
+
+    async def send(self, frames: bytes) -> bool:
+        """Send whole frames in one write, the response's head before the first; return whether the client is there."""
+        if self.gone:
+            return False
+        try:
+            if self._response is None:
+                self._response = web.StreamResponse(headers=self._headers)
+                self._response.content_type = "text/event-stream"
+                self._response.headers["Cache-Control"] = "no-cache"
+                # nginx and its kin buffer otherwise
+                self._response.headers["X-Accel-Buffering"] = "no"
+                await self._response.prepare(self._request)
+            self._last_sent = time.monotonic()
+            if frames.endswith(sse.DONE):
+                # the last frames and the end of the body leave in one write
+                self._ended = True
+                await self._response.write_eof(frames)
+            else:
+                await self._response.write(frames)
+        except ConnectionError:
+            logger.debug("client left its stream")
+            self.gone = True
+        return not self.gone
+
+    async def keep_alive(self, silence_seconds: float) -> None:
+        """Send a comment if the stream has been silent for that long. Never waits for the client.
+
+        A client that has not read what it was sent needs no comment; if that lasts, it is cut off.
+        """
+        transport = self._request.transport
+        if self._response is None or transport is None:
+            return
+        if transport.get_write_buffer_size():
+            if time.monotonic() - self._last_sent >= self._unread_seconds:
+                logger.info("a client that does not read its stream is cut off")
+                transport.abort()
+            return
+        if self._ended:
+            return
+        if time.monotonic() - self._last_sent >= silence_seconds:
+            await self.send(sse.comment("keep-alive"))
+
+    async def finish(self, body: bytes | None = None) -> web.StreamResponse:
+        """Return the answer: one JSON body, or the stream, which is ended cleanly."""
+        if body is not None:
+            answer = web.Response(body=body, headers=self._headers)
+            answer.content_type = "application/json"
+            return answer
+        self._ended = True
+        response = self._response or web.StreamResponse(headers=self._headers)
+        if not self.gone:
+            try:
+                await response.write_eof()
+            except ConnectionError:
+                self.gone = True
+        return response

@@ -1,0 +1,213 @@
+"""What happens around every handler, outermost first: `MIDDLEWARES` and `SIGNALS` are that order.
+
+identify      gives the request its id
+log_request   writes one line when it is over
+answer_errors turns exceptions into answers, or cuts an answer that has begun
+preflight     answers CORS preflights
+admit         refuses requests while the server stops
+authenticate  finds out who is calling
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import struct
+import time
+
+from aiohttp import hdrs, web
+from aiohttp.http import SERVER_SOFTWARE
+
+from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
+from proxy.http.cors import allow_origin, preflight, require_own_origin
+from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.protocol.errors import (
+    ApiError,
+    BadRequest,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ServiceUnavailable,
+    UnsupportedMedia,
+    error_body,
+)
+from proxy.protocol.store_errors import from_store_error
+from storage import StoreError
+
+#: Written to the log for a request whose client left before the answer (nginx's number; never sent).
+CLIENT_LEFT = 499
+
+
+#: `SO_LINGER` on, for 0 seconds: closing the socket resets the connection.
+RESET = struct.pack("ii", 1, 0)
+
+#: Handlers' tasks, so that the server can wait for them when it stops.
+RUNNING: web.AppKey[set[asyncio.Task[object]]] = web.AppKey("running")
+
+#: Set once the server is stopping.
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+
+#: The answer whose head has been sent.
+_STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started")
+
+#: Paths that need no credentials, set by `proxy.app`.
+OPEN_PATHS: web.AppKey[frozenset[str]] = web.AppKey("open_paths", frozenset)
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    error.status: error for error in (NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMedia)
+}
+
+log = logging.getLogger(__name__)
+
+
+@web.middleware
+async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id and keep its task among the running ones."""
+    request[REQUEST_ID] = _new_request_id()
+    running = request.app[RUNNING]
+    if (task := asyncio.current_task()) is not None:
+        running.add(task)
+        task.add_done_callback(running.discard)
+    return await handler(request)
+
+
+@web.middleware
+async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Write one line: no bodies, no headers, no query."""
+    start = time.perf_counter()
+    response: web.StreamResponse | None = None
+    try:
+        response = await handler(request)
+        return response
+    finally:
+        log.info(
+            "%s %s %d %.1f ms %d bytes %s upstream %s",
+            request.method,
+            _logged_path(request),
+            response.status if response is not None else CLIENT_LEFT,
+            (time.perf_counter() - start) * 1000,
+            _sent_bytes(response),
+            request[REQUEST_ID],
+            request.get(UPSTREAM_REQUEST_ID, "-"),
+        )
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception into the one answer that it means. An answer that has begun is cut instead."""
+    try:
+        return await handler(request)
+    except Exception as exc:
+        started: web.StreamResponse | None = request.get(_STARTED)
+        if isinstance(exc, ConnectionError) and _client_left(request):
+            log.debug("%s client left", request[REQUEST_ID])
+            return started or web.Response(status=CLIENT_LEFT)
+        error = _to_api_error(request, exc)
+    if started is None:
+        return _error_response(request, error)
+    log.warning("%s answer cut: %s", request[REQUEST_ID], error.message)
+    _cut(request, started)
+    return started
+
+
+@web.middleware
+async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what comes in on open connections while the server stops; health stays readable."""
+    if request.app[STOPPING].is_set() and not _is_open(request):
+        raise ServiceUnavailable("The server is stopping; please retry.")
+    return await handler(request)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Set `CALLER`. A path is open only if it is listed as such or does not exist."""
+    if request.match_info.http_exception is None and not _is_open(request):
+        caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
+        if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
+            require_own_origin(request)
+    return await handler(request)
+
+
+async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request id on every answer and remember that it has begun."""
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or _new_request_id()
+    if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
+        response.headers[hdrs.SERVER] = "branchline"
+    request[_STARTED] = response
+
+
+#: Outermost first.
+MIDDLEWARES = [identify, log_request, answer_errors, preflight, admit, authenticate]
+
+#: Called before the head of any answer is sent.
+SIGNALS = [mark_started, allow_origin]
+
+
+def _to_api_error(request: web.Request, exc: Exception) -> ApiError:
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, StoreError):
+        return from_store_error(exc)
+    if isinstance(exc, web.HTTPException):
+        return _from_http(request, exc)
+    log.error("%s failed", request[REQUEST_ID], exc_info=exc)
+    return InternalError("The server had an error while processing your request.")
+
+
+def _from_http(request: web.Request, exc: web.HTTPException) -> ApiError:
+    message = f"{exc.reason}."
+    if exc.status in (404, 405):
+        message = f"Invalid URL or method ({request.method} {request.rel_url.raw_path})."
+    headers = {"Allow": exc.headers[hdrs.ALLOW]} if hdrs.ALLOW in exc.headers else {}
+    error = _BY_STATUS.get(exc.status, BadRequest)(message, headers=headers)
+    error.status = exc.status
+    return error
+
+
+def _error_response(request: web.Request, error: ApiError) -> web.Response:
+    body = error_body(error, request[REQUEST_ID], request.app[CONFIG].errors.format)
+    return web.Response(body=body, status=error.status, headers=error.headers, content_type="application/json")
+
+
+def _cut(request: web.Request, response: web.StreamResponse) -> None:
+    """End the connection so that the client sees that the answer is not complete."""
+    if request.transport is None:
+        return
+    if response.headers.keys() & {hdrs.CONTENT_LENGTH, hdrs.TRANSFER_ENCODING}:
+        # The framing shows that something is missing; what was received still arrives.
+        request.transport.close()
+        return
+    # An HTTP/1.0 client (nginx by default) takes the end of the connection for the end of the answer.
+    if (sock := request.transport.get_extra_info("socket")) is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    request.transport.abort()
+
+
+def _client_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _is_open(request: web.Request) -> bool:
+    resource = request.match_info.route.resource
+    return resource is not None and resource.canonical in request.app[OPEN_PATHS]
+
+
+def _logged_path(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    if resource is None or "{tail}" in resource.canonical:
+        return request.rel_url.raw_path[:200]
+    return resource.canonical
+
+
+def _sent_bytes(response: web.StreamResponse | None) -> int:
+    """Return the body's length; for a stream without one, all bytes that were sent."""
+    if response is None:
+        return 0
+    return response.content_length if response.content_length is not None else response.body_length
+
+
+def _new_request_id() -> str:
+    return f"req_{secrets.token_hex(16)}"

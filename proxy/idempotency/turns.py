@@ -1,0 +1,235 @@
+"""RunningTurns whose answer is kept for whoever asks again: under the client's key, or because nobody took it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+from proxy.auth.caller import CALLER
+from proxy.http.keys import CONFIG, REQUEST_ID, STORE
+from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, restate
+from proxy.idempotency.keys import CLAIMS, HELD
+from proxy.turns.turn import TurnResult
+from storage import KeptAnswer, Unavailable
+
+if TYPE_CHECKING:
+    from proxy.delivery import Delivery
+    from proxy.idempotency.keys import Held
+    from proxy.protocol.request import TurnRequest
+    from proxy.turns.options import TurnOptions
+
+logger = logging.getLogger(__name__)
+
+#: OpenAI's clients number their attempts at one request, from 0.
+RETRY_COUNT = "x-stainless-retry-count"
+_RETRY = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+#: How a turn ends that has an answer.
+_ANSWERED = frozenset({"completed", "incomplete"})
+
+
+class Recording:
+    """A sink that keeps a turn's frames as its answer. limit: bytes; what is longer is not kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._room = limit
+        self._frames: list[bytes] = []
+
+    @property
+    def frames(self) -> bytes | None:
+        """All frames so far; None if they were too many."""
+        return b"".join(self._frames) if self._room >= 0 else None
+
+    async def write(self, frames: bytes) -> None:
+        """Keep whole frames."""
+        self._room -= len(frames)
+        if self._room >= 0:
+            self._frames.append(frames)
+        else:
+            self._frames.clear()
+
+    async def secure(self) -> None:
+        """Do nothing: what is kept is kept once the turn has ended."""
+
+
+class KeyedAnswer:
+    """Observes a turn whose request holds an idempotency key: keeps its answer, or leaves the key to the next request.
+
+    recording: its frames, if it is streamed.
+    """
+
+    def __init__(self, request: web.Request, held: Held, recording: Recording | None) -> None:
+        self._held = held
+        self._recording = recording
+        self._request_id = request[REQUEST_ID]
+        self._error_format = request.app[CONFIG].errors.format
+
+    def begun(self) -> None:
+        """Take the key over from the request: what becomes of it is decided when the turn ends."""
+        self._held.handed_over = True
+
+    async def identified(self, response_id: str) -> None:
+        """Note which response the key stands for. Raises InProgress if the key was lost."""
+        await self._held.note(response_id)
+
+    def left(self) -> None:
+        """Nothing changes: the answer is kept all the same."""
+
+    async def ended(self, end: TurnResult | BaseException) -> None:
+        """Keep the answer, or a refusal that every repeat would meet."""
+        if isinstance(end, BaseException):
+            await self._held.fail(end, self._request_id, self._error_format)
+        elif end.status in _ANSWERED:
+            await self._held.keep(_answer_of(end, self._recording))
+        else:
+            await self._held.release()
+
+
+class AbandonedAnswer:
+    """Observes a turn without a key: if its client does not wait for the end, the answer is kept for its retry.
+
+    delivery: the client's side. recording: see KeyedAnswer.
+    """
+
+    def __init__(
+        self, request: web.Request, turn_request: TurnRequest, delivery: Delivery, recording: Recording | None
+    ) -> None:
+        self._request = request
+        self._turn_request = turn_request
+        self._delivery = delivery
+        self._recording = recording
+        self._response_id = ""
+        self._marking: asyncio.Task[Held | None] | None = None
+
+    def begun(self) -> None:
+        """Nothing to do yet."""
+
+    async def identified(self, response_id: str) -> None:
+        """Note the id, for the case that the client leaves."""
+        self._response_id = response_id
+
+    def left(self) -> None:
+        """Let a retry know that the first attempt still runs."""
+        self._mark_once()
+
+    async def ended(self, end: TurnResult | BaseException) -> None:
+        """Keep what was stored, if the client has gone by now."""
+        if not self._is_lost() or (held := await self._mark_once()) is None:
+            return
+        if isinstance(end, TurnResult) and end.status in _ANSWERED and self._turn_request.stored:
+            await held.keep(_answer_of(end, self._recording))
+        else:
+            await held.release()
+
+    def _mark_once(self) -> asyncio.Task[Held | None]:
+        if self._marking is None:
+            self._marking = asyncio.create_task(self._mark())
+        return self._marking
+
+    async def _mark(self) -> Held | None:
+        """Let a retry know that the first attempt still runs, and forget any earlier answer to the same request."""
+        claims = self._request.app[CLAIMS]
+        try:
+            name = _name_of(self._request, self._turn_request)
+            held = await claims.seize(self._request[CALLER].owner, name, claims.config.retry_minutes * 60)
+            if self._response_id:
+                await held.note(self._response_id)
+        except Unavailable:
+            logger.warning("a turn whose client has gone is not noted for its retry: the store can't be reached")
+            return None
+        return held
+
+    def _is_lost(self) -> bool:
+        transport = self._request.transport
+        return self._delivery.gone or transport is None or transport.is_closing()
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKeeping:
+    """What keeps a turn's answer for whoever asks again: an observer of the turn and a sink of its frames, if any.
+
+    client_left: the client has gone already, while its request was read.
+    """
+
+    observer: KeyedAnswer | AbandonedAnswer | None = None
+    recording: Recording | None = None
+    client_left: bool = False
+
+
+def keep_answer(
+    request: web.Request, turn_request: TurnRequest, delivery: Delivery, options: TurnOptions
+) -> AnswerKeeping:
+    """Return what keeps the answer of a turn where somebody may ask for it again."""
+    config, held = request.app[CONFIG].idempotency, request.get(HELD)
+    if held is None and not config.retry_minutes:
+        return AnswerKeeping()
+    recording = None
+    if turn_request.stream and (held is not None or options.describe):
+        # what an answer says beside its response can't be made anew from the store
+        recording = Recording(config.max_answer_bytes)
+    if held is not None:
+        return AnswerKeeping(KeyedAnswer(request, held, recording), recording, held.left)
+    return AnswerKeeping(AbandonedAnswer(request, turn_request, delivery, recording), recording)
+
+
+async def find_lost_answer(
+    request: web.Request, turn_request: TurnRequest, options: TurnOptions
+) -> web.Response | None:
+    """Deliver, to a client's retry, the answer that its earlier attempt did not wait for; None if there is none.
+
+    Waits while that attempt still runs. Raises InProgress, Unavailable.
+    """
+    if HELD in request or not _RETRY.fullmatch(request.headers.get(RETRY_COUNT, "")):
+        return None
+    claims, owner = request.app[CLAIMS], request[CALLER].owner
+    if not claims.config.retry_minutes:
+        return None
+
+    async def restated(response_id: str) -> KeptAnswer | None:
+        answer = await restate(request.app[STORE], owner, response_id, turn_request.body)
+        if answer is not None and options.describe is not None:
+            raise answer_lost(response_id)
+        return answer
+
+    found = await claims.find(owner, _name_of(request, turn_request), restated)
+    if found is None:
+        return None
+    answer, claim = found
+    response = replayed(answer)
+    await response.prepare(request)
+    await response.write_eof()
+    if request.transport is not None and not request.transport.is_closing():
+        await claims.drop(claim)
+    return response
+
+
+async def note_submission(request: web.Request, response_id: str, *, streamed: bool) -> None:
+    """Tie a request's key, if it has one, to the response that it has put into the background.
+
+    A stream's answer is that response's log, from its beginning. Raises InProgress if the key was lost.
+    """
+    held = request.get(HELD)
+    if held is None:
+        return
+    if streamed:
+        held.handed_over = True
+        await held.keep(KeptAnswer(200, EVENT_STREAM, None, response_id))
+    else:
+        await held.note(response_id)
+
+
+def _answer_of(end: TurnResult, recording: Recording | None) -> KeptAnswer:
+    if end.body is not None:
+        return KeptAnswer(200, "application/json", end.body, end.response_id)
+    return KeptAnswer(200, EVENT_STREAM, recording.frames if recording else None, end.response_id)
+
+
+def _name_of(request: web.Request, turn_request: TurnRequest) -> str:
+    body = orjson.dumps(turn_request.body, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(b"retry\0%b\0%b" % (request.rel_url.raw_path_qs.encode(), body)).hexdigest()

@@ -1,0 +1,4 @@
+"""The wire protocol: requests, items, ids, responses, server-sent events, errors. Pure.
+
+Imports `config`, `storage`.
+"""

@@ -1,0 +1,92 @@
+"""Store errors as a caller is told of them: statuses and codes are OpenAI's for the same case. Pure."""
+
+from __future__ import annotations
+
+from proxy.protocol.errors import (
+    ApiError,
+    BadRequest,
+    InternalError,
+    NotFound,
+    ServiceUnavailable,
+    branch_exists,
+    conversation_locked,
+    conversation_not_found,
+    item_not_found,
+    response_not_found,
+    response_unfinished,
+)
+from storage import (
+    AlreadyThere,
+    BranchExists,
+    BranchNotFound,
+    BranchProtected,
+    ConversationNotFound,
+    CursorNotFound,
+    ItemNotFound,
+    Locked,
+    NotAMessage,
+    NotAUserMessage,
+    NoUserMessage,
+    ResponseNotFound,
+    ResponseUnfinished,
+    StoreError,
+    TooManyMetadata,
+    Unavailable,
+)
+
+
+def from_branch_error(error: StoreError) -> ApiError | None:
+    """Return what a caller is told about a refusal that only branches know; None for any other."""
+    match error:
+        case BranchNotFound():
+            return NotFound(f"Branch '{error.subject}' not found.", param="branch")
+        case BranchExists():
+            return branch_exists(error.subject)
+        case BranchProtected():
+            return BadRequest(
+                f"Branch '{error.subject}' can't be deleted or renamed: it is MAIN or the active branch.",
+                param="branch",
+                code="branch_protected",
+            )
+        case NotAUserMessage():
+            return BadRequest("Only messages of a user can be edited.", param="item_id", code="not_a_user_message")
+        case NotAMessage():
+            return BadRequest(
+                "Only messages of a user or an assistant can be answered anew.", param="item_id", code="not_a_message"
+            )
+        case NoUserMessage():
+            return NotFound(f"No message of a user comes before item '{error.subject}'.", param="item_id")
+        case _:
+            return None
+
+
+def from_store_error(error: StoreError) -> ApiError:
+    """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
+    match error:
+        case Unavailable():
+            return ServiceUnavailable(
+                "The store can't be reached. Nothing was changed; try again.", code="store_unavailable"
+            )
+        case ConversationNotFound():
+            return conversation_not_found(error.subject)
+        case ResponseNotFound():
+            return response_not_found(error.subject)
+        case ResponseUnfinished():
+            return response_unfinished(error.subject, None)
+        case ItemNotFound():
+            return item_not_found(error.subject)
+        case CursorNotFound():
+            return NotFound(f"No item found with id '{error.subject}'", param="after")
+        case AlreadyThere():
+            return BadRequest("Item already in conversation", param="items", code="item_already_in_conversation")
+        case TooManyMetadata():
+            return BadRequest(
+                "Invalid 'metadata': too many properties. Expected an object with at most 16 properties.",
+                param="metadata",
+                code="object_above_max_properties",
+            )
+        case Locked():
+            return conversation_locked()
+        case _:
+            unknown = InternalError("The server had an error while processing your request.")
+            return from_branch_error(error) or unknown

@@ -1,0 +1,129 @@
+"""Turn commit: an outcome written down, tried again for as long as its client may be kept waiting."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy.context.input import output_entries
+from proxy.runtime.tasks import Backoff
+from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
+from proxy.turns.options import Revised
+from storage import CommitMode, CommitResult, Committed, Conflict, StoreError, TurnCommit, Unavailable
+
+if TYPE_CHECKING:
+    from proxy.relay import Outcome, Relay
+    from proxy.services import Services
+    from proxy.turns.opening import Opening
+
+logger = logging.getLogger(__name__)
+
+
+class Commit:
+    """What one turn writes. relay: makes the failure that the client is told if that can't be done."""
+
+    def __init__(self, services: Services, owner: str, opening: Opening, relay: Relay) -> None:
+        self._services = services
+        self._owner = owner
+        self._opening = opening
+        self._relay = relay
+        self._committed = Committed(CommitResult.OK)
+        self._is_written = False
+
+    @property
+    def keeps_items(self) -> bool:
+        """Whether the turn's items are stored."""
+        append_unstored = self._services.config.conversations.append_unstored
+        return self._opening.request.keeps_items(append_unstored=append_unstored)
+
+    async def write(self, outcome: Outcome, *, leaving: bool) -> Outcome:
+        """Write until it is written or `turns.commit_retry_seconds` are over; return what the client is told.
+
+        leaving: the turn was broken off. The lock is released by what is written, not here.
+        """
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._services.config.turns.commit_retry_seconds)
+        response_id = self._opening.response_id
+        while (mode := self._mode(outcome, leaving=leaving)) is not None:
+            try:
+                self._committed = await self._services.store.turns.commit(self._to_commit(outcome, mode))
+            except Conflict:
+                logger.warning("turn %s lost its lock and the branch moved on", response_id)
+                outcome = self._relay.fail(
+                    "conversation_conflict", "The conversation was changed by another turn; this one was not added."
+                )
+                if mode is CommitMode.RECORD:
+                    # the partition itself is somebody else's: no other commit can succeed either
+                    return outcome
+            except Unavailable:
+                if not await backoff.pause():
+                    logger.error("turn %s could not be saved: the store can't be reached", response_id)  # noqa: TRY400
+                    return self._relay.fail(
+                        "server_error", "The answer could not be saved: the store can't be reached."
+                    )
+            else:
+                self._services.leases.forget(self._opening.lease)
+                self._is_written = True
+                break
+        return outcome
+
+    async def release(self) -> None:
+        """Give the lock back if the turn ended without a commit."""
+        if not self._is_written:
+            await release(self._services, self._opening.lease)
+
+    async def describe(self) -> dict[str, Any] | None:
+        """Return what the answer says beside the response; None if it is the response."""
+        opening, done = self._opening, self._committed
+        describe, source = opening.options.describe, opening.request.source
+        if describe is None:
+            return None
+        if done.result is CommitResult.REPEATED and source.conversation_id and source.fork:
+            # the answer to the commit was lost, and with it what it had done
+            try:
+                branch = await self._services.store.branches.read(
+                    self._owner, source.conversation_id, opening.opened.branch
+                )
+                done = replace(done, branch=branch, backup=source.fork.backup)
+            except StoreError:
+                logger.warning("turn %s: what it did to the branches can't be read", opening.response_id)
+        item = opening.turn_input.entries[0].data if opening.turn_input.entries else None
+        return describe(Revised(done.branch, done.backup, opening.opened.anchor, item))
+
+    def _mode(self, outcome: Outcome, *, leaving: bool) -> CommitMode | None:
+        """Where the outcome goes; None: nowhere."""
+        request = self._opening.request
+        if not self.keeps_items:
+            return None
+        if outcome.status not in {"completed", "incomplete"} or (leaving and not outcome.items):
+            return CommitMode.RECORD if request.stored else None
+        if not request.source.conversation_id:
+            return CommitMode.CHAIN
+        fork = request.source.fork
+        if fork is None:
+            return CommitMode.APPEND
+        return CommitMode.FORK if fork.name else CommitMode.PROMOTE
+
+    def _to_commit(self, outcome: Outcome, mode: CommitMode) -> TurnCommit:
+        opening = self._opening
+        request, lease, before = opening.request, opening.lease, opening.options.continuation
+        body = {key: value for key, value in outcome.response.items() if key != "output"}
+        return TurnCommit(
+            owner=self._owner,
+            response_id=opening.response_id,
+            partition=lease.partition,
+            mode=mode,
+            opened=opening.opened,
+            conversation_id=request.source.conversation_id,
+            token=lease.token if lease.lock else "",
+            stored=request.stored,
+            status=outcome.status,
+            body=orjson.dumps(body),
+            inputs=[*(before.tail if before else ()), *opening.turn_input.entries],
+            outputs=output_entries(outcome.items, request.exempt_tools),
+            model=request.model,
+            fork=request.source.fork,
+            job_token=opening.identity.job_token,
+        )

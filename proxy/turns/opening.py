@@ -1,0 +1,201 @@
+"""Turn opening: where a turn lives, the lock on its branch, its history, and its input checked against that.
+
+One way for every turn: those that run at once, those that are accepted for later, and those that are only looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from proxy.context.input import TurnInput, prepare
+from proxy.protocol.errors import (
+    ApiError,
+    branch_exists,
+    item_not_found,
+    previous_response_not_found,
+    response_unfinished,
+)
+from proxy.runtime.tasks import Backoff
+from proxy.turns.continuation import recall
+from proxy.turns.identity import FreshIdentity, Identity
+from proxy.turns.options import TurnOptions
+from storage import (
+    BranchExists,
+    ForkPoint,
+    ItemNotFound,
+    Lease,
+    Locked,
+    OpenedTurn,
+    ResponseNotFound,
+    ResponseUnfinished,
+    TurnSource,
+    Unavailable,
+    new_partition,
+    partition_of,
+)
+
+if TYPE_CHECKING:
+    from proxy.protocol.request import TurnRequest
+    from proxy.services import Services
+    from proxy.turns.continuation import Continuation
+
+logger = logging.getLogger(__name__)
+
+#: First and longest pause between attempts at a lock or a commit, in seconds.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a turn begins with.
+
+    request: with the model of the previous response where it names none. lease: its partition, token and lock, '' if it
+    holds none. opened: what the store has of it. turn_input: what it brings. created_at: Unix seconds.
+    """
+
+    request: TurnRequest
+    options: TurnOptions
+    identity: Identity
+    lease: Lease
+    opened: OpenedTurn
+    turn_input: TurnInput
+    response_id: str
+    created_at: int
+
+    def new_item_id(self, item_type: str) -> str:
+        """Return the id of one more item of the turn."""
+        return self.identity.item_id(item_type, self.lease.partition, stored=self.request.stored)
+
+
+async def open_turn(
+    services: Services,
+    owner: str,
+    request: TurnRequest,
+    options: TurnOptions | None = None,
+    is_leaving: Callable[[], bool] = lambda: False,
+) -> Opening:
+    """Open a turn when its branch is free; its lock is renewed from then on.
+
+    is_leaving: whether it need not wait any more. Raises ApiError, StoreError (Locked when the branch was not free in
+    time); then nothing is held.
+    """
+    options = options or TurnOptions()
+    identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
+    lease = Lease(identity.partition or _partition_for(request), "", identity.token)
+    opened = OpenedTurn()
+    if request.source.subject or request.item_ids:
+        opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
+    partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
+    lease = replace(lease, partition=partition, lock=opened.lock)
+    if lease.lock:
+        services.leases.hold(lease)
+    if opened.model and not request.model:
+        request = replace(request, body={**request.body, "model": opened.model})
+
+    def new_item_id(item_type: str) -> str:
+        return identity.item_id(item_type, partition, stored=request.stored)
+
+    try:
+        turn_input = prepare(request, opened, new_item_id, check_calls=services.config.turns.check_tool_calls)
+    except BaseException:
+        await release(services, lease)
+        raise
+    response_id = identity.response_id(partition, stored=request.stored)
+    created_at = identity.created_at or int(time.time())
+    return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)
+
+
+async def look(services: Services, owner: str, request: TurnRequest) -> Opening:
+    """Return what a turn would begin with; nothing is locked or written. Raises what it would be refused with."""
+    return await open_turn(services, owner, request, TurnOptions(identity=FreshIdentity.looking()), lambda: True)
+
+
+async def release(services: Services, lease: Lease) -> None:
+    """Give a lock back, if the lease has one; it is left to its lease where the store can't be reached."""
+    if not lease.lock:
+        return
+    services.leases.forget(lease)
+    try:
+        await services.store.turns.release(lease)
+    except Unavailable:
+        logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One turn's way into the store. lease: its partition and token; which lock it is, the store decides."""
+
+    services: Services
+    owner: str
+    request: TurnRequest
+    options: TurnOptions
+    lease: Lease
+
+    async def open(self, wait_seconds: float, is_leaving: Callable[[], bool]) -> OpenedTurn:
+        if self.options.continuation is not None:
+            return await self._recall(self.options.continuation)
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds)
+        while True:
+            try:
+                return await self._open_once()
+            except Locked:
+                if is_leaving() or not await backoff.pause():
+                    raise
+
+    async def _open_once(self) -> OpenedTurn:
+        request = self.request
+        try:
+            return await self.services.store.turns.open(
+                self.owner,
+                request.source,
+                self.lease,
+                self.services.leases.seconds,
+                request.item_ids,
+                request.answered_calls,
+            )
+        except ResponseNotFound as missing:
+            raise previous_response_not_found(missing.subject) from missing
+        except ResponseUnfinished as unfinished:
+            param = self._fork_param or "previous_response_id"
+            raise response_unfinished(unfinished.subject, param) from unfinished
+        except (ItemNotFound, BranchExists) as refusal:
+            raise self._fork_refused(refusal) from refusal
+
+    async def _recall(self, before: Continuation) -> OpenedTurn:
+        """Begin with what the store does not have; it is only asked for what the input names beyond that."""
+        request, found = self.request, OpenedTurn()
+        if request.item_ids or not before.calls.issuperset(request.answered_calls):
+            found = await self.services.store.turns.peek(
+                self.owner, TurnSource(), self.lease.partition, request.item_ids, request.answered_calls
+            )
+        return recall(before, request.item_ids, found)
+
+    @property
+    def _fork_param(self) -> str | None:
+        """The parameter that says where the turn forks; None if that is said by the path."""
+        fork = self.request.source.fork
+        if fork is None or self.options.describe is not None:
+            return None
+        return "conversation.at" if fork.point is ForkPoint.AT else "conversation.fork_from"
+
+    def _fork_refused(self, refusal: ItemNotFound | BranchExists) -> ApiError:
+        if isinstance(refusal, BranchExists):
+            return branch_exists(refusal.subject, "conversation.branch")
+        return item_not_found(refusal.subject, self._fork_param)
+
+
+def _partition_for(request: TurnRequest) -> str:
+    """Return where a turn may live: with what it continues, else with the newest item it names, else somewhere new."""
+    anchor = request.source.subject or "".join(request.item_ids[-1:])
+    return partition_of(anchor) if anchor else new_partition()
+
+
+def _home(request: TurnRequest, opened: OpenedTurn, partition: str) -> str:
+    """Return where a turn will live: somewhere new if what its input names is not this owner's."""
+    known = any(partition_of(one) == partition for one in opened.known)
+    return partition if request.source.subject or known else new_partition()

@@ -1,0 +1,44 @@
+"""Turn options: how a turn is run, beside what its request says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxy.turns.continuation import Continuation
+    from proxy.turns.identity import Identity
+    from storage import Branch
+
+
+@dataclass(frozen=True)
+class Revised:
+    """What a turn has done to its conversation's branches. branch: the one it made, None if it made none.
+
+    backup: what the old MAIN is called now. anchor: id of the last item that the branch inherited. item: the first
+    that it brought, as stored.
+    """
+
+    branch: Branch | None
+    backup: str | None
+    anchor: str | None
+    item: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOptions:
+    """How a turn is run.
+
+    identity: what it is known by, None for one that begins here. continuation: what the previous response ended with,
+    where that is not in the store. describe: returns what the answer says beside the response; None where the answer is
+    the response. generate: whether the model is asked at all. remembered: what comes after it may go on from it even
+    if it is not stored. resumable: its events are kept, so that it runs on for a client that comes back.
+    """
+
+    identity: Identity | None = None
+    continuation: Continuation | None = None
+    describe: Callable[[Revised], dict[str, Any]] | None = None
+    generate: bool = True
+    remembered: bool = False
+    resumable: bool = False

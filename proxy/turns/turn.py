@@ -1,0 +1,279 @@
+"""One turn: open, ask the model server, relay, commit, and only then the last event.
+
+    open      one round trip: owner, branch or previous response, lock, history, references; refused here, nothing was
+              changed
+    generate  model server → relay → client; ends in an Outcome, whatever happens
+    settle    one round trip: items and response written, lock released; then the terminal event
+
+`leave` may come at any time, when the client goes or the server stops: it only ever ends `generate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from proxy.compaction.automatic import Compaction
+from proxy.delivery import TurnOutput
+from proxy.protocol import sse
+from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, ServiceUnavailable
+from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.turns.commit import Commit
+from proxy.turns.continuation import continuation_of
+from proxy.turns.opening import open_turn
+from proxy.turns.options import TurnOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.delivery import Delivery, FrameSink
+    from proxy.protocol.request import TurnRequest
+    from proxy.services import Services
+    from proxy.turns.continuation import Continuation
+    from proxy.turns.opening import Opening
+    from proxy.upstream.model_call import ModelAnswer, ModelCall
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
+
+    response_id: str
+    status: str = ""
+    body: bytes | None = None
+
+
+class TurnObserver(Protocol):
+    """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
+
+    def begun(self) -> None:
+        """The turn runs from here on, whatever becomes of the request that it came with."""
+        ...
+
+    async def identified(self, response_id: str) -> None:
+        """The turn is open and its response has an id; the model server has not been asked yet. May raise ApiError."""
+        ...
+
+    def left(self) -> None:
+        """The client has gone."""
+        ...
+
+    async def ended(self, end: TurnResult | BaseException) -> None:
+        """The turn is over. Raises nothing that the turn would have to know."""
+        ...
+
+
+class Turn:
+    """A single turn, from a checked request to the end of its answer. Its ids repeat if its identity does."""
+
+    def __init__(
+        self,
+        services: Services,
+        call: ModelCall,
+        request: TurnRequest,
+        delivery: Delivery,
+        options: TurnOptions | None = None,
+        *,
+        sinks: Sequence[FrameSink] = (),
+        observers: Sequence[TurnObserver] = (),
+    ) -> None:
+        self._services = services
+        self._call = call
+        self._request = request
+        self._options = options or TurnOptions()
+        self._output = TurnOutput(delivery, sinks)
+        self._observers = observers
+        self._on_disconnect = services.config.turns.on_disconnect
+        self._ends_on_leave = self._on_disconnect != "finish" and not self._options.resumable
+        self._opening: Opening | None = None
+        self._compaction: Compaction
+        self._commit: Commit
+        self._relay: Relay
+        self._outcome: Outcome | None = None
+        self._leaving = False
+        self._stopping = False
+        self._abandoned = False
+        self._generating: asyncio.Task[Any] | None = None
+        #: The client's side.
+        self.delivery = delivery
+
+    def begin(self) -> None:
+        """Let the observers know that the turn is in good hands: it will run, and they will hear of its end."""
+        for observer in self._observers:
+            observer.begun()
+
+    async def run(self) -> TurnResult:
+        """Carry the turn out and return how it ended; all of a stream but its end as such has been sent by then.
+
+        Raises ApiError or StoreError when the turn is refused or fails before its first byte; then nothing is kept.
+        """
+        try:
+            result = await self._carry_out()
+        except BaseException as error:
+            await self._tell_end(error)
+            raise
+        await self._tell_end(result)
+        return result
+
+    def leave(self, *, stopping: bool = False) -> None:
+        """Note that the client has gone, or (stopping) that the server has to end; see `turns.on_disconnect`."""
+        if not stopping:
+            self.delivery.gone = True
+            for observer in self._observers:
+                observer.left()
+        if self._ends_on_leave or stopping:
+            self._stopping = self._stopping or stopping
+            self._break_off()
+
+    def abandon(self) -> None:
+        """End the turn and keep nothing of it: somebody else has decided how it ends, or will run it again."""
+        self._abandoned = True
+        self._break_off()
+
+    @property
+    def response_id(self) -> str:
+        """The response's id, '' before the turn was opened."""
+        return self._opening.response_id if self._opening else ""
+
+    @property
+    def status(self) -> str:
+        """How the turn ended, from when the client is told; '' if nothing is kept of it."""
+        return self._outcome.status if self._outcome else ""
+
+    @property
+    def continuation(self) -> Continuation | None:
+        """What another turn can go on from, from when the client is told; None if this one came to no good end."""
+        opening, outcome = self._opening, self._outcome
+        if opening is None or outcome is None:
+            return None
+        before = self._options.continuation
+        return continuation_of(opening.request, before, opening.opened, opening.turn_input, outcome)
+
+    def _break_off(self) -> None:
+        self._leaving = True
+        if self._generating is not None:
+            self._generating.cancel()
+
+    async def _tell_end(self, end: TurnResult | BaseException) -> None:
+        for observer in reversed(self._observers):
+            await observer.ended(end)
+
+    # --- open -----------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self) -> TurnResult:
+        services, owner = self._services, self._call.caller.owner
+        opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
+        self._opening, self._request = opening, opening.request
+        self._relay = Relay(_ownership(opening))
+        self._commit = Commit(services, owner, opening, self._relay)
+        try:
+            self._compaction = Compaction(services, self._call, opening.request)
+            self._compaction.open(opening.opened, opening.turn_input)
+            for observer in self._observers:
+                await observer.identified(opening.response_id)
+            return await self._settle(await self._generate())
+        finally:
+            await self._commit.release()
+
+    # --- generate -------------------------------------------------------------------------------------------------
+
+    async def _generate(self) -> Outcome | None:
+        """Return how the answer ended; None if nothing of it is to be kept."""
+        if self._leaving:
+            return self._interrupted()
+        if not self._options.generate:
+            return self._relay.complete({"object": "response", "output": [], "usage": {}})
+        task = self._generating = asyncio.current_task()
+        try:
+            return await self._ask()
+        except asyncio.CancelledError:
+            if not self._leaving or task is None:
+                raise
+            task.uncancel()
+            return self._interrupted()
+        except ApiError as failure:
+            if not self._output.started:
+                raise
+            return self._relay.fail("server_error", failure.message)
+        finally:
+            self._generating = None
+
+    async def _ask(self) -> Outcome | None:
+        compaction = self._compaction
+        if (outcome := await compaction.run(self._relay, self._output)) is not None:
+            return outcome
+        keeps = self._commit.keeps_items or self._options.remembered
+        async with self._call.ask(compaction.request, *compaction.view, keeps=keeps) as answer:
+            self._output.begin(answer.headers)
+            if answer.is_stream(expected=self._request.stream):
+                return await self._relay_stream(answer)
+            outcome = self._relay.complete(await answer.read_json())
+            if self._request.stream:
+                await self._output.send(self._relay.replay(outcome))
+            return outcome
+
+    async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
+        relay = self._relay
+        try:
+            async for events in answer.events():
+                frames = b"".join([relay.feed(event) for event in events])
+                if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
+                    return self._interrupted()
+                if relay.outcome is not None:
+                    return relay.outcome
+        except MalformedEvent:
+            return relay.fail("server_error", "The upstream sent an event that can't be read.")
+        except sse.EventTooLarge:
+            return relay.fail("server_error", "The upstream sent an event that is too large.")
+        except (BadGateway, GatewayTimeout) as failure:
+            return relay.fail("server_error", failure.message)
+        return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+
+    def _interrupted(self) -> Outcome | None:
+        """Return what there is of an answer that was broken off here; None to keep nothing.
+
+        A client that was sent nothing of the answer asks again (the SDKs do so by themselves after a timeout): with
+        its input kept, the conversation would have it twice.
+        """
+        if self._abandoned:
+            return None
+        waits = self._stopping and (self._options.resumable or not self.delivery.gone)
+        if waits and not self._request.stream:
+            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
+        if not waits and (self._on_disconnect == "discard" or not self._output.started):
+            return None
+        outcome = self._relay.interrupt()
+        return outcome if outcome.items or waits else None
+
+    # --- settle ---------------------------------------------------------------------------------------------------
+
+    async def _settle(self, outcome: Outcome | None) -> TurnResult:
+        """Write the outcome down, then tell the client: whoever sees the end can build on it."""
+        if outcome is None:
+            return TurnResult(self.response_id)
+        await self._output.secure()
+        outcome = self._outcome = await self._commit.write(outcome, leaving=self._leaving)
+        beside = await self._commit.describe()
+        if not self._request.stream:
+            answer = outcome.response if beside is None else {**beside, "response": outcome.response}
+            return TurnResult(self.response_id, outcome.status, orjson.dumps(answer))
+        if not self._output.started:
+            await self._output.send(self._relay.replay(outcome))
+        await self._output.send(self._relay.closing(outcome, beside))
+        return TurnResult(self.response_id, outcome.status)
+
+
+def _ownership(opening: Opening) -> Ownership:
+    request = opening.request
+    return Ownership.of(
+        request.body,
+        request.source,
+        response_id=opening.response_id,
+        created_at=opening.created_at,
+        store=request.stored,
+        new_item_id=opening.new_item_id,
+        branch=opening.opened.branch,
+    )

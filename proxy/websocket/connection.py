@@ -1,0 +1,288 @@
+"""WebSocket mode: `GET /v1/responses` with an upgrade. Many turns on one connection, each asked upstream over HTTP.
+
+    message → lane → turn → SSE frames → messages
+
+A lane's turns run one after the other, lanes beside each other. What an unstored response ended with is known on its
+connection alone, for as long as it is the latest of its lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+from multidict import CIMultiDict
+
+from proxy.auth.caller import CALLER
+from proxy.http.body import parse_object
+from proxy.http.keys import CONFIG, REQUEST_ID
+from proxy.protocol.errors import ApiError, InternalError, ServiceUnavailable, UpgradeRequired, method_not_allowed
+from proxy.protocol.store_errors import from_store_error
+from proxy.services import SERVICES
+from proxy.streams.event_log import stream_log
+from proxy.turns.continuation import Continuation
+from proxy.turns.running import TURNS
+from proxy.turns.turn import Turn
+from proxy.upstream.model_call import Inbound
+from proxy.websocket.cache import ContinuationCache
+from proxy.websocket.connections import CONNECTIONS
+from proxy.websocket.delivery import WebSocketDelivery
+from proxy.websocket.lanes import Lanes
+from proxy.websocket.messages import (
+    CREATE,
+    STEER,
+    error_message,
+    read_create,
+    read_lane,
+    steer_failed,
+    too_large,
+    too_many_lanes,
+    too_old,
+    unknown_type,
+)
+from storage import StoreError
+
+if TYPE_CHECKING:
+    from proxy.protocol.request import TurnRequest
+
+#: Seconds that a client gets to answer a close.
+CLOSE_SECONDS = 2.0
+#: The same while the server stops: aiohttp then reads nothing more, so no answer can be heard.
+LAST_CLOSE_SECONDS = 0.1
+#: Requests of one connection that wait before no more is read from it.
+MAX_WAITING = 64
+
+#: Headers of the upgrade that are about the connection; one key for all of its turns would be one answer for all.
+_OF_THE_CONNECTION = ("sec-websocket-", "idempotency-key")
+
+logger = logging.getLogger(__name__)
+
+
+async def open_websocket(request: web.Request) -> web.StreamResponse:
+    """GET /v1/responses: a WebSocket, or 426, on which clients fall back to HTTP; there is no list, so else 405."""
+    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+        raise method_not_allowed(request.method, "POST")
+    config = request.app[CONFIG]
+    if not config.websocket.enabled:
+        raise UpgradeRequired("WebSocket mode is not enabled on this server. Use HTTP.")
+    socket = Socket(config.server.max_body_bytes, compress=config.websocket.compression)
+    await socket.prepare(request)
+    connection = Connection(request, socket)
+    with request.app[CONNECTIONS].holding(connection):
+        await connection.serve()
+    return socket
+
+
+class Socket(web.WebSocketResponse[Literal[False]]):
+    """aiohttp's side of the connection. max_bytes: of one message, as sent and after decompression."""
+
+    def __init__(self, max_bytes: int, *, compress: bool) -> None:
+        super().__init__(
+            timeout=CLOSE_SECONDS, autoping=False, compress=compress, max_msg_size=max_bytes + 1, decode_text=False
+        )
+        self._max_bytes = max_bytes
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """Close the connection; say why in words where the protocol's own code comes from within aiohttp."""
+        if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
+            with suppress(ConnectionError):
+                await self.send_frame(error_message(too_large(self._max_bytes)), WSMsgType.TEXT)
+        return await super().close(code=code, message=message, drain=drain)
+
+
+class Connection:
+    """One client's connection."""
+
+    def __init__(self, request: web.Request, socket: Socket) -> None:
+        self.socket = socket
+        self._request = request
+        self._config = request.app[CONFIG]
+        self._inbound = Inbound(_headers(request), request.rel_url.raw_query_string)
+        self._opened = self._heard = self._sent = self._pinged = time.monotonic()
+        self._full = self._ending = self._expired = False
+        self._closing: asyncio.Task[None] | None = None
+        self._names: set[str] = set()
+        self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
+        self._running: dict[str, tuple[Turn, TurnRequest]] = {}
+        self._lanes: Lanes[Mapping[str, Any]] = Lanes(
+            self._answer,
+            self._rest,
+            max_running=self._config.websocket.max_in_flight,
+            max_waiting=MAX_WAITING,
+            max_waiting_bytes=self._config.server.max_body_bytes,
+        )
+
+    async def serve(self) -> None:
+        """Take messages until the connection ends, then let its turns know that their client has gone."""
+        try:
+            while (data := await self._receive()) is not None:
+                await self._take(data)
+        finally:
+            await self._lanes.end()
+            if self._closing is not None:
+                await asyncio.gather(self._closing, return_exceptions=True)
+
+    async def send(self, messages: Iterable[bytes]) -> bool:
+        """Send messages in order; return whether the client is there."""
+        self._sent = time.monotonic()
+        try:
+            for message in messages:
+                await self.socket.send_frame(message, WSMsgType.TEXT)
+        except ConnectionError:
+            return False
+        return True
+
+    async def watch(self, now: float) -> None:
+        """Ping a silent client; cut off one that is gone or does not read; end a connection that is too old."""
+        limits, transport = self._config.websocket, self._request.transport
+        if transport is None:
+            return
+        if now - self._opened >= limits.max_seconds:
+            self._expired = True
+            self.end()
+        unread = self._config.server.unread_seconds
+        if transport.get_write_buffer_size():
+            lost = now - self._sent >= unread
+        else:
+            lost = not self._full and now - self._heard >= limits.ping_seconds + unread
+            if now - max(self._heard, self._pinged) >= limits.ping_seconds:
+                self._pinged = now
+                with suppress(ConnectionError):
+                    await self.socket.ping()
+        if lost:
+            logger.info("a WebSocket client that does not read is cut off")
+            transport.abort()
+
+    def end(self) -> None:
+        """Close the connection as soon as its running turns are over; nothing new is begun on it."""
+        self._ending = True
+        if self._lanes.idle:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._ending and self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
+        if self._expired:
+            await self.send([error_message(too_old(self._config.websocket.max_seconds))])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS if self._expired else LAST_CLOSE_SECONDS):
+                await self.socket.close(code=WSCloseCode.GOING_AWAY)
+
+    async def _receive(self) -> bytes | None:
+        """Return the next message; None when the connection has ended."""
+        while True:
+            self._full = True
+            await self._lanes.room()
+            self._full = False
+            message = await self.socket.receive()
+            self._heard = time.monotonic()
+            match message.type:
+                case WSMsgType.TEXT | WSMsgType.BINARY:
+                    data: bytes = message.data
+                    return data
+                case WSMsgType.PING:
+                    with suppress(ConnectionError):
+                        await self.socket.pong(message.data)
+                case WSMsgType.PONG:
+                    pass
+                case _:
+                    return None
+
+    async def _take(self, data: bytes) -> None:
+        lane = ""
+        try:
+            message = parse_object(data, self._config.server.max_json_depth)
+            if message.get("type") == STEER:
+                await self.send([steer_failed(message)])
+                return
+            lane = read_lane(message)
+            if message.get("type") != CREATE:
+                raise unknown_type(message)
+            self._note_lane(lane)
+            self._check_ending()
+        except ApiError as refusal:
+            await self.send([error_message(refusal, lane)])
+        else:
+            self._lanes.put(lane, message, len(data))
+
+    def _note_lane(self, lane: str) -> None:
+        limit = self._config.websocket.max_streams
+        if lane and lane not in self._names and len(self._names) >= limit:
+            raise too_many_lanes(limit)
+        if lane:
+            self._names.add(lane)
+
+    def _check_ending(self) -> None:
+        if self._expired:
+            raise too_old(self._config.websocket.max_seconds)
+        if self._ending:
+            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
+
+    async def _answer(self, lane: str, message: Mapping[str, Any]) -> None:
+        """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
+        try:
+            await self._run(lane, message)
+        except ApiError as exc:
+            error = exc
+        except StoreError as exc:
+            error = from_store_error(exc)
+        except Exception:
+            logger.exception("%s a turn failed", self._request[REQUEST_ID])
+            error = InternalError("The server had an error while processing your request.")
+        else:
+            return
+        self._cache.forget(lane, str(message.get("previous_response_id")))
+        await self.send([error_message(error, lane)])
+
+    async def _run(self, lane: str, message: Mapping[str, Any]) -> None:
+        self._check_ending()
+        request, options = read_create(message)
+        if previous := request.source.previous_response_id:
+            options = replace(options, continuation=self._find(previous))
+        app, start = self._request.app, time.perf_counter()
+        services, caller = app[SERVICES], self._request[CALLER]
+        log = stream_log(services, caller.owner, request)
+        beside = [log] if log else []
+        options = replace(options, resumable=log is not None)
+        call = services.model_call(caller, self._inbound)
+        delivery = WebSocketDelivery(self.send, lane)
+        turn = Turn(services, call, request, delivery, options, sinks=beside, observers=beside)
+        self._running[lane] = turn, request
+        try:
+            await app[TURNS].run(turn)
+        finally:
+            del self._running[lane]
+            logger.info(
+                "%s turn %s %.1f ms upstream %s",
+                self._request[REQUEST_ID],
+                turn.status or "refused",
+                (time.perf_counter() - start) * 1000,
+                call.upstream_request_id,
+            )
+        if latest := turn.continuation:
+            self._cache.keep(lane, turn.response_id, None if request.stored else latest)
+
+    def _find(self, response_id: str) -> Continuation | None:
+        for turn, request in self._running.values():
+            # its last message may have gone out a moment ago
+            if turn.response_id == response_id and not request.stored:
+                return turn.continuation
+        return self._cache.find(response_id)
+
+
+def _headers(request: web.Request) -> CIMultiDict[str]:
+    kept = CIMultiDict(request.headers)
+    for name in [name for name in kept if name.lower().startswith(_OF_THE_CONNECTION)]:
+        kept.popall(name, None)
+    return kept
+
+
+ROUTES = [web.get("/v1/responses", open_websocket)]

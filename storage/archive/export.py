@@ -1,0 +1,167 @@
+"""A conversation read out of the store, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from storage.archive.coverage import Coverage
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
+from storage.conversations import read_facts
+from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, ArchivedResponse, Chain
+
+#: Items, and entries of the journal, that are read in one call at most; and bytes after which a call stops.
+PAGE = 500
+PAGE_BYTES = 1024 * 1024
+#: Seconds that what is exported is kept from the moment on that it was last looked at.
+HOLD_SECONDS = 3600
+#: Offsets of a segment; in the journal's scores a segment's number is counted in these.
+SEGMENT_SPACE = 2**30
+
+#: The scripts' breaks between call ids, and between the fields of a journal entry.
+CALL_BREAK = "\x1e"
+FIELD_BREAK = "\x1f"
+
+
+class Export:
+    """A conversation as it was when the export began. Read `appends` to their end before `items`.
+
+    What is appended later is left out; an item that is deleted meanwhile comes as a deleted one.
+    """
+
+    def __init__(self, space: Space, owner: str, conversation_id: str, outline: Sequence[Any]) -> None:
+        self._scripts = space.scripts
+        self._keys = space.keys(conversation_id)
+        self._who: list[Argument] = [owner, conversation_id]
+        facts, self._next_segment, *branches = outline
+        self.conversation = read_facts(facts)
+        self.branches = [_read_branch(one) for one in branches]
+        self._coverage = Coverage()
+        for branch in self.branches:
+            self._coverage.add(branch.chain)
+        #: What each branch had written of its own segment.
+        self._written = {one.line: self._coverage.length(one.line) for one in self.branches}
+        self._read = {segment: self._coverage.length(segment) for segment in self._coverage.segments} | self._written
+
+    async def appends(self) -> AsyncIterator[list[ArchivedAppend]]:
+        """Yield the journal in pages: what branches read, and the responses that are still there.
+
+        Raises ConversationNotFound when the conversation is deleted meanwhile.
+        """
+        score, skip = 0, 0
+        while True:
+            limits: list[Argument] = [score, skip, PAGE, PAGE_BYTES, HOLD_SECONDS]
+            rows = await self._run("export_appends", [self._keys.conversation], limits)
+            if not rows:
+                return
+            for row in rows:
+                at = int(float(row[0]))
+                score, skip = at, skip + 1 if at == score else 1
+            yield [append for row in rows if (append := self._select(row))]
+
+    async def items(self) -> AsyncIterator[list[ArchivedItem]]:
+        """Yield the items of every segment from offset 0 on, without gaps, in pages.
+
+        Raises ConversationNotFound when the conversation is deleted meanwhile.
+        """
+        for segment in self._coverage.segments:
+            at = 0
+            for start, stop in self._coverage.ranges(segment):
+                while at < stop:
+                    if at < start:
+                        page = [ArchivedItem(segment, one, b"") for one in range(at, min(start, at + PAGE))]
+                    else:
+                        page = await self._read_items(segment, at, min(stop, at + PAGE))
+                    at += len(page)
+                    yield page
+
+    async def _read_items(self, segment: int, start: int, stop: int) -> list[ArchivedItem]:
+        keys = [self._keys.conversation, self._keys.index]
+        flat = await self._run("export_items", keys, [segment, start, stop, PAGE_BYTES])
+        return [
+            ArchivedItem(segment, start + i, data, None if mark is None else mark.decode())
+            for i, (data, mark) in enumerate(zip(flat[::2], flat[1::2], strict=True))
+        ]
+
+    def _select(self, row: Sequence[Any]) -> ArchivedAppend | None:
+        """Return a journal entry if it belongs to what was there when the export began."""
+        score, entry, *stored = row
+        segment, end = divmod(int(float(score)), SEGMENT_SPACE)
+        response = _read_response(stored) if stored else None
+        chains = [response.snapshot, response.context, response.output] if response else []
+        if segment >= self._next_segment or end > self._written.get(segment, end):
+            return None
+        if any(self._is_later(chain) for chain in chains):
+            return None
+        if response is None and end > self._read.get(segment, -1):
+            return None
+        for chain in chains:
+            self._coverage.add(chain)
+        text: str = entry.decode()
+        made_by, _, rest = text.partition(FIELD_BREAK)
+        model, _, pending = rest.rpartition(FIELD_BREAK)
+        return ArchivedAppend(
+            segment=segment,
+            # what follows a response's own items may be read by nobody
+            end=min(end, self._coverage.length(segment)),
+            id=None if made_by.startswith("@") else made_by,
+            model=model,
+            pending=_read_calls(pending),
+            response=response,
+        )
+
+    def _is_later(self, chain: Chain) -> bool:
+        """Tell whether a chain reads what a branch has got since."""
+        return any(
+            segment >= self._next_segment or stop > self._written.get(segment, stop) for segment, _, stop in chain
+        )
+
+    async def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Any]:
+        return await self._scripts.run(
+            Call(script, [self._keys.head, *keys], [*self._who, *arguments], str(self._who[1]))
+        )
+
+
+def read_chain(text: bytes) -> Chain:
+    """Return the spans of a closed chain as the scripts write it."""
+    spans = [span.split(b":") for span in text.split(b",") if span]
+    return [(int(segment), int(start), int(stop)) for segment, start, stop in spans]
+
+
+def _read_calls(text: str) -> list[str]:
+    return [call for call in text.split(CALL_BREAK) if call]
+
+
+def _read_branch(reply: Sequence[Any]) -> ArchivedBranch:
+    line, chain, *flat = reply
+    fields: Mapping[str, str] = {
+        name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)
+    }
+    return ArchivedBranch(
+        line=line,
+        name=fields["name"],
+        chain=read_chain(chain),
+        pending=_read_calls(fields["pending"]),
+        created_at=int(fields["created_at"]),
+        updated_at=int(fields["updated_at"]),
+        parent=int(fields["parent"]) if "parent" in fields else None,
+        forked_at=int(fields["forked_at"]) if "forked_at" in fields else None,
+        forked_from=fields.get("forked_from"),
+        description=fields.get("description"),
+        mixed="mixed" in fields,
+    )
+
+
+def _read_response(stored: Sequence[bytes]) -> ArchivedResponse:
+    status, body, snapshot, context, output, pending, created_at = stored
+    return ArchivedResponse(
+        status=status.decode(),
+        body=body,
+        snapshot=read_chain(snapshot),
+        context=read_chain(context),
+        output=read_chain(output),
+        pending=_read_calls(pending.decode()),
+        created_at=int(created_at),
+    )

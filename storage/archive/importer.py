@@ -1,0 +1,162 @@
+"""A conversation written into the store, a page at a time, seen by nobody before it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+from storage.archive.export import CALL_BREAK, PAGE, PAGE_BYTES
+from storage.client.channel import Argument
+from storage.client.keyspace import Space
+from storage.client.scripts import Call
+from storage.conversations import read_facts
+from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, Chain, Conversation, ImportSource
+
+Part = TypeVar("Part")
+
+#: Seconds that an import which was broken off can be gone on with.
+UNFINISHED_SECONDS = 86_400
+#: Branches that are written in one call.
+BRANCHES = 50
+
+
+class Intake:
+    """One import. base: what is added to the source's segment numbers."""
+
+    def __init__(self, space: Space, owner: str, source: ImportSource, base: int) -> None:
+        self._space = space
+        self._scripts = space.scripts
+        self._owner = owner
+        self._source = source
+        self._base = base
+        self._keys = space.keys(source.conversation.id)
+        #: How far responses read in each segment.
+        self._reach: dict[int, int] = {}
+
+    async def run(self) -> Conversation:
+        """Write everything, make it live, and return the conversation.
+
+        Branches come first: while they are not linked to names, they keep the items from being found.
+        Raises Conflict when another import has taken this one's place, or what it wrote has expired.
+        """
+        for branches in _pages(self._source.branches, BRANCHES, lambda branch: len(branch.chain)):
+            parts = [part for branch in branches for part in self._branch_parts(branch)]
+            await self._write("import_branches", [], parts)
+        for _, of_segment in groupby(self._source.items(), key=lambda item: item.segment):
+            for items in _pages(of_segment, PAGE, lambda item: len(item.data)):
+                await self._write("import_items", [self._keys.index], self._item_parts(items))
+        for appends in _pages(self._source.appends(), PAGE, _append_size):
+            for append in appends:
+                self._note_reach(append)
+            parts = [part for append in appends for part in self._append_parts(append)]
+            await self._write("import_appends", [], parts)
+        return await self._finish()
+
+    async def _finish(self) -> Conversation:
+        conversation = self._source.conversation
+        facts = {
+            "id": conversation.id,
+            "created_at": str(conversation.created_at),
+            "updated_at": str(conversation.updated_at),
+            "active_branch": conversation.active_branch,
+            "title": conversation.title,
+            "project_id": conversation.project_id,
+            "referrer": conversation.referrer,
+            **{f"m:{key}": value for key, value in conversation.metadata.items()},
+        }
+        known = [(name, value) for name, value in facts.items() if value]
+        names = [(branch.name, self._base + branch.line) for branch in self._source.branches]
+        reach = [(self._base + segment, to) for segment, to in self._reach.items()]
+        arguments: list[Argument] = [self._owner, self._source.fingerprint, self._space.retention_seconds, self._base]
+        arguments += [len(self._source.lengths), *self._source.lengths]
+        for pairs in (known, names, reach):
+            arguments.append(len(pairs))
+            arguments += [part for pair in pairs for part in pair]
+        call = Call("import_finish", self._keys.common, arguments, conversation.id)
+        # The listing first, as when a conversation is created.
+        touch = self._space.touch(self._owner, conversation.id, conversation.project_id, conversation.referrer)
+        await self._scripts.run(touch)
+        restored = read_facts((await self._scripts.run(call))[0])
+        listings = self._space.owner(self._owner).listings(restored.project_id, restored.referrer)
+        await self._scripts.run_all(
+            [Call("correct_index", [listing], [restored.id, restored.updated_at]) for listing in listings]
+        )
+        return restored
+
+    async def _write(self, script: str, keys: Sequence[str], parts: Sequence[Argument]) -> None:
+        head: list[Argument] = [self._owner, self._source.fingerprint, UNFINISHED_SECONDS]
+        await self._scripts.run(Call(script, [self._keys.head, *keys], [*head, *parts], self._source.conversation.id))
+
+    def _branch_parts(self, branch: ArchivedBranch) -> list[Argument]:
+        line = self._base + branch.line
+        fields: dict[str, Argument | None] = {
+            "name": branch.name,
+            "chain": self._open_chain(branch),
+            "pending": CALL_BREAK.join(branch.pending),
+            "created_at": branch.created_at,
+            "updated_at": branch.updated_at,
+            "parent": None if branch.parent is None else self._base + branch.parent,
+            "forked_at": branch.forked_at,
+            "forked_from": branch.forked_from,
+            "description": branch.description,
+            "mixed": 1 if branch.mixed else None,
+        }
+        known = [part for name, value in fields.items() if value is not None for part in (name, value)]
+        held: dict[int, int] = {}
+        for segment, _, stop in branch.chain:
+            if segment != branch.line:
+                held[segment] = max(stop, held.get(segment, 0))
+        holds = [part for segment, to in held.items() for part in (self._base + segment, to)]
+        return [line, len(known), *known, len(holds), *holds]
+
+    def _open_chain(self, branch: ArchivedBranch) -> str:
+        """Return a branch's chain with the open last span that it writes on in."""
+        chain, start = list(branch.chain), self._source.lengths[branch.line]
+        if chain and chain[-1][0] == branch.line:
+            start = chain.pop()[1]
+        closed = self._chain(chain)
+        return f"{closed}{',' if closed else ''}{self._base + branch.line}:{start}:"
+
+    def _item_parts(self, items: Sequence[ArchivedItem]) -> list[Argument]:
+        parts: list[Argument] = [self._base + items[0].segment, items[0].offset]
+        for item in items:
+            parts += [item.id, item.data, item.mark or ""]
+        return parts
+
+    def _append_parts(self, append: ArchivedAppend) -> list[Argument]:
+        parts: list[Argument] = [self._base + append.segment, append.end, append.id or "", append.model]
+        parts.append(CALL_BREAK.join(append.pending))
+        response = append.response
+        if response is None:
+            return [*parts, *[""] * 7]
+        chains = [self._chain(chain) for chain in (response.snapshot, response.context, response.output)]
+        pending = CALL_BREAK.join(response.pending)
+        return [*parts, response.status, response.body, *chains, pending, response.created_at]
+
+    def _note_reach(self, append: ArchivedAppend) -> None:
+        if append.response is not None:
+            for chain in (append.response.snapshot, append.response.context, append.response.output):
+                for segment, _, stop in chain:
+                    self._reach[segment] = max(stop, self._reach.get(segment, 0))
+
+    def _chain(self, chain: Chain) -> str:
+        return ",".join(f"{self._base + segment}:{start}:{stop}" for segment, start, stop in chain)
+
+
+def _append_size(append: ArchivedAppend) -> int:
+    return len(append.response.body) if append.response else 0
+
+
+def _pages(parts: Iterable[Part], most: int, size_of: Callable[[Part], int]) -> Iterator[list[Part]]:
+    """Yield `parts` in lists of at most `most`, and not many more bytes than a page may have."""
+    page: list[Part] = []
+    size = 0
+    for part in parts:
+        page.append(part)
+        size += size_of(part)
+        if len(page) == most or size >= PAGE_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page

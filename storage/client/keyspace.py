@@ -1,0 +1,51 @@
+"""What every part of the store works with: the scripts, the key names, and how long things are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from storage.client.channel import Argument
+from storage.client.keys import OwnerKeys, PartitionKeys
+from storage.client.scripts import Call, Scripts
+from storage.partitions import partition_of
+from storage.records import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """One key space. prefix: before every key; retention_seconds: a response's time to live."""
+
+    scripts: Scripts
+    prefix: str
+    retention_seconds: int
+
+    def keys(self, some_id: str) -> PartitionKeys:
+        """Return the keys of the partition that an id leads to."""
+        return self.keys_of(partition_of(some_id))
+
+    def keys_of(self, partition: str) -> PartitionKeys:
+        """Return the keys of a partition."""
+        return PartitionKeys(self.prefix, partition)
+
+    def owner(self, owner: str) -> OwnerKeys:
+        """Return the listings of an owner."""
+        return OwnerKeys(self.prefix, owner)
+
+    def touch(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
+        """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
+        return Call("touch_index", self.owner(owner).listings(project_id, referrer), [conversation_id])
+
+    def drop(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
+        """Return the call that takes a conversation out of the owner's listings."""
+        return Call("drop_index", self.owner(owner).listings(project_id, referrer), [conversation_id, 0])
+
+
+def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:
+    """Yield entries as the scripts take them: their number, then four arguments each."""
+    yield len(entries)
+    for entry in entries:
+        yield entry.origin.value
+        yield entry.id
+        yield entry.data
+        yield entry.mark

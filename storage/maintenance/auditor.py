@@ -1,0 +1,126 @@
+"""The checker of the store's invariants: reads every key, changes nothing, and can run beside a server.
+
+What it reads of a partition is not of one moment. So a partition that looks wrong is read again, and only what is wrong
+every time is reported. Needs memory for the names of all keys, and for one partition at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+from storage.client.channel import Channel
+from storage.client.keys import OwnerKeys, queue_key
+from storage.client.keyspace import Space
+from storage.client.scripts import CLIENT_ERRORS, translate
+from storage.maintenance.invariants import complaints, garbage
+from storage.maintenance.partition_reader import Reader
+
+#: How often a partition is read before a complaint about it counts, and the pause before each further time.
+READINGS = 3
+PAUSE_SECONDS = 0.1
+
+
+@dataclass(slots=True)
+class Report:
+    """What an audit found. complaints: one sentence each. garbage: what a sweep or a reader would clean up, by kind."""
+
+    partitions: int = 0
+    conversations: int = 0
+    items: int = 0
+    complaints: list[str] = field(default_factory=list)
+    garbage: Counter[str] = field(default_factory=Counter)
+
+
+class Auditor:
+    """Checks all partitions and listings of a key space, or of one owner."""
+
+    def __init__(self, channel: Channel, space: Space) -> None:
+        self._space = space
+        self._reader = Reader(channel, space)
+
+    async def audit(self, owner: str = "", on_progress: Callable[[Report], None] = lambda _: None) -> Report:
+        """Check everything, or what belongs to `owner`; on_progress gets the report so far after each partition.
+
+        Raises Unavailable.
+        """
+        report = Report()
+        unfinished: set[str] = set()
+        try:
+            async for name, keys in self._partitions(owner, report):
+                unfinished.update(await self._check(name, keys, report))
+                on_progress(report)
+            await self._check_queue(unfinished, report)
+            await self._check_listings(owner, report)
+        except CLIENT_ERRORS as error:
+            raise translate(error) from error
+        return report
+
+    async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:
+        found: dict[str, set[str]] = {}
+        async for key in self._reader.keys("*"):
+            partition, name = self._reader.split(key)
+            if partition:
+                found.setdefault(partition, set()).add(name)
+            elif not (owner or key.startswith(f"{self._space.prefix}:owner:") or key == queue_key(self._space.prefix)):
+                report.complaints.append(f"{key} is no key of the store")
+        for partition, names in found.items():
+            if not owner or await self._reader.owner(partition) == owner:
+                yield partition, names
+
+    async def _check(self, name: str, keys: set[str], report: Report) -> Iterable[str]:
+        """Check one partition; return the ids of its unfinished responses."""
+        image = await self._reader.read(name, keys)
+        wrong = list(complaints(image))
+        for reading in range(1, READINGS):
+            if not wrong:
+                break
+            await asyncio.sleep(PAUSE_SECONDS * reading)
+            image = await self._reader.read(name, await self._reader.names(name))
+            again = set(complaints(image))
+            wrong = [text for text in wrong if text in again]
+        report.partitions += 1
+        report.conversations += image.conversation is not None
+        report.items += sum(item != "" for ids in image.segments.values() for item in ids)
+        report.complaints += [f"{name}: {text}" for text in wrong]
+        report.garbage += garbage(image)
+        return image.unfinished
+
+    async def _check_queue(self, unfinished: set[str], report: Report) -> None:
+        """An unfinished response has an entry in the queue, which goes after the response has ended."""
+        if unfinished:
+            for one in sorted(unfinished - await self._reader.queued()):
+                if await self._reader.is_unfinished(one):
+                    report.complaints.append(f"response {one} is unfinished, and nobody will run it")
+
+    async def _check_listings(self, owner: str, report: Report) -> None:
+        """Count the entries that don't belong where they are: they are put right by whoever reads the listing."""
+        listing = re.compile(
+            re.escape(self._space.prefix) + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:|idempotency:).*)",
+            re.DOTALL,
+        )
+        async for key in self._reader.keys("owner:*"):
+            match = listing.fullmatch(key)
+            if match is None:
+                report.complaints += [] if owner else [f"{key} is no key of the store"]
+            elif owner not in ("", match[1]):
+                continue
+            elif match[2].startswith("idempotency:"):
+                if await self._reader.lasts(key):
+                    report.complaints.append(f"{key} never expires")
+            else:
+                if await self._reader.expires(key):
+                    report.complaints.append(f"{key} expires")
+                async for batch in self._reader.members(key):
+                    report.garbage["listing entries"] += await self._count_wrong(match[1], key, batch)
+
+    async def _count_wrong(self, owner: str, listing: str, conversation_ids: list[str]) -> int:
+        facts = await self._reader.facts([self._space.keys(one) for one in conversation_ids])
+        right = 0
+        for one, (id_there, deleted_at, project_id, referrer, owner_there) in zip(conversation_ids, facts, strict=True):
+            if id_there == one and not deleted_at and owner_there == owner:
+                right += listing in OwnerKeys(self._space.prefix, owner).listings(project_id, referrer)
+        return len(conversation_ids) - right

@@ -1,0 +1,95 @@
+"""How often a request waits for the store: at most twice for a turn, once for reading, however much there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.http.keys import STORE
+from storage.client.scripts import load_scripts
+from tests.flows.conftest import Proxy, StartProxy
+from tests.roundtrips import RoundTripCounter
+
+ITEM = {"role": "user", "content": "hi"}
+
+
+@pytest.fixture
+async def counter(valkey_url: str) -> AsyncIterator[RoundTripCounter]:
+    async with RoundTripCounter(Path(valkey_url.removeprefix("unix://"))) as counter:
+        yield counter
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy, counter: RoundTripCounter) -> Proxy:
+    # a worker's wait for jobs ends with the time that a command may take, and begins anew
+    proxy = await start_proxy(redis={"url": counter.url, "timeout_seconds": 600.0})
+    # sending a script to a server that has not seen it, and opening a connection, take trips of their own
+    for script in load_scripts().values():
+        await proxy.redis.script_load(script.source)
+    await proxy.app[STORE].ping()
+    while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process: there is no event)
+        await asyncio.sleep(0.01)
+    return proxy
+
+
+async def respond(proxy: Proxy, **body: Any) -> Any:
+    status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body})
+    assert status == 200, response
+    return response
+
+
+async def grow(proxy: Proxy, turns: int, kind: str) -> dict[str, Any]:
+    """Return the state that a turn after `turns` others continues, and its last response's id."""
+    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [ITEM]})
+    state: dict[str, Any] = {"conversation": conversation["id"]} if kind == "conversation" else {}
+    for _ in range(turns):
+        response = await respond(proxy, **state)
+        if kind != "conversation":
+            state = {"previous_response_id": response["id"]}
+    return {"state": state, "conversation": conversation["id"], "response": response["id"]}
+
+
+async def counted(counter: RoundTripCounter, action: Callable[[], Awaitable[Any]]) -> int:
+    counter.reset()
+    await action()
+    return counter.count
+
+
+@pytest.mark.parametrize("kind", ["conversation", "previous_response_id"])
+@pytest.mark.parametrize("turns", [1, 60])
+async def test_a_turn_is_two_round_trips_at_any_depth(proxy: Proxy, counter: RoundTripCounter, kind: str, turns: int):
+    grown = await grow(proxy, turns, kind)
+    assert await counted(counter, lambda: respond(proxy, **grown["state"])) == 2
+    assert await counted(counter, lambda: proxy.client().responses.create(model="echo", input="x")) == 1
+    assert await counted(counter, lambda: respond(proxy, store=False)) == 0
+
+
+async def test_a_turn_with_a_long_history_and_references_is_two_round_trips(proxy: Proxy, counter: RoundTripCounter):
+    first = await respond(proxy, input=[ITEM] * 5000)
+    other = await respond(proxy)
+    references = [{"type": "item_reference", "id": one["output"][0]["id"]} for one in (first, other)]
+    turn = {"previous_response_id": first["id"], "input": [*references, ITEM]}
+    assert await counted(counter, lambda: respond(proxy, **turn)) == 2
+
+
+async def test_every_reading_endpoint_is_one_round_trip_and_the_listing_two(proxy: Proxy, counter: RoundTripCounter):
+    grown = await grow(proxy, 30, "conversation")
+    conversation, response = f"/v1/conversations/{grown['conversation']}", f"/v1/responses/{grown['response']}"
+    _, page = await proxy.call("GET", f"{conversation}/items")
+    item = page["data"][3]["id"]
+    expected = {
+        conversation: 1,
+        f"{conversation}/items": 1,
+        f"{conversation}/items?after={item}&order=asc&limit=7": 1,
+        f"{conversation}/items/{item}": 1,
+        response: 1,
+        f"{response}/input_items": 1,
+        f"{response}/input_items?after={item}": 1,
+        "/v1/conversations": 2,
+    }
+    for path, trips in expected.items():
+        assert await counted(counter, lambda path=path: proxy.call("GET", path)) == trips, path  # type: ignore[misc]

@@ -1,0 +1,76 @@
+"""Locks of running turns are renewed together, whatever goes wrong with one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proxy.runtime.leases import Leases
+from storage import Lease, Unavailable
+from tests.virtual_time import in_virtual_time
+
+ONE, OTHER = Lease("p1", "lock", "token"), Lease("p2", "lock", "token")
+
+
+class Locks:
+    """A store's side: notes when which locks are renewed, and fails or answers as it is told."""
+
+    def __init__(self, *answers: Exception | dict[Lease, bool]) -> None:
+        self.renewed: list[tuple[float, set[Lease]]] = []
+        self._answers = list(answers)
+
+    async def renew(self, leases: Sequence[Lease], seconds: float) -> list[bool]:
+        self.renewed.append((asyncio.get_running_loop().time(), set(leases)))
+        answer = self._answers.pop(0) if self._answers else {}
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer.get(lease, True) for lease in leases]
+
+
+def holding(locks: Any, *leases: Lease) -> Leases:
+    held = Leases(SimpleNamespace(turns=locks), 30)  # type: ignore[arg-type]
+    for lease in leases:
+        held.hold(lease)
+    return held
+
+
+@in_virtual_time
+async def test_what_is_held_is_renewed_every_third_of_its_time():
+    locks = Locks()
+    async with holding(locks, ONE).renewing() as leases:
+        await asyncio.sleep(15)
+        leases.hold(OTHER)
+        await asyncio.sleep(10)
+        leases.forget(ONE)
+        await asyncio.sleep(10)
+        leases.forget(OTHER)
+        await asyncio.sleep(100)
+    assert locks.renewed == [(10, {ONE}), (20, {ONE, OTHER}), (30, {OTHER})]
+
+
+@in_virtual_time
+async def test_a_lock_that_somebody_else_has_is_not_renewed_any_more():
+    locks = Locks({ONE: False})
+    async with holding(locks, ONE, OTHER).renewing():
+        await asyncio.sleep(25)
+    assert locks.renewed == [(10, {ONE, OTHER}), (20, {OTHER})]
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (Unavailable("ConnectionError"), "WARNING:locks could not be renewed: ConnectionError"),
+        (ValueError(), "ERROR:locks could not be renewed"),
+    ],
+)
+@in_virtual_time
+async def test_locks_are_renewed_again_after_a_failure(failure: Exception, told: str, caplog: pytest.LogCaptureFixture):
+    locks = Locks(failure)
+    async with holding(locks, ONE).renewing():
+        await asyncio.sleep(25)
+    assert locks.renewed == [(10, {ONE}), (20, {ONE})]
+    assert [f"{record.levelname}:{record.getMessage()}" for record in caplog.records] == [told]

@@ -1,0 +1,68 @@
+import pytest
+
+from proxy.protocol.errors import UpstreamRefusal
+from proxy.upstream.capabilities import MAX_ABSENCES, MEMORY_SECONDS, Capabilities, means_absence
+
+PATH = "/responses/input_tokens"
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_absence_is_remembered_for_a_while_for_that_path_and_model():
+    clock = Clock()
+    capabilities = Capabilities(clock)
+    capabilities.note_absent(PATH, "m")
+    assert capabilities.is_absent(PATH, "m")
+    assert not capabilities.is_absent(PATH, "other")
+    assert not capabilities.is_absent("/responses/compact", "m")
+    clock.now += MEMORY_SECONDS
+    assert not capabilities.is_absent(PATH, "m")
+
+
+def test_no_more_are_remembered_than_there_is_room_for():
+    capabilities = Capabilities(Clock())
+    for n in range(MAX_ABSENCES + 1):
+        capabilities.note_absent(PATH, f"m{n}")
+    assert not capabilities.is_absent(PATH, "m0")
+    assert capabilities.is_absent(PATH, "m1")
+    assert capabilities.is_absent(PATH, f"m{MAX_ABSENCES}")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "Not Found"}),
+        (404, {"message": "Invalid URL (POST /v1/responses/input_tokens)", "type": "invalid_request_error"}),
+        (404, {"message": "File Not Found", "type": "not_found_error", "code": 404}),
+        (405, {"message": "Method Not Allowed"}),
+        (501, {}),
+        (400, {"message": "Unknown request URL: POST /v1/responses/input_tokens."}),
+        (400, {"message": "The endpoint /responses/input_tokens is not supported."}),
+    ],
+)
+def test_servers_say_in_many_ways_that_they_lack_an_endpoint(status, error):
+    assert means_absence(UpstreamRefusal(status, error, {}))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "The model 'gpt-9' does not exist.", "code": "model_not_found"}),
+        (404, {"message": "Not there", "param": "model"}),
+        (400, {"message": "Missing required parameter: 'input'."}),
+        (400, {"message": "Invalid value for 'tools[0].name'. Expected a string."}),
+        (401, {"message": "Incorrect API key provided."}),
+        (429, {"message": "Slow down, this path is busy."}),
+        (500, {"message": "unknown path"}),
+    ],
+)
+def test_other_refusals_are_not_taken_for_an_absence(status, error):
+    assert not means_absence(UpstreamRefusal(status, error, {}))

@@ -1,0 +1,111 @@
+"""The store on a cluster: one real server that has all slots."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from storage import Missing, PageRequest, Purged, Store, new_partition, partition_of
+from storage.client import connection
+from tests.storage.builders import (
+    OWNER,
+    connect,
+    continue_from,
+    ids_in,
+    list_ids,
+    open_turn,
+    read_all,
+    start,
+    take_turn,
+)
+from tests.storage.everything import use_everything, use_jobs
+from tests.storage.servers import run_valkey
+
+
+@pytest.fixture(scope="module")
+def cluster_port() -> Iterator[int]:
+    """Port of a cluster of one real server that has all slots."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, bus = one.getsockname()[1], other.getsockname()[1]
+    listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
+    with run_valkey(*listening, "--cluster-enabled", "yes"):
+        yield port
+
+
+@pytest.fixture
+async def cluster(cluster_port: int) -> AsyncIterator[Store]:
+    async with Redis(port=cluster_port) as node:
+        if (await node.execute_command("CLUSTER INFO"))["cluster_slots_assigned"] == "0":
+            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        async with asyncio.timeout(20):
+            while (await node.execute_command("CLUSTER INFO"))["cluster_state"] != "ok":
+                pass
+        await node.flushall()
+    async with connect(f"redis+cluster://127.0.0.1:{cluster_port}", max_connections=8) as store:
+        yield store
+
+
+async def test_every_method_works_on_a_cluster(cluster: Store):
+    await cluster.ping()
+    await use_everything(cluster)
+    await use_jobs(cluster)
+
+
+async def test_conversations_and_chains_on_a_cluster(cluster: Store):
+    made = await start(cluster, "one", project_id="p", referrer="r")
+    other = await start(cluster, "far")
+    far = (await ids_in(cluster, other))[0]
+    assert partition_of(made.id) != partition_of(other.id)
+    response = await take_turn(cluster, conversation=made)
+    assert await read_all(cluster, made) == ["one", "question", "answer"]
+    assert await continue_from(cluster, response) == ["one", "question", "answer"]
+    opened = await open_turn(cluster, previous=response, item_ids=[far, (await ids_in(cluster, made))[0]])
+    assert [item.in_history for item in opened.known.values()].count(True) == 1
+    assert set(await list_ids(cluster)) == {made.id, other.id}
+    assert await list_ids(cluster, project_id="p") == [made.id]
+
+
+async def test_sweeping_and_checking_on_a_cluster(cluster: Store):
+    conversations = [await start(cluster, "one") for _ in range(3)]
+    await take_turn(cluster, conversation=conversations[0])
+    partitions = [one async for one in cluster.sweeper.partitions()]
+    assert sorted(partitions) == sorted(partition_of(made.id) for made in conversations)
+    assert (await cluster.sweeper.sweep_all()).partitions == 3
+    report = await cluster.auditor.audit()
+    assert (report.conversations, report.items, report.complaints) == (3, 5, [])
+
+
+async def test_a_purge_on_a_cluster(cluster: Store):
+    for owner in (OWNER, "bob"):
+        made = await start(cluster, "one", owner=owner, project_id="p")
+        await take_turn(cluster, conversation=made, owner=owner)
+        await take_turn(cluster, owner=owner)
+    purged = await cluster.purger.purge(OWNER)
+    assert (purged.partitions, purged.conversations, purged.responses) == (2, 1, 2)
+    assert await cluster.purger.purge(OWNER) == Purged()
+    assert (await cluster.conversations.read("bob", made.id)).id == made.id
+
+
+async def test_refusals_come_through_on_a_cluster(cluster: Store):
+    made = await start(cluster)
+    with pytest.raises(Missing):
+        await cluster.items.read(OWNER, made.id, "msg_unknown")
+    with pytest.raises(Missing):
+        await open_turn(cluster, previous=f"resp_{new_partition()}{'0' * 34}")
+    assert await cluster.conversations.delete_all(OWNER) == 1
+    assert (await cluster.conversations.list_page(OWNER, PageRequest())).conversations == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "http://localhost", "localhost:6379", "redis+sentinel://localhost:26379", "redis+sentinel://localhost:26379/"],
+)
+def test_a_url_that_names_no_server_of_ours_is_refused(url: str):
+    with pytest.raises(ValueError, match=r"redis\.url"):
+        connection.connect(url, timeout_seconds=1, max_connections=1)
