@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -566,16 +567,17 @@ async def test_the_agents_session_compacts_and_goes_on(proxy: Proxy):
     client = proxy.client()
     model = OpenAIResponsesModel(model="gpt-echo", openai_client=client)
     agent: Agent[Any] = Agent(name="Parrot", model=model)
-    session = OpenAIResponsesCompactionSession(
-        "s", SQLiteSession("s"), client=client, model="gpt-echo", should_trigger_compaction=lambda _: True
-    )
     run = RunConfig(tracing_disabled=True)
-    for text in ("one", "two"):
-        proxy.upstream.script(says(f"Re {text}"), says(f"SUM {text}"))
-        await Runner.run(agent, text, session=session, run_config=run)
-    items: Any = await session.get_items()
-    assert kinds(items) == ["user", "user", "compaction"]
-    result = await Runner.run(agent, "three", session=session, run_config=run)
+    with closing(SQLiteSession("s")) as kept:
+        session = OpenAIResponsesCompactionSession(
+            "s", kept, client=client, model="gpt-echo", should_trigger_compaction=lambda _: True
+        )
+        for text in ("one", "two"):
+            proxy.upstream.script(says(f"Re {text}"), says(f"SUM {text}"))
+            await Runner.run(agent, text, session=session, run_config=run)
+        items: Any = await session.get_items()
+        assert kinds(items) == ["user", "user", "compaction"]
+        result = await Runner.run(agent, "three", session=session, run_config=run)
     assert "three" in result.final_output
     assert any(name == "<SUM two>" for request in range(-3, 0) for name in sent(proxy, request))
 
