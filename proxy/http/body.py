@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import hdrs, web
 
-from proxy.http.content_encoding import SUPPORTED, CodingError, Decoder
+from proxy.protocol.content_encoding import SUPPORTED, CodingError, Decoder
 from proxy.http.keys import CONFIG
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia
 

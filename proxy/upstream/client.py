@@ -22,7 +22,7 @@ from aiohttp import hdrs
 from aiohttp.web import AppKey
 from yarl import URL
 
-from proxy.http.content_encoding import SUPPORTED, CodingError, Decoder
+from proxy.protocol.content_encoding import SUPPORTED, CodingError, Decoder
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
 from proxy.upstream.errors import refusal
 from proxy.upstream.headers import request_headers, response_headers, turn_headers
