@@ -35,7 +35,7 @@ def end_of_broken_run(first_frame: bytes, number: int) -> bytes:
 
     Raises ValueError when that is not the frame of a `response.created`.
     """
-    (event,) = sse.Decoder(len(first_frame)).feed(first_frame)
+    (event,) = sse.SseDecoder(len(first_frame)).feed(first_frame)
     response = orjson.loads(event.data)["response"]
     return end_of_response({**response, "status": "failed", "error": _BROKEN_OFF}, number)
 

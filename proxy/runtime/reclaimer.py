@@ -25,7 +25,7 @@ RECLAIMER: AppKey[Reclaimer] = AppKey("reclaimer")
 
 
 #: Conversations that wait to be swept; further ones are left to `branchline gc`.
-MAX_WAITING = 1000
+MAX_WAITING_CONVERSATIONS = 1000
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Reclaimer:
 
     def reclaim(self, conversation_id: str) -> None:
         """Have a conversation swept; returns at once. One that waits already is swept once."""
-        if len(self._waiting) < MAX_WAITING:
+        if len(self._waiting) < MAX_WAITING_CONVERSATIONS:
             self._waiting[conversation_id] = None
             self._idle.clear()
             self._wake.set()

@@ -72,7 +72,7 @@ class Question:
 
         Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
         """
-        decoder = sse.Decoder(self._services.config.upstream.max_event_bytes)
+        decoder = sse.SseDecoder(self._services.config.upstream.max_event_bytes)
         room = self._services.upstream.max_response_bytes
         async for chunk in iter_chunks(answer):
             room -= len(chunk)

@@ -20,7 +20,7 @@ RESPONSE: dict[str, Any] = {
 
 def told(frames: bytes) -> list[dict[str, Any]]:
     assert frames.endswith(sse.DONE)
-    events = sse.Decoder(1 << 20).feed(frames.removesuffix(sse.DONE))
+    events = sse.SseDecoder(1 << 20).feed(frames.removesuffix(sse.DONE))
     bodies = [orjson.loads(event.data) for event in events]
     assert [event.name for event in events] == [body["type"] for body in bodies]
     return bodies
