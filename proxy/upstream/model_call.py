@@ -124,7 +124,7 @@ class ModelAnswer:
 
         Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
         """
-        decoder = sse.Decoder(self._upstream.max_event_bytes)
+        decoder = sse.SseDecoder(self._upstream.max_event_bytes)
         room = self._upstream.max_response_bytes
         async for chunk in iter_chunks(self._answer):
             room -= len(chunk)
