@@ -20,25 +20,6 @@ MAX_FUNCTION_LINES = 60
 MAX_HANDLER_LINES = 25
 #: What every module of routes has under the same name.
 SHARED_NAMES = {"ROUTES"}
-#: Doubles of today; a name that no longer is one must go from here.
-DOUBLES_OF_TODAY = {
-    "FIRST_PAUSE",
-    "GRACE_SECONDS",
-    "Handler",
-    "Job",
-    "LAST_WORDS_SECONDS",
-    "LONGEST_PAUSE",
-    "PAGE",
-    "PAGE_BYTES",
-    "PAUSE_SECONDS",
-    "STEP_SIZE",
-    "Span",
-    "Turns",
-    "Unavailable",
-    "read_branch",
-    "read_response",
-    "translate",
-}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -99,9 +80,7 @@ def test_no_public_name_stands_twice():
     for path in MODULES:
         for name in public_names(ast.parse(path.read_text("utf-8"))) - SHARED_NAMES:
             homes[name].append(str(path.relative_to(ROOT)))
-    doubles = {name: where for name, where in homes.items() if len(where) > 1}
-    assert {name: where for name, where in doubles.items() if name not in DOUBLES_OF_TODAY} == {}
-    assert DOUBLES_OF_TODAY - doubles.keys() == set()
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 
 
 def test_the_measures_measure():

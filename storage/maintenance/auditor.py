@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from storage.client.channel import Channel
 from storage.client.keys import OwnerKeys, queue_key
 from storage.client.keyspace import Space
-from storage.client.scripts import CLIENT_ERRORS, translate
+from storage.client.scripts import CLIENT_ERRORS, translate_error
 from storage.maintenance.invariants import complaints, garbage
 from storage.maintenance.partition_reader import Reader
 
 #: How often a partition is read before a complaint about it counts, and the pause before each further time.
 READINGS = 3
-PAUSE_SECONDS = 0.1
+SECOND_LOOK_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Auditor:
             await self._check_queue(unfinished, report)
             await self._check_listings(owner, report)
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
         return report
 
     async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:
@@ -78,7 +78,7 @@ class Auditor:
         for reading in range(1, READINGS):
             if not wrong:
                 break
-            await asyncio.sleep(PAUSE_SECONDS * reading)
+            await asyncio.sleep(SECOND_LOOK_SECONDS * reading)
             image = await self._reader.read(name, await self._reader.names(name))
             again = set(complaints(image))
             wrong = [text for text in wrong if text in again]

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
-from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Image, Span, parse_entry, reach_of
+from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Image, ResolvedSpan, parse_entry, reach_of
 from storage.partitions import partition_of
 
 #: Seconds by which two lifetimes that were read one after the other may differ.
@@ -148,7 +148,7 @@ def _of_logs(image: Image) -> Iterator[str]:
                 yield f"{name} goes on after its end"
 
 
-def _unnoted(image: Image, spans: list[Span], seconds: float) -> Iterator[str]:
+def _unnoted(image: Image, spans: list[ResolvedSpan], seconds: float) -> Iterator[str]:
     """Say what of a response's reach the partition does not know, so that a sweep could take it away."""
     for segment, to in reach_of(spans).items():
         until, noted = image.reach_noted(segment)
@@ -156,7 +156,7 @@ def _unnoted(image: Image, spans: list[Span], seconds: float) -> Iterator[str]:
             yield f"reads {segment} up to {to} for {seconds:.0f} s, which is not noted"
 
 
-def _out_of_bounds(image: Image, spans: list[Span]) -> Iterator[str]:
+def _out_of_bounds(image: Image, spans: list[ResolvedSpan]) -> Iterator[str]:
     for segment, _, to in spans:
         if segment not in image.segments:
             yield f"reads segment {segment}, which is not there"
@@ -206,7 +206,7 @@ def _of_branch(image: Image, line: int) -> Iterator[str]:
         yield f"line {line} writes in segment {last[0]}"
     if last[1] > image.length(last[0]):
         yield f"line {line} starts at {last[1]} in segment {last[0]}, which has {image.length(last[0])} elements"
-    spans = [Span(*span) for span in closed]
+    spans = [ResolvedSpan(*span) for span in closed]
     if any(span.start >= span.to for span in spans):
         yield f"line {line} has an empty span"
     yield from (f"line {line} {text}" for text in _out_of_bounds(image, spans))
@@ -265,7 +265,7 @@ def _of_pending(image: Image, line: int) -> Iterator[str]:
             yield f"line {line} does not wait for an output of call {call}"
 
 
-def _has_gaps(image: Image, chain: list[Span]) -> bool:
+def _has_gaps(image: Image, chain: list[ResolvedSpan]) -> bool:
     for segment, start, to in chain:
         deleted = image.deleted.get(segment, [])
         if bisect_left(deleted, start) < bisect_left(deleted, to):

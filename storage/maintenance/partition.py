@@ -13,7 +13,7 @@ OPEN_CHAIN = re.compile(r"(?:\d+:\d+:\d+,)*\d+:\d+:", re.ASCII)
 CLOSED_CHAIN = re.compile(r"(?:\d+:\d+:\d+(?:,\d+:\d+:\d+)*)?", re.ASCII)
 
 
-class Span(NamedTuple):
+class ResolvedSpan(NamedTuple):
     """A stretch of one segment; `to` is exclusive."""
 
     segment: int
@@ -83,16 +83,18 @@ class Image:
         """Tell whether a segment is there, be it without an element as a new branch's is."""
         return segment in self.segments or f"branch:{segment}" in self.hashes
 
-    def chain(self, text: str) -> list[Span]:
+    def chain(self, text: str) -> list[ResolvedSpan]:
         """Return a chain, closed at this moment; what is no chain gives none."""
         if not (OPEN_CHAIN.fullmatch(text) or CLOSED_CHAIN.fullmatch(text)):
             return []
         parts = (span.split(":") for span in text.split(",") if span)
-        spans = [Span(int(one), int(start), int(to) if to else self.length(int(one))) for one, start, to in parts]
+        spans = [
+            ResolvedSpan(int(one), int(start), int(to) if to else self.length(int(one))) for one, start, to in parts
+        ]
         return [span for span in spans if span.start < span.to]
 
     @cached_property
-    def branch_chains(self) -> dict[int, list[Span]]:
+    def branch_chains(self) -> dict[int, list[ResolvedSpan]]:
         """Line -> the branch's chain."""
         return {line: self.chain(branch.get("chain", "")) for line, branch in self.branches.items()}
 
@@ -129,7 +131,7 @@ class Image:
         return float(until), int(to)
 
 
-def reach_of(chain: Iterable[Span]) -> dict[int, int]:
+def reach_of(chain: Iterable[ResolvedSpan]) -> dict[int, int]:
     """Return segment -> how far a chain reads in it."""
     reached: dict[int, int] = {}
     for span in chain:

@@ -18,7 +18,7 @@ from storage.maintenance.partition import Image
 from storage.maintenance.sweeper import escape_glob
 
 #: Elements, fields or members read with one command; commands sent in one round trip.
-PAGE = 500
+ELEMENTS_AT_ONCE = 500
 BATCH = 100
 
 #: How a key of a partition is read, by its name: the command, or nothing for plain strings.
@@ -73,7 +73,7 @@ class Reader:
         """Yield the members of a sorted set in pages; one may come twice."""
         cursor = b"0"
         while True:
-            ((cursor, flat),) = await self._send([("ZSCAN", key, cursor, "COUNT", PAGE)])
+            ((cursor, flat),) = await self._send([("ZSCAN", key, cursor, "COUNT", ELEMENTS_AT_ONCE)])
             yield [_text(member) for member in flat[::2]]
             if int(cursor) == 0:
                 return
@@ -83,9 +83,11 @@ class Reader:
         found: set[str] = set()
         start = "-"
         while True:
-            (page,) = await self._send([("XRANGE", queue_key(self._space.prefix), start, "+", "COUNT", PAGE)])
+            (page,) = await self._send(
+                [("XRANGE", queue_key(self._space.prefix), start, "+", "COUNT", ELEMENTS_AT_ONCE)]
+            )
             found.update(_text(fields[1]) for _, fields in page)
-            if len(page) < PAGE:
+            if len(page) < ELEMENTS_AT_ONCE:
                 return found
             start = "(" + _text(page[-1][0])
 
@@ -165,10 +167,10 @@ class _Pages:
     def command(self) -> Command:
         """Return the command for the next page."""
         if self._kind == "LRANGE":
-            return (self._kind, self._key, self._cursor, self._cursor + PAGE - 1)
+            return (self._kind, self._key, self._cursor, self._cursor + ELEMENTS_AT_ONCE - 1)
         if self._kind == "XRANGE":
             return (self._kind, self._key, self._after, "+", "COUNT", BATCH)
-        return (self._kind, self._key, self._cursor, "COUNT", PAGE)
+        return (self._kind, self._key, self._cursor, "COUNT", ELEMENTS_AT_ONCE)
 
     def take(self, reply: Any, image: Image) -> bool:
         """Put a page into the image; tell whether there is more."""
@@ -207,7 +209,7 @@ class _Pages:
                 image.faults.append(f"{self._name} has an element {len(ids)} that is no item")
             ids.append(_text(match[1]) if match else "?" if element else "")
         self._cursor += len(elements)
-        return len(elements) == PAGE
+        return len(elements) == ELEMENTS_AT_ONCE
 
 
 def _text(value: bytes) -> str:

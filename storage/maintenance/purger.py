@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from storage.client.channel import Argument, Channel
 from storage.client.keyspace import Space
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.maintenance.sweeper import escape_glob
 
 #: Times that all keys are looked at, at most: each but the first finds only what was written during the one before.
 ROUNDS = 5
 #: Keys that one step deletes; those of a partition that need not expire go in one step, whatever their number.
-STEP_SIZE = 1000
+PURGE_STEP = 1000
 #: Keys that need not expire.
 _LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|(branch|segment|holders):\d+")
 
@@ -74,7 +74,7 @@ class Purger:
             try:
                 return await self._purge(owner, on_progress)
             except CLIENT_ERRORS as error:
-                raise translate(error) from error
+                raise translate_error(error) from error
 
     async def _purge(self, owner: str, on_progress: Callable[[Purged], None]) -> Purged:
         purged = Purged()
@@ -126,7 +126,7 @@ class Purger:
     async def _purge_partition(self, owner: str, partition: str, names: Iterable[str]) -> Purged:
         every = sorted(set(names))
         loose = [name for name in every if not _LASTING.fullmatch(name)]
-        steps = [loose[i : i + STEP_SIZE] for i in range(0, len(loose), STEP_SIZE)]
+        steps = [loose[i : i + PURGE_STEP] for i in range(0, len(loose), PURGE_STEP)]
         steps.append([name for name in every if _LASTING.fullmatch(name)])
         keys = lived = 0
         for step in steps:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.errors import StoreError
 from storage.partitions import partition_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Segments that one survey looks at.
 SURVEY_SIZE = 100
 #: Items, or index entries, that one step looks at: a few hundred commands, well under a millisecond.
-STEP_SIZE = 200
+SWEEP_STEP = 200
 #: Branches that one step asks whether they read an item; where more might, the items are left alone.
 MAX_ASKED = 2000
 #: Segments that are swept at the same time: one step each goes out in one round trip.
@@ -64,7 +64,7 @@ class Sweeper:
                     if match := name.fullmatch(key):
                         yield match[1]
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def sweep(self, some_id: str) -> Swept:
         """Sweep the partition that an id leads to. Raises Unavailable; then the rest is left for the next sweep."""
@@ -96,7 +96,7 @@ class Sweeper:
             while waiting and len(under_way) < SEGMENTS_AT_ONCE:
                 under_way[waiting.pop()] = 0
             calls = [
-                self._call("sweep_segment", partition, [segment, offset, STEP_SIZE, MAX_ASKED])
+                self._call("sweep_segment", partition, [segment, offset, SWEEP_STEP, MAX_ASKED])
                 for segment, offset in under_way.items()
             ]
             replies = await self._space.scripts.run_all(calls)
@@ -114,7 +114,7 @@ class Sweeper:
     async def _sweep_index(self, partition: str, kind: str) -> int:
         cursor, dropped = "0", 0
         while True:
-            reply = await self._run("sweep_index", partition, [cursor, STEP_SIZE, kind])
+            reply = await self._run("sweep_index", partition, [cursor, SWEEP_STEP, kind])
             cursor = reply[0].decode()
             dropped += int(reply[1])
             if cursor == "0":
