@@ -26,7 +26,7 @@ from storage import (
     new_partition,
     partition_of,
 )
-from storage.client.scripts import load_scripts
+from storage.client.library import load_scripts
 
 PREFIX = "test"
 OWNER = "alice"
