@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it. Items are JSON bytes throughout: the store never parses them."""
+"""Records: what goes into the store and comes out. Items are JSON bytes throughout: the store never parses them."""
 
 from __future__ import annotations
 
@@ -270,10 +270,9 @@ class Lease:
     token: str
 
 
-#: Items that follow each other: segment, first offset, offset past the last.
-Span: TypeAlias = tuple[int, int, int]
-#: Spans in reading order, all closed.
-Chain: TypeAlias = Sequence[Span]
+#: Spans in reading order, all closed. A span is items that follow each other: segment, first offset, offset past the
+#: last.
+Chain: TypeAlias = Sequence[tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)

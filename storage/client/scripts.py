@@ -1,4 +1,4 @@
-"""Scripts: called by name, their refusals and redis-py's errors translated here only."""
+"""Script calls: Lua scripts called by name, their refusals and redis-py's errors translated here only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A partition as it was read, key by key, and the chains in it. Nothing here talks to Redis."""
+"""Partition as it was read, key by key, and the chains in it. Nothing here talks to Redis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Span(NamedTuple):
 
 
 @dataclass
-class Image:
+class Partition:
     """One partition. Keys go by their names without prefix and partition.
 
     What is derived from several keys is worked out once: ask for it when all is read.

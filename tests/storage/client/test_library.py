@@ -6,6 +6,7 @@ import re
 import pytest
 
 from storage.client.library import PROLONGS, Head, assemble, load_scripts, read_files, read_head
+from storage.client.values import CALL_BREAK, FIELD_BREAK, SEGMENT_SPACE
 from storage.errors import REFUSALS
 
 SCRIPTS, LIBRARY = read_files()
@@ -70,6 +71,19 @@ def test_the_header_names_every_refusal_of_a_script(name: str):
 
 def test_the_refusals_of_library_functions_are_seen():
     assert refusals_in(FUNCTIONS["find_branch"]) == {"conversation_not_found", "branch_not_found"}
+
+
+def test_python_and_the_scripts_have_the_same_breaks_and_the_same_room_in_a_segment():
+    common = LIBRARY["common"]
+    assert f"local SEGMENT_SPACE = {SEGMENT_SPACE} " in common
+    assert rf"local CALL_BREAK, CALL_ID = '\{ord(CALL_BREAK)}'," in common
+    assert rf"local FIELD_BREAK, FIRST_FIELD = '\{ord(FIELD_BREAK)}'," in common
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_number_or_break_with_a_name_is_not_written_out(name: str):
+    written = re.findall(r"1073741824|\\30|\\31", FILES[name])
+    assert len(written) == (5 if name == "common" else 0)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
