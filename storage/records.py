@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from storage.calls import NO_MARK, CallMark
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -41,12 +43,12 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item to append. mark: see append.lua."""
+    """One item to append."""
 
     origin: Origin
     id: str
     data: bytes
-    mark: str = ""
+    mark: CallMark = NO_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,7 @@ class ArchivedItem:
     segment: int
     offset: int
     data: bytes
-    mark: str | None = None
+    mark: CallMark | None = None
     id: str = ""
 
 

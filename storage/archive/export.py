@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from storage.archive.coverage import Coverage
+from storage.calls import CallMark
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
@@ -76,7 +77,7 @@ class Export:
         keys = [self._keys.conversation, self._keys.index]
         flat = await self._run("export_items", keys, [segment, start, stop, PAGE_BYTES])
         return [
-            ArchivedItem(segment, start + i, data, None if mark is None else mark.decode())
+            ArchivedItem(segment, start + i, data, None if mark is None else CallMark.parse(mark.decode()))
             for i, (data, mark) in enumerate(zip(flat[::2], flat[1::2], strict=True))
         ]
 

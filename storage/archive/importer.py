@@ -127,7 +127,7 @@ class Importer:
     def _item_parts(self, items: Sequence[ArchivedItem]) -> list[Argument]:
         parts: list[Argument] = [self._base + items[0].segment, items[0].offset]
         for item in items:
-            parts += [item.id, item.data, item.mark or ""]
+            parts += [item.id, item.data, str(item.mark or "")]
         return parts
 
     def _append_parts(self, append: ArchivedAppend) -> list[Argument]:

@@ -48,4 +48,4 @@ def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:
         yield entry.origin.value
         yield entry.id
         yield entry.data
-        yield entry.mark
+        yield str(entry.mark)

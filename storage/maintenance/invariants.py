@@ -8,7 +8,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import itemgetter
 
+from storage.calls import CallMark, pair
 from storage.client.values import FIELD_BREAK, place_of, score_of, split_calls
 from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Partition, Span, parse_entry, reach_of
 from storage.partitions import partition_of
@@ -239,21 +241,19 @@ def _of_reached_items(partition: Partition) -> Iterator[str]:
             places, mark = parse_entry(partition.index.get(item, ""))
             if (segment, offset) not in places:
                 yield f"item {item} at {segment}:{offset} is not in the index"
-            elif mark[:1] in {"+", "~"} and f"call:{mark[1:]}" not in partition.index:
+            elif mark.is_call and f"call:{mark.key}" not in partition.index:
                 yield f"the call of item {item} is not in the index"
 
 
 def _of_pending(partition: Partition, line: int) -> Iterator[str]:
     """What waits for an output is what was called and not answered; deletions may have taken away either item."""
     chain = partition.branch_chains[line]
-    waiting: set[str] = set()
+    marks: list[CallMark] = []
     for segment, start, to in chain:
-        marks = partition.marks.get(segment, [])
-        for _, mark in marks[bisect_left(marks, (start, "")) : bisect_left(marks, (to, ""))]:
-            if mark.startswith("+"):
-                waiting.add(mark[1:])
-            elif mark.startswith("-"):
-                waiting.discard(mark[1:])
+        placed = partition.marks.get(segment, [])
+        first, last = (bisect_left(placed, offset, key=itemgetter(0)) for offset in (start, to))
+        marks += [mark for _, mark in placed[first:last]]
+    waiting = pair(marks).waiting
     stored = set(split_calls(partition.branches[line].get("pending", "")))
     stored = {call for call in stored if f"call:{call}" in partition.index}
     for call in sorted(stored - waiting):

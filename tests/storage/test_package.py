@@ -23,6 +23,8 @@ def test_the_public_names_of_storage_are_these():
         "BranchPage",
         "BranchProtected",
         "Busy",
+        "CallMark",
+        "CallSign",
         "Chain",
         "CommitMode",
         "CommitResult",
@@ -63,6 +65,7 @@ def test_the_public_names_of_storage_are_these():
         "OpenedTurn",
         "Origin",
         "PageRequest",
+        "Pairing",
         "Purged",
         "Report",
         "ResponseNotFound",
@@ -77,6 +80,7 @@ def test_the_public_names_of_storage_are_these():
         "TurnSource",
         "Unavailable",
         "new_partition",
+        "pair",
         "partition_of",
     }
     assert storage.__all__ == sorted(storage.__all__)

@@ -14,6 +14,7 @@ from proxy.backup.format import write_lines
 from proxy.backup.verifier import Backup
 from proxy.protocol import ids
 from storage import (
+    CallMark,
     CommitMode,
     Conflict,
     Conversation,
@@ -111,7 +112,7 @@ def call(partition: str, mark: str) -> Entry:
         "name": "look",
         "arguments": "{}",
     }
-    return Entry(Origin.MINTED, item_id, orjson.dumps(item), mark)
+    return Entry(Origin.MINTED, item_id, orjson.dumps(item), CallMark.parse(mark))
 
 
 async def richly(store: Store) -> tuple[Conversation, dict[str, str]]:
