@@ -1,4 +1,4 @@
-"""A partition as it was read, key by key, and the chains in it. Nothing here talks to Redis."""
+"""Partition as it was read, key by key, and the chains in it. Nothing here talks to Redis."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from storage.calls import CallMark
+
 #: A branch's chain ends in one open span; a response's chain has none.
 OPEN_CHAIN = re.compile(r"(?:\d+:\d+:\d+,)*\d+:\d+:", re.ASCII)
 CLOSED_CHAIN = re.compile(r"(?:\d+:\d+:\d+(?:,\d+:\d+:\d+)*)?", re.ASCII)
 
 
-class ResolvedSpan(NamedTuple):
+class Span(NamedTuple):
     """A stretch of one segment; `to` is exclusive."""
 
     segment: int
@@ -22,7 +24,7 @@ class ResolvedSpan(NamedTuple):
 
 
 @dataclass
-class Image:
+class Partition:
     """One partition. Keys go by their names without prefix and partition.
 
     What is derived from several keys is worked out once: ask for it when all is read.
@@ -83,18 +85,16 @@ class Image:
         """Tell whether a segment is there, be it without an element as a new branch's is."""
         return segment in self.segments or f"branch:{segment}" in self.hashes
 
-    def chain(self, text: str) -> list[ResolvedSpan]:
+    def chain(self, text: str) -> list[Span]:
         """Return a chain, closed at this moment; what is no chain gives none."""
         if not (OPEN_CHAIN.fullmatch(text) or CLOSED_CHAIN.fullmatch(text)):
             return []
         parts = (span.split(":") for span in text.split(",") if span)
-        spans = [
-            ResolvedSpan(int(one), int(start), int(to) if to else self.length(int(one))) for one, start, to in parts
-        ]
+        spans = [Span(int(one), int(start), int(to) if to else self.length(int(one))) for one, start, to in parts]
         return [span for span in spans if span.start < span.to]
 
     @cached_property
-    def branch_chains(self) -> dict[int, list[ResolvedSpan]]:
+    def branch_chains(self) -> dict[int, list[Span]]:
         """Line -> the branch's chain."""
         return {line: self.chain(branch.get("chain", "")) for line, branch in self.branches.items()}
 
@@ -110,12 +110,12 @@ class Image:
         return reached
 
     @cached_property
-    def marks(self) -> dict[int, list[tuple[int, str]]]:
+    def marks(self) -> dict[int, list[tuple[int, CallMark]]]:
         """Segment -> offset and mark of its live items that have one, in order."""
-        marks: dict[int, list[tuple[int, str]]] = {}
+        marks: dict[int, list[tuple[int, CallMark]]] = {}
         for item, value in self.index.items():
             places, mark = parse_entry(value)
-            for segment, offset in places if mark and not item.startswith("call:") else ():
+            for segment, offset in places if mark.sign and not item.startswith("call:") else ():
                 if self.segments.get(segment, [])[offset : offset + 1] == [item]:
                     marks.setdefault(segment, []).append((offset, mark))
         return {segment: sorted(found) for segment, found in marks.items()}
@@ -131,7 +131,7 @@ class Image:
         return float(until), int(to)
 
 
-def reach_of(chain: Iterable[ResolvedSpan]) -> dict[int, int]:
+def reach_of(chain: Iterable[Span]) -> dict[int, int]:
     """Return segment -> how far a chain reads in it."""
     reached: dict[int, int] = {}
     for span in chain:
@@ -139,8 +139,8 @@ def reach_of(chain: Iterable[ResolvedSpan]) -> dict[int, int]:
     return reached
 
 
-def parse_entry(value: str) -> tuple[list[tuple[int, int]], str]:
+def parse_entry(value: str) -> tuple[list[tuple[int, int]], CallMark]:
     """Return the places (segment, offset) and the mark of an index entry."""
     places, _, mark = value.partition(" ")
     pairs = (place.split(":") for place in places.split(",") if ":" in place)
-    return [(int(segment), int(offset)) for segment, offset in pairs], mark
+    return [(int(segment), int(offset)) for segment, offset in pairs], CallMark.parse(mark)
