@@ -26,7 +26,7 @@ from storage.records import Lease
 #: Put before a response's id in the name of its log's lock.
 LOCK_PREFIX = "~"
 #: Bytes of events that go out in one round trip.
-BATCH_BYTES = 4 * 1024 * 1024
+TRIP_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class EventLogs:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
-        self._batcher = CallBatcher(keyspace.scripts, BATCH_BYTES)
+        self._batcher = CallBatcher(keyspace.scripts, TRIP_BYTES)
 
     def lease(self, log: EventLog) -> Lease:
         """Return the writer's lock, to renew it for as long as the log is written."""

@@ -13,7 +13,7 @@ from proxy.protocol.item_types import Item
 from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, EventBody, Stream, Text, part_stream
 from proxy.relay.frames import Frames
 from proxy.relay.item import as_text, complete_item, fill_part, opened, visible
-from proxy.relay.placement import Placement, pair
+from proxy.relay.placement import Placement, match_output
 
 #: What the word after `response.` says about the item that an event is about.
 _SUBJECTS = {
@@ -99,7 +99,7 @@ class Transcript:
         finals = [item for item in output if isinstance(item, dict) and item]
         drafts = [draft for draft in self._placement.in_order() if draft not in self._own]
         kept: list[Draft] = []
-        for item, draft in zip(finals, pair(drafts, finals), strict=True):
+        for item, draft in zip(finals, match_output(drafts, finals), strict=True):
             if draft is None:
                 draft = self._placement.add(dict(item))
                 if status in _OWING:
