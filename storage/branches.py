@@ -12,7 +12,7 @@ from storage.conversations import read_facts
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
 
 
-def read_branch(described: Sequence[Any]) -> Branch:
+def branch_from(described: Sequence[Any]) -> Branch:
     """Return the branch that the scripts' `describe` gives."""
     name, count, created_at, updated_at, active, description, parent, forked_at, forked_from = described
     return Branch(
@@ -51,7 +51,7 @@ class Branches:
         facts, described, anchor, source, backup, *items = await self._scripts.run(call)
         await self._touch(owner, read_facts(facts))
         return Forked(
-            branch=read_branch(described),
+            branch=branch_from(described),
             items=items,
             anchor=anchor.decode() or None,
             source=source.decode() or None,
@@ -60,7 +60,7 @@ class Branches:
 
     async def read(self, owner: str, conversation_id: str, name: str) -> Branch:
         """Return one branch. Raises ConversationNotFound, BranchNotFound."""
-        return read_branch((await self._run("read_branch", owner, conversation_id, name))[0])
+        return branch_from((await self._run("read_branch", owner, conversation_id, name))[0])
 
     async def list_page(self, owner: str, conversation_id: str, page: PageRequest) -> BranchPage:
         """Return a page of the branches in the order in which they were made; page.after is a name.
@@ -70,7 +70,7 @@ class Branches:
         order = "asc" if page.ascending else "desc"
         reply = await self._run("list_branches", owner, conversation_id, page.after or "", page.limit, order)
         active, more, *described = reply
-        return BranchPage([read_branch(one) for one in described], bool(more), active.decode())
+        return BranchPage([branch_from(one) for one in described], bool(more), active.decode())
 
     async def update(
         self,
@@ -89,7 +89,7 @@ class Branches:
         change = "-" if description is None else "=" + description
         facts, branch = await self._run("update_branch", owner, conversation_id, name, new_name or "", change)
         await self._touch(owner, read_facts(facts))
-        return read_branch(branch)
+        return branch_from(branch)
 
     async def delete(self, owner: str, conversation_id: str, name: str) -> None:
         """Delete a branch, and at once what only it reaches in segments of its own.

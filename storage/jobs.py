@@ -15,7 +15,7 @@ from redis import exceptions as redis_errors
 from storage.client.channel import Argument, Channel
 from storage.client.keys import queue_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import join_calls
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
@@ -200,7 +200,7 @@ class Jobs:
         try:
             return await self._take(worker, limit)
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def _take(self, worker: str, limit: int) -> list[JobEntry]:
         wait = ("COUNT", limit, "BLOCK", self._block_ms)

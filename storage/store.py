@@ -6,7 +6,7 @@ from storage.archive.archive import Archive
 from storage.branches import Branches
 from storage.client.connection import Client, connect, open_channel
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Scripts, translate
+from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
@@ -87,7 +87,7 @@ class Store:
             if isinstance(reply, Exception):
                 raise reply
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def close(self) -> None:
         """Close every connection."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain as chained
 
-from storage.branches import read_branch
+from storage.branches import branch_from
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
@@ -142,7 +142,7 @@ class Turns:
             raise reply
         if isinstance(reply[0], int):
             _, branch, backup = reply
-            return Committed(CommitResult.OK, read_branch(branch) if branch else None, backup.decode() or None)
+            return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None)
         result, lives = CommitResult(reply[0].decode()), reply[1]
         if not lives and turn.conversation_id:
             # the touch beside the commit has listed a deleted conversation again

@@ -35,7 +35,7 @@ class Call(NamedTuple):
     subject: str = ""
 
 
-def translate(error: Exception) -> StoreError:
+def translate_error(error: Exception) -> StoreError:
     """Return what a redis-py exception means for a caller: `Unavailable`, with a reason that has no credentials.
 
     An answer that only a fault of our own can cause (a wrong type, a script error) is raised as it is.
@@ -85,7 +85,7 @@ class Scripts:
                 if isinstance(replies[i], Exception):
                     raise replies[i]
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
         return replies
 
     def _command(self, call: Call) -> Command:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from storage.client.channel import Channel
 from storage.client.keys import OwnerKeys, queue_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, translate
+from storage.client.scripts import CLIENT_ERRORS, translate_error
 from storage.maintenance.invariants import complaints, garbage
 from storage.maintenance.partition_reader import PartitionReader
 
@@ -56,7 +56,7 @@ class Auditor:
             await self._check_queue(unfinished, report)
             await self._check_listings(owner, report)
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
         return report
 
     async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from storage.client.channel import Argument, Channel
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import FIELD_BREAK
 from storage.maintenance.sweeper import escape_glob
 
@@ -75,7 +75,7 @@ class Purger:
             try:
                 return await self._purge(owner, on_progress)
             except CLIENT_ERRORS as error:
-                raise translate(error) from error
+                raise translate_error(error) from error
 
     async def _purge(self, owner: str, on_progress: Callable[[Purged], None]) -> Purged:
         purged = Purged()

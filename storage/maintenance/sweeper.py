@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.errors import StoreError
 from storage.partitions import partition_of
 
@@ -64,7 +64,7 @@ class Sweeper:
                     if match := name.fullmatch(key):
                         yield match[1]
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def sweep(self, some_id: str) -> Swept:
         """Sweep the partition that an id leads to. Raises Unavailable; then the rest is left for the next sweep."""
