@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable, new_partition, partition_of
 from storage.maintenance.auditor import READINGS
 from storage.maintenance.invariants import complaints
+from tests.fake import connect_fake
 from tests.storage.builders import OWNER, PREFIX, STRANGER, add, connect, id_of, minted, start, store_on, take_turn
 from tests.storage.servers import run_valkey
 
@@ -44,7 +44,8 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    redis = FakeAsyncRedis()
+    redis = connect_fake()
+    await redis.flushall()
     async with store_on(redis) as store:
         made = await start(store, "one", "two", project_id="p")
         ids = await add(store, made, "three", minted(partition_of(made.id), "called", "+call_1"))
