@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.config import Secret
+from proxy.config.settings import Secret
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.witness import answered
 from tests.layouts import NAMES, Layout
