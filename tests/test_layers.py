@@ -105,6 +105,14 @@ def test_every_package_says_what_lives_there_and_what_it_may_import(face: Path):
     assert re.search(r"^Imports .*\.", said, re.MULTILINE), "what it may import: a line that begins with 'Imports'"
 
 
+def test_tests_of_modules_stand_in_folders_that_are_called_as_their_packages():
+    for package in ("proxy", "storage"):
+        folders = [path.parent for path in (ROOT / "tests" / package).rglob("*.py")]
+        names = {str(folder.relative_to(ROOT / "tests")) for folder in folders}
+        assert {name for name in names if not (ROOT / name / "__init__.py").is_file()} == set()
+        assert len(names) > 1
+
+
 def test_no_test_module_imports_another():
     """What several suites need stands in a module that is named for it."""
     between = {}
