@@ -18,7 +18,7 @@ from proxy.http.keys import STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter
 from proxy.protocol.items import hide_sealed, read_input
-from proxy.protocol.params import MAIN, read_branch
+from proxy.protocol.params import MAIN, read_branch_name
 from proxy.protocol.request import TurnRequest, read_request
 from proxy.turns.options import Revised, TurnOptions
 from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
@@ -129,7 +129,7 @@ def _backup_fork(request: web.Request, point: ForkPoint) -> Fork:
 
 
 def _source(request: web.Request, fork: Fork) -> TurnSource:
-    return TurnSource(path_conversation_id(request), branch=read_branch(request.query), fork=fork)
+    return TurnSource(path_conversation_id(request), branch=read_branch_name(request.query), fork=fork)
 
 
 def _asks(body: Mapping[str, Any], *, default: bool) -> bool:

@@ -1,4 +1,4 @@
-"""api.items."""
+"""The endpoints under /v1/conversations/{conversation_id}/items."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.http.keys import CONFIG, STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, NotFound, missing_parameter
 from proxy.protocol.items import InputItem
-from proxy.protocol.params import MAIN, asks_encrypted, check_id, read_branch, read_page
+from proxy.protocol.params import MAIN, asks_encrypted, check_id, read_branch_name, read_page
 from storage import Fork, ForkPoint, ItemNotFound, Store, partition_of
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -36,14 +36,14 @@ async def create_items(request: web.Request) -> web.Response:
             param="items",
             code="empty_array",
         )
-    append = _append(request.app[STORE], request[CALLER].owner, conversation_id, read_branch(request.query), items)
+    append = _append(request.app[STORE], request[CALLER].owner, conversation_id, read_branch_name(request.query), items)
     return _items(request, await whole(append), has_more=False)
 
 
 async def list_items(request: web.Request) -> web.Response:
     """GET /v1/conversations/{conversation_id}/items: after, limit, order, include[], branch, at."""
     conversation_id, query = path_conversation_id(request), request.query
-    branch, at = read_branch(query), query.get("at") or ""
+    branch, at = read_branch_name(query), query.get("at") or ""
     if at:
         check_id(at, "at")
     try:
@@ -67,7 +67,7 @@ async def delete_item(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}/items/{item_id}: mode, cascade, branch; answers the conversation."""
     store, owner, query = request.app[STORE], request[CALLER].owner, request.query
     conversation_id, item_id = path_conversation_id(request), path_item_id(request)
-    branch, point = read_branch(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
+    branch, point = read_branch_name(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
     if point is None:
         deletion = _delete_for_good(store, owner, conversation_id, branch, item_id)
     else:

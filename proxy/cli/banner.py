@@ -1,4 +1,4 @@
-"""What `branchline serve` prints once it listens, and how places are named without their secrets."""
+"""Start-up banner: what `branchline serve` prints once it listens, and how places are named without their secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AUTH = {
 }
 
 
-def render(config: Config, address: tuple[str, int], store: str) -> str:
+def render_banner(config: Config, address: tuple[str, int], store: str) -> str:
     """Return the start-up block. address: host and port listened on. store: what holds the state."""
     base = base_url(*address)
     return "\n".join(

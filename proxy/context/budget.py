@@ -11,7 +11,7 @@ import orjson
 
 from proxy.context.compacted import divide, is_summary, split
 from proxy.context.tokens import count_items, count_settings, load
-from proxy.context.truncation import Kind, Piece, limit_for, omit, piece_of, window_of
+from proxy.context.truncation import ItemRole, Piece, limit_for, omit, piece_of, window_of
 
 if TYPE_CHECKING:
     from proxy.context.input import TurnInput
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 REMEMBERED_ITEMS = 50_000
 #: Bytes of items that are counted in between; more are counted in a thread, so that other turns go on meanwhile.
 MAX_BYTES_BETWEEN = 64 * 1024
-
 
 #: The header that says how many items of the history the model was not shown.
 OMITTED = "x-branchline-omitted-items"
@@ -84,6 +83,6 @@ def _weigh(items: Sequence[bytes]) -> list[Piece]:
     pieces = [piece_of(item, tokens) for item, tokens in zip(read, count_items(read), strict=True)]
     # a summary is told as a user's message, but what it stands for is nowhere else any more
     return [
-        replace(piece, kind=Kind.LASTING) if is_summary(item) else piece
+        replace(piece, role=ItemRole.LASTING) if is_summary(item) else piece
         for item, piece in zip(items, pieces, strict=True)
     ]

@@ -21,18 +21,11 @@ from storage import ANYBODY, KeptAnswer, KeyClaim, KeyState, Store, StoreError, 
 if TYPE_CHECKING:
     from proxy.config.settings import IdempotencyConfig
 
-#: Idempotency keys that requests hold.
-CLAIMS: AppKey[Claims] = AppKey("claims")
-
-#: The idempotency key that this request holds. Set on a request that came with a key and is to be carried out.
-HELD: RequestKey[Held] = RequestKey("held")
-
-
 logger = logging.getLogger(__name__)
 
 #: First and longest pause between two looks at a key that somebody else holds, in seconds.
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 0.5
+FIRST_KEY_PAUSE = 0.05
+LONGEST_KEY_PAUSE = 0.5
 #: Answers are compressed for the store; from this size on, in bytes, in a thread.
 THREAD_BYTES = 64 * 1024
 #: Refusals that another attempt may well not meet, so no key is kept for them: credentials, time, rate.
@@ -40,6 +33,12 @@ _PASSING = frozenset({401, 403, 408, 425, 429})
 
 #: Response id → its answer made anew from the store, None if it was not stored.
 Restate: TypeAlias = Callable[[str], Awaitable[KeptAnswer | None]]
+
+#: Idempotency keys that requests hold.
+CLAIMS: AppKey[Claims] = AppKey("claims")
+
+#: The idempotency key that this request holds. Set on a request that came with a key and is to be carried out.
+HELD: RequestKey[Held] = RequestKey("held")
 
 
 class Held:
@@ -176,7 +175,7 @@ class Claims:
             await self.store.idempotency.renew(list(self._held), self.lease_seconds)
 
     def _backoff(self) -> Backoff:
-        return Backoff(FIRST_PAUSE, LONGEST_PAUSE, self.config.wait_seconds, factor=1.5, cut_last=True)
+        return Backoff(FIRST_KEY_PAUSE, LONGEST_KEY_PAUSE, self.config.wait_seconds, factor=1.5, cut_last=True)
 
 
 async def _pause(backoff: Backoff) -> None:

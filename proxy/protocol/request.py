@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from proxy.protocol.calls import call_key
+from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import (
     BadRequest,
     invalid_id_characters,
@@ -19,7 +19,7 @@ from proxy.protocol.errors import (
 from proxy.protocol.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.protocol.items import InputItem, read_input
 from proxy.protocol.params import check_branch_name, check_conversation_id, check_id, includes_encrypted, read_metadata
-from storage import Fork, ForkPoint, TurnSource
+from storage import CallSign, Fork, ForkPoint, TurnSource
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,9 @@ class TurnRequest:
 
     @cached_property
     def answered_calls(self) -> list[str]:
-        """Keys of the calls that the input brings outputs for."""
-        return [
-            call_key(item.body["call_id"])
-            for item in self.items
-            if item.body and item.type.endswith("_call_output") and isinstance(item.body.get("call_id"), str)
-        ]
+        """Keys of the calls that the input brings outputs for, where they must be known."""
+        marks = [mark_of(item.body) for item in self.items if item.body]
+        return [mark.key for mark in marks if mark.sign is CallSign.OUTPUT]
 
 
 def read_request(body: Mapping[str, Any]) -> TurnRequest:

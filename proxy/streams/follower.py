@@ -22,7 +22,7 @@ from proxy.protocol.errors import BadRequest
 from proxy.protocol.params import asks_encrypted
 from proxy.relay.replay import Replay, end_of_broken_run
 from proxy.runtime.tasks import Backoff, periodic
-from proxy.streams.event_log import PAGE_BYTES, split_frames
+from proxy.streams.event_log import LOG_PAGE_BYTES, split_frames
 from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError
 
 if TYPE_CHECKING:
@@ -30,21 +30,20 @@ if TYPE_CHECKING:
 
     from storage import Store
 
-#: Those that read the logs of events.
-FOLLOWERS: AppKey[Followers] = AppKey("followers")
-
-
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the logs, and between two while the store can't be reached.
 POLL_SECONDS = 0.05
-PAUSE_SECONDS = 1.0
+OUTAGE_PAUSE_SECONDS = 1.0
 #: Seconds that a reader waits for a log to be begun, and since when its response may have been known at most, as far
 #: as the clocks of two replicas agree.
-GRACE_SECONDS = 0.5
+LOG_GRACE_SECONDS = 0.5
 FRESH_SECONDS = 60.0
 #: Numbers of events have no more digits.
 MAX_DIGITS = 15
+
+#: Those that read the logs of events.
+FOLLOWERS: AppKey[Followers] = AppKey("followers")
 
 
 class Broken(Exception):
@@ -52,10 +51,14 @@ class Broken(Exception):
 
 
 class Followers:
-    """All readers of logs in this process. keepalive_seconds: silence that a stream may have."""
+    """All readers of logs in this process. keepalive_seconds: silence that a stream may have.
 
-    def __init__(self, store: Store, keepalive_seconds: float) -> None:
+    ordinary_logs: the events of ordinary streams are kept too (`streams.keep`), from a moment after they were sent.
+    """
+
+    def __init__(self, store: Store, keepalive_seconds: float, *, ordinary_logs: bool = False) -> None:
         self.store = store
+        self.ordinary_logs = ordinary_logs
         self._keepalive_seconds = keepalive_seconds
         self._waiting: dict[EventQuery, list[asyncio.Future[EventPage]]] = {}
         self._streams: set[HttpDelivery] = set()
@@ -72,7 +75,7 @@ class Followers:
                 "logs of events can't be read",
                 logger,
                 when=self._wanted,
-                rest_seconds=PAUSE_SECONDS,
+                rest_seconds=OUTAGE_PAUSE_SECONDS,
             ),
             periodic(self._keepalive_seconds / 3, self._keep_alive, "followed streams could not be kept alive", logger),
         ):
@@ -108,7 +111,7 @@ class Followers:
     async def _poll(self) -> None:
         self._forget_the_gone()
         queries = list(self._waiting)
-        pages = await self.store.events.read_all(queries, PAGE_BYTES)
+        pages = await self.store.events.read_all(queries, LOG_PAGE_BYTES)
         for query, page in zip(queries, pages, strict=True):
             if isinstance(page, StoreError) or page.batches or page.ended or not page.running:
                 self._tell(query, page)
@@ -151,15 +154,18 @@ class LogReader:
     async def begin(self) -> None:
         """Read what there is. Raises ResponseNotFound, Unavailable, and BadRequest when no events are kept."""
         is_fresh = abs(ids.age_seconds(self._response_id)) < FRESH_SECONDS
-        backoff = Backoff(POLL_SECONDS, POLL_SECONDS, GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
+        backoff = Backoff(POLL_SECONDS, POLL_SECONDS, LOG_GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
         while True:
+            # whoever was told the id a moment ago may be here before the first events are in the log
             try:
                 self._page = await self._read()
-                break
             except ResponseNotFound:
-                # whoever was told the id a moment ago may be here before the first events are in the log
                 if not await backoff.pause():
                     raise
+            else:
+                late = self._followers.ordinary_logs and not self._page.kept
+                if not (late and await backoff.pause()):
+                    break
         if not self._page.kept:
             raise BadRequest(
                 "This response was not created in background mode with stream=true, or its events are not kept any "
@@ -194,7 +200,7 @@ class LogReader:
         return EventQuery(self._owner, self._response_id, self._number)
 
     async def _read(self) -> EventPage:
-        return await self._store.events.read(self._query, PAGE_BYTES)
+        return await self._store.events.read(self._query, LOG_PAGE_BYTES)
 
     def _take(self, page: EventPage) -> bytes:
         if self._generation and page.generation != self._generation:

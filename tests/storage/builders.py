@@ -12,10 +12,12 @@ from redis.asyncio import Redis
 
 from proxy.protocol import ids
 from storage import (
+    CallMark,
     CommitMode,
     CommitResult,
     Conversation,
     Entry,
+    EventLog,
     Lease,
     OpenedTurn,
     Origin,
@@ -26,7 +28,7 @@ from storage import (
     new_partition,
     partition_of,
 )
-from storage.client.scripts import load_scripts
+from storage.client.library import load_scripts
 
 PREFIX = "test"
 OWNER = "alice"
@@ -85,12 +87,12 @@ def json_item(item_id: str, text: str) -> bytes:
 def minted(partition: str, text: str, mark: str = "") -> Entry:
     """Return a new item with an id of ours."""
     item_id = ids.new_turn_item_id("message", partition, stored=True)
-    return Entry(Origin.MINTED, item_id, json_item(item_id, text), mark)
+    return Entry(Origin.MINTED, item_id, json_item(item_id, text), CallMark.parse(mark))
 
 
 def brought(item_id: str, text: str = "brought", mark: str = "") -> Entry:
     """Return an item with an id that the client chose or knows."""
-    return Entry(Origin.CLIENT, item_id, json_item(item_id, text), mark)
+    return Entry(Origin.CLIENT, item_id, json_item(item_id, text), CallMark.parse(mark))
 
 
 def reference(item_id: str) -> Entry:
@@ -235,6 +237,28 @@ async def take_turn(
     commit = finished(opened, partition=partition, conversation=conversation, owner=owner, **facts)
     assert (await store.turns.commit(commit)).result is CommitResult.OK
     return commit.response_id
+
+
+async def take_named_turn(
+    store: Store, answer: str = "answer", answers: Sequence[str] | None = None, **facts: Any
+) -> str:
+    """Take a turn whose response names its own id, as real ones do."""
+    place = facts["conversation"].id if "conversation" in facts else facts["previous"]
+    response_id = ids.new_response_id(partition_of(place), stored=True)
+    body = orjson.dumps({"id": response_id, "object": "response", "metadata": {"says": answer}, "tools": []})
+    return await take_turn(
+        store,
+        response_id=response_id,
+        body=body,
+        answers=[answer] if answers is None else answers,
+        model="m-1",
+        **facts,
+    )
+
+
+def new_log(token: str = "", *, response_id: str = "", owner: str = OWNER) -> EventLog:
+    """Return the event log of a response, a new one unless it is named."""
+    return EventLog(owner, response_id or ids.new_response_id(new_partition(), stored=True), token)
 
 
 async def continue_from(store: Store, response_id: str) -> list[str]:

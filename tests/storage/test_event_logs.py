@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.protocol import ids
 from storage import (
     EventBatch,
     EventLog,
@@ -16,22 +15,17 @@ from storage import (
     ResponseNotFound,
     Store,
     Unavailable,
-    new_partition,
     partition_of,
 )
-from storage.event_logs import CONVOY_BYTES
+from storage.event_logs import TRIP_BYTES
 from tests.roundtrips import RoundTripCounter
-from tests.storage.builders import OWNER, STRANGER, connect, take_turn
+from tests.storage.builders import OWNER, STRANGER, connect, new_log, take_turn
 from tests.storage.inspection import keys_of
 from tests.storage.servers import run_valkey
 
 LIMIT = 1024 * 1024
 TTL = 100.0
 LEASE = 10.0
-
-
-def new_log(token: str = "", *, response_id: str = "", owner: str = OWNER) -> EventLog:
-    return EventLog(owner, response_id or ids.new_response_id(new_partition(), stored=True), token)
 
 
 def batch(first: int, *events: str) -> EventBatch:
@@ -257,7 +251,7 @@ async def test_what_several_logs_get_at_the_same_time_goes_together():
         ):
             # the script is sent whole once, and a connection takes some trips of its own
             await append(store, new_log(), 0, "a", last=True)
-            for size, trips in ((10, 1), (CONVOY_BYTES // 2, 10)):
+            for size, trips in ((10, 1), (TRIP_BYTES // 2, 10)):
                 logs = [new_log() for _ in range(20)]
                 counter.reset()
                 assert all(await asyncio.gather(*(append(store, log, 0, "x" * size, last=True) for log in logs)))

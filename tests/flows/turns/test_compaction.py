@@ -17,6 +17,7 @@ from proxy.echo.events import play
 from proxy.echo.replies import Answer
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.witness import Reading, accept_response, accept_stored
+from tests.items import kinds, user
 from tests.upstream import CUT, HANG, Reply, Step
 
 COMPACT = "/v1/responses/compact"
@@ -58,10 +59,6 @@ def says(text: str, *steps: Step) -> Reply:
     return Reply.sse([*events[:-1], *steps, events[-1]])
 
 
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
 def sent(proxy: Proxy, at: int = -1) -> list[str]:
     """A request's input by its texts; a summary's as `<text>`; other items by their type."""
     names = []
@@ -72,10 +69,6 @@ def sent(proxy: Proxy, at: int = -1) -> list[str]:
             text = f"<{text.splitlines()[3]}>"
         names.append(text if text != INSTRUCTIONS else "SUMMARISE")
     return names
-
-
-def kinds(items: list[dict[str, Any]]) -> list[str]:
-    return [item.get("role") or item["type"] for item in items]
 
 
 async def turn(proxy: Proxy, text: Any, *, stream: bool = False, key: str = "sk-alice", **fields: Any) -> Any:

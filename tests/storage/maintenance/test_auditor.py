@@ -38,9 +38,8 @@ class World:
     async def complaints(self) -> list[str]:
         """What one reading of the conversation's partition finds."""
         reader = self.store.auditor._reader
-        partition = partition_of(self.made.id)
-        image = await reader.read(partition, await reader.names(partition))
-        return list(complaints(image))
+        name = partition_of(self.made.id)
+        return list(complaints(await reader.read(name, await reader.names(name))))
 
 
 @pytest.fixture
@@ -238,12 +237,12 @@ async def test_what_was_wrong_for_a_moment_is_no_complaint(world: World, monkeyp
     reader = world.store.auditor._reader
     readings = 0
 
-    async def heal(partition: str, names: set[str]) -> Any:
+    async def heal(name: str, keys: set[str]) -> Any:
         nonlocal readings
         readings += 1
-        image = await type(reader).read(reader, partition, names)
+        partition = await type(reader).read(reader, name, keys)
         await world.redis.persist(world.key("index"))
-        return image
+        return partition
 
     monkeypatch.setattr(reader, "read", heal)
     await world.redis.expire(world.key("index"), 9_999_999)
