@@ -116,9 +116,14 @@ class Claims:
         backoff = self._backoff()
         holder, restated = "", None
         while True:
-            standing = await self.store.idempotency.claim(
-                claim, fingerprint, self.lease_seconds, round(retention_seconds), aside=holder
-            )
+            try:
+                standing = await self.store.idempotency.claim(
+                    claim, fingerprint, self.lease_seconds, round(retention_seconds), aside=holder
+                )
+            except asyncio.CancelledError:
+                # the key may have been taken for a client that has left: a repeat would wait until its lease is over
+                await self._hold(claim, retention_seconds).release()
+                raise
             if standing.state is KeyState.REUSED:
                 raise KeyReused
             if standing.answer is not None:
