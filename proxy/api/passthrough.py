@@ -90,7 +90,7 @@ class Upload:
 
 
 def _headers(request: web.Request) -> CIMultiDict[str]:
-    headers = request_headers(request.headers, request[CALLER].upstream_authorization)
+    headers = request_headers(request.headers, request[CALLER].credentials)
     if request.body_exists and request.content_length is not None:
         headers[hdrs.CONTENT_LENGTH] = str(request.content_length)
     return headers

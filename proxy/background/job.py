@@ -26,15 +26,14 @@ class BackgroundJob:
 
     body: Mapping[str, Any]
     inbound: Inbound = field(repr=False)
-    authorization: str | None = field(repr=False)
+    credentials: Mapping[str, str] = field(repr=False)
     created_at: int
 
     @classmethod
     def of(cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int) -> BackgroundJob:
         """Return what a request needs: of its headers those that the upstream gets."""
-        headers = request_headers(inbound.headers, None)
-        headers.popall("Authorization", None)
-        return cls(request.body, Inbound(headers, inbound.query), caller.upstream_authorization, created_at)
+        headers = request_headers(inbound.headers, {})
+        return cls(request.body, Inbound(headers, inbound.query), caller.credentials, created_at)
 
     def read(self) -> TurnRequest:
         """Return the request, checked as when it came. Raises BadRequest."""
@@ -46,7 +45,7 @@ class BackgroundJob:
             "body": self.body,
             "headers": list(self.inbound.headers.items()),
             "query": self.inbound.query,
-            "authorization": self.authorization,
+            "credentials": list(self.credentials.items()),
             "created_at": self.created_at,
         }
         return sealer.seal(f"{_PURPOSE} {response_id}", owner, orjson.dumps(content))
@@ -57,7 +56,7 @@ class BackgroundJob:
         content = orjson.loads(sealer.open(f"{_PURPOSE} {response_id}", owner, text))
         headers = CIMultiDict((name, value) for name, value in content["headers"])
         inbound = Inbound(headers, content["query"])
-        return cls(content["body"], inbound, content["authorization"], content["created_at"])
+        return cls(content["body"], inbound, dict(content["credentials"]), content["created_at"])
 
 
 def settled(request: TurnRequest) -> TurnRequest:
