@@ -17,7 +17,15 @@ from proxy.http.keys import CONFIG, STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, NotFound, missing_parameter
 from proxy.protocol.items import InputItem
-from proxy.protocol.params import MAIN, asks_encrypted, check_id, read_branch, read_page
+from proxy.protocol.params import (
+    MAIN,
+    asks_encrypted,
+    check_id,
+    read_branch,
+    read_page,
+    refuse_misspelt,
+    refuse_unknown,
+)
 from storage import Fork, ForkPoint, ItemNotFound, Store, partition_of
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -26,7 +34,9 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 async def create_items(request: web.Request) -> web.Response:
     """POST /v1/conversations/{conversation_id}/items: up to 20, all or none; answers just these, in their order."""
     conversation_id = path_conversation_id(request)
+    refuse_misspelt(request.query, ("branch",))
     body = await read_json(request)
+    refuse_unknown(body, ("items",), in_query=("branch",))
     if "items" not in body:
         raise missing_parameter("items")
     items = read_items(body["items"])
@@ -43,6 +53,7 @@ async def create_items(request: web.Request) -> web.Response:
 async def list_items(request: web.Request) -> web.Response:
     """GET /v1/conversations/{conversation_id}/items: after, limit, order, include[], branch, at."""
     conversation_id, query = path_conversation_id(request), request.query
+    refuse_misspelt(query, ("branch", "at"))
     branch, at = read_branch(query), query.get("at") or ""
     if at:
         check_id(at, "at")
@@ -67,6 +78,7 @@ async def delete_item(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}/items/{item_id}: mode, cascade, branch; answers the conversation."""
     store, owner, query = request.app[STORE], request[CALLER].owner, request.query
     conversation_id, item_id = path_conversation_id(request), path_item_id(request)
+    refuse_misspelt(query, ("branch", "mode", "cascade"))
     branch, point = read_branch(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
     if point is None:
         deletion = _delete_for_good(store, owner, conversation_id, branch, item_id)

@@ -10,7 +10,7 @@ from proxy.api.turns import run_turn
 from proxy.auth.caller import CALLER
 from proxy.background.submission import submit
 from proxy.http.answers import json_answer, whole
-from proxy.http.body import read_json
+from proxy.http.body import read_json, refuse_selection
 from proxy.http.keys import STORE
 from proxy.idempotency.turns import note_submission
 from proxy.protocol.errors import BadRequest
@@ -59,6 +59,7 @@ async def delete_response(request: web.Request) -> web.Response:
 
 async def delete_responses(request: web.Request) -> web.Response:
     """DELETE /v1/responses: all that the caller has, conversations and everything else too; no key of it is left."""
+    await refuse_selection(request)
     purged = await whole(request.app[STORE].purger.purge(request[CALLER].owner))
     return json_answer({"object": "responses.deleted", "deleted": True, "deleted_count": purged.responses})
 

@@ -18,8 +18,57 @@ from proxy.protocol.errors import (
 )
 from proxy.protocol.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.protocol.items import InputItem, read_input
-from proxy.protocol.params import check_branch_name, check_conversation_id, check_id, includes_encrypted, read_metadata
+from proxy.protocol.params import (
+    check_branch_name,
+    check_conversation_id,
+    check_id,
+    includes_encrypted,
+    read_metadata,
+    refuse_unknown,
+)
 from storage import Fork, ForkPoint, TurnSource
+
+#: Fields of a request, of which most are the model server's to judge (OpenAI's client 3.57).
+REQUEST_FIELDS = frozenset(
+    {
+        "access_programs",
+        "background",
+        "background_options",
+        "context_management",
+        "conversation",
+        "image",
+        "include",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "model",
+        "moderation",
+        "parallel_tool_calls",
+        "previous_response_id",
+        "prompt",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+    }
+)
+#: Fields of `conversation`, which is ours but for its id.
+_CONVERSATION = ("id", "branch", "fork_from", "at")
 
 
 @dataclass(frozen=True)
@@ -127,6 +176,7 @@ def _read_conversation(value: Any) -> TurnSource:
     """Return what `conversation` names: an id, or an object with `id`, `branch`, `fork_from`, `at`."""
     if not isinstance(value, dict):
         return TurnSource(conversation_id=_read_conversation_id(value, "conversation"))
+    refuse_unknown(value, _CONVERSATION, within="conversation")
     if "id" not in value:
         raise missing_parameter("conversation.id")
     conversation_id = _read_conversation_id(value["id"], "conversation.id")

@@ -297,7 +297,7 @@ async def test_main_may_be_described(proxy: Proxy):
     ("branch", "body", "status", "param", "code"),
     [
         ("draft", {}, 400, "name", "missing_required_parameter"),
-        ("draft", {"title": "x"}, 400, "name", "missing_required_parameter"),
+        ("draft", {"title": "x"}, 400, "title", "unknown_parameter"),
         ("draft", {"name": None}, 400, "name", "invalid_type"),
         ("draft", {"name": ""}, 400, "name", "invalid_value"),
         ("draft", {"name": ".."}, 400, "name", "invalid_value"),
