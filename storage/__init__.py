@@ -5,6 +5,7 @@
 
 from storage.archive.coverage import Coverage
 from storage.archive.export import Export
+from storage.calls import CallMark, CallSign, Pairing, pair
 from storage.errors import (
     AlreadyThere,
     BranchExists,
@@ -77,6 +78,8 @@ __all__ = [
     "BranchPage",
     "BranchProtected",
     "Busy",
+    "CallMark",
+    "CallSign",
     "Chain",
     "CommitMode",
     "CommitResult",
@@ -117,6 +120,7 @@ __all__ = [
     "OpenedTurn",
     "Origin",
     "PageRequest",
+    "Pairing",
     "Purged",
     "Report",
     "ResponseNotFound",
@@ -131,5 +135,6 @@ __all__ = [
     "TurnSource",
     "Unavailable",
     "new_partition",
+    "pair",
     "partition_of",
 ]

@@ -1,4 +1,4 @@
-"""Branches of conversations in the store: fork, read, rename, delete, activate, compare. None copies an item."""
+"""Branches in the store: fork, read, rename, delete, activate, compare. None copies an item."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Space, flatten
+from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
 
 
-def read_branch(described: Sequence[Any]) -> Branch:
+def branch_from(described: Sequence[Any]) -> Branch:
     """Return the branch that the scripts' `describe` gives."""
     name, count, created_at, updated_at, active, description, parent, forked_at, forked_from = described
     return Branch(
@@ -31,9 +31,9 @@ def read_branch(described: Sequence[Any]) -> Branch:
 class Branches:
     """Branches of any owner's conversations; each call names the owner and sees nothing of others."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
 
     async def create(
         self, owner: str, conversation_id: str, source_branch: str, fork: Fork, entries: Sequence[Entry] = ()
@@ -46,12 +46,12 @@ class Branches:
         """
         fork_arguments = [fork.point.value, fork.target, fork.name, fork.backup, fork.description or ""]
         arguments = [source_branch, *fork_arguments, *flatten(entries)]
-        keys = self._space.keys(conversation_id).common
+        keys = self._keyspace.keys(conversation_id).common
         call = Call("fork_branch", keys, [owner, conversation_id, *arguments], conversation_id)
         facts, described, anchor, source, backup, *items = await self._scripts.run(call)
         await self._touch(owner, read_facts(facts))
         return Forked(
-            branch=read_branch(described),
+            branch=branch_from(described),
             items=items,
             anchor=anchor.decode() or None,
             source=source.decode() or None,
@@ -60,7 +60,7 @@ class Branches:
 
     async def read(self, owner: str, conversation_id: str, name: str) -> Branch:
         """Return one branch. Raises ConversationNotFound, BranchNotFound."""
-        return read_branch((await self._run("read_branch", owner, conversation_id, name))[0])
+        return branch_from((await self._run("read_branch", owner, conversation_id, name))[0])
 
     async def list_page(self, owner: str, conversation_id: str, page: PageRequest) -> BranchPage:
         """Return a page of the branches in the order in which they were made; page.after is a name.
@@ -70,7 +70,7 @@ class Branches:
         order = "asc" if page.ascending else "desc"
         reply = await self._run("list_branches", owner, conversation_id, page.after or "", page.limit, order)
         active, more, *described = reply
-        return BranchPage([read_branch(one) for one in described], bool(more), active.decode())
+        return BranchPage([branch_from(one) for one in described], bool(more), active.decode())
 
     async def update(
         self,
@@ -89,7 +89,7 @@ class Branches:
         change = "-" if description is None else "=" + description
         facts, branch = await self._run("update_branch", owner, conversation_id, name, new_name or "", change)
         await self._touch(owner, read_facts(facts))
-        return read_branch(branch)
+        return branch_from(branch)
 
     async def delete(self, owner: str, conversation_id: str, name: str) -> None:
         """Delete a branch, and at once what only it reaches in segments of its own.
@@ -120,10 +120,10 @@ class Branches:
         )
 
     async def _run(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> list[Any]:
-        head, conversation, branches, _ = self._space.keys(conversation_id).common
+        head, conversation, branches, _ = self._keyspace.keys(conversation_id).common
         call = Call(script, [head, conversation, branches], [owner, conversation_id, *arguments], conversation_id)
         return await self._scripts.run(call)
 
     async def _touch(self, owner: str, conversation: Conversation) -> None:
-        touch = self._space.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
+        touch = self._keyspace.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)

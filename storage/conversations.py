@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Space, flatten
+from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
 from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
@@ -37,9 +37,9 @@ def read_facts(flat: Sequence[bytes]) -> Conversation:
 class Conversations:
     """Conversations of any owner; each call names the owner and sees nothing of others."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
 
     async def create(
         self, owner: str, draft: Conversation, entries: Sequence[Entry]
@@ -48,12 +48,12 @@ class Conversations:
         metadata = [part for pair in draft.metadata.items() for part in pair]
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
         arguments = [*facts, len(draft.metadata), *metadata, *flatten(entries)]
-        call = Call("create_conversation", self._space.keys(draft.id).common, arguments, draft.id)
-        touch = self._space.touch(owner, draft.id, draft.project_id, draft.referrer)
+        call = Call("create_conversation", self._keyspace.keys(draft.id).common, arguments, draft.id)
+        touch = self._keyspace.touch(owner, draft.id, draft.project_id, draft.referrer)
         # The listing first: an entry without its conversation is repaired when read; the reverse is never seen.
         _, reply = await self._scripts.run_all([touch, call])
         if isinstance(reply, StoreError):
-            await self._scripts.run(self._space.drop(owner, draft.id, draft.project_id, draft.referrer))
+            await self._scripts.run(self._keyspace.drop(owner, draft.id, draft.project_id, draft.referrer))
             raise reply
         created_at, updated_at, *items = reply
         return (
@@ -79,16 +79,16 @@ class Conversations:
 
         Raises ConversationNotFound, TooManyMetadata.
         """
-        keys = self._space.keys(conversation_id)
+        keys = self._keyspace.keys(conversation_id)
         arguments: list[Argument] = [owner, conversation_id, MAX_METADATA, len(changes)]
         for name, value in changes.items():
             arguments += [name, "-" if value is None else "=" + value]
         call = Call("update_conversation", [keys.head, keys.conversation], arguments, conversation_id)
         before, after = (read_facts(flat) for flat in await self._scripts.run(call))
-        listings = self._space.owner(owner)
+        listings = self._keyspace.owner(owner)
         left = set(listings.listings(before.project_id, before.referrer))
         left -= set(listings.listings(after.project_id, after.referrer))
-        calls = [self._space.touch(owner, after.id, after.project_id, after.referrer)]
+        calls = [self._keyspace.touch(owner, after.id, after.project_id, after.referrer)]
         if left:
             calls.append(Call("drop_index", sorted(left), [conversation_id, 0]))
         await self._scripts.run_all(calls)
@@ -101,7 +101,7 @@ class Conversations:
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner; return how many there were."""
-        listing = self._space.owner(owner).conversations
+        listing = self._keyspace.owner(owner).conversations
         deleted, cursor = 0, ""
         while entries := await self._list_entries(listing, cursor, DELETE_BATCH, ascending=True):
             replies = await self._scripts.run_all([self._delete_call(owner, one) for one, _ in entries])
@@ -127,7 +127,7 @@ class Conversations:
         conversation moves. Two round trips, one more for each entry that had to be repaired or filtered out.
         Raises CursorNotFound.
         """
-        listings = self._space.owner(owner)
+        listings = self._keyspace.owner(owner)
         listing = listings.conversations
         if referrer:
             listing = listings.referrer(referrer)
@@ -172,7 +172,7 @@ class Conversations:
             if isinstance(reply, StoreError):
                 raise reply
             conversation = read_facts(reply[0])
-            if listing not in self._space.owner(owner).listings(conversation.project_id, conversation.referrer):
+            if listing not in self._keyspace.owner(owner).listings(conversation.project_id, conversation.referrer):
                 repairs.append(_repair_call(listing, conversation_id))
                 continue
             found.append((conversation, score))
@@ -183,15 +183,15 @@ class Conversations:
         return found
 
     def _read_call(self, owner: str, conversation_id: str) -> Call:
-        keys = self._space.keys(conversation_id)
+        keys = self._keyspace.keys(conversation_id)
         return Call("read_conversation", [keys.head, keys.conversation], [owner, conversation_id], conversation_id)
 
     def _delete_call(self, owner: str, conversation_id: str) -> Call:
-        arguments: list[Argument] = [owner, conversation_id, self._space.retention_seconds]
-        return Call("delete_conversation", self._space.keys(conversation_id).common, arguments, conversation_id)
+        arguments: list[Argument] = [owner, conversation_id, self._keyspace.retention_seconds]
+        return Call("delete_conversation", self._keyspace.keys(conversation_id).common, arguments, conversation_id)
 
     def _drop_call(self, owner: str, conversation: Conversation) -> Call:
-        return self._space.drop(owner, conversation.id, conversation.project_id, conversation.referrer)
+        return self._keyspace.drop(owner, conversation.id, conversation.project_id, conversation.referrer)
 
 
 def _repair_call(listing: str, conversation_id: str) -> Call:

@@ -1,4 +1,4 @@
-"""What the store can refuse.
+"""Errors of the store: what it can refuse.
 
 StoreError
 ├── Unavailable               Redis can't be reached, is loading, full or read-only: nothing is known; retry

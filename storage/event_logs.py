@@ -1,4 +1,4 @@
-"""Logs of events: what a streamed response told its client, kept for a while, so that it can be told again.
+"""Event logs: what a streamed response told its client, kept for a while, so that it can be told again.
 
 One log a response, written by whoever runs it, read by anybody and from anywhere, while it grows and afterwards. The
 store does not look into the events: they are bytes, in batches, counted from 0.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Space
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call, Scripts
 from storage.errors import StoreError
 from storage.partitions import partition_of
@@ -26,7 +26,7 @@ from storage.records import Lease
 #: Put before a response's id in the name of its log's lock.
 LOCK_PREFIX = "~"
 #: Bytes of events that go out in one round trip.
-CONVOY_BYTES = 4 * 1024 * 1024
+TRIP_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class EventPage:
         return self.generation != ""
 
 
-class Convoy:
+class CallBatcher:
     """Calls that wait for each other: those that come while some are on their way go together, in one round trip.
 
     limit_bytes: of the arguments that go together, unless one has more by itself.
@@ -145,13 +145,13 @@ class Convoy:
                 future.set_result(reply)
 
 
-class Events:
+class EventLogs:
     """Logs of any owner's responses."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._scripts = space.scripts
-        self._convoy = Convoy(space.scripts, CONVOY_BYTES)
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
+        self._batcher = CallBatcher(keyspace.scripts, TRIP_BYTES)
 
     def lease(self, log: EventLog) -> Lease:
         """Return the writer's lock, to renew it for as long as the log is written."""
@@ -169,7 +169,7 @@ class Events:
         arguments: list[Argument] = [log.owner, log.token, batch.first_number, batch.count, batch.frames, int(last)]
         arguments += [_seconds(ttl_seconds), log.holder, round(lease_seconds * 1000)]
         call = Call("append_events", self._keys(log), arguments, log.response_id)
-        (written,) = await self._convoy.run(call, len(batch.frames))
+        (written,) = await self._batcher.run(call, len(batch.frames))
         return bool(written)
 
     async def claim(self, log: EventLog, *, ttl_seconds: float, lease_seconds: float, empty: bool = False) -> bool:
@@ -185,7 +185,7 @@ class Events:
 
     async def release(self, log: EventLog) -> None:
         """Give up writing: a log that has not ended will not go on. Raises Unavailable."""
-        keys = self._space.keys(log.response_id)
+        keys = self._keyspace.keys(log.response_id)
         await self._scripts.run(Call("release_turn", [keys.lock(log.lock)], [log.holder]))
 
     async def read(self, query: EventQuery, limit_bytes: int) -> EventPage:
@@ -204,13 +204,13 @@ class Events:
         return [reply if isinstance(reply, StoreError) else _page(*reply) for reply in replies]
 
     def _read(self, query: EventQuery, limit_bytes: int) -> Call:
-        keys = self._space.keys(query.response_id)
+        keys = self._keyspace.keys(query.response_id)
         lock = keys.lock(f"{LOCK_PREFIX}{query.response_id}")
         names = [keys.head, keys.response(query.response_id), keys.events(query.response_id), lock]
         return Call("read_events", names, [query.owner, query.first_number, limit_bytes], query.response_id)
 
     def _keys(self, log: EventLog) -> list[str]:
-        keys = self._space.keys(log.response_id)
+        keys = self._keyspace.keys(log.response_id)
         return [keys.response(log.response_id), keys.events(log.response_id), keys.lock(log.lock)]
 
 

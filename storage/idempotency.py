@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Space
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.errors import StoreError
 
@@ -59,9 +59,9 @@ class KeyStanding:
 class Idempotency:
     """The keys of any owner; they live beside the owner's listings, one hash each, and always expire."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
 
     async def claim(
         self, claim: KeyClaim, fingerprint: str, lease_seconds: float, retention_seconds: int, *, aside: str = ""
@@ -103,7 +103,7 @@ class Idempotency:
         await self._scripts.run(Call("free_key", [self._key(claim)], [claim.token]))
 
     def _key(self, claim: KeyClaim) -> str:
-        return self._space.owner(claim.owner).idempotency(claim.name)
+        return self._keyspace.owner(claim.owner).idempotency(claim.name)
 
     def _keep_call(self, claim: KeyClaim, response_id: str, lease_seconds: float) -> Call:
         return Call("keep_key", [self._key(claim)], [claim.token, int(lease_seconds * 1000), response_id])

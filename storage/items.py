@@ -1,4 +1,4 @@
-"""Items of conversations in the store."""
+"""Items in the store: append, list, read, delete, find by id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Space, flatten
+from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.errors import StoreError
@@ -26,16 +26,16 @@ def page_arguments(page: PageRequest) -> list[Argument]:
 class Items:
     """Items of any owner's conversations; each call names the owner and sees nothing of others."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
 
     async def append(self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry]) -> list[bytes]:
         """Append entries to a branch ('' = the active one), all or none; return the items as stored.
 
         Raises ConversationNotFound, BranchNotFound, ItemNotFound, AlreadyThere.
         """
-        keys = self._space.keys(conversation_id)
+        keys = self._keyspace.keys(conversation_id)
         arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, *flatten(entries)]
         call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
         facts, *items = await self._scripts.run(call)
@@ -49,7 +49,7 @@ class Items:
 
         Raises ConversationNotFound, BranchNotFound, ItemNotFound (for `at`), CursorNotFound.
         """
-        keys = self._space.keys(conversation_id)
+        keys = self._keyspace.keys(conversation_id)
         arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page), at]
         call = Call("list_items", [*keys.common, keys.response("")], arguments, conversation_id)
         more, items = await self._scripts.run(call)
@@ -81,15 +81,15 @@ class Items:
         """Return one resolve_items call a partition, and the ids that each asks for."""
         ordered = sorted(set(item_ids), key=partition_of)
         groups = [list(group) for _, group in groupby(ordered, key=partition_of)]
-        calls = [Call("resolve_items", self._space.keys(group[0]).common, [owner, *group]) for group in groups]
+        calls = [Call("resolve_items", self._keyspace.keys(group[0]).common, [owner, *group]) for group in groups]
         return calls, groups
 
     async def _touch(self, owner: str, conversation: Conversation) -> None:
-        touch = self._space.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
+        touch = self._keyspace.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)
 
     def _call(self, script: str, owner: str, conversation_id: str, *arguments: str) -> Call:
-        keys = self._space.keys(conversation_id).common
+        keys = self._keyspace.keys(conversation_id).common
         return Call(script, keys, [owner, conversation_id, *arguments], conversation_id)
 
 

@@ -14,8 +14,9 @@ from redis import exceptions as redis_errors
 
 from storage.client.channel import Argument, Channel
 from storage.client.keys import queue_key
-from storage.client.keyspace import Space
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.keyspace import Keyspace
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.values import join_calls
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
 from storage.records import OpenedTurn
@@ -26,8 +27,6 @@ GROUP = "workers"
 GRACE_SECONDS = 60
 #: Seconds without a word after which a worker that has no entries is forgotten.
 FORGET_SECONDS = 3600
-
-_CALL_BREAK = "\x1e"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +81,11 @@ class Busy:
 class Jobs:
     """Jobs of any owner, and their queue. channel: for what waits on the server, so that nothing else waits for it."""
 
-    def __init__(self, space: Space, channel: Channel, *, timeout_seconds: float) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace, channel: Channel, *, timeout_seconds: float) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
         self._channel = channel
-        self._queue = queue_key(space.prefix)
+        self._queue = queue_key(keyspace.prefix)
         #: How long the server may keep a worker waiting for entries.
         self._block_ms = max(1, round(timeout_seconds * 600))
 
@@ -98,7 +97,7 @@ class Jobs:
         Where it is unknown whether it was written, the caller must not promise it.
         """
         response_id = submission.response_id
-        keys, opened = self._space.keys(response_id), submission.opened
+        keys, opened = self._keyspace.keys(response_id), submission.opened
         calls = [
             Call("enqueue_job", [self._queue], [GROUP, response_id, ""]),
             Call(
@@ -111,8 +110,8 @@ class Jobs:
                     submission.token,
                     opened.lock,
                     opened.chain,
-                    _CALL_BREAK.join(sorted(opened.pending)),
-                    self._space.retention_seconds,
+                    join_calls(sorted(opened.pending)),
+                    self._keyspace.retention_seconds,
                     int(submission.streamed),
                 ],
                 response_id,
@@ -127,7 +126,7 @@ class Jobs:
 
         Raises ResponseNotFound, Unavailable.
         """
-        keys = self._space.keys(response_id)
+        keys = self._keyspace.keys(response_id)
         call = Call("cancel_response", [keys.head, keys.response(response_id)], [owner], response_id)
         (in_background,) = await self._scripts.run(call)
         return bool(in_background)
@@ -136,7 +135,7 @@ class Jobs:
 
     async def claim(self, entry: JobEntry, token: str, lease_seconds: float) -> Job | Busy | None:
         """Take a response to run it under a new token; None if it is over or gone. Raises Unavailable."""
-        keys = self._space.keys(entry.response_id)
+        keys = self._keyspace.keys(entry.response_id)
         reply = await self._scripts.run(
             Call(
                 "claim_job",
@@ -159,7 +158,7 @@ class Jobs:
         calls = [
             Call(
                 "renew_job",
-                [self._space.keys(job.entry.response_id).response(job.entry.response_id)],
+                [self._keyspace.keys(job.entry.response_id).response(job.entry.response_id)],
                 [job.token, round(lease_seconds * 1000)],
             )
             for job in jobs
@@ -174,7 +173,7 @@ class Jobs:
 
         new_token: nobody's; its branch stays locked for so long. Raises Unavailable.
         """
-        keys = self._space.keys(job.entry.response_id)
+        keys = self._keyspace.keys(job.entry.response_id)
         arguments: list[Argument] = [job.token, new_token, round(lease_seconds * 1000)]
         call = Call("return_job", [keys.head, keys.response(job.entry.response_id)], arguments)
         (returned,) = await self._scripts.run(call)
@@ -182,7 +181,7 @@ class Jobs:
 
     async def fail(self, job: Job, error: bytes) -> bool:
         """End it as failed. error: JSON object. False: it was not ours any more. Raises Unavailable."""
-        keys = self._space.keys(job.entry.response_id)
+        keys = self._keyspace.keys(job.entry.response_id)
         call = Call("fail_job", [keys.head, keys.response(job.entry.response_id)], [job.token, error])
         (failed,) = await self._scripts.run(call)
         return bool(failed)
@@ -190,7 +189,7 @@ class Jobs:
     async def is_over(self, response_id: str) -> bool:
         """Tell whether a response is terminal or gone. Raises Unavailable."""
         (unfinished,) = await self._scripts.run(
-            Call("check_job", [self._space.keys(response_id).response(response_id)], [])
+            Call("check_job", [self._keyspace.keys(response_id).response(response_id)], [])
         )
         return not unfinished
 
@@ -201,7 +200,7 @@ class Jobs:
         try:
             return await self._take(worker, limit)
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def _take(self, worker: str, limit: int) -> list[JobEntry]:
         wait = ("COUNT", limit, "BLOCK", self._block_ms)

@@ -1,4 +1,4 @@
-"""What goes into the store and comes out of it. Items are JSON bytes throughout: the store never parses them."""
+"""Records: what goes into the store and comes out. Items are JSON bytes throughout: the store never parses them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
+
+from storage.calls import NO_MARK, CallMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,12 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item to append. mark: see append.lua."""
+    """One item to append."""
 
     origin: Origin
     id: str
     data: bytes
-    mark: str = ""
+    mark: CallMark = NO_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +272,9 @@ class Lease:
     token: str
 
 
-#: Items that follow each other: segment, first offset, offset past the last.
-Span: TypeAlias = tuple[int, int, int]
-#: Spans in reading order, all closed.
-Chain: TypeAlias = Sequence[Span]
+#: Spans in reading order, all closed. A span is items that follow each other: segment, first offset, offset past the
+#: last.
+Chain: TypeAlias = Sequence[tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +332,7 @@ class ArchivedItem:
     segment: int
     offset: int
     data: bytes
-    mark: str | None = None
+    mark: CallMark | None = None
     id: str = ""
 
 

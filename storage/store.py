@@ -1,14 +1,14 @@
-"""The store as the rest of Branchline sees it."""
+"""Store: the way in for the rest of Branchline, every subject over one connection pool."""
 
 from __future__ import annotations
 
 from storage.archive.archive import Archive
 from storage.branches import Branches
 from storage.client.connection import Client, connect, open_channel
-from storage.client.keyspace import Space
-from storage.client.scripts import CLIENT_ERRORS, Scripts, translate
+from storage.client.keyspace import Keyspace
+from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
 from storage.conversations import Conversations
-from storage.event_logs import Events
+from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
 from storage.items import Items
 from storage.jobs import Jobs
@@ -36,22 +36,22 @@ class Store:
         max_connections: int = 256,
     ) -> None:
         self._channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections)
-        space = Space(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
+        keyspace = Keyspace(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
         #: What the server is called where people read it.
         self.description = ""
-        self.conversations = Conversations(space)
-        self.items = Items(space)
-        self.branches = Branches(space)
-        self.turns = Turns(space, self.items)
-        self.responses = Responses(space)
-        self.events = Events(space)
+        self.conversations = Conversations(keyspace)
+        self.items = Items(keyspace)
+        self.branches = Branches(keyspace)
+        self.turns = Turns(keyspace, self.items)
+        self.responses = Responses(keyspace)
+        self.events = EventLogs(keyspace)
         queue = open_channel(client, timeout_seconds=timeout_seconds, max_connections=1)
-        self.jobs = Jobs(space, queue, timeout_seconds=timeout_seconds)
-        self.idempotency = Idempotency(space)
-        self.archive = Archive(space)
-        self.sweeper = Sweeper(self._channel, space)
-        self.purger = Purger(self._channel, space)
-        self.auditor = Auditor(self._channel, space)
+        self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
+        self.idempotency = Idempotency(keyspace)
+        self.archive = Archive(keyspace)
+        self.sweeper = Sweeper(self._channel, keyspace)
+        self.purger = Purger(self._channel, keyspace)
+        self.auditor = Auditor(self._channel, keyspace)
 
     @classmethod
     def connect(
@@ -87,7 +87,7 @@ class Store:
             if isinstance(reply, Exception):
                 raise reply
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def close(self) -> None:
         """Close every connection."""

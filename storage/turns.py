@@ -1,14 +1,15 @@
-"""Turns in the store: open, commit, release, renew."""
+"""Turns in the store: open, commit, and the locks (leases) that they hold while they run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain as chained
 
-from storage.branches import read_branch
+from storage.branches import branch_from
 from storage.client.channel import Argument
-from storage.client.keyspace import Space, flatten
+from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
+from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of
@@ -23,10 +24,6 @@ from storage.records import (
     TurnSource,
 )
 
-#: Between call ids in a list of them; CALL_BREAK of the scripts.
-_CALL_BREAK = "\x1e"
-#: FIELD_BREAK of the scripts.
-_FIELD_BREAK = "\x1f"
 #: For how long what a fork inherits is kept from being freed while its turn runs.
 FORK_PIN_MS = 3_600_000
 _IN_CONVERSATION = {CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE}
@@ -35,9 +32,9 @@ _IN_CONVERSATION = {CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE}
 class Turns:
     """Turns of any owner."""
 
-    def __init__(self, space: Space, items: Items) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace, items: Items) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
         self._items = items
 
     async def open(
@@ -60,10 +57,10 @@ class Turns:
         # for here, and those that lead elsewhere there too.
         far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far)
-        keys = self._space.keys_of(lease.partition)
+        keys = self._keyspace.keys_of(lease.partition)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
         fork = source.fork
-        arguments += [int(lease_seconds * 1000), self._space.retention_seconds]
+        arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds]
         arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
         arguments.append(FORK_PIN_MS)
         arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
@@ -83,7 +80,7 @@ class Turns:
             # a tombstone is an empty string
             items=list(filter(None, chained.from_iterable(spans))),
             chain=chain,
-            pending=frozenset(filter(None, pending.decode().split(_CALL_BREAK))),
+            pending=frozenset(split_calls(pending.decode())),
             line=line,
             branch=branch.decode(),
             lock=lock.decode(),
@@ -110,7 +107,7 @@ class Turns:
 
         Raises Conflict (nothing was written), Unavailable (unknown whether it was: repeat).
         """
-        keys = self._space.keys_of(turn.partition)
+        keys = self._keyspace.keys_of(turn.partition)
         opened = turn.opened
         arguments: list[Argument] = [
             turn.owner,
@@ -121,14 +118,14 @@ class Turns:
             turn.token,
             opened.fence,
             opened.chain,
-            _CALL_BREAK.join(sorted(opened.pending)),
-            self._space.retention_seconds,
+            join_calls(sorted(opened.pending)),
+            self._keyspace.retention_seconds,
             COMMIT_MARKER_SECONDS,
             int(turn.stored),
             turn.status,
             turn.body,
             turn.response_id,
-            turn.model.replace(_FIELD_BREAK, ""),
+            turn.model.replace(FIELD_BREAK, ""),
             (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else "",
             opened.anchor or "",
             turn.job_token,
@@ -138,24 +135,24 @@ class Turns:
         commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
         if turn.mode in _IN_CONVERSATION and turn.conversation_id:
-            touch = self._space.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+            touch = self._keyspace.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             calls.append(touch)
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
         if isinstance(reply[0], int):
             _, branch, backup = reply
-            return Committed(CommitResult.OK, read_branch(branch) if branch else None, backup.decode() or None)
+            return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None)
         result, lives = CommitResult(reply[0].decode()), reply[1]
         if not lives and turn.conversation_id:
             # the touch beside the commit has listed a deleted conversation again
-            drop = self._space.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+            drop = self._keyspace.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
         return Committed(result)
 
     async def release(self, lease: Lease) -> None:
         """Give a lock back; nothing happens if it is not held by this token any more."""
-        keys = self._space.keys_of(lease.partition)
+        keys = self._keyspace.keys_of(lease.partition)
         await self._scripts.run(Call("release_turn", [keys.lock(lease.lock)], [lease.token]))
 
     async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[bool]:
@@ -164,7 +161,7 @@ class Turns:
             [
                 Call(
                     "renew_lease",
-                    [self._space.keys_of(lease.partition).lock(lease.lock)],
+                    [self._keyspace.keys_of(lease.partition).lock(lease.lock)],
                     [lease.token, int(lease_seconds * 1000)],
                 )
                 for lease in leases

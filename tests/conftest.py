@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import fakeredis
 import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis
@@ -18,6 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from storage import Store
 from storage.embedded import find_binary
+from tests.fake import connect_fake
 
 # A shared or busy machine makes data slowly (the first text it makes takes seconds); that is no failure.
 settings.register_profile("branchline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -51,11 +51,8 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture(params=["fake", "valkey"])
 async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
     """An empty server: fakeredis, then a real Valkey."""
-    client: AsyncRedis
-    if request.param == "fake":
-        client = fakeredis.FakeAsyncRedis()
-    else:
-        client = AsyncRedis.from_url(request.getfixturevalue("valkey_url"))
+    fake = request.param == "fake"
+    client: AsyncRedis = connect_fake() if fake else AsyncRedis.from_url(request.getfixturevalue("valkey_url"))
     await client.flushall()
     yield client
     await client.aclose()

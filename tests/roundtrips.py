@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-#: Seconds of silence after which a client is taken to wait for its answer.
+#: What is shorter came by one write, as a whole.
+SHORT_BYTES = 4096
+#: Seconds of silence after which a client that sent more is taken to wait for its answer.
 SILENCE_SECONDS = 0.01
 CHUNK_BYTES = 1 << 20
 
@@ -64,9 +66,12 @@ class RoundTripCounter:
             await asyncio.wait([requests, replies], return_when=asyncio.FIRST_COMPLETED)
         for writer in (client_writer, server_writer):
             writer.close()
+        for writer in (client_writer, server_writer):
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _forward_requests(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
-        while request := await _read_until_silent(client):
+        while request := await _read_request(client):
             self.count += 1
             await self._send_request(server, request)
 
@@ -83,12 +88,55 @@ class RoundTripCounter:
         await client.drain()
 
 
-async def _read_until_silent(reader: asyncio.StreamReader) -> bytes:
-    """Read what a client sends until it pauses, so that a long pipeline counts once; nothing at its end."""
-    parts = [await reader.read(CHUNK_BYTES)]
-    while parts[-1]:
+class _Commands:
+    """What a client has sent since it last waited. is_whole: its last command has its end."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._arguments_left = 0
+        self._bytes_left = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return not (self._head or self._arguments_left or self._bytes_left)
+
+    def feed(self, data: bytes) -> None:
+        """Take in what came next, cut anywhere: arrays (`*2`) of arguments with their lengths (`$3`)."""
+        at = 0
+        while at < len(data):
+            if self._bytes_left:
+                step = min(self._bytes_left, len(data) - at)
+                self._bytes_left -= step
+                at += step
+                continue
+            end = data.find(b"\n", at) + 1
+            self._head += data[at : end or len(data)]
+            at = end or len(data)
+            if end:
+                self._begin(self._head[:1], int(self._head[1:]))
+                self._head = b""
+
+    def _begin(self, kind: bytes, length: int) -> None:
+        if kind == b"*":
+            self._arguments_left = length
+        else:
+            self._arguments_left -= 1
+            self._bytes_left = length + len(b"\r\n")
+
+
+async def _read_request(reader: asyncio.StreamReader) -> bytes:
+    """Read what a client sends until it waits, so that a long pipeline counts once; nothing at its end."""
+    commands = _Commands()
+    request = bytearray()
+    patience: float | None = None
+    while True:
         try:
-            parts.append(await asyncio.wait_for(reader.read(CHUNK_BYTES), SILENCE_SECONDS))
+            async with asyncio.timeout(patience):
+                data = await reader.read(CHUNK_BYTES)
         except TimeoutError:
-            break
-    return b"".join(parts)
+            return bytes(request)
+        request += data
+        commands.feed(data)
+        if not data or (commands.is_whole and len(request) < SHORT_BYTES):
+            return bytes(request)
+        patience = SILENCE_SECONDS if commands.is_whole else None

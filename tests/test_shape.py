@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ MODULES = sorted([*(ROOT / "proxy").glob("**/*.py"), *(ROOT / "storage").glob("*
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_HANDLER_LINES = 25
+#: What every module of routes has under the same name.
+SHARED_NAMES = {"ROUTES"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -41,6 +45,19 @@ def without_docstring(tree: ast.AST, prefix: str = "") -> Iterator[str]:
             yield from without_docstring(node, f"{prefix}{node.name}.")
 
 
+def public_names(tree: ast.Module) -> set[str]:
+    """Public classes, functions and constants of a module; loggers, of which each module has its own, aside."""
+    names: set[str] = set()
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Assign() | ast.AnnAssign() if "getLogger" not in ast.unparse(node):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names.update(each.id for each in chain(*map(ast.walk, targets)) if isinstance(each, ast.Name))
+    return {name for name in names if not name.startswith("_")}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_keeps_within_its_size_and_explains_what_is_public(path: Path):
     source = path.read_text("utf-8")
@@ -58,8 +75,18 @@ def test_handlers_are_short():
     assert {name: size for name, size in sizes.items() if size > MAX_HANDLER_LINES} == {}
 
 
+def test_no_public_name_stands_twice():
+    homes = defaultdict[str, list[str]](list)
+    for path in MODULES:
+        for name in public_names(ast.parse(path.read_text("utf-8"))) - SHARED_NAMES:
+            homes[name].append(str(path.relative_to(ROOT)))
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
 def test_the_measures_measure():
     source = "def long():\n" + "    pass\n" * 60 + "class Thing:\n    def do(self): ...\n    def _hidden(self): ...\n"
     tree = ast.parse(source)
     assert {node.name: lines(node) for node in functions(tree)} == {"long": 61, "do": 1, "_hidden": 1}
     assert list(without_docstring(tree)) == ["long", "Thing", "Thing.do"]
+    names = "A: int = 1\nB, (_C, d) = 1, (2, 3)\nlogger = logging.getLogger()\nasync def _e(): ...\n"
+    assert public_names(ast.parse(source + names)) == {"long", "Thing", "A", "B", "d"}

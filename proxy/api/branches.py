@@ -75,7 +75,7 @@ async def read_branch(request: web.Request) -> web.Response:
 async def update_branch(request: web.Request) -> web.Response:
     """POST and PATCH …/branches/{branch}: name, description; at least one of them."""
     conversation_id, name = path_conversation_id(request), _path_branch(request)
-    new_name, description = read_changes(await read_json(request))
+    new_name, description = read_branch_changes(await read_json(request))
     update = request.app[STORE].branches.update(
         request[CALLER].owner, conversation_id, name, new_name=new_name, description=description
     )
@@ -132,7 +132,7 @@ def read_fork(body: Mapping[str, Any]) -> tuple[str, Fork]:
     return source, Fork(point, item_id or "", name=name, description=description)
 
 
-def read_changes(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def read_branch_changes(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return a branch's new name and description; None leaves as it is, '' clears the description.
 
     Raises BadRequest naming the field.

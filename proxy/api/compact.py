@@ -14,6 +14,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from proxy.api.turns import inbound_of
 from proxy.auth.caller import CALLER
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
@@ -27,7 +28,7 @@ from proxy.protocol.request import TurnRequest, read_request
 from proxy.services import SERVICES
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
-from proxy.upstream.model_call import Inbound, ModelCall
+from proxy.upstream.model_call import ModelCall
 
 if TYPE_CHECKING:
     from proxy.services import Services
@@ -49,7 +50,7 @@ async def compact_window(request: web.Request) -> web.Response:
     """POST /v1/responses/compact: the window that a request describes, made short."""
     asked = read_compact(await read_json(request))
     services = request.app[SERVICES]
-    call = services.model_call(request[CALLER], Inbound.of(request))
+    call = services.model_call(request[CALLER], inbound_of(request))
     body, headers = await Compactor(services, call, asked).compact()
     request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
     return web.Response(body=body, headers=headers, content_type="application/json")

@@ -96,7 +96,7 @@ async def read_conversation(request: web.Request) -> web.Response:
 async def update_conversation(request: web.Request) -> web.Response:
     """POST and PATCH /v1/conversations/{conversation_id}: metadata merges, null deletes a key or clears a field."""
     conversation_id = path_conversation_id(request)
-    changes = read_changes(await read_json(request))
+    changes = read_conversation_changes(await read_json(request))
     store = request.app[STORE]
     conversation = await whole(store.conversations.update(request[CALLER].owner, conversation_id, changes))
     return json_answer(render(conversation))
@@ -109,7 +109,7 @@ async def delete_conversation(request: web.Request) -> web.Response:
     return json_answer({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 
-def read_changes(body: Mapping[str, Any]) -> dict[str, str | None]:
+def read_conversation_changes(body: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the fields that an update sets, or (None) clears; metadata keys as `m:<key>`.
 
     OpenAI demands `metadata`; here any of our own fields will do instead. Raises BadRequest.

@@ -18,7 +18,7 @@ from proxy.http.keys import STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter, unknown_parameter
 from proxy.protocol.items import hide_sealed, read_input
-from proxy.protocol.params import MAIN, read_branch, refuse_misspelt, refuse_unknown
+from proxy.protocol.params import MAIN, read_branch_name, refuse_misspelt, refuse_unknown
 from proxy.protocol.request import REQUEST_FIELDS, TurnRequest, read_request
 from proxy.turns.options import Revised, TurnOptions
 from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
@@ -132,7 +132,7 @@ def _backup_fork(request: web.Request, point: ForkPoint) -> Fork:
 
 def _source(request: web.Request, fork: Fork) -> TurnSource:
     refuse_misspelt(request.query, ("branch",))
-    return TurnSource(path_conversation_id(request), branch=read_branch(request.query), fork=fork)
+    return TurnSource(path_conversation_id(request), branch=read_branch_name(request.query), fork=fork)
 
 
 def read_asks(body: Mapping[str, Any], ours: Sequence[str], *, default: bool) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
+from proxy.api.turns import inbound_of
 from proxy.auth.caller import CALLER
 from proxy.compaction.automatic import Compaction
 from proxy.context.budget import OMITTED
@@ -22,7 +23,7 @@ from proxy.protocol.request import read_request
 from proxy.services import SERVICES
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
-from proxy.upstream.model_call import Inbound, ModelCall
+from proxy.upstream.model_call import ModelCall
 
 if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
@@ -39,7 +40,7 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     body = {**await read_json(request, allow_empty=True), "store": False, "stream": False, "background": False}
     turn_request = read_request(body)
     services = request.app[SERVICES]
-    call = services.model_call(request[CALLER], Inbound.of(request))
+    call = services.model_call(request[CALLER], inbound_of(request))
     answer, headers = await TokenCount(services, call, turn_request).take()
     request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
     return web.Response(body=answer, headers=headers, content_type="application/json")

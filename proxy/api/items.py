@@ -21,7 +21,7 @@ from proxy.protocol.params import (
     MAIN,
     asks_encrypted,
     check_id,
-    read_branch,
+    read_branch_name,
     read_page,
     refuse_misspelt,
     refuse_unknown,
@@ -46,7 +46,7 @@ async def create_items(request: web.Request) -> web.Response:
             param="items",
             code="empty_array",
         )
-    append = _append(request.app[STORE], request[CALLER].owner, conversation_id, read_branch(request.query), items)
+    append = _append(request.app[STORE], request[CALLER].owner, conversation_id, read_branch_name(request.query), items)
     return _items(request, await whole(append), has_more=False)
 
 
@@ -54,7 +54,7 @@ async def list_items(request: web.Request) -> web.Response:
     """GET /v1/conversations/{conversation_id}/items: after, limit, order, include[], branch, at."""
     conversation_id, query = path_conversation_id(request), request.query
     refuse_misspelt(query, ("branch", "at"))
-    branch, at = read_branch(query), query.get("at") or ""
+    branch, at = read_branch_name(query), query.get("at") or ""
     if at:
         check_id(at, "at")
     try:
@@ -79,7 +79,7 @@ async def delete_item(request: web.Request) -> web.Response:
     store, owner, query = request.app[STORE], request[CALLER].owner, request.query
     conversation_id, item_id = path_conversation_id(request), path_item_id(request)
     refuse_misspelt(query, ("branch", "mode", "cascade"))
-    branch, point = read_branch(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
+    branch, point = read_branch_name(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
     if point is None:
         deletion = _delete_for_good(store, owner, conversation_id, branch, item_id)
     else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import aiohttp
     from multidict import CIMultiDict
 
-PREFIX = "/v1"
+_PREFIX = "/v1"
 
 #: First segments that belong to the stateful endpoints.
 OURS = frozenset({"responses", "conversations"})
@@ -61,9 +61,9 @@ def upstream_path(raw_path: str) -> str:
     """
     segments = _segments(raw_path)
     ours = len(segments) > 1 and segments[1].lower() in OURS
-    if ours or segments[:1] != ["v1"] or not raw_path.startswith(f"{PREFIX}/") or ".." in segments:
+    if ours or segments[:1] != ["v1"] or not raw_path.startswith(f"{_PREFIX}/") or ".." in segments:
         raise NotFound(f"Invalid URL ({raw_path}).")
-    return raw_path.removeprefix(PREFIX)
+    return raw_path.removeprefix(_PREFIX)
 
 
 def _segments(raw_path: str) -> list[str]:

@@ -6,7 +6,7 @@ import orjson
 from aiohttp import web
 
 from proxy.api.rendering import item_list
-from proxy.api.turns import run_turn
+from proxy.api.turns import inbound_of, run_turn
 from proxy.auth.caller import CALLER
 from proxy.background.submission import submit
 from proxy.http.answers import json_answer, whole
@@ -19,7 +19,6 @@ from proxy.protocol.request import read_request
 from proxy.relay.replay import Replay
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
-from proxy.upstream.model_call import Inbound
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
@@ -27,7 +26,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     turn_request = read_request(await read_json(request))
     if not turn_request.background:
         return await run_turn(request, turn_request)
-    response = await submit(request.app[SERVICES], request[CALLER], turn_request, Inbound.of(request))
+    response = await submit(request.app[SERVICES], request[CALLER], turn_request, inbound_of(request))
     await note_submission(request, response["id"], streamed=turn_request.stream)
     if turn_request.stream:
         return await follow(request, response["id"])

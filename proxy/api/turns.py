@@ -19,6 +19,11 @@ from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
 
 
+def inbound_of(request: web.Request) -> Inbound:
+    """Return what of a request goes along to the model server."""
+    return Inbound(request.headers, request.rel_url.raw_query_string)
+
+
 async def run_turn(
     request: web.Request, turn_request: TurnRequest, options: TurnOptions | None = None
 ) -> web.StreamResponse:
@@ -27,7 +32,7 @@ async def run_turn(
     if (lost := await find_lost_answer(request, turn_request, options)) is not None:
         return lost
     services, caller = request.app[SERVICES], request[CALLER]
-    call = services.model_call(caller, Inbound.of(request))
+    call = services.model_call(caller, inbound_of(request))
     delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
     log = stream_log(services, caller.owner, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)

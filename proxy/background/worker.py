@@ -33,6 +33,7 @@ from proxy.sealing import Unsealable
 from proxy.streams.event_log import EventLogWriter
 from proxy.turns.identity import AcceptedIdentity
 from proxy.turns.options import TurnOptions
+from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
 from storage import EventLog, Job, JobEntry, StoreError, Unavailable
 
@@ -53,8 +54,6 @@ LOCK_WAIT_SECONDS = 60.0
 CLAIM_PAUSES = (0.02, 0.1, 0.5)
 #: Seconds between two attempts at a store that can't be reached.
 STORE_PAUSE = 1.0
-#: Seconds that what runs gets to end once it was given back.
-LAST_WORDS_SECONDS = 5.0
 
 _SERVER_ERROR = "server_error"
 

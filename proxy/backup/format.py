@@ -26,6 +26,8 @@ from storage import (
     ArchivedBranch,
     ArchivedItem,
     ArchivedResponse,
+    CallMark,
+    CallSign,
     Chain,
     Export,
 )
@@ -100,7 +102,7 @@ class AppendLine(Line, frozen=True, tag="append"):
 
 
 class ItemLine(Line, frozen=True, tag="item"):
-    """An item where it lies. mark: see append.lua."""
+    """An item where it lies. mark: a call mark in its stored form."""
 
     segment: Number
     offset: Offset
@@ -162,9 +164,10 @@ def to_item(line: ItemLine, segment: int) -> ArchivedItem:
     if not isinstance(kind, str) or not kind:
         raise ValueError("the item has no type")
     mark = mark_of(item)
-    if mark.startswith("+") and line.mark == "~" + mark[1:]:
+    optional = CallMark(CallSign.OPTIONAL_CALL, mark.key)
+    if mark.sign is CallSign.CALL and line.mark == str(optional):
         # the one thing that the item does not tell: its tool was declared as one that needs no output
-        mark = line.mark
+        mark = optional
     try:
         return ArchivedItem(segment, line.offset, dump(item), mark, item_id)
     except ApiError as exc:
@@ -236,5 +239,5 @@ def _write_append(append: ArchivedAppend) -> bytes:
 def _write_item(item: ArchivedItem) -> bytes:
     fields: dict[str, Any] = {"segment": item.segment, "offset": item.offset, "item": None}
     if item.data:
-        fields |= {"mark": item.mark, "item": orjson.Fragment(item.data)}
+        fields |= {"mark": None if item.mark is None else str(item.mark), "item": orjson.Fragment(item.data)}
     return _dump("item", fields)

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from operator import itemgetter
 from typing import IO
 
 from proxy.backup.format import (
@@ -28,7 +29,7 @@ from proxy.backup.format import (
 )
 from proxy.protocol.errors import ApiError
 from proxy.protocol.params import read_metadata
-from storage import ArchivedAppend, ArchivedBranch, ArchivedItem, Conversation, Coverage, partition_of
+from storage import ArchivedAppend, ArchivedBranch, ArchivedItem, CallMark, Conversation, Coverage, pair, partition_of
 
 #: The lines in the order in which they come.
 _ORDER = (ConversationLine, BranchLine, AppendLine, ItemLine, EndLine)
@@ -250,26 +251,24 @@ class _Calls:
     """
 
     def __init__(self) -> None:
-        self._marks: dict[int, list[tuple[int, str]]] = {}
+        self._marks: dict[int, list[tuple[int, CallMark]]] = {}
         self._deleted: dict[int, list[int]] = {}
 
     def add(self, item: ArchivedItem) -> None:
         """Take the next item."""
         if not item.data:
             self._deleted.setdefault(item.segment, []).append(item.offset)
-        elif item.mark:
+        elif item.mark and item.mark.sign:
             self._marks.setdefault(item.segment, []).append((item.offset, item.mark))
 
     def pending(self, branch: BranchLine) -> list[str]:
         """Return the calls that wait."""
-        waiting: set[str] = set()
+        marks: list[CallMark] = []
         for segment, start, stop in branch.chain:
-            marks = self._marks.get(segment, [])
-            for _, mark in marks[bisect_left(marks, (start, "")) : bisect_left(marks, (stop, ""))]:
-                if mark.startswith("+"):
-                    waiting.add(mark[1:])
-                elif mark.startswith("-"):
-                    waiting.discard(mark[1:])
+            placed = self._marks.get(segment, [])
+            first, last = (bisect_left(placed, offset, key=itemgetter(0)) for offset in (start, stop))
+            marks += [mark for _, mark in placed[first:last]]
+        waiting = pair(marks).waiting
         return sorted(waiting & set(branch.pending) if self._has_gaps(branch.chain) else waiting)
 
     def _has_gaps(self, chain: Spans) -> bool:

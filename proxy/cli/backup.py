@@ -33,7 +33,7 @@ SUFFIX = ".jsonl"
 #: What it is called until it is complete.
 UNFINISHED = ".part"
 #: Partitions that are looked at in one round trip.
-BATCH = 100
+IDENTIFIED_AT_ONCE = 100
 #: Bytes at the end of a file that have its last line in them.
 TAIL_BYTES = 512
 
@@ -103,8 +103,8 @@ async def run_import(config: Config, options: Namespace) -> int:
 async def _export_all(store: Store, directory: Path, owner: str | None, tally: Tally) -> None:
     partitions = sorted({name async for name in store.sweeper.partitions()})
     with _progress("export", len(partitions)) as bar:
-        for i in range(0, len(partitions), BATCH):
-            batch = partitions[i : i + BATCH]
+        for i in range(0, len(partitions), IDENTIFIED_AT_ONCE):
+            batch = partitions[i : i + IDENTIFIED_AT_ONCE]
             for whose, conversation in await store.archive.identify(batch):
                 if owner in {None, whose}:
                     await _export_one(store, directory, whose, conversation, tally)

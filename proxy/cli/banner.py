@@ -18,7 +18,7 @@ _AUTH = {
 }
 
 
-def render(config: Config, address: tuple[str, int], store: str) -> str:
+def render_banner(config: Config, address: tuple[str, int], store: str) -> str:
     """Return the start-up block. address: host and port listened on. store: what holds the state."""
     base = base_url(*address)
     return "\n".join(

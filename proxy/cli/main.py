@@ -100,9 +100,9 @@ def _check(options: argparse.Namespace) -> int:
 
 def _collect(options: argparse.Namespace) -> int:
     config = _load(options)
-    from proxy.cli.maintenance import collect
+    from proxy.cli.maintenance import collect_garbage
 
-    _run(collect(config, options.every))
+    _run(collect_garbage(config, options.every))
     return 0
 
 

@@ -27,7 +27,7 @@ class UpkeepError(Exception):
     """The store can't be worked on; `str()` is one line for the terminal."""
 
 
-async def collect(config: Config, every_seconds: float | None) -> None:
+async def collect_garbage(config: Config, every_seconds: float | None) -> None:
     """Free what nothing reaches and print what it was; again and again if `every_seconds` are given.
 
     Raises UpkeepError when the store is not available (if it is to be done again and again: at the first time only),

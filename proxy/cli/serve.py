@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from proxy.app import create_app, create_runner
-from proxy.cli.banner import render
+from proxy.cli.banner import render_banner
 from proxy.config.validation import warnings
 from proxy.http.keys import STORE
 from storage.embedded import EmbeddedUnavailable
@@ -25,7 +25,7 @@ from storage.embedded import EmbeddedUnavailable
 if TYPE_CHECKING:
     from proxy.config.settings import Config
 
-LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LISTEN_PROBLEMS = {
     errno.EADDRINUSE: "another program listens there; choose another --port",
@@ -49,7 +49,7 @@ def serve(config: Config) -> None:
     """
     set_up_logging(config.log.level)
     for warning in warnings(config):
-        LOGGER.warning(warning)
+        logger.warning(warning)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(config))
 
@@ -75,7 +75,7 @@ async def _serve(config: Config) -> None:
             starting.result()
             print(_block(runner, config), flush=True)
             await stop.wait()
-        LOGGER.info("stopping")
+        logger.info("stopping")
     finally:
         await runner.cleanup()
 
@@ -87,7 +87,7 @@ async def _start(runner: web.AppRunner, config: Config) -> None:
         raise StartError(str(exc)) from exc
     except ValueError as exc:
         # what only shows when the parts are made: a key file that is none, an algorithm that does not fit
-        LOGGER.debug("the configuration does not work", exc_info=True)
+        logger.debug("the configuration does not work", exc_info=True)
         raise StartError(str(exc), status=2) from exc
     host, port = config.server.host, config.server.port
     try:
@@ -116,7 +116,7 @@ def _on_signals(starting: asyncio.Task[None]) -> asyncio.Event:
 
 def _block(runner: web.AppRunner, config: Config) -> str:
     host, port = runner.addresses[0][:2]
-    return render(config, (host, port), runner.app[STORE].description)
+    return render_banner(config, (host, port), runner.app[STORE].description)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

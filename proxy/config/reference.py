@@ -77,7 +77,7 @@ def comments(section: type[Section]) -> dict[str, str]:
     return {field: " ".join(line.strip()[3:] for line in text.splitlines()) for text, field in found}
 
 
-def main() -> None:
+def write_reference() -> None:
     """Write both files into the tree that this package stands in."""
     root = Path(__file__).parents[2]
     (root / "docs" / "configuration.md").write_text(markdown(), "utf-8")
@@ -132,4 +132,4 @@ def _toml(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_reference()

@@ -11,7 +11,7 @@ import orjson
 
 from proxy.context.compacted import divide, is_summary, split
 from proxy.context.tokens import count_items, count_settings, load
-from proxy.context.truncation import Kind, Piece, limit_for, omit, piece_of, window_of
+from proxy.context.truncation import ItemRole, Piece, limit_for, omit, piece_of, window_of
 
 if TYPE_CHECKING:
     from proxy.context.input import TurnInput
@@ -84,6 +84,6 @@ def _weigh(items: Sequence[bytes]) -> list[Piece]:
     pieces = [piece_of(item, tokens) for item, tokens in zip(read, count_items(read), strict=True)]
     # a summary is told as a user's message, but what it stands for is nowhere else any more
     return [
-        replace(piece, kind=Kind.LASTING) if is_summary(item) else piece
+        replace(piece, role=ItemRole.LASTING) if is_summary(item) else piece
         for item, piece in zip(items, pieces, strict=True)
     ]

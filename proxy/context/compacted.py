@@ -62,7 +62,7 @@ class Compacted(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ItemKind:
     """What an item is. role: '' where it has none."""
 
     type: str
@@ -85,7 +85,7 @@ class Kind:
 
 
 #: Takes `encrypted_content` and the item; returns what it holds, None if it is not ours. May raise for one of ours.
-Opener = Callable[[str, bytes], Compacted | None]
+OpenCompaction = Callable[[str, bytes], Compacted | None]
 
 
 def pack(content: Compacted) -> bytes:
@@ -108,13 +108,13 @@ def split(joined: bytes) -> list[bytes]:
     return [bytes(raw) for raw in msgspec.json.decode(b"[" + joined + b"]", type=list[msgspec.Raw])]
 
 
-def kind_of(item: bytes) -> Kind:
+def kind_of(item: bytes) -> ItemKind:
     """Return what an item is, for those that `items.dump` wrote without parsing them."""
     found = _HEAD.match(item)
     if found:
-        return Kind(found[1].decode(), (found[2] or b"").decode())
+        return ItemKind(found[1].decode(), (found[2] or b"").decode())
     body = orjson.loads(item)
-    return Kind(str(body.get("type")), str(body.get("role") or ""))
+    return ItemKind(str(body.get("type")), str(body.get("role") or ""))
 
 
 def is_summary(item: bytes) -> bool:
@@ -122,7 +122,7 @@ def is_summary(item: bytes) -> bool:
     return item.startswith(_SUMMARY_HEAD)
 
 
-def window(items: Sequence[bytes], opener: Opener) -> list[tuple[int, bytes]]:
+def window(items: Sequence[bytes], opener: OpenCompaction) -> list[tuple[int, bytes]]:
     """Return what the model is sent of `items`, compaction items opened, each with the place where it comes from.
 
     Raises what `opener` raises.
@@ -130,7 +130,7 @@ def window(items: Sequence[bytes], opener: Opener) -> list[tuple[int, bytes]]:
     return list(_backwards(items, opener))[::-1]
 
 
-def _backwards(items: Sequence[bytes], opener: Opener) -> Iterator[tuple[int, bytes]]:
+def _backwards(items: Sequence[bytes], opener: OpenCompaction) -> Iterator[tuple[int, bytes]]:
     """Yield the window from its end on."""
     keeps: Callable[[bytes], bool] = _keeps_all
     for place in range(len(items) - 1, -1, -1):

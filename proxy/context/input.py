@@ -16,7 +16,7 @@ from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import BadRequest, item_not_found
 from proxy.protocol.items import InputItem, dump, stored_entry
 from proxy.protocol.request import TurnRequest
-from storage import Entry, OpenedTurn, Origin
+from storage import Entry, OpenedTurn, Origin, pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +73,20 @@ def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id:
 def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem]) -> None:
     """Refuse an output without its call and a call without its output, as OpenAI does (after hydration)."""
     compacted = opened.pending and mentions(opened.items)
-    waiting = set(calls_after(opened.items, opened.pending) if compacted else opened.pending)
-    known = waiting | opened.calls
-    for entry in entries:
-        sign, call = entry.mark[:1], entry.mark[1:]
-        if sign in {"+", "~"}:
-            known.add(call)
-            if sign == "+":
-                waiting.add(call)
-        elif sign == "-":
-            if call not in known:
-                message = f"No tool call found for function call output with call_id {_spoken(call, items)}."
-                raise BadRequest(message, param="input")
-            waiting.discard(call)
-    if waiting:
-        call = min(waiting)
-        raise BadRequest(f"No tool output found for function call {_spoken(call, items)}.", param="input")
+    waiting = calls_after(opened.items, opened.pending) if compacted else opened.pending
+    paired = pair((entry.mark for entry in entries), waiting=waiting, known=opened.calls)
+    if paired.unmatched:
+        call = _spoken(paired.unmatched[0], items)
+        raise BadRequest(f"No tool call found for function call output with call_id {call}.", param="input")
+    if paired.waiting:
+        call = _spoken(min(paired.waiting), items)
+        raise BadRequest(f"No tool output found for function call {call}.", param="input")
 
 
 def _spoken(call: str, items: Iterable[InputItem]) -> str:
     """Return the call id as the client wrote it, where the input has it."""
     for item in items:
-        if item.body and mark_of(item.body)[1:] == call:
+        if item.body and mark_of(item.body).key == call:
             return str(item.body["call_id"])
     return call
 

@@ -28,7 +28,7 @@ ANSWER_PART = 1 / 8
 LARGEST_ANSWER_PART = 1 / 2
 
 
-class Kind(Enum):
+class ItemRole(Enum):
     """What an item is to its neighbours."""
 
     LASTING = auto()  #: stays, wherever it is
@@ -43,7 +43,7 @@ class Piece:
     """An item as it is weighed. opens: the call or request that it makes; answers: the one that it belongs to."""
 
     tokens: int
-    kind: Kind
+    role: ItemRole
     opens: str = ""
     answers: str = ""
 
@@ -66,26 +66,26 @@ def limit_for(window: int, max_output_tokens: Any) -> int:
 
 def piece_of(item: Mapping[str, Any], tokens: int) -> Piece:
     """Return an item with its tokens as it is weighed."""
-    kind, name = _kind_of(item), str(item.get("type"))
+    role, name = _role_of(item), str(item.get("type"))
     link = item.get("call_id") or item.get("approval_request_id")
     if name == "mcp_approval_request":
-        return Piece(tokens, kind, opens=str(item.get("id")))
+        return Piece(tokens, role, opens=str(item.get("id")))
     if not isinstance(link, str):
-        return Piece(tokens, kind)
-    if kind is Kind.RESULT or "approval_request_id" in item:
-        return Piece(tokens, kind, answers=link)
-    return Piece(tokens, kind, opens=link)
+        return Piece(tokens, role)
+    if role is ItemRole.RESULT or "approval_request_id" in item:
+        return Piece(tokens, role, answers=link)
+    return Piece(tokens, role, opens=link)
 
 
-def _kind_of(item: Mapping[str, Any]) -> Kind:
-    name, role = str(item.get("type")), item.get("role")
-    if role in ("system", "developer") or name == "compaction":
-        return Kind.LASTING
-    if role == "user":
-        return Kind.USER
+def _role_of(item: Mapping[str, Any]) -> ItemRole:
+    name, author = str(item.get("type")), item.get("role")
+    if author in ("system", "developer") or name == "compaction":
+        return ItemRole.LASTING
+    if author == "user":
+        return ItemRole.USER
     if name == "reasoning":
-        return Kind.REASONING
-    return Kind.RESULT if item_type_of(name).is_output else Kind.MADE
+        return ItemRole.REASONING
+    return ItemRole.RESULT if item_type_of(name).is_output else ItemRole.MADE
 
 
 def omit(pieces: Sequence[Piece], history: int, limit: int) -> set[int]:
@@ -101,7 +101,7 @@ def omit(pieces: Sequence[Piece], history: int, limit: int) -> set[int]:
         return set()
     start = min(layout.find_start(limit), layout.step_at(history))
     first = layout.steps[start]
-    left = [place for place in range(first) if pieces[place].kind is not Kind.LASTING]
+    left = [place for place in range(first) if pieces[place].role is not ItemRole.LASTING]
     opener = layout.opener(start)
     kept = {place for place in range(len(pieces)) if place >= first or place == opener} if left else set()
     return layout.without_partners(left, kept)
@@ -123,21 +123,21 @@ class _Layout:
     def _lay_out(self) -> None:
         calls: dict[str, int] = {}
         waiting: set[str] = set()
-        before, thought = Kind.USER, -1
+        before, thought = ItemRole.USER, -1
         for place, piece in enumerate(self._pieces):
-            if piece.kind is Kind.LASTING:
+            if piece.role is ItemRole.LASTING:
                 self._thoughts.append(place)
                 self._calls.append(-1)
                 continue
-            thinks = before is Kind.REASONING or (thought >= 0 and piece.kind is Kind.MADE)
-            if piece.kind is Kind.USER:
+            thinks = before is ItemRole.REASONING or (thought >= 0 and piece.role is ItemRole.MADE)
+            if piece.role is ItemRole.USER:
                 waiting.clear()
                 thinks = False
             if not thinks:
-                thought = place if piece.kind is Kind.REASONING else -1
+                thought = place if piece.role is ItemRole.REASONING else -1
             if not (thinks or waiting):
-                self._begin_step(place, turn=piece.kind is Kind.USER)
-            before = piece.kind
+                self._begin_step(place, turn=piece.role is ItemRole.USER)
+            before = piece.role
             self._thoughts.append(place if thought < 0 else thought)
             self._calls.append(_note_call(place, piece, calls, waiting))
 
@@ -152,12 +152,12 @@ class _Layout:
     def opener(self, step: int) -> int:
         """Return the place of the user's message that the step's turn began with; -1 for none."""
         place = self.steps[self._turns[step]]
-        return place if self._pieces[place].kind is Kind.USER else -1
+        return place if self._pieces[place].role is ItemRole.USER else -1
 
     def find_start(self, limit: int) -> int:
         """Return the step that the history begins with once it was cut wherever it had outgrown `limit`."""
         target = int(limit * KEPT_PART)
-        lasting = [piece.tokens if piece.kind is Kind.LASTING else 0 for piece in self._pieces]
+        lasting = [piece.tokens if piece.role is ItemRole.LASTING else 0 for piece in self._pieces]
         passing = [piece.tokens for piece in self._pieces]
         ends = [*self.steps[1:], len(self._pieces)]
         totals = list(accumulate(passing, initial=0))

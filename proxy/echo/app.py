@@ -69,16 +69,16 @@ def create_echo_app() -> web.Application:
     app.on_response_prepare.append(_add_request_id)
     app.add_routes(
         [
-            web.post("/v1/responses", create_response),
-            web.post("/v1/chat/completions", create_chat_completion),
-            web.get("/v1/models", list_models),
-            web.get("/v1/models/{id}", get_model),
+            web.post("/v1/responses", _create_response),
+            web.post("/v1/chat/completions", _create_chat_completion),
+            web.get("/v1/models", _list_models),
+            web.get("/v1/models/{id}", _get_model),
         ]
     )
     return app
 
 
-async def create_response(request: web.Request) -> web.StreamResponse:
+async def _create_response(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`."""
     body, asked = await _read(request, Request)
     response = build_response(body, answer(asked))
@@ -88,23 +88,23 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     return await _stream(request, frames)
 
 
-async def create_chat_completion(request: web.Request) -> web.StreamResponse:
+async def _create_chat_completion(request: web.Request) -> web.StreamResponse:
     """`POST /v1/chat/completions`."""
     _, asked = await _read(request, completions.ChatRequest)
-    completion = completions.build(asked.model, answer(asked.to_responses()))
+    completion = completions.build_completion(asked.model, answer(asked.to_responses()))
     if not asked.stream:
         return _json(completion)
-    chunks = completions.play(completion, include_usage=asked.wants_usage())
+    chunks = completions.play_completion(completion, include_usage=asked.wants_usage())
     frames = [b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks]
     return await _stream(request, [*frames, sse.DONE])
 
 
-async def list_models(request: web.Request) -> web.Response:
+async def _list_models(request: web.Request) -> web.Response:
     """`GET /v1/models`."""
     return _json({"object": "list", "data": [_model(name) for name in MODELS]})
 
 
-async def get_model(request: web.Request) -> web.Response:
+async def _get_model(request: web.Request) -> web.Response:
     """`GET /v1/models/{id}`."""
     name = request.match_info["id"]
     if name not in MODELS:

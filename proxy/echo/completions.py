@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from proxy.echo.events import PIECE
-from proxy.echo.replies import Answer, Format, Request, Text
+from proxy.echo.replies import Answer, Format, Request, TextSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +42,12 @@ class ChatRequest(msgspec.Struct, kw_only=True):
             tools=[{"type": tool.get("type"), **(tool.get("function") or {})} for tool in self.tools or []],
             tool_choice=choice.get("function") if isinstance(choice, dict) else choice,
             parallel_tool_calls=self.parallel_tool_calls,
-            text=Text(format=_to_format(self.response_format or {})),
+            text=TextSettings(format=_to_format(self.response_format or {})),
             max_output_tokens=self.max_completion_tokens or self.max_tokens,
         )
 
 
-def build(model: str, said: Answer) -> dict[str, Any]:
+def build_completion(model: str, said: Answer) -> dict[str, Any]:
     """Return the finished `chat.completion` object."""
     message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None, "annotations": []}
     reason = "length" if said.is_cut else "stop"
@@ -79,7 +79,7 @@ def build(model: str, said: Answer) -> dict[str, Any]:
     }
 
 
-def play(completion: dict[str, Any], *, include_usage: bool) -> Iterator[dict[str, Any]]:
+def play_completion(completion: dict[str, Any], *, include_usage: bool) -> Iterator[dict[str, Any]]:
     """Yield the chunks that `completion` would have been streamed as."""
     (choice,) = completion["choices"]
     frame = {**completion, "object": "chat.completion.chunk"}

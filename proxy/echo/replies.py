@@ -15,8 +15,7 @@ import orjson
 from proxy.echo.events import PIECE
 from proxy.echo.schema_sample import specimen
 from proxy.protocol.errors import BadRequest
-
-Item = dict[str, Any]
+from proxy.protocol.item_types import Item
 
 
 class Format(msgspec.Struct, kw_only=True):
@@ -26,7 +25,7 @@ class Format(msgspec.Struct, kw_only=True):
     schema: dict[str, Any] | None = None
 
 
-class Text(msgspec.Struct, kw_only=True):
+class TextSettings(msgspec.Struct, kw_only=True):
     """`text` of a request."""
 
     format: Format | None = None
@@ -41,7 +40,7 @@ class Request(msgspec.Struct, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    text: Text | None = None
+    text: TextSettings | None = None
     reasoning: dict[str, Any] | None = None
     include: list[str] | None = None
     max_output_tokens: int | None = None
@@ -51,7 +50,7 @@ class Request(msgspec.Struct, kw_only=True):
     background: bool | None = None
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     """A function that the model wants called; `arguments` is JSON."""
 
     name: str
@@ -62,7 +61,7 @@ class Answer(NamedTuple):
     """What the model has to say: a text or calls. Tokens are words; `is_cut`: the limit took some away."""
 
     text: str
-    calls: list[Call]
+    calls: list[ToolCall]
     thought: str
     is_cut: bool
     input_tokens: int
@@ -161,7 +160,7 @@ def _say(request: Request, prompt: _Prompt) -> str:
     return f"{speaker} said: {quote}{images} (I saw {_plural(prompt.earlier, 'earlier item')}.)"
 
 
-def _calls(request: Request, prompt: _Prompt) -> list[Call]:
+def _calls(request: Request, prompt: _Prompt) -> list[ToolCall]:
     schemas = {
         tool.get("name", ""): tool.get("parameters") or {"type": "object"}
         for tool in request.tools or []
@@ -177,7 +176,7 @@ def _calls(request: Request, prompt: _Prompt) -> list[Call]:
         wanted = [(forced, "")] if isinstance(request.tool_choice, dict) or not wanted else wanted
     if request.parallel_tool_calls is False:
         wanted = wanted[:1]
-    return [Call(name, orjson.dumps(specimen(schemas[name], word or "echo")).decode()) for name, word in wanted]
+    return [ToolCall(name, orjson.dumps(specimen(schemas[name], word or "echo")).decode()) for name, word in wanted]
 
 
 def _forced(request: Request, names: list[str]) -> str:

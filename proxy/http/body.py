@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import hdrs, web
 
-from proxy.http.content_encoding import SUPPORTED, CodingError, Decoder
 from proxy.http.keys import CONFIG
+from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ async def iter_content(request: web.Request, limit: int) -> AsyncIterator[bytes]
             code="unsupported_content_encoding",
         )
     try:
-        async for piece in _iter_decoded(request, Decoder(coding), limit):
+        async for piece in _iter_decoded(request, ContentDecoder(coding), limit):
             yield piece
     except CodingError:
         raise BadRequest("The request body is not what its Content-Encoding says.", code="invalid_body") from None
@@ -155,7 +155,7 @@ async def _read(request: web.Request, limit: int) -> bytes:
     return b"".join([piece async for piece in iter_content(request, limit)])
 
 
-async def _iter_decoded(request: web.Request, decoder: Decoder, limit: int) -> AsyncIterator[bytes]:
+async def _iter_decoded(request: web.Request, decoder: ContentDecoder, limit: int) -> AsyncIterator[bytes]:
     size = 0
     async for chunk in iter_body(request, limit):
         for piece in decoder.decode(chunk):

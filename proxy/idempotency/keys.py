@@ -31,8 +31,8 @@ HELD: RequestKey[Held] = RequestKey("held")
 logger = logging.getLogger(__name__)
 
 #: First and longest pause between two looks at a key that somebody else holds, in seconds.
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 0.5
+FIRST_KEY_PAUSE = 0.05
+LONGEST_KEY_PAUSE = 0.5
 #: Answers are compressed for the store; from this size on, in bytes, in a thread.
 THREAD_BYTES = 64 * 1024
 #: Refusals that another attempt may well not meet, so no key is kept for them: credentials, time, rate.
@@ -176,7 +176,7 @@ class Claims:
             await self.store.idempotency.renew(list(self._held), self.lease_seconds)
 
     def _backoff(self) -> Backoff:
-        return Backoff(FIRST_PAUSE, LONGEST_PAUSE, self.config.wait_seconds, factor=1.5, cut_last=True)
+        return Backoff(FIRST_KEY_PAUSE, LONGEST_KEY_PAUSE, self.config.wait_seconds, factor=1.5, cut_last=True)
 
 
 async def _pause(backoff: Backoff) -> None:

@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
 from proxy.http.body import hold_body
-from proxy.http.keys import CONFIG, REQUEST_ID, STORE
+from proxy.http.keys import CONFIG, REQUEST_ID, STORE, Handler
 from proxy.http.middleware import RUNNING
 from proxy.idempotency.answers import answer_lost, replayed, restate
 from proxy.idempotency.keys import CLAIMS, HELD, Held
 from proxy.protocol.errors import BadRequest, too_long
 from proxy.streams.follower import follow
 from storage import KeptAnswer
-
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 KEY_HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255

@@ -8,26 +8,27 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from proxy.protocol.item_types import item_type_of
+from storage import CallMark, CallSign
 
 _PLAIN_CALL_ID = re.compile(r"[!-~]{1,128}")
 
 
-def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> str:
-    """Return what an item is to the pairing of calls and outputs: `+call`, `~call`, `-call` or ''.
+def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> CallMark:
+    """Return what an item is to the pairing of calls and outputs.
 
-    `+`: a finished call of a client's tool, which must get its output. `~`: a call that may get one: unfinished, of a
-    tool in `exempt` (`async: true`), or of a hosted kind (Codex answers `local_shell_call` with
-    `function_call_output`). `-`: an output of a client's tool. The call id is made fit for the store: one with spaces
-    or beyond 128 characters is named by its hash.
+    CALL: a finished call of a client's tool, which must get its output. OPTIONAL_CALL: a call that may get one:
+    unfinished, of a tool in `exempt` (`async: true`), or of a hosted kind (Codex answers `local_shell_call` with
+    `function_call_output`). OUTPUT: an output of a client's tool. The call id is made fit for the store: one with
+    spaces or beyond 128 characters is named by its hash.
     """
     call_id = item.get("call_id")
     if not isinstance(call_id, str) or not call_id:
-        return ""
+        return CallMark()
     row = item_type_of(item["type"])
     if row.is_output:
-        return "-" + call_key(call_id) if row.is_paired else ""
+        return CallMark(CallSign.OUTPUT, call_key(call_id)) if row.is_paired else CallMark()
     must = row.is_paired and item.get("status") != "incomplete" and item.get("name") not in exempt
-    return ("+" if must else "~") + call_key(call_id)
+    return CallMark(CallSign.CALL if must else CallSign.OPTIONAL_CALL, call_key(call_id))
 
 
 def call_key(call_id: str) -> str:

@@ -144,10 +144,10 @@ def _normalise_message(body: dict[str, Any], path: str, *, known: bool) -> dict[
     for i, part in enumerate(parts):
         if not isinstance(part, dict):
             raise invalid_type(f"{path}.content[{i}]", "an object", json_type(part))
-    return {**body, "content": [complete_part(part) for part in parts]}
+    return {**body, "content": [_complete_part(part) for part in parts]}
 
 
-def complete_part(part: dict[str, Any]) -> dict[str, Any]:
+def _complete_part(part: dict[str, Any]) -> dict[str, Any]:
     """Return a content part with the arrays that `output_text` must have."""
     if part.get("type") != "output_text":
         return part

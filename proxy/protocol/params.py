@@ -214,7 +214,7 @@ def check_branch_name(value: str, param: str) -> str:
     return MAIN if value.upper() == MAIN else value
 
 
-def read_branch(query: MultiMapping[str]) -> str:
+def read_branch_name(query: MultiMapping[str]) -> str:
     """Return the branch that the query's `branch` names, '' if it names none. Raises BadRequest."""
     value = query.get("branch")
     return check_branch_name(value, "branch") if value else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from proxy.protocol.calls import call_key
+from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import (
     BadRequest,
     invalid_id_characters,
@@ -26,7 +26,7 @@ from proxy.protocol.params import (
     read_metadata,
     refuse_unknown,
 )
-from storage import Fork, ForkPoint, TurnSource
+from storage import CallSign, Fork, ForkPoint, TurnSource
 
 #: Fields of a request, of which most are the model server's to judge (OpenAI's client 3.57).
 REQUEST_FIELDS = frozenset(
@@ -111,12 +111,9 @@ class TurnRequest:
 
     @cached_property
     def answered_calls(self) -> list[str]:
-        """Keys of the calls that the input brings outputs for."""
-        return [
-            call_key(item.body["call_id"])
-            for item in self.items
-            if item.body and item.type.endswith("_call_output") and isinstance(item.body.get("call_id"), str)
-        ]
+        """Keys of the calls that the input brings outputs for, where they must be known."""
+        marks = [mark_of(item.body) for item in self.items if item.body]
+        return [mark.key for mark in marks if mark.sign is CallSign.OUTPUT]
 
 
 def read_request(body: Mapping[str, Any]) -> TurnRequest:

@@ -31,7 +31,7 @@ class EventTooLarge(ValueError):
     """One event has more bytes than the decoder allows; the decoder can't be used any more."""
 
 
-class Decoder:
+class SseDecoder:
     """Turns the bytes of one stream into events.
 
     max_event_bytes: most bytes from one blank line to the next, comments and field names included.

@@ -1,5 +1,7 @@
 """From an upstream's answer to the client's: `Relay` and what it is made of. Pure: no I/O anywhere in here.
 
+Imports `protocol`, `storage`.
+
 relay       one turn's answer: lifecycle, errors, outcome
 transcript  item events, completed; what the output comes to
 placement   which item an event is about, and the ids it goes by

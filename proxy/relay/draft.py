@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from proxy.protocol.item_types import Item
 from proxy.relay.item import as_text, complete_item, fill_part, is_empty, merged
 
-Event = dict[str, Any]
+EventBody = dict[str, Any]
 
 
 class Stream(NamedTuple):
@@ -197,20 +197,20 @@ class Draft:
         self.item = final
         self.done = True
 
-    def place(self, text: Text) -> Event:
+    def place(self, text: Text) -> EventBody:
         """Return the fields by which an event names one of this item's texts."""
-        place: Event = {"item_id": self.id, "output_index": self.index}
+        place: EventBody = {"item_id": self.id, "output_index": self.index}
         if text.stream.index_key:
             place[text.stream.index_key] = text.position
         return place
 
-    def announcement(self, text: Text) -> Event:
+    def announcement(self, text: Text) -> EventBody:
         """Return the event that opens the part of `text`."""
         part: Item = {}
         fill_part(part, text.stream.part_type or "output_text")
         return {"type": _part_event(text.stream, "added"), **self.place(text), "part": part}
 
-    def outstanding(self, final: Item) -> Iterator[Event]:
+    def outstanding(self, final: Item) -> Iterator[EventBody]:
         """Yield the events that are missing before the item can be done, as if it had been streamed in full."""
         field = _BY_ITEM.get(self.type)
         if field is not None and isinstance(final.get(field.container), str):
@@ -220,7 +220,7 @@ class Draft:
             yield from self._parts(final, "content")
             yield from self._parts(final, "summary")
 
-    def _parts(self, final: Item, container: str) -> Iterator[Event]:
+    def _parts(self, final: Item, container: str) -> Iterator[EventBody]:
         texts = [text for text in self.order if text.stream.container == container]
         for position, part in enumerate(final.get(container) or ()):
             stream = part_stream(part["type"], container)
@@ -233,11 +233,11 @@ class Draft:
                 yield self.announcement(text)
             yield from self._rest(text, part)
 
-    def _rest(self, text: Text, part: Item) -> Iterator[Event]:
+    def _rest(self, text: Text, part: Item) -> Iterator[EventBody]:
         stream, whole = text.stream, part.get(text.stream.text_key)
         if not text.told:
             whole = as_text(whole)
-            extra: Event = {"logprobs": []} if stream is OUTPUT_TEXT else {}
+            extra: EventBody = {"logprobs": []} if stream is OUTPUT_TEXT else {}
             if whole and not text.pieces:
                 yield {"type": f"{stream.prefix}.delta", **self.place(text), "delta": whole, **extra}
             yield self.ending(text, whole)
@@ -245,7 +245,7 @@ class Draft:
             text.closed = True
             yield {"type": _part_event(stream, "done"), **self.place(text), "part": part}
 
-    def ending(self, text: Text, whole: str) -> Event:
+    def ending(self, text: Text, whole: str) -> EventBody:
         """Return the event that ends a text, and note that it was told."""
         text.told = True
         event = {"type": f"{text.stream.prefix}.done", **self.place(text), text.stream.text_key: whole}

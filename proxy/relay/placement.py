@@ -142,7 +142,7 @@ class Placement:
         return None
 
 
-def pair(drafts: Sequence[Draft], output: Sequence[Item]) -> list[Draft | None]:
+def match_output(drafts: Sequence[Draft], output: Sequence[Item]) -> list[Draft | None]:
     """Return, for each item of a final `output`, the streamed item that it is, None for one that never streamed.
 
     Tried in turn: an id that only one of them has, the `call_id`, the rank, the type.

@@ -77,7 +77,7 @@ def end_of_broken_run(first_frame: bytes, sequence_number: int) -> bytes:
     first_frame: the stream's `response.created`; ValueError if it is not one frame. sequence_number: of the first
     frame that is returned.
     """
-    (event,) = sse.Decoder(len(first_frame)).feed(first_frame)
+    (event,) = sse.SseDecoder(len(first_frame)).feed(first_frame)
     response = orjson.loads(event.data)["response"]
     return _end({**response, "status": "failed", "error": _BROKEN_OFF}, sequence_number)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from proxy.protocol.item_types import Item
-from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, Event, Stream, Text, part_stream
+from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, EventBody, Stream, Text, part_stream
 from proxy.relay.frames import Frames
 from proxy.relay.item import as_text, complete_item, fill_part, opened, visible
-from proxy.relay.placement import Placement, pair
+from proxy.relay.placement import Placement, match_output
 
 #: What the word after `response.` says about the item that an event is about.
 _SUBJECTS = {
@@ -29,7 +29,7 @@ _SUBJECTS = {
     "apply_patch_call_operation_diff": "apply_patch_call",
 }
 #: Fields of such events that clients require.
-_FILLS: dict[str, Event] = {
+_FILLS: dict[str, EventBody] = {
     "response.image_generation_call.partial_image": {"partial_image_b64": "", "partial_image_index": 0},
     "response.shell_call_command.added": {"command": "", "command_index": 0},
     "response.shell_call_command.delta": {"delta": "", "command_index": 0},
@@ -99,7 +99,7 @@ class Transcript:
         finals = [item for item in output if isinstance(item, dict) and item]
         drafts = [draft for draft in self._placement.in_order() if draft not in self._own]
         kept: list[Draft] = []
-        for item, draft in zip(finals, pair(drafts, finals), strict=True):
+        for item, draft in zip(finals, match_output(drafts, finals), strict=True):
             if draft is None:
                 draft = self._placement.add(dict(item))
                 if status in _OWING:
@@ -140,7 +140,7 @@ class Transcript:
 
     # The events of a stream.
 
-    def delta(self, stream: Stream, body: Event) -> None:
+    def delta(self, stream: Stream, body: EventBody) -> None:
         """Take a piece of a text."""
         index = body.get("output_index")
         draft = self._placement.at(index, stream.item_type) if type(index) is int else None
@@ -159,7 +159,7 @@ class Transcript:
             body["logprobs"] = []
         self._emit(body)
 
-    def event(self, body: Event) -> None:
+    def event(self, body: EventBody) -> None:
         """Take any other event that is not about the response as a whole."""
         kind = body["type"]
         stream = DONES.get(kind)
@@ -168,7 +168,7 @@ class Transcript:
         else:
             self._HANDLERS.get(kind, Transcript._other)(self, body)
 
-    def _text_done(self, stream: Stream, body: Event) -> None:
+    def _text_done(self, stream: Stream, body: EventBody) -> None:
         draft = self._draft(stream.item_type, body)
         text = self._text(draft, stream, body)
         whole = body.get(stream.text_key)
@@ -177,7 +177,7 @@ class Transcript:
         told = {name: value for name, value in body.items() if value is not None}
         self._emit({**draft.ending(text, whole), **told, **draft.place(text), stream.text_key: whole})
 
-    def _part_added(self, body: Event) -> None:
+    def _part_added(self, body: EventBody) -> None:
         draft, stream, part = self._part(body, running=True)
         position = body.get(f"{stream.container}_index")
         known = draft.find(stream, position) if type(position) is int else None
@@ -190,7 +190,7 @@ class Transcript:
             text.pieces.append(part[stream.text_key])
         self._emit({**body, **draft.place(text), "part": part})
 
-    def _part_done(self, body: Event) -> None:
+    def _part_done(self, body: EventBody) -> None:
         draft, stream, part = self._part(body)
         text = self._text(draft, stream, body)
         if stream.prefix:
@@ -201,7 +201,7 @@ class Transcript:
         text.closed = True
         self._emit({**body, **draft.place(text), "part": part})
 
-    def _part(self, body: Event, *, running: bool = False) -> tuple[Draft, Stream, Item]:
+    def _part(self, body: EventBody, *, running: bool = False) -> tuple[Draft, Stream, Item]:
         container = "summary" if body["type"].startswith("response.reasoning_summary") else "content"
         told = body.get("part")
         part: Item = told if isinstance(told, dict) else {}
@@ -215,7 +215,7 @@ class Transcript:
         fill_part(part, "summary_text" if container == "summary" else default_type)
         return self._draft(kind, body, running=running), part_stream(part["type"], container), part
 
-    def _annotation(self, body: Event) -> None:
+    def _annotation(self, body: EventBody) -> None:
         draft = self._draft("message", body)
         text = self._text(draft, OUTPUT_TEXT, body)
         if type(body.get("annotation_index")) is not int:
@@ -224,13 +224,13 @@ class Transcript:
             text.annotations.append(body["annotation"])
         self._emit({**body, **draft.place(text)})
 
-    def _item_added(self, body: Event) -> None:
+    def _item_added(self, body: EventBody) -> None:
         item = body.get("item")
         if not isinstance(item, dict) or not item or self._placement.is_announced(body, item):
             return
         self._announce(self._placement.add(item, body.get("output_index")), body)
 
-    def _item_done(self, body: Event) -> None:
+    def _item_done(self, body: EventBody) -> None:
         told = body.get("item")
         item = told if isinstance(told, dict) and told else None
         draft = self._placement.find(body, None) if item is None else self._placement.find_finished(body, item)
@@ -242,7 +242,7 @@ class Transcript:
         if draft is not None and not draft.done:
             self._finish(draft, draft.finished(item, "completed"), body)
 
-    def _other(self, body: Event) -> None:
+    def _other(self, body: EventBody) -> None:
         kind: str = body["type"]
         for field, value in _FILLS.get(kind, {}).items():
             if body.get(field) is None:
@@ -254,7 +254,7 @@ class Transcript:
                 body[field] = value
         self._emit(body)
 
-    _HANDLERS: ClassVar[dict[str, Callable[[Transcript, Event], None]]] = {
+    _HANDLERS: ClassVar[dict[str, Callable[[Transcript, EventBody], None]]] = {
         "response.output_item.added": _item_added,
         "response.output_item.done": _item_done,
         "response.content_part.added": _part_added,
@@ -266,14 +266,14 @@ class Transcript:
 
     # What they are made of.
 
-    def _draft(self, kind: str, body: Event, *, running: bool = False) -> Draft:
+    def _draft(self, kind: str, body: EventBody, *, running: bool = False) -> Draft:
         draft = self._placement.find(body, kind, running=running)
         if draft is None:
             draft = self._placement.add({"type": kind, "id": body.get("item_id")}, body.get("output_index"))
             self._announce(draft, {})
         return draft
 
-    def _text(self, draft: Draft, stream: Stream, body: Event, *, running: bool = False) -> Text:
+    def _text(self, draft: Draft, stream: Stream, body: EventBody, *, running: bool = False) -> Text:
         position = body.get(stream.index_key) if stream.index_key is not None else 0
         text = draft.find(stream, position)
         # Without an index, a text that goes on after the last part's end can only be a new part.
@@ -283,11 +283,11 @@ class Transcript:
                 self._emit(draft.announcement(text))
         return text
 
-    def _announce(self, draft: Draft, body: Event) -> None:
+    def _announce(self, draft: Draft, body: EventBody) -> None:
         item = self._visible(opened(draft.item))
         self._emit({**body, "type": "response.output_item.added", "output_index": draft.index, "item": item})
 
-    def _finish(self, draft: Draft, final: Item, body: Event) -> None:
+    def _finish(self, draft: Draft, final: Item, body: EventBody) -> None:
         for event in draft.outstanding(final):
             self._emit(event)
         draft.close(final)

@@ -25,7 +25,7 @@ RECLAIMER: AppKey[Reclaimer] = AppKey("reclaimer")
 
 
 #: Conversations that wait to be swept; further ones are left to `branchline gc`.
-MAX_WAITING = 1000
+MAX_WAITING_CONVERSATIONS = 1000
 #: Seconds that it rests after a failure of its own.
 REST_SECONDS = 1.0
 
@@ -45,7 +45,7 @@ class Reclaimer:
 
     def reclaim(self, conversation_id: str) -> None:
         """Have a conversation swept; returns at once. One that waits already is swept once."""
-        if len(self._waiting) < MAX_WAITING:
+        if len(self._waiting) < MAX_WAITING_CONVERSATIONS:
             self._waiting[conversation_id] = None
             self._idle.clear()
             self._wake.set()

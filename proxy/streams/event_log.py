@@ -29,9 +29,9 @@ BATCH_BYTES = 64 * 1024
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 #: Seconds for which the last batch is tried again, and the pause between two attempts.
 CLOSING_SECONDS = 5.0
-PAUSE_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 #: Bytes of a log that are read at a time.
-PAGE_BYTES = 1024 * 1024
+LOG_PAGE_BYTES = 1024 * 1024
 
 _END = b"\n\n"
 
@@ -126,7 +126,7 @@ class EventLogWriter:
         self._closing = True
         if not self._over:
             self._add(frames.removesuffix(sse.DONE))
-        backoff = Backoff(PAUSE_SECONDS, PAUSE_SECONDS, CLOSING_SECONDS, cut_last=True)
+        backoff = Backoff(RETRY_SECONDS, RETRY_SECONDS, CLOSING_SECONDS, cut_last=True)
         while (self._waiting or self._batch) and not self._over:
             await self._flush()
             if self._failing and not await backoff.pause():
@@ -145,7 +145,7 @@ class EventLogWriter:
     async def _read_earlier(self) -> None:
         while True:
             query = EventQuery(self._log.owner, self._log.response_id, len(self._earlier))
-            page = await self._events.read(query, PAGE_BYTES)
+            page = await self._events.read(query, LOG_PAGE_BYTES)
             if not page.batches:
                 return
             for batch in page.batches:
@@ -211,7 +211,7 @@ class EventLogWriter:
                 self._failing = False
                 self._batch = None
             if not self._closing and (self._failing or self._waiting):
-                self._start_timer(PAUSE_SECONDS if self._failing else self._batch_seconds)
+                self._start_timer(RETRY_SECONDS if self._failing else self._batch_seconds)
 
     async def _append(self, batch: EventBatch, *, last: bool) -> None:
         allowed = not self._differs or await self._claim(empty=True)

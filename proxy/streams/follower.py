@@ -22,7 +22,7 @@ from proxy.protocol.errors import BadRequest
 from proxy.protocol.params import asks_encrypted
 from proxy.relay.replay import Replay, end_of_broken_run
 from proxy.runtime.tasks import Backoff, periodic
-from proxy.streams.event_log import PAGE_BYTES, split_frames
+from proxy.streams.event_log import LOG_PAGE_BYTES, split_frames
 from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the logs, and between two while the store can't be reached.
 POLL_SECONDS = 0.05
-PAUSE_SECONDS = 1.0
+OUTAGE_PAUSE_SECONDS = 1.0
 #: Seconds that a reader waits for a log to be begun, and since when its response may have been known at most, as far
 #: as the clocks of two replicas agree.
-GRACE_SECONDS = 0.5
+LOG_GRACE_SECONDS = 0.5
 FRESH_SECONDS = 60.0
 #: Numbers of events have no more digits.
 MAX_DIGITS = 15
@@ -72,7 +72,7 @@ class Followers:
                 "logs of events can't be read",
                 logger,
                 when=self._wanted,
-                rest_seconds=PAUSE_SECONDS,
+                rest_seconds=OUTAGE_PAUSE_SECONDS,
             ),
             periodic(self._keepalive_seconds / 3, self._keep_alive, "followed streams could not be kept alive", logger),
         ):
@@ -108,7 +108,7 @@ class Followers:
     async def _poll(self) -> None:
         self._forget_the_gone()
         queries = list(self._waiting)
-        pages = await self.store.events.read_all(queries, PAGE_BYTES)
+        pages = await self.store.events.read_all(queries, LOG_PAGE_BYTES)
         for query, page in zip(queries, pages, strict=True):
             if isinstance(page, StoreError) or page.batches or page.ended or not page.running:
                 self._tell(query, page)
@@ -151,7 +151,7 @@ class LogReader:
     async def begin(self) -> None:
         """Read what there is. Raises ResponseNotFound, Unavailable, and BadRequest when no events are kept."""
         is_fresh = abs(ids.age_seconds(self._response_id)) < FRESH_SECONDS
-        backoff = Backoff(POLL_SECONDS, POLL_SECONDS, GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
+        backoff = Backoff(POLL_SECONDS, POLL_SECONDS, LOG_GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
         while True:
             try:
                 self._page = await self._read()
@@ -194,7 +194,7 @@ class LogReader:
         return EventQuery(self._owner, self._response_id, self._number)
 
     async def _read(self) -> EventPage:
-        return await self._store.events.read(self._query, PAGE_BYTES)
+        return await self._store.events.read(self._query, LOG_PAGE_BYTES)
 
     def _take(self, page: EventPage) -> bytes:
         if self._generation and page.generation != self._generation:

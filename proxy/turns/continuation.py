@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from proxy.context.input import TurnInput, output_entries
 from proxy.protocol.items import stored_id
-from storage import Entry, KnownItem, OpenedTurn, Origin
+from storage import Entry, KnownItem, OpenedTurn, Origin, pair
 
 if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
@@ -50,17 +50,9 @@ def continuation_of(
         return None
     entries = [*turn_input.entries, *output_entries(outcome.items, request.exempt_tools)]
     new = [replace(entry, origin=Origin.CLIENT) if entry.origin is Origin.MINTED else entry for entry in entries]
-    pending, calls = set(opened.pending), set(opened.calls | opened.pending)
-    for entry in new:
-        sign, call = entry.mark[:1], entry.mark[1:]
-        if sign == "-":
-            pending.discard(call)
-        elif sign:
-            calls.add(call)
-            if sign == "+":
-                pending.add(call)
+    paired = pair((entry.mark for entry in new), waiting=opened.pending, known=opened.calls)
     stored, tail = (before.stored, before.tail) if before else (opened.items, ())
-    return Continuation(stored, opened.chain, (*tail, *new), frozenset(pending), frozenset(calls))
+    return Continuation(stored, opened.chain, (*tail, *new), paired.waiting, paired.known)
 
 
 def recall(before: Continuation, item_ids: Sequence[str], found: OpenedTurn) -> OpenedTurn:

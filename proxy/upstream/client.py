@@ -22,7 +22,7 @@ from aiohttp import hdrs
 from aiohttp.web import AppKey
 from yarl import URL
 
-from proxy.http.content_encoding import SUPPORTED, CodingError, Decoder
+from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
 from proxy.upstream.errors import refusal
 from proxy.upstream.headers import request_headers, response_headers, turn_headers
@@ -210,7 +210,7 @@ async def iter_chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         return
     if coding not in SUPPORTED:
         raise BadGateway("The upstream's answer has a Content-Encoding that was not asked for.")
-    decoder = Decoder(coding)
+    decoder = ContentDecoder(coding)
     try:
         async for chunk in iter_raw(response):
             for piece in decoder.decode(chunk):

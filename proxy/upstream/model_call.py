@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     import aiohttp
-    from aiohttp import web
 
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
@@ -37,11 +36,6 @@ class Inbound:
     #: Not shown: credentials are among them.
     headers: Mapping[str, str] = field(repr=False)
     query: str = ""
-
-    @classmethod
-    def of(cls, request: web.Request) -> Inbound:
-        """Return what an HTTP request brings."""
-        return cls(request.headers, request.rel_url.raw_query_string)
 
 
 class ModelCall:
@@ -131,7 +125,7 @@ class ModelAnswer:
 
         Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
         """
-        decoder = sse.Decoder(self._upstream.max_event_bytes)
+        decoder = sse.SseDecoder(self._upstream.max_event_bytes)
         room = self._upstream.max_response_bytes
         async for chunk in iter_chunks(self._answer):
             room -= len(chunk)

@@ -19,7 +19,7 @@ CONNECTIONS: AppKey[Connections] = AppKey("sockets")
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks, at most.
-LONGEST_PAUSE = 1.0
+LONGEST_WATCH_PAUSE = 1.0
 
 
 class Watched(Protocol):
@@ -38,7 +38,7 @@ class Connections:
     """Open connections. shortest_seconds: the shortest time that any of them measures."""
 
     def __init__(self, shortest_seconds: float) -> None:
-        self._pause = min(shortest_seconds / 4, LONGEST_PAUSE)
+        self._pause = min(shortest_seconds / 4, LONGEST_WATCH_PAUSE)
         self._open: set[Watched] = set()
 
     @asynccontextmanager

@@ -8,18 +8,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Job = TypeVar("Job")
+LaneJob = TypeVar("LaneJob")
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting(Generic[Job]):
+class Waiting(Generic[LaneJob]):
     """A job in its lane. size: what it takes of `max_waiting_bytes`."""
 
-    job: Job
+    job: LaneJob
     size: int
 
 
-class Lanes(Generic[Job]):
+class Lanes(Generic[LaneJob]):
     """Lanes by name. A lane has a task only while there is something to do in it.
 
     max_running: jobs at a time; of the lanes that wait, the one that has waited longest is next. work: does a job,
@@ -28,7 +28,7 @@ class Lanes(Generic[Job]):
 
     def __init__(
         self,
-        work: Callable[[str, Job], Awaitable[None]],
+        work: Callable[[str, LaneJob], Awaitable[None]],
         rest: Callable[[], None],
         *,
         max_running: int,
@@ -40,7 +40,7 @@ class Lanes(Generic[Job]):
         self._slots = asyncio.Semaphore(max_running)
         self._max = (max_waiting, max_waiting_bytes)
         self._count = self._bytes = 0
-        self._queues: dict[str, deque[Waiting[Job]]] = {}
+        self._queues: dict[str, deque[Waiting[LaneJob]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._taken = asyncio.Event()
 
@@ -49,7 +49,7 @@ class Lanes(Generic[Job]):
         """Whether there is nothing to do."""
         return not self._queues
 
-    def put(self, lane: str, job: Job, size: int) -> None:
+    def put(self, lane: str, job: LaneJob, size: int) -> None:
         """Add a job at the end of its lane."""
         self._count += 1
         self._bytes += size

@@ -1,13 +1,13 @@
-"""Whole conversations out of the store and back into it, with their ids."""
+"""Archive: whole conversations exported from the store and imported into it, with their ids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from storage.archive.export import HOLD_SECONDS, Export
-from storage.archive.importer import UNFINISHED_SECONDS, Intake
+from storage.archive.importer import UNFINISHED_SECONDS, Importer
 from storage.client.channel import Argument
-from storage.client.keyspace import Space
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.errors import Conflict, StoreError
@@ -20,13 +20,13 @@ ATTEMPTS = 2
 class Archive:
     """Export and import. Except for `identify`, each call names the owner and sees nothing of others."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
 
     async def identify(self, partitions: Sequence[str]) -> list[tuple[str, Conversation]]:
         """Return the conversations that live in partitions, each with its owner. One round trip."""
-        keys = [self._space.keys_of(partition) for partition in partitions]
+        keys = [self._keyspace.keys_of(partition) for partition in partitions]
         calls = [Call("identify_conversation", [one.head, one.conversation], []) for one in keys]
         found = []
         for reply in await self._scripts.run_all(calls):
@@ -39,10 +39,10 @@ class Archive:
 
     async def export(self, owner: str, conversation_id: str) -> Export:
         """Begin an export: nothing of it is freed for an hour after each of its calls. Raises ConversationNotFound."""
-        keys = self._space.keys(conversation_id)
+        keys = self._keyspace.keys(conversation_id)
         arguments: list[Argument] = [owner, conversation_id, HOLD_SECONDS]
         call = Call("export_begin", [keys.head, keys.conversation, keys.branches], arguments, conversation_id)
-        return Export(self._space, owner, conversation_id, await self._scripts.run(call))
+        return Export(self._keyspace, owner, conversation_id, await self._scripts.run(call))
 
     async def restore(self, owner: str, source: ImportSource) -> tuple[Conversation, bool]:
         """Write a conversation for `owner`, under the ids that it has; return it, and whether that changed anything.
@@ -56,7 +56,7 @@ class Archive:
             if found is not None:
                 return found, False
             try:
-                return await Intake(self._space, owner, source, base).run(), True
+                return await Importer(self._keyspace, owner, source, base).run(), True
             except Conflict:
                 # another import of this conversation has finished, or has begun anew
                 continue
@@ -64,7 +64,7 @@ class Archive:
 
     async def _begin(self, owner: str, source: ImportSource) -> tuple[int, Conversation | None]:
         conversation_id = source.conversation.id
-        keys = self._space.keys(conversation_id)
+        keys = self._keyspace.keys(conversation_id)
         arguments: list[Argument] = [owner, conversation_id, source.fingerprint]
         arguments += [len(source.lengths), UNFINISHED_SECONDS]
         call = Call("import_begin", [keys.head, keys.conversation], arguments, conversation_id)

@@ -1,4 +1,4 @@
-"""Which parts of which segments are read by a set of chains. Pure."""
+"""Coverage: which parts of which segments a set of chains reads. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation read out of the store, a page at a time."""
+"""Export: a conversation read out of the store, a page at a time."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from storage.archive.coverage import Coverage
+from storage.calls import CallMark
 from storage.client.channel import Argument
-from storage.client.keyspace import Space
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.values import FIELD_BREAK, place_of, read_chain, split_calls
 from storage.conversations import read_facts
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, ArchivedResponse, Chain
 
 #: Items, and entries of the journal, that are read in one call at most; and bytes after which a call stops.
-PAGE = 500
+PAGE_ITEMS = 500
 PAGE_BYTES = 1024 * 1024
 #: Seconds that what is exported is kept from the moment on that it was last looked at.
 HOLD_SECONDS = 3600
-#: Offsets of a segment; in the journal's scores a segment's number is counted in these.
-SEGMENT_SPACE = 2**30
-
-#: The scripts' breaks between call ids, and between the fields of a journal entry.
-CALL_BREAK = "\x1e"
-FIELD_BREAK = "\x1f"
 
 
 class Export:
@@ -31,9 +27,9 @@ class Export:
     What is appended later is left out; an item that is deleted meanwhile comes as a deleted one.
     """
 
-    def __init__(self, space: Space, owner: str, conversation_id: str, outline: Sequence[Any]) -> None:
-        self._scripts = space.scripts
-        self._keys = space.keys(conversation_id)
+    def __init__(self, keyspace: Keyspace, owner: str, conversation_id: str, outline: Sequence[Any]) -> None:
+        self._scripts = keyspace.scripts
+        self._keys = keyspace.keys(conversation_id)
         self._who: list[Argument] = [owner, conversation_id]
         facts, self._next_segment, *branches = outline
         self.conversation = read_facts(facts)
@@ -52,7 +48,7 @@ class Export:
         """
         score, skip = 0, 0
         while True:
-            limits: list[Argument] = [score, skip, PAGE, PAGE_BYTES, HOLD_SECONDS]
+            limits: list[Argument] = [score, skip, PAGE_ITEMS, PAGE_BYTES, HOLD_SECONDS]
             rows = await self._run("export_appends", [self._keys.conversation], limits)
             if not rows:
                 return
@@ -71,9 +67,9 @@ class Export:
             for start, stop in self._coverage.ranges(segment):
                 while at < stop:
                     if at < start:
-                        page = [ArchivedItem(segment, one, b"") for one in range(at, min(start, at + PAGE))]
+                        page = [ArchivedItem(segment, one, b"") for one in range(at, min(start, at + PAGE_ITEMS))]
                     else:
-                        page = await self._read_items(segment, at, min(stop, at + PAGE))
+                        page = await self._read_items(segment, at, min(stop, at + PAGE_ITEMS))
                     at += len(page)
                     yield page
 
@@ -81,14 +77,14 @@ class Export:
         keys = [self._keys.conversation, self._keys.index]
         flat = await self._run("export_items", keys, [segment, start, stop, PAGE_BYTES])
         return [
-            ArchivedItem(segment, start + i, data, None if mark is None else mark.decode())
+            ArchivedItem(segment, start + i, data, None if mark is None else CallMark.parse(mark.decode()))
             for i, (data, mark) in enumerate(zip(flat[::2], flat[1::2], strict=True))
         ]
 
     def _select(self, row: Sequence[Any]) -> ArchivedAppend | None:
         """Return a journal entry if it belongs to what was there when the export began."""
         score, entry, *stored = row
-        segment, end = divmod(int(float(score)), SEGMENT_SPACE)
+        segment, end = place_of(float(score))
         response = _read_response(stored) if stored else None
         chains = [response.snapshot, response.context, response.output] if response else []
         if segment >= self._next_segment or end > self._written.get(segment, end):
@@ -108,7 +104,7 @@ class Export:
             end=min(end, self._coverage.length(segment)),
             id=None if made_by.startswith("@") else made_by,
             model=model,
-            pending=_read_calls(pending),
+            pending=split_calls(pending),
             response=response,
         )
 
@@ -124,16 +120,6 @@ class Export:
         )
 
 
-def read_chain(text: bytes) -> Chain:
-    """Return the spans of a closed chain as the scripts write it."""
-    spans = [span.split(b":") for span in text.split(b",") if span]
-    return [(int(segment), int(start), int(stop)) for segment, start, stop in spans]
-
-
-def _read_calls(text: str) -> list[str]:
-    return [call for call in text.split(CALL_BREAK) if call]
-
-
 def _read_branch(reply: Sequence[Any]) -> ArchivedBranch:
     line, chain, *flat = reply
     fields: Mapping[str, str] = {
@@ -143,7 +129,7 @@ def _read_branch(reply: Sequence[Any]) -> ArchivedBranch:
         line=line,
         name=fields["name"],
         chain=read_chain(chain),
-        pending=_read_calls(fields["pending"]),
+        pending=split_calls(fields["pending"]),
         created_at=int(fields["created_at"]),
         updated_at=int(fields["updated_at"]),
         parent=int(fields["parent"]) if "parent" in fields else None,
@@ -162,6 +148,6 @@ def _read_response(stored: Sequence[bytes]) -> ArchivedResponse:
         snapshot=read_chain(snapshot),
         context=read_chain(context),
         output=read_chain(output),
-        pending=_read_calls(pending.decode()),
+        pending=split_calls(pending.decode()),
         created_at=int(created_at),
     )

@@ -1,4 +1,4 @@
-"""A conversation written into the store, a page at a time, seen by nobody before it is complete."""
+"""Import: a conversation written into the store, a page at a time, seen by nobody before it is complete."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from storage.archive.export import CALL_BREAK, PAGE, PAGE_BYTES
+from storage.archive.export import PAGE_BYTES, PAGE_ITEMS
 from storage.client.channel import Argument
-from storage.client.keyspace import Space
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.values import join_calls
 from storage.conversations import read_facts
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, Chain, Conversation, ImportSource
 
@@ -21,16 +22,16 @@ UNFINISHED_SECONDS = 86_400
 BRANCHES = 50
 
 
-class Intake:
+class Importer:
     """One import. base: what is added to the source's segment numbers."""
 
-    def __init__(self, space: Space, owner: str, source: ImportSource, base: int) -> None:
-        self._space = space
-        self._scripts = space.scripts
+    def __init__(self, keyspace: Keyspace, owner: str, source: ImportSource, base: int) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
         self._owner = owner
         self._source = source
         self._base = base
-        self._keys = space.keys(source.conversation.id)
+        self._keys = keyspace.keys(source.conversation.id)
         #: How far responses read in each segment.
         self._reach: dict[int, int] = {}
 
@@ -44,9 +45,9 @@ class Intake:
             parts = [part for branch in branches for part in self._branch_parts(branch)]
             await self._write("import_branches", [], parts)
         for _, of_segment in groupby(self._source.items(), key=lambda item: item.segment):
-            for items in _pages(of_segment, PAGE, lambda item: len(item.data)):
+            for items in _pages(of_segment, PAGE_ITEMS, lambda item: len(item.data)):
                 await self._write("import_items", [self._keys.index], self._item_parts(items))
-        for appends in _pages(self._source.appends(), PAGE, _append_size):
+        for appends in _pages(self._source.appends(), PAGE_ITEMS, _append_size):
             for append in appends:
                 self._note_reach(append)
             parts = [part for append in appends for part in self._append_parts(append)]
@@ -68,17 +69,22 @@ class Intake:
         known = [(name, value) for name, value in facts.items() if value]
         names = [(branch.name, self._base + branch.line) for branch in self._source.branches]
         reach = [(self._base + segment, to) for segment, to in self._reach.items()]
-        arguments: list[Argument] = [self._owner, self._source.fingerprint, self._space.retention_seconds, self._base]
+        arguments: list[Argument] = [
+            self._owner,
+            self._source.fingerprint,
+            self._keyspace.retention_seconds,
+            self._base,
+        ]
         arguments += [len(self._source.lengths), *self._source.lengths]
         for pairs in (known, names, reach):
             arguments.append(len(pairs))
             arguments += [part for pair in pairs for part in pair]
         call = Call("import_finish", self._keys.common, arguments, conversation.id)
         # The listing first, as when a conversation is created.
-        touch = self._space.touch(self._owner, conversation.id, conversation.project_id, conversation.referrer)
+        touch = self._keyspace.touch(self._owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)
         restored = read_facts((await self._scripts.run(call))[0])
-        listings = self._space.owner(self._owner).listings(restored.project_id, restored.referrer)
+        listings = self._keyspace.owner(self._owner).listings(restored.project_id, restored.referrer)
         await self._scripts.run_all(
             [Call("correct_index", [listing], [restored.id, restored.updated_at]) for listing in listings]
         )
@@ -93,7 +99,7 @@ class Intake:
         fields: dict[str, Argument | None] = {
             "name": branch.name,
             "chain": self._open_chain(branch),
-            "pending": CALL_BREAK.join(branch.pending),
+            "pending": join_calls(branch.pending),
             "created_at": branch.created_at,
             "updated_at": branch.updated_at,
             "parent": None if branch.parent is None else self._base + branch.parent,
@@ -121,17 +127,17 @@ class Intake:
     def _item_parts(self, items: Sequence[ArchivedItem]) -> list[Argument]:
         parts: list[Argument] = [self._base + items[0].segment, items[0].offset]
         for item in items:
-            parts += [item.id, item.data, item.mark or ""]
+            parts += [item.id, item.data, str(item.mark or "")]
         return parts
 
     def _append_parts(self, append: ArchivedAppend) -> list[Argument]:
         parts: list[Argument] = [self._base + append.segment, append.end, append.id or "", append.model]
-        parts.append(CALL_BREAK.join(append.pending))
+        parts.append(join_calls(append.pending))
         response = append.response
         if response is None:
             return [*parts, *[""] * 7]
         chains = [self._chain(chain) for chain in (response.snapshot, response.context, response.output)]
-        pending = CALL_BREAK.join(response.pending)
+        pending = join_calls(response.pending)
         return [*parts, response.status, response.body, *chains, pending, response.created_at]
 
     def _note_reach(self, append: ArchivedAppend) -> None:

@@ -1,4 +1,4 @@
-"""One Redis client from one URL: single server, Unix socket, Sentinel or Cluster."""
+"""Connection: one Redis client from one URL; single server, Unix socket, Sentinel or Cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key in Redis, built here and nowhere else.
+"""Key names: every key in Redis, built here and nowhere else.
 
 <prefix>:{<partition>}:partition        hash    owner, next_segment, kept, responses, `reach:<segment>`
 <prefix>:{<partition>}:conversation     hash    the conversation's facts, metadata as `m:<key>`

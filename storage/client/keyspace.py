@@ -1,4 +1,4 @@
-"""What every part of the store works with: the scripts, the key names, and how long things are kept."""
+"""Keyspace: what every part of the store works with: scripts, key names, and how long things are kept."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from storage.records import Entry
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """One key space. prefix: before every key; retention_seconds: a response's time to live."""
+class Keyspace:
+    """One keyspace. prefix: before every key; retention_seconds: a response's time to live."""
 
     scripts: Scripts
     prefix: str
@@ -48,4 +48,4 @@ def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:
         yield entry.origin.value
         yield entry.id
         yield entry.data
-        yield entry.mark
+        yield str(entry.mark)

@@ -1,4 +1,4 @@
-"""The data folder of the embedded Valkey: who may use it, and how its socket is reached.
+"""Data directory of the embedded Valkey: who may use it, and how its socket is reached.
 
 proxy.lock      held by the Branchline that uses the folder; a second one is refused
 server.lock     inherited by the server, so it is held for exactly as long as a server lives

@@ -1,4 +1,4 @@
-"""The private Valkey that holds the state while no `redis.url` is set: a supervised child on a unix socket.
+"""Embedded Valkey server: holds the state while no `redis.url` is set; a supervised child on a unix socket.
 
 Every write is answered after its fsync, so a server that dies has lost nothing that it acknowledged, and is
 started again. A proxy that is killed takes its server along (Linux); in any case the next start ends a server

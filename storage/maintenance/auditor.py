@@ -1,4 +1,4 @@
-"""The checker of the store's invariants: reads every key, changes nothing, and can run beside a server.
+"""Auditor, the checker of the store's invariants: reads every key, changes nothing, may run beside a server.
 
 What it reads of a partition is not of one moment. So a partition that looks wrong is read again, and only what is wrong
 every time is reported. Needs memory for the names of all keys, and for one partition at a time.
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from storage.client.channel import Channel
 from storage.client.keys import OwnerKeys, queue_key
-from storage.client.keyspace import Space
-from storage.client.scripts import CLIENT_ERRORS, translate
+from storage.client.keyspace import Keyspace
+from storage.client.scripts import CLIENT_ERRORS, translate_error
 from storage.maintenance.invariants import complaints, garbage
-from storage.maintenance.partition_reader import Reader
+from storage.maintenance.partition_reader import PartitionReader
 
 #: How often a partition is read before a complaint about it counts, and the pause before each further time.
 READINGS = 3
@@ -36,11 +36,11 @@ class Report:
 
 
 class Auditor:
-    """Checks all partitions and listings of a key space, or of one owner."""
+    """Checks all partitions and listings of a keyspace, or of one owner."""
 
-    def __init__(self, channel: Channel, space: Space) -> None:
-        self._space = space
-        self._reader = Reader(channel, space)
+    def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._reader = PartitionReader(channel, keyspace)
 
     async def audit(self, owner: str = "", on_progress: Callable[[Report], None] = lambda _: None) -> Report:
         """Check everything, or what belongs to `owner`; on_progress gets the report so far after each partition.
@@ -56,7 +56,7 @@ class Auditor:
             await self._check_queue(unfinished, report)
             await self._check_listings(owner, report)
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
         return report
 
     async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:
@@ -65,7 +65,9 @@ class Auditor:
             partition, name = self._reader.split(key)
             if partition:
                 found.setdefault(partition, set()).add(name)
-            elif not (owner or key.startswith(f"{self._space.prefix}:owner:") or key == queue_key(self._space.prefix)):
+            elif not (
+                owner or key.startswith(f"{self._keyspace.prefix}:owner:") or key == queue_key(self._keyspace.prefix)
+            ):
                 report.complaints.append(f"{key} is no key of the store")
         for partition, names in found.items():
             if not owner or await self._reader.owner(partition) == owner:
@@ -73,21 +75,21 @@ class Auditor:
 
     async def _check(self, name: str, keys: set[str], report: Report) -> Iterable[str]:
         """Check one partition; return the ids of its unfinished responses."""
-        image = await self._reader.read(name, keys)
-        wrong = list(complaints(image))
+        partition = await self._reader.read(name, keys)
+        wrong = list(complaints(partition))
         for reading in range(1, READINGS):
             if not wrong:
                 break
             await asyncio.sleep(PAUSE_SECONDS * reading)
-            image = await self._reader.read(name, await self._reader.names(name))
-            again = set(complaints(image))
+            partition = await self._reader.read(name, await self._reader.names(name))
+            again = set(complaints(partition))
             wrong = [text for text in wrong if text in again]
         report.partitions += 1
-        report.conversations += image.conversation is not None
-        report.items += sum(item != "" for ids in image.segments.values() for item in ids)
+        report.conversations += partition.conversation is not None
+        report.items += sum(item != "" for ids in partition.segments.values() for item in ids)
         report.complaints += [f"{name}: {text}" for text in wrong]
-        report.garbage += garbage(image)
-        return image.unfinished
+        report.garbage += garbage(partition)
+        return partition.unfinished
 
     async def _check_queue(self, unfinished: set[str], report: Report) -> None:
         """An unfinished response has an entry in the queue, which goes after the response has ended."""
@@ -99,7 +101,8 @@ class Auditor:
     async def _check_listings(self, owner: str, report: Report) -> None:
         """Count the entries that don't belong where they are: they are put right by whoever reads the listing."""
         listing = re.compile(
-            re.escape(self._space.prefix) + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:|idempotency:).*)",
+            re.escape(self._keyspace.prefix)
+            + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:|idempotency:).*)",
             re.DOTALL,
         )
         async for key in self._reader.keys("owner:*"):
@@ -118,9 +121,9 @@ class Auditor:
                     report.garbage["listing entries"] += await self._count_wrong(match[1], key, batch)
 
     async def _count_wrong(self, owner: str, listing: str, conversation_ids: list[str]) -> int:
-        facts = await self._reader.facts([self._space.keys(one) for one in conversation_ids])
+        facts = await self._reader.facts([self._keyspace.keys(one) for one in conversation_ids])
         right = 0
         for one, (id_there, deleted_at, project_id, referrer, owner_there) in zip(conversation_ids, facts, strict=True):
             if id_there == one and not deleted_at and owner_there == owner:
-                right += listing in OwnerKeys(self._space.prefix, owner).listings(project_id, referrer)
+                right += listing in OwnerKeys(self._keyspace.prefix, owner).listings(project_id, referrer)
         return len(conversation_ids) - right

@@ -1,4 +1,4 @@
-"""What must hold in every partition, whatever has happened: each rule yields a sentence for what breaks it."""
+"""Invariants: what must hold in every partition, whatever has happened; each yields a sentence for what breaks it."""
 
 from __future__ import annotations
 
@@ -8,75 +8,75 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import itemgetter
 
-from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Image, Span, parse_entry, reach_of
+from storage.calls import CallMark, pair
+from storage.client.values import FIELD_BREAK, place_of, score_of, split_calls
+from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Partition, Span, parse_entry, reach_of
 from storage.partitions import partition_of
 
 #: Seconds by which two lifetimes that were read one after the other may differ.
 TOLERANCE_SECONDS = 1.0
-#: Positions are segment * 2^30 + offset.
-POSITION_BITS = 30
 
 _LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|branch:\d+|holders:\d+")
-_CALL_BREAK, _FIELD_BREAK = "\x1e", "\x1f"
 _BRANCH_FIELDS = ("name", "chain", "created_at", "updated_at")
 _JOB_FIELDS = ("token", "job", "attempts", "lease_until", "lock", "accepted_at")
 _RESPONSE_FIELDS = ("status", "body", "snapshot", "context", "output", "pending", "created_at")
 
 
-def complaints(image: Image) -> Iterator[str]:
+def complaints(partition: Partition) -> Iterator[str]:
     """Yield what is wrong with a partition, one sentence each."""
-    yield from image.faults
-    yield from _of_lifetimes(image)
-    yield from _of_head(image)
-    yield from _of_responses(image)
-    yield from _of_jobs(image)
-    yield from _of_logs(image)
-    yield from _of_index_places(image)
-    if image.conversation is None:
+    yield from partition.faults
+    yield from _of_lifetimes(partition)
+    yield from _of_head(partition)
+    yield from _of_responses(partition)
+    yield from _of_jobs(partition)
+    yield from _of_logs(partition)
+    yield from _of_index_places(partition)
+    if partition.conversation is None:
         return
-    yield from _of_names(image)
-    for line in sorted(image.branches):
-        yield from _of_branch(image, line)
-        yield from _of_pending(image, line)
-    yield from _of_repeats(image)
-    yield from _of_reached_items(image)
-    yield from _of_holders(image)
-    yield from _of_tombstones(image)
-    yield from _of_journal(image)
+    yield from _of_names(partition)
+    for line in sorted(partition.branches):
+        yield from _of_branch(partition, line)
+        yield from _of_pending(partition, line)
+    yield from _of_repeats(partition)
+    yield from _of_reached_items(partition)
+    yield from _of_holders(partition)
+    yield from _of_tombstones(partition)
+    yield from _of_journal(partition)
 
 
-def garbage(image: Image) -> Counter[str]:
+def garbage(partition: Partition) -> Counter[str]:
     """Count what a sweep would free: it does no harm, and takes memory."""
     found: Counter[str] = Counter()
-    if image.conversation is None:
+    if partition.conversation is None:
         return found
-    reached = image.reached
-    for segment, ids in image.segments.items():
-        until, to = image.reach_noted(segment)
-        lasts = image.lives.get(f"segment:{segment}") == math.inf or f"holders:{segment}" in image.scores
-        known = until > image.now_ms or lasts
+    reached = partition.reached
+    for segment, ids in partition.segments.items():
+        until, to = partition.reach_noted(segment)
+        lasts = partition.lives.get(f"segment:{segment}") == math.inf or f"holders:{segment}" in partition.scores
+        known = until > partition.now_ms or lasts
         for offset, item in enumerate(ids):
-            if item and known and not reached[segment][offset] and (until <= image.now_ms or offset >= to):
+            if item and known and not reached[segment][offset] and (until <= partition.now_ms or offset >= to):
                 found["items"] += 1
-    for key, value in image.index.items():
+    for key, value in partition.index.items():
         if key.startswith("call:"):
-            found["index entries"] += value not in image.index
+            found["index entries"] += value not in partition.index
         else:
-            found["index entries"] += not any(image.is_there(segment) for segment, _ in parse_entry(value)[0])
+            found["index entries"] += not any(partition.is_there(segment) for segment, _ in parse_entry(value)[0])
     for name in ("journal", "tombstones"):
-        for score in image.scores.get(name, {}).values():
-            found["notes"] += not image.is_there(score >> POSITION_BITS)
+        for score in partition.scores.get(name, {}).values():
+            found["notes"] += not partition.is_there(place_of(score)[0])
     return found
 
 
-def _of_lifetimes(image: Image) -> Iterator[str]:
-    living = image.conversation is not None
-    held = {segment for chain in image.branch_chains.values() for segment in reach_of(chain)} if living else set()
+def _of_lifetimes(partition: Partition) -> Iterator[str]:
+    living = partition.conversation is not None
+    held = {segment for chain in partition.branch_chains.values() for segment in reach_of(chain)} if living else set()
     kept = {f"segment:{segment}" for segment in held}
     # the partition's key goes first: without it nothing is found
-    first = image.lives.get("partition", math.inf)
-    for name, seconds in image.lives.items():
+    first = partition.lives.get("partition", math.inf)
+    for name, seconds in partition.lives.items():
         lasting = living and (name in kept or _LASTING.fullmatch(name) is not None)
         if lasting and seconds < first - TOLERANCE_SECONDS:
             yield f"{name} expires although the conversation lives"
@@ -84,9 +84,9 @@ def _of_lifetimes(image: Image) -> Iterator[str]:
             yield f"{name} never expires"
 
 
-def _of_head(image: Image) -> Iterator[str]:
-    facts, head = image.conversation, image.head
-    if not head and any(not name.startswith(("lock:", "commit:", "events:")) for name in image.lives):
+def _of_head(partition: Partition) -> Iterator[str]:
+    facts, head = partition.conversation, partition.head
+    if not head and any(not name.startswith(("lock:", "commit:", "events:")) for name in partition.lives):
         yield "partition is missing"
         return
     # an import gives its partition an owner when it is complete
@@ -95,48 +95,48 @@ def _of_head(image: Image) -> Iterator[str]:
     if ("kept" in head) != (facts is not None):
         state = "there is no living conversation" if facts is None else "its conversation lives"
         yield f"partition is {'' if 'kept' in head else 'not '}kept, and {state}"
-    used = [*image.segments, *image.branches]
+    used = [*partition.segments, *partition.branches]
     if used and max(used) >= int(head.get("next_segment", 0)):
         yield f"next_segment is {head.get('next_segment', 0)}, and number {max(used)} is in use"
     if facts is not None:
-        if partition_of(facts["id"]) != image.name:
+        if partition_of(facts["id"]) != partition.name:
             yield f"conversation {facts['id']} belongs to another partition"
-        for listing in image.unlisted:
+        for listing in partition.unlisted:
             yield f"listing {listing} lacks {facts['id']}"
 
 
-def _of_responses(image: Image) -> Iterator[str]:
-    living = image.conversation is not None
-    for name, response in image.responses.items():
+def _of_responses(partition: Partition) -> Iterator[str]:
+    living = partition.conversation is not None
+    for name, response in partition.responses.items():
         missing = [one for one in _RESPONSE_FIELDS if one not in response]
         texts = [response.get(one, "") for one in ("snapshot", "context", "output")]
         if missing or not all(CLOSED_CHAIN.fullmatch(text) for text in texts):
             yield f"{name} is damaged: {', '.join(missing) or 'a chain that is none'}"
             continue
-        spans = [span for text in texts for span in image.chain(text)]
-        yield from (f"{name} {text}" for text in _out_of_bounds(image, spans))
-        seconds = image.lives[name]
+        spans = [span for text in texts for span in partition.chain(text)]
+        yield from (f"{name} {text}" for text in _out_of_bounds(partition, spans))
+        seconds = partition.lives[name]
         needed = {"partition", *(f"segment:{span.segment}" for span in spans), *({"index"} if spans else ())}
-        for other in sorted(needed & (image.lives.keys() | {"partition"})):
-            if image.lives.get(other, -1.0) + TOLERANCE_SECONDS < seconds:
+        for other in sorted(needed & (partition.lives.keys() | {"partition"})):
+            if partition.lives.get(other, -1.0) + TOLERANCE_SECONDS < seconds:
                 yield f"{name} lives longer than {other}"
         if living:
-            yield from (f"{name} {text}" for text in _unnoted(image, spans, seconds))
+            yield from (f"{name} {text}" for text in _unnoted(partition, spans, seconds))
 
 
-def _of_jobs(image: Image) -> Iterator[str]:
-    for name, response in image.responses.items():
-        unfinished = name[len("response:") :] in image.unfinished
+def _of_jobs(partition: Partition) -> Iterator[str]:
+    for name, response in partition.responses.items():
+        unfinished = name[len("response:") :] in partition.unfinished
         if any((field in response) != unfinished for field in _JOB_FIELDS):
             yield f"{name} is {response.get('status')}, which does not go with what is kept to run it"
 
 
-def _of_logs(image: Image) -> Iterator[str]:
-    for name, log in image.logs.items():
+def _of_logs(partition: Partition) -> Iterator[str]:
+    for name, log in partition.logs.items():
         head_id, head = log[0]
         if head_id != "0-1" or head.keys() != {"owner", "generation"}:
             yield f"{name} does not say whose it is"
-        elif head["owner"] != image.head.get("owner", head["owner"]):
+        elif head["owner"] != partition.head.get("owner", head["owner"]):
             yield f"{name} is another owner's than its partition"
         number = 0
         for at, (entry_id, fields) in enumerate(log[1:], start=2):
@@ -148,54 +148,54 @@ def _of_logs(image: Image) -> Iterator[str]:
                 yield f"{name} goes on after its end"
 
 
-def _unnoted(image: Image, spans: list[Span], seconds: float) -> Iterator[str]:
+def _unnoted(partition: Partition, spans: list[Span], seconds: float) -> Iterator[str]:
     """Say what of a response's reach the partition does not know, so that a sweep could take it away."""
     for segment, to in reach_of(spans).items():
-        until, noted = image.reach_noted(segment)
-        if noted < to or until < image.now_ms + (seconds - TOLERANCE_SECONDS) * 1000:
+        until, noted = partition.reach_noted(segment)
+        if noted < to or until < partition.now_ms + (seconds - TOLERANCE_SECONDS) * 1000:
             yield f"reads {segment} up to {to} for {seconds:.0f} s, which is not noted"
 
 
-def _out_of_bounds(image: Image, spans: list[Span]) -> Iterator[str]:
+def _out_of_bounds(partition: Partition, spans: list[Span]) -> Iterator[str]:
     for segment, _, to in spans:
-        if segment not in image.segments:
+        if segment not in partition.segments:
             yield f"reads segment {segment}, which is not there"
-        elif to > image.length(segment):
-            yield f"reads segment {segment} up to {to}, which has {image.length(segment)} elements"
+        elif to > partition.length(segment):
+            yield f"reads segment {segment} up to {to}, which has {partition.length(segment)} elements"
 
 
-def _of_index_places(image: Image) -> Iterator[str]:
-    for key, value in image.index.items():
+def _of_index_places(partition: Partition) -> Iterator[str]:
+    for key, value in partition.index.items():
         if key.startswith("call:"):
             continue
         places, _ = parse_entry(value)
         if not places:
             yield f"index entry {key} names no place"
         for segment, offset in places:
-            ids = image.segments.get(segment, [])
+            ids = partition.segments.get(segment, [])
             found = ids[offset] if offset < len(ids) else None
-            if image.is_there(segment) and found != key:
+            if partition.is_there(segment) and found != key:
                 yield f"index entry {key} leads to {segment}:{offset}, where it is not"
 
 
-def _of_names(image: Image) -> Iterator[str]:
-    names = image.scores.get("branches", {})
-    active = (image.conversation or {}).get("active_branch", "")
+def _of_names(partition: Partition) -> Iterator[str]:
+    names = partition.scores.get("branches", {})
+    active = (partition.conversation or {}).get("active_branch", "")
     for needed, what in (("MAIN", "MAIN"), (active, f"the active branch {active!r}")):
         if needed not in names:
             yield f"{what} is no branch"
     for name, line in names.items():
-        branch = image.branches.get(line)
+        branch = partition.branches.get(line)
         if branch is None:
             yield f"branch {name} is line {line}, which is not there"
         elif branch.get("name") != name:
             yield f"branch {name} is line {line}, which has the name {branch.get('name')}"
-    for line in image.branches.keys() - set(names.values()):
+    for line in partition.branches.keys() - set(names.values()):
         yield f"line {line} has no name"
 
 
-def _of_branch(image: Image, line: int) -> Iterator[str]:
-    branch = image.branches[line]
+def _of_branch(partition: Partition, line: int) -> Iterator[str]:
+    branch = partition.branches[line]
     missing = [one for one in _BRANCH_FIELDS if one not in branch]
     text = branch.get("chain", "")
     if missing or not OPEN_CHAIN.fullmatch(text):
@@ -204,12 +204,12 @@ def _of_branch(image: Image, line: int) -> Iterator[str]:
     *closed, last = [[int(part or -1) for part in span.split(":")] for span in text.split(",")]
     if last[0] != line:
         yield f"line {line} writes in segment {last[0]}"
-    if last[1] > image.length(last[0]):
-        yield f"line {line} starts at {last[1]} in segment {last[0]}, which has {image.length(last[0])} elements"
+    if last[1] > partition.length(last[0]):
+        yield f"line {line} starts at {last[1]} in segment {last[0]}, which has {partition.length(last[0])} elements"
     spans = [Span(*span) for span in closed]
     if any(span.start >= span.to for span in spans):
         yield f"line {line} has an empty span"
-    yield from (f"line {line} {text}" for text in _out_of_bounds(image, spans))
+    yield from (f"line {line} {text}" for text in _out_of_bounds(partition, spans))
     own = bytearray(last[1])
     for segment, start, to in spans:
         if segment == line:
@@ -218,93 +218,91 @@ def _of_branch(image: Image, line: int) -> Iterator[str]:
         yield f"line {line} does not have all of its own segment"
 
 
-def _of_repeats(image: Image) -> Iterator[str]:
+def _of_repeats(partition: Partition) -> Iterator[str]:
     places: dict[str, set[tuple[int, int]]] = {}
-    for segment, ids in image.segments.items():
+    for segment, ids in partition.segments.items():
         for offset, item in enumerate(ids):
             places.setdefault(item, set()).add((segment, offset))
     places.pop("", None)
     several = {item: where for item, where in places.items() if len(where) > 1}
-    for line in image.branches if several else ():
-        chain = image.branch_chains[line]
+    for line in partition.branches if several else ():
+        chain = partition.branch_chains[line]
         for item, where in several.items():
             if sum(any(span.segment == one and span.start <= at < span.to for span in chain) for one, at in where) > 1:
                 yield f"line {line} has item {item} in two places"
 
 
-def _of_reached_items(image: Image) -> Iterator[str]:
-    reached = image.reached
-    for segment, ids in image.segments.items():
+def _of_reached_items(partition: Partition) -> Iterator[str]:
+    reached = partition.reached
+    for segment, ids in partition.segments.items():
         for offset, item in enumerate(ids):
             if not item or not reached[segment][offset]:
                 continue
-            places, mark = parse_entry(image.index.get(item, ""))
+            places, mark = parse_entry(partition.index.get(item, ""))
             if (segment, offset) not in places:
                 yield f"item {item} at {segment}:{offset} is not in the index"
-            elif mark[:1] in {"+", "~"} and f"call:{mark[1:]}" not in image.index:
+            elif mark.is_call and f"call:{mark.key}" not in partition.index:
                 yield f"the call of item {item} is not in the index"
 
 
-def _of_pending(image: Image, line: int) -> Iterator[str]:
+def _of_pending(partition: Partition, line: int) -> Iterator[str]:
     """What waits for an output is what was called and not answered; deletions may have taken away either item."""
-    chain = image.branch_chains[line]
-    waiting: set[str] = set()
+    chain = partition.branch_chains[line]
+    marks: list[CallMark] = []
     for segment, start, to in chain:
-        marks = image.marks.get(segment, [])
-        for _, mark in marks[bisect_left(marks, (start, "")) : bisect_left(marks, (to, ""))]:
-            if mark.startswith("+"):
-                waiting.add(mark[1:])
-            elif mark.startswith("-"):
-                waiting.discard(mark[1:])
-    stored = set(filter(None, image.branches[line].get("pending", "").split(_CALL_BREAK)))
-    stored = {call for call in stored if f"call:{call}" in image.index}
+        placed = partition.marks.get(segment, [])
+        first, last = (bisect_left(placed, offset, key=itemgetter(0)) for offset in (start, to))
+        marks += [mark for _, mark in placed[first:last]]
+    waiting = pair(marks).waiting
+    stored = set(split_calls(partition.branches[line].get("pending", "")))
+    stored = {call for call in stored if f"call:{call}" in partition.index}
     for call in sorted(stored - waiting):
         yield f"line {line} waits for an output of call {call}, which it does not have or which is answered"
-    if not _has_gaps(image, chain):
+    if not _has_gaps(partition, chain):
         for call in sorted(waiting - stored):
             yield f"line {line} does not wait for an output of call {call}"
 
 
-def _has_gaps(image: Image, chain: list[Span]) -> bool:
+def _has_gaps(partition: Partition, chain: list[Span]) -> bool:
     for segment, start, to in chain:
-        deleted = image.deleted.get(segment, [])
+        deleted = partition.deleted.get(segment, [])
         if bisect_left(deleted, start) < bisect_left(deleted, to):
             return True
     return any(one.segment == other.segment and one.to != other.start for one, other in pairwise(chain))
 
 
-def _of_holders(image: Image) -> Iterator[str]:
+def _of_holders(partition: Partition) -> Iterator[str]:
     expected: dict[str, dict[str, int]] = {}
-    for line, chain in image.branch_chains.items():
+    for line, chain in partition.branch_chains.items():
         for segment, to in reach_of(chain).items():
             if segment != line:
                 expected.setdefault(f"holders:{segment}", {})[str(line)] = to
-    there = {name: content for name, content in image.scores.items() if name.startswith("holders:")}
+    there = {name: content for name, content in partition.scores.items() if name.startswith("holders:")}
     for name in sorted(expected.keys() | there.keys()):
         if expected.get(name, {}) != there.get(name, {}):
             yield f"{name} are {there.get(name, {})} instead of {expected.get(name, {})}"
 
 
-def _of_tombstones(image: Image) -> Iterator[str]:
-    noted = image.scores.get("tombstones", {})
+def _of_tombstones(partition: Partition) -> Iterator[str]:
+    noted = partition.scores.get("tombstones", {})
     deleted = {
-        f"{segment}:{offset}": (segment << POSITION_BITS) + offset
-        for segment, offsets in image.deleted.items()
+        f"{segment}:{offset}": score_of(segment, offset)
+        for segment, offsets in partition.deleted.items()
         for offset in offsets
     }
     for place in sorted(deleted.keys() - noted.keys()):
         yield f"the deleted item at {place} is not noted"
     for place, score in noted.items():
-        if image.is_there(score >> POSITION_BITS) and deleted.get(place) != score:
+        if partition.is_there(place_of(score)[0]) and deleted.get(place) != score:
             yield f"tombstone {place} stands where nothing was deleted"
 
 
-def _of_journal(image: Image) -> Iterator[str]:
-    for entry, score in image.scores.get("journal", {}).items():
-        segment, end = score >> POSITION_BITS, score & ((1 << POSITION_BITS) - 1)
-        length = image.length(segment)
-        source, *rest = entry.split(_FIELD_BREAK)
+def _of_journal(partition: Partition) -> Iterator[str]:
+    for entry, score in partition.scores.get("journal", {}).items():
+        segment, end = place_of(score)
+        length = partition.length(segment)
+        source, *rest = entry.split(FIELD_BREAK)
         if len(rest) != 2 or (source.startswith("@") and source != f"@{segment}:{end}"):
             yield f"journal entry {source} at {segment}:{end} is damaged"
-        elif image.is_there(segment) and end > length:
+        elif partition.is_there(segment) and end > length:
             yield f"journal entry {source} ends at {end} in segment {segment}, which has {length} elements"

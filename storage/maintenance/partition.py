@@ -1,4 +1,4 @@
-"""A partition as it was read, key by key, and the chains in it. Nothing here talks to Redis."""
+"""Partition as it was read, key by key, and the chains in it. Nothing here talks to Redis."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
+
+from storage.calls import CallMark
 
 #: A branch's chain ends in one open span; a response's chain has none.
 OPEN_CHAIN = re.compile(r"(?:\d+:\d+:\d+,)*\d+:\d+:", re.ASCII)
@@ -22,7 +24,7 @@ class Span(NamedTuple):
 
 
 @dataclass
-class Image:
+class Partition:
     """One partition. Keys go by their names without prefix and partition.
 
     What is derived from several keys is worked out once: ask for it when all is read.
@@ -108,12 +110,12 @@ class Image:
         return reached
 
     @cached_property
-    def marks(self) -> dict[int, list[tuple[int, str]]]:
+    def marks(self) -> dict[int, list[tuple[int, CallMark]]]:
         """Segment -> offset and mark of its live items that have one, in order."""
-        marks: dict[int, list[tuple[int, str]]] = {}
+        marks: dict[int, list[tuple[int, CallMark]]] = {}
         for item, value in self.index.items():
             places, mark = parse_entry(value)
-            for segment, offset in places if mark and not item.startswith("call:") else ():
+            for segment, offset in places if mark.sign and not item.startswith("call:") else ():
                 if self.segments.get(segment, [])[offset : offset + 1] == [item]:
                     marks.setdefault(segment, []).append((offset, mark))
         return {segment: sorted(found) for segment, found in marks.items()}
@@ -137,8 +139,8 @@ def reach_of(chain: Iterable[Span]) -> dict[int, int]:
     return reached
 
 
-def parse_entry(value: str) -> tuple[list[tuple[int, int]], str]:
+def parse_entry(value: str) -> tuple[list[tuple[int, int]], CallMark]:
     """Return the places (segment, offset) and the mark of an index entry."""
     places, _, mark = value.partition(" ")
     pairs = (place.split(":") for place in places.split(",") if ":" in place)
-    return [(int(segment), int(offset)) for segment, offset in pairs], mark
+    return [(int(segment), int(offset)) for segment, offset in pairs], CallMark.parse(mark)

@@ -1,4 +1,4 @@
-"""Reads whole partitions for the checker: every key, in pages, many keys a round trip."""
+"""Partition reader: whole partitions for the auditor, every key, in pages, many keys a round trip."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from redis import exceptions as redis_errors
 
 from storage.client.channel import Channel, Command
 from storage.client.keys import OwnerKeys, PartitionKeys, queue_key
-from storage.client.keyspace import Space
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
-from storage.maintenance.partition import Image
+from storage.maintenance.partition import Partition
 from storage.maintenance.sweeper import escape_glob
 
 #: Elements, fields or members read with one command; commands sent in one round trip.
-PAGE = 500
+PAGE_SIZE = 500
 BATCH = 100
 
 #: How a key of a partition is read, by its name: the command, or nothing for plain strings.
@@ -32,22 +32,22 @@ _KINDS = (
 _ITEM_ID = re.compile(rb'\{"id":"([^"]+)"')
 
 
-class Reader:
+class PartitionReader:
     """Reads keys as they are. Raises what the channel raises."""
 
-    def __init__(self, channel: Channel, space: Space) -> None:
+    def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
         self._channel = channel
-        self._space = space
+        self._keyspace = keyspace
 
     async def keys(self, pattern: str) -> AsyncIterator[str]:
         """Yield the keys that match a glob behind the prefix; one may come twice."""
-        async for batch in self._channel.scan(f"{escape_glob(self._space.prefix)}:{pattern}"):
+        async for batch in self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:{pattern}"):
             for key in batch:
                 yield key
 
     def split(self, key: str) -> tuple[str, str]:
         """Return the partition of a key and its name there; both '' for a key outside of partitions."""
-        match = re.fullmatch(re.escape(self._space.prefix) + r":\{(\w+)\}:(.+)", key, re.DOTALL)
+        match = re.fullmatch(re.escape(self._keyspace.prefix) + r":\{(\w+)\}:(.+)", key, re.DOTALL)
         return (match[1], match[2]) if match else ("", "")
 
     async def names(self, partition: str) -> set[str]:
@@ -56,7 +56,7 @@ class Reader:
 
     async def owner(self, partition: str) -> str:
         """Return the owner of a partition; '' if it has none."""
-        (owner,) = await self._send([("HGET", PartitionKeys(self._space.prefix, partition).head, "owner")])
+        (owner,) = await self._send([("HGET", PartitionKeys(self._keyspace.prefix, partition).head, "owner")])
         return _text(owner or b"")
 
     async def expires(self, key: str) -> bool:
@@ -73,7 +73,7 @@ class Reader:
         """Yield the members of a sorted set in pages; one may come twice."""
         cursor = b"0"
         while True:
-            ((cursor, flat),) = await self._send([("ZSCAN", key, cursor, "COUNT", PAGE)])
+            ((cursor, flat),) = await self._send([("ZSCAN", key, cursor, "COUNT", PAGE_SIZE)])
             yield [_text(member) for member in flat[::2]]
             if int(cursor) == 0:
                 return
@@ -83,15 +83,15 @@ class Reader:
         found: set[str] = set()
         start = "-"
         while True:
-            (page,) = await self._send([("XRANGE", queue_key(self._space.prefix), start, "+", "COUNT", PAGE)])
+            (page,) = await self._send([("XRANGE", queue_key(self._keyspace.prefix), start, "+", "COUNT", PAGE_SIZE)])
             found.update(_text(fields[1]) for _, fields in page)
-            if len(page) < PAGE:
+            if len(page) < PAGE_SIZE:
                 return found
             start = "(" + _text(page[-1][0])
 
     async def is_unfinished(self, response_id: str) -> bool:
         """Tell whether a response has not come to its end."""
-        (status,) = await self._send([("HGET", self._space.keys(response_id).response(response_id), "status")])
+        (status,) = await self._send([("HGET", self._keyspace.keys(response_id).response(response_id), "status")])
         return status in (b"queued", b"in_progress")
 
     async def facts(self, partitions: Sequence[PartitionKeys]) -> list[list[str | None]]:
@@ -104,39 +104,39 @@ class Reader:
         flat = [[*conversation, owner] for conversation, owner in zip(replies[::2], replies[1::2], strict=True)]
         return [[None if value is None else _text(value) for value in values] for values in flat]
 
-    async def read(self, partition: str, names: Iterable[str]) -> Image:
-        """Return a partition with the keys of these names; those that are gone are left out."""
-        image = Image(partition)
-        base = f"{self._space.prefix}:{{{partition}}}:"
-        (image.now_ms,) = await self._space.scripts.run(Call("read_clock", [f"{base}partition"], []))
-        await self._read_lives(image, base, sorted(names))
+    async def read(self, name: str, keys: Iterable[str]) -> Partition:
+        """Return the partition of this name with the keys of these names; those that are gone are left out."""
+        partition = Partition(name)
+        base = f"{self._keyspace.prefix}:{{{name}}}:"
+        (partition.now_ms,) = await self._keyspace.scripts.run(Call("read_clock", [f"{base}partition"], []))
+        await self._read_lives(partition, base, sorted(keys))
         pages = []
-        for name in image.lives:
-            command = next((command for kind, command in _KINDS if kind.fullmatch(name)), None)
+        for key in partition.lives:
+            command = next((command for kind, command in _KINDS if kind.fullmatch(key)), None)
             if command is None:
-                image.faults.append(f"{name} is no key of the store")
+                partition.faults.append(f"{key} is no key of the store")
             elif command:
-                pages.append(_Pages(base + name, name, command))
+                pages.append(_Pages(base + key, key, command))
         while pages:
             replies = await self._send([one.command() for one in pages])
-            pages = [one for one, reply in zip(pages, replies, strict=True) if one.take(reply, image)]
-        image.unlisted = await self._unlisted(image)
-        return image
+            pages = [one for one, reply in zip(pages, replies, strict=True) if one.take(reply, partition)]
+        partition.unlisted = await self._unlisted(partition)
+        return partition
 
-    async def _read_lives(self, image: Image, base: str, names: Sequence[str]) -> None:
+    async def _read_lives(self, partition: Partition, base: str, names: Sequence[str]) -> None:
         start = time.monotonic()
         for first in range(0, len(names), BATCH):
             batch = names[first : first + BATCH]
             passed = time.monotonic() - start
             for name, life in zip(batch, await self._send([("PTTL", base + one) for one in batch]), strict=True):
                 if life != -2:
-                    image.lives[name] = math.inf if life == -1 else life / 1000 + passed
+                    partition.lives[name] = math.inf if life == -1 else life / 1000 + passed
 
-    async def _unlisted(self, image: Image) -> list[str]:
-        facts = image.conversation
+    async def _unlisted(self, partition: Partition) -> list[str]:
+        facts = partition.conversation
         if facts is None:
             return []
-        owner = OwnerKeys(self._space.prefix, image.head.get("owner", ""))
+        owner = OwnerKeys(self._keyspace.prefix, partition.head.get("owner", ""))
         listings = owner.listings(facts.get("project_id"), facts.get("referrer"))
         scores = await self._send([("ZSCORE", listing, facts["id"]) for listing in listings])
         return [listing for listing, score in zip(listings, scores, strict=True) if score is None]
@@ -165,49 +165,49 @@ class _Pages:
     def command(self) -> Command:
         """Return the command for the next page."""
         if self._kind == "LRANGE":
-            return (self._kind, self._key, self._cursor, self._cursor + PAGE - 1)
+            return (self._kind, self._key, self._cursor, self._cursor + PAGE_SIZE - 1)
         if self._kind == "XRANGE":
             return (self._kind, self._key, self._after, "+", "COUNT", BATCH)
-        return (self._kind, self._key, self._cursor, "COUNT", PAGE)
+        return (self._kind, self._key, self._cursor, "COUNT", PAGE_SIZE)
 
-    def take(self, reply: Any, image: Image) -> bool:
-        """Put a page into the image; tell whether there is more."""
+    def take(self, reply: Any, partition: Partition) -> bool:
+        """Add a page to what was read of the partition; tell whether there is more."""
         if isinstance(reply, redis_errors.ResponseError):
-            image.faults.append(f"{self._name} is of a wrong type")
+            partition.faults.append(f"{self._name} is of a wrong type")
             return False
         if self._kind == "LRANGE":
-            return self._take_elements(reply, image)
+            return self._take_elements(reply, partition)
         if self._kind == "XRANGE":
-            return self._take_batches(reply, image)
+            return self._take_batches(reply, partition)
         self._cursor, flat = int(reply[0]), reply[1]
         pairs = zip(flat[::2], flat[1::2], strict=True)
         if self._kind == "HSCAN":
             # a response's body and job are of no interest, and may be long
             fields = {_text(name): _text(value) if name not in (b"body", b"job") else "" for name, value in pairs}
-            image.hashes.setdefault(self._name, {}).update(fields)
+            partition.hashes.setdefault(self._name, {}).update(fields)
         else:
             scores = {_text(member): int(float(score)) for member, score in pairs}
-            image.scores.setdefault(self._name, {}).update(scores)
+            partition.scores.setdefault(self._name, {}).update(scores)
         return self._cursor != 0
 
-    def _take_batches(self, entries: list[tuple[bytes, list[bytes]]], image: Image) -> bool:
+    def _take_batches(self, entries: list[tuple[bytes, list[bytes]]], partition: Partition) -> bool:
         for entry_id, flat in entries:
             # the events themselves are of no interest, and may be long
             fields = {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
             entry = _text(entry_id), {**fields, "frames": ""} if "frames" in fields else fields
-            image.logs.setdefault(self._name, []).append(entry)
+            partition.logs.setdefault(self._name, []).append(entry)
             self._after = f"({_text(entry_id)}"
         return len(entries) == BATCH
 
-    def _take_elements(self, elements: list[bytes], image: Image) -> bool:
-        ids = image.segments.setdefault(int(self._name.partition(":")[2]), [])
+    def _take_elements(self, elements: list[bytes], partition: Partition) -> bool:
+        ids = partition.segments.setdefault(int(self._name.partition(":")[2]), [])
         for element in elements:
             match = _ITEM_ID.match(element)
             if element and not match:
-                image.faults.append(f"{self._name} has an element {len(ids)} that is no item")
+                partition.faults.append(f"{self._name} has an element {len(ids)} that is no item")
             ids.append(_text(match[1]) if match else "?" if element else "")
         self._cursor += len(elements)
-        return len(elements) == PAGE
+        return len(elements) == PAGE_SIZE
 
 
 def _text(value: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Deleting everything that belongs to one owner.
+"""Purger: deletes everything that belongs to one owner.
 
 No index says which partitions an owner has: each turn would pay for it. So all keys are looked at, in small steps, and
 again until nothing is found that was written meanwhile.
@@ -12,14 +12,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from storage.client.channel import Argument, Channel
-from storage.client.keyspace import Space
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.keyspace import Keyspace
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.values import FIELD_BREAK
 from storage.maintenance.sweeper import escape_glob
 
 #: Times that all keys are looked at, at most: each but the first finds only what was written during the one before.
 ROUNDS = 5
 #: Keys that one step deletes; those of a partition that need not expire go in one step, whatever their number.
-STEP_SIZE = 1000
+STEP_KEYS = 1000
 #: Keys that need not expire.
 _LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|(branch|segment|holders):\d+")
 
@@ -57,11 +58,11 @@ class _Found:
 class Purger:
     """Deletes all that one owner has. One purge at a time: it looks at every key of the store."""
 
-    def __init__(self, channel: Channel, space: Space) -> None:
+    def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
         self._channel = channel
-        self._space = space
+        self._keyspace = keyspace
         self._turnstile = asyncio.Lock()
-        self._name = re.compile(re.escape(space.prefix) + r":\{([^}]*)\}:(.+)", re.DOTALL)
+        self._name = re.compile(re.escape(keyspace.prefix) + r":\{([^}]*)\}:(.+)", re.DOTALL)
 
     async def purge(self, owner: str, on_progress: Callable[[Purged], None] = lambda _: None) -> Purged:
         """Delete conversations, responses, chains, event logs, locks, listings and idempotency keys of an owner.
@@ -74,7 +75,7 @@ class Purger:
             try:
                 return await self._purge(owner, on_progress)
             except CLIENT_ERRORS as error:
-                raise translate(error) from error
+                raise translate_error(error) from error
 
     async def _purge(self, owner: str, on_progress: Callable[[Purged], None]) -> Purged:
         purged = Purged()
@@ -93,7 +94,7 @@ class Purger:
     async def _look(self, owner: str, known: set[str]) -> _Found:
         """Look at all keys: what is there of known partitions, and of the owner besides."""
         found = _Found()
-        own = self._space.owner(owner).all
+        own = self._keyspace.owner(owner).all
         async for keys in self._scan("*"):
             heads = []
             for key in keys:
@@ -116,23 +117,23 @@ class Purger:
                 raise reply
             holder, importing = ((field or b"").decode() for field in reply)
             match = self._name.fullmatch(key)
-            if match and (holder or importing.rpartition("\x1f")[0]) == owner:
+            if match and (holder or importing.rpartition(FIELD_BREAK)[0]) == owner:
                 owned.append(match[1])
         return owned
 
     def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
-        return self._channel.scan(f"{escape_glob(self._space.prefix)}:{pattern}")
+        return self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:{pattern}")
 
     async def _purge_partition(self, owner: str, partition: str, names: Iterable[str]) -> Purged:
         every = sorted(set(names))
         loose = [name for name in every if not _LASTING.fullmatch(name)]
-        steps = [loose[i : i + STEP_SIZE] for i in range(0, len(loose), STEP_SIZE)]
+        steps = [loose[i : i + STEP_KEYS] for i in range(0, len(loose), STEP_KEYS)]
         steps.append([name for name in every if _LASTING.fullmatch(name)])
         keys = lived = 0
         for step in steps:
             arguments: list[Argument] = [owner, int(step is steps[-1]), *step]
-            call = Call("purge_partition", [self._space.keys_of(partition).head], arguments)
-            deleted, found = await self._space.scripts.run(call)
+            call = Call("purge_partition", [self._keyspace.keys_of(partition).head], arguments)
+            deleted, found = await self._keyspace.scripts.run(call)
             keys, lived = keys + deleted, lived + found
         responses = sum(name.startswith("response:") for name in loose) if keys else 0
         return Purged(int(keys > 0), lived, responses, keys)

@@ -1,4 +1,4 @@
-"""Reclaiming: what no branch and no response reaches any more is freed, step by step, beside running turns."""
+"""Sweeper, the garbage collection: frees what no branch and no response reaches, in steps, beside running turns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.client.scripts import CLIENT_ERRORS, Call, translate
+from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.errors import StoreError
 from storage.partitions import partition_of
 
 if TYPE_CHECKING:
     from storage.client.channel import Channel
-    from storage.client.keyspace import Space
+    from storage.client.keyspace import Keyspace
 
 #: Segments that one survey looks at.
 SURVEY_SIZE = 100
 #: Items, or index entries, that one step looks at: a few hundred commands, well under a millisecond.
-STEP_SIZE = 200
+STEP_ITEMS = 200
 #: Branches that one step asks whether they read an item; where more might, the items are left alone.
 MAX_ASKED = 2000
 #: Segments that are swept at the same time: one step each goes out in one round trip.
@@ -51,20 +51,20 @@ class Sweeper:
     Any number of sweeps may run at the same time, beside everything else.
     """
 
-    def __init__(self, channel: Channel, space: Space) -> None:
+    def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
         self._channel = channel
-        self._space = space
+        self._keyspace = keyspace
 
     async def partitions(self) -> AsyncIterator[str]:
         """Yield the names of all partitions of all owners; one may come twice. Raises Unavailable."""
-        name = re.compile(re.escape(self._space.prefix) + r":\{(\w+)\}:partition")
+        name = re.compile(re.escape(self._keyspace.prefix) + r":\{(\w+)\}:partition")
         try:
-            async for keys in self._channel.scan(f"{escape_glob(self._space.prefix)}:{{*}}:partition"):
+            async for keys in self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:{{*}}:partition"):
                 for key in keys:
                     if match := name.fullmatch(key):
                         yield match[1]
         except CLIENT_ERRORS as error:
-            raise translate(error) from error
+            raise translate_error(error) from error
 
     async def sweep(self, some_id: str) -> Swept:
         """Sweep the partition that an id leads to. Raises Unavailable; then the rest is left for the next sweep."""
@@ -96,10 +96,10 @@ class Sweeper:
             while waiting and len(under_way) < SEGMENTS_AT_ONCE:
                 under_way[waiting.pop()] = 0
             calls = [
-                self._call("sweep_segment", partition, [segment, offset, STEP_SIZE, MAX_ASKED])
+                self._call("sweep_segment", partition, [segment, offset, STEP_ITEMS, MAX_ASKED])
                 for segment, offset in under_way.items()
             ]
-            replies = await self._space.scripts.run_all(calls)
+            replies = await self._keyspace.scripts.run_all(calls)
             for segment, reply in zip(list(under_way), replies, strict=True):
                 if isinstance(reply, StoreError):
                     raise reply
@@ -114,17 +114,17 @@ class Sweeper:
     async def _sweep_index(self, partition: str, kind: str) -> int:
         cursor, dropped = "0", 0
         while True:
-            reply = await self._run("sweep_index", partition, [cursor, STEP_SIZE, kind])
+            reply = await self._run("sweep_index", partition, [cursor, STEP_ITEMS, kind])
             cursor = reply[0].decode()
             dropped += int(reply[1])
             if cursor == "0":
                 return dropped
 
     async def _run(self, script: str, partition: str, arguments: Sequence[Any]) -> list[Any]:
-        return await self._space.scripts.run(self._call(script, partition, arguments))
+        return await self._keyspace.scripts.run(self._call(script, partition, arguments))
 
     def _call(self, script: str, partition: str, arguments: Sequence[Any]) -> Call:
-        keys = self._space.keys_of(partition)
+        keys = self._keyspace.keys_of(partition)
         return Call(script, [keys.head, keys.index], arguments)
 
 

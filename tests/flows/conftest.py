@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from proxy.app import create_app, create_runner
 from proxy.config.settings import Config, Secret
 from proxy.stores import open_store
-from tests.upstream import ScriptedUpstream
+from tests.upstream import Reply, ScriptedUpstream
 
 
 @dataclass
@@ -59,10 +59,13 @@ def configure(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 
 @asynccontextmanager
-async def running_proxy(redis_url: str, **changes: dict[str, Any]) -> AsyncIterator[Proxy]:
-    """Run a proxy on a free port; `changes` are configuration sections."""
+async def running_proxy(
+    redis_url: str, script: Sequence[Reply] = (), **changes: dict[str, Any]
+) -> AsyncIterator[Proxy]:
+    """Run a proxy on a free port. script: the model's first answers; changes: configuration sections."""
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream())
+        upstream.script(*script)
         base: dict[str, dict[str, Any]] = {
             "redis": {"url": Secret(redis_url)},
             "upstream": {"url": upstream.url},

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from proxy.protocol import ids
 from storage import (
+    CallMark,
     CommitMode,
     CommitResult,
     Conversation,
@@ -26,7 +27,7 @@ from storage import (
     new_partition,
     partition_of,
 )
-from storage.client.scripts import load_scripts
+from storage.client.library import load_scripts
 
 PREFIX = "test"
 OWNER = "alice"
@@ -85,12 +86,12 @@ def json_item(item_id: str, text: str) -> bytes:
 def minted(partition: str, text: str, mark: str = "") -> Entry:
     """Return a new item with an id of ours."""
     item_id = ids.new_turn_item_id("message", partition, stored=True)
-    return Entry(Origin.MINTED, item_id, json_item(item_id, text), mark)
+    return Entry(Origin.MINTED, item_id, json_item(item_id, text), CallMark.parse(mark))
 
 
 def brought(item_id: str, text: str = "brought", mark: str = "") -> Entry:
     """Return an item with an id that the client chose or knows."""
-    return Entry(Origin.CLIENT, item_id, json_item(item_id, text), mark)
+    return Entry(Origin.CLIENT, item_id, json_item(item_id, text), CallMark.parse(mark))
 
 
 def reference(item_id: str) -> Entry:

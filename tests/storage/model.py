@@ -151,7 +151,7 @@ class Partition:
             if item is None and entry.origin is Origin.REFERENCE:
                 continue
             if item is None:
-                item = fresh[entry.id] = Item(entry.id, entry.data, role_of(entry.data), entry.mark, home)
+                item = fresh[entry.id] = Item(entry.id, entry.data, role_of(entry.data), str(entry.mark), home)
                 # the id of a hidden item still leads to that one
                 old = self.known.get(entry.id)
                 if old is None or not old.alive or not self.is_hidden(old):

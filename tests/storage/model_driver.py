@@ -14,6 +14,7 @@ import pytest
 from proxy.protocol import ids
 from storage import Branch as StoredBranch
 from storage import (
+    CallMark,
     ConversationNotFound,
     Entry,
     ForkPoint,
@@ -101,7 +102,10 @@ class Driver:
             minted = Origin.MINTED, ids.new_turn_item_id("message", partition, stored=True)
             origin, item_id = by_kind.get(kind, minted)
             data, mark = self.new_item("call" if kind == "chosen" and dice.random() < 0.3 else kind, item_id, dice)
-            entries.append(Entry(origin, item_id, *((b"", "") if origin is Origin.REFERENCE else (data, mark))))
+            if origin is Origin.REFERENCE:
+                entries.append(Entry(origin, item_id, b""))
+            else:
+                entries.append(Entry(origin, item_id, data, CallMark.parse(mark)))
         return entries
 
     def entries(self, partition: str, dice: Random) -> list[Entry]:

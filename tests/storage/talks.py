@@ -14,6 +14,7 @@ import orjson
 
 from proxy.protocol import ids
 from storage import (
+    CallMark,
     CommitMode,
     Committed,
     Conversation,
@@ -42,7 +43,7 @@ def entry(partition: str, text: str) -> Entry:
     kind, sign = ("message", "") if role else KINDS[text[0]]
     item_id = ids.new_turn_item_id(kind, partition, stored=True)
     body = {"id": item_id, "type": kind, **({"role": role} if role else {}), "text": text, "content": []}
-    return Entry(Origin.MINTED, item_id, orjson.dumps(body), sign and sign + "call_" + text[1:])
+    return Entry(Origin.MINTED, item_id, orjson.dumps(body), CallMark.parse(sign and f"{sign}call_{text[1:]}"))
 
 
 @dataclass

@@ -128,7 +128,7 @@ async def test_the_main_branch_has_these_names(store: Store, name: str):
 
 async def test_an_append_that_arrives_twice_appends_once_and_answers_the_same(store: Store):
     made = await start(store, "one")
-    keys = store.items._space.keys(made.id)
+    keys = store.items._keyspace.keys(made.id)
     entries = [minted(partition_of(made.id), "two"), brought("msg_mine")]
     call = Call("append_items", [*keys.common, keys.commit("same")], [OWNER, made.id, "", 120, *flatten(entries)])
     first = await store.items._scripts.run(call)

@@ -221,7 +221,7 @@ async def test_a_conversation_that_is_being_created_stays_listed_though_somebody
     redis: Redis, store: Store
 ):
     coming = draft()
-    await store.conversations._scripts.run(store.conversations._space.touch(OWNER, coming.id, None, None))
+    await store.conversations._scripts.run(store.conversations._keyspace.touch(OWNER, coming.id, None, None))
     assert await list_ids(store) == []
     await redis.hset(f"test:{{{coming.id[-16:]}}}:partition", mapping={"owner": OWNER, "kept": 1, "next_segment": 1})
     await redis.hset(

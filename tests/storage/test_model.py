@@ -13,15 +13,14 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from fakeredis import FakeAsyncRedis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
 from storage import Store
+from tests.fake import connect_fake
 from tests.storage.builders import PREFIX, RETENTION_SECONDS, store_on
-from tests.storage.conftest import feed_in_pieces
 from tests.storage.model_driver import OWNERS
 from tests.storage.model_turns import TurnOperations
 
@@ -80,8 +79,7 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.runner = asyncio.Runner()
-        self.fake = FakeAsyncRedis()
-        feed_in_pieces(self.fake)
+        self.fake = connect_fake()
         self.runner.run(self._clear())
         self.store = Store(self.fake, prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
         self.driver = TurnOperations(self.store)

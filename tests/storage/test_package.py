@@ -1,6 +1,12 @@
 """The names by which others enter the package."""
 
+import ast
+from collections import Counter
+from pathlib import Path
+
 import storage
+
+FOLDER = Path(storage.__file__).parent
 
 
 def test_the_public_names_of_storage_are_these():
@@ -17,6 +23,8 @@ def test_the_public_names_of_storage_are_these():
         "BranchPage",
         "BranchProtected",
         "Busy",
+        "CallMark",
+        "CallSign",
         "Chain",
         "CommitMode",
         "CommitResult",
@@ -57,6 +65,7 @@ def test_the_public_names_of_storage_are_these():
         "OpenedTurn",
         "Origin",
         "PageRequest",
+        "Pairing",
         "Purged",
         "Report",
         "ResponseNotFound",
@@ -71,7 +80,26 @@ def test_the_public_names_of_storage_are_these():
         "TurnSource",
         "Unavailable",
         "new_partition",
+        "pair",
         "partition_of",
     }
     assert storage.__all__ == sorted(storage.__all__)
     assert all(hasattr(storage, name) for name in storage.__all__)
+
+
+def defined_in(path: Path) -> list[str]:
+    """The public names that a module defines."""
+    names: list[str] = []
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if not name.startswith("_")]
+
+
+def test_no_public_name_is_defined_in_two_modules():
+    names = Counter(name for path in FOLDER.rglob("*.py") for name in defined_in(path))
+    assert len(names) > 150
+    assert {name: count for name, count in names.items() if count > 1} == {}

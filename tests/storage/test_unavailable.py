@@ -7,7 +7,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from storage import CommitResult, PageRequest, Store, Unavailable, partition_of
-from storage.client.scripts import translate
+from storage.client.scripts import translate_error
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -161,9 +161,9 @@ def test_every_error_of_the_client_is_translated(error_class: type[Exception]):
     error.args = (f"1 {SECRET}:1",)
     if error_class.__name__ in KEPT_AS_THEY_ARE:
         with pytest.raises(error_class):
-            translate(error)
+            translate_error(error)
     else:
-        assert translate(error).subject == error_class.__name__
+        assert translate_error(error).subject == error_class.__name__
 
 
 async def test_when_memory_is_full_writing_is_unavailable_and_reading_is_not():

@@ -1,15 +1,19 @@
 -- export_begin: what a conversation consists of at this moment; its segments are kept while the export runs.
+-- needs: common
 -- KEYS  partition, conversation, branches
 -- ARGV  owner, conversation id, hold s
 -- Returns {'ok', facts (flat field/value list), next segment's number, branches…} or {'conversation_not_found'}.
 --   A branch: {line, closed chain, field, value…}.
 
-if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
+local conversation_key, branches_key = KEYS[2], KEYS[3]
+local owner, conversation_id, hold_seconds = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+if not owned(owner) or not conversation_lives(conversation_key, conversation_id) then
   return { 'conversation_not_found' }
 end
-local reply = { 'ok', redis.call('HGETALL', KEYS[2]), tonumber(redis.call('HGET', KEYS[1], 'next_segment')) }
+local reply = { 'ok', redis.call('HGETALL', conversation_key), tonumber(redis.call('HGET', PARTITION, 'next_segment')) }
 local reach = {}
-local names = redis.call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES')
+local names = redis.call('ZRANGE', branches_key, 0, -1, 'WITHSCORES')
 for i = 2, #names, 2 do
   local line = tonumber(names[i])
   local chain = close_chain(parse_chain(redis.call('HGET', branch_key(line), 'chain')))
@@ -24,6 +28,6 @@ for i = 2, #names, 2 do
 end
 local _, milliseconds = now()
 for segment, to in pairs(reach) do
-  note_reach(segment, to, milliseconds + tonumber(ARGV[3]) * 1000)
+  note_reach(segment, to, milliseconds + hold_seconds * 1000)
 end
 return reply

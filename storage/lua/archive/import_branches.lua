@@ -1,23 +1,27 @@
 -- import_branches: write branches that no name leads to yet.
+-- needs: import
 -- KEYS  partition
 -- ARGV  owner, fingerprint, life s, then for each branch: line, number of parts, field, value…, number of parts,
 --       segment that it reads, how far…
 -- Returns {'ok'} or {'conflict'}.
 
-if not is_importing(ARGV[1], ARGV[2]) then
+local owner, fingerprint, life = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local branches_at = 4
+
+if not is_importing(owner, fingerprint) then
   return { 'conflict' }
 end
-local life, at = tonumber(ARGV[3]), 4
+local at = branches_at
 while at <= #ARGV do
-  local line, parts = ARGV[at], tonumber(ARGV[at + 1])
-  redis.call('HSET', branch_key(line), unpack(ARGV, at + 2, at + 1 + parts))
+  local line = ARGV[at]
+  local first, last, holds_at = list_at(at + 1, 1)
+  redis.call('HSET', branch_key(line), unpack(ARGV, first, last))
   extend(branch_key(line), life)
-  at = at + 2 + parts
-  parts = tonumber(ARGV[at])
-  for i = at + 1, at + parts, 2 do
-    redis.call('ZADD', holders_key(ARGV[i]), ARGV[i + 1], line)
-    extend(holders_key(ARGV[i]), life)
+  first, last, at = list_at(holds_at, 1)
+  for i = first, last, 2 do
+    local segment, to = ARGV[i], ARGV[i + 1]
+    redis.call('ZADD', holders_key(segment), to, line)
+    extend(holders_key(segment), life)
   end
-  at = at + 1 + parts
 end
 return { 'ok' }

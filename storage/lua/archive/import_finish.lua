@@ -1,4 +1,6 @@
 -- import_finish: make an imported conversation live; all or nothing.
+-- needs: import
+-- prolongs: whole
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, fingerprint, retention s, first segment's number, number of segments, length of each…,
 --       number of facts, field, value…, number of branches, name, line…,
@@ -6,13 +8,17 @@
 -- Returns {'ok', facts (flat field/value list)}; {'conflict'} when something is missing: then nothing was written.
 -- Of a deleted conversation nothing is left but the segments that its responses and their continuations read.
 
-local owner, retention, base = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
-if not is_importing(owner, ARGV[2]) then
+local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
+local owner, fingerprint, retention, base = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local lengths_at = 5
+
+if not is_importing(owner, fingerprint) then
   return { 'conflict' }
 end
-local size = tonumber(ARGV[5])
-for i = 0, size - 1 do
-  if redis.call('LLEN', segment_key(base + i)) ~= tonumber(ARGV[6 + i]) then
+local first, last, facts_at = list_at(lengths_at, 1)
+local size = last - first + 1
+for i = first, last do
+  if redis.call('LLEN', segment_key(base + i - first)) ~= tonumber(ARGV[i]) then
     return { 'conflict' }
   end
 end
@@ -26,29 +32,32 @@ for segment = 0, base - 1 do
     note_reach(segment, redis.call('LLEN', segment_key(segment)), milliseconds + left)
   end
 end
-redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('DEL', conversation_key, branches_key)
 
 local latest = { created_at = seconds, updated_at = milliseconds }
-local at = 6 + size
-for i = at + 1, at + tonumber(ARGV[at]) * 2, 2 do
+local names_at, reach_at
+first, last, names_at = list_at(facts_at, 2)
+for i = first, last, 2 do
   local field, value = ARGV[i], ARGV[i + 1]
   if latest[field] then
     value = string.format('%.0f', math.min(tonumber(value), latest[field]))
   end
-  redis.call('HSET', KEYS[2], field, value)
+  redis.call('HSET', conversation_key, field, value)
 end
-at = at + 1 + tonumber(ARGV[at]) * 2
-for i = at + 1, at + tonumber(ARGV[at]) * 2, 2 do
-  redis.call('ZADD', KEYS[3], ARGV[i + 1], ARGV[i])
+first, last, reach_at = list_at(names_at, 2)
+for i = first, last, 2 do
+  local name, line = ARGV[i], ARGV[i + 1]
+  redis.call('ZADD', branches_key, line, name)
 end
-at = at + 1 + tonumber(ARGV[at]) * 2
-for i = at + 1, at + tonumber(ARGV[at]) * 2, 2 do
-  note_reach(ARGV[i], tonumber(ARGV[i + 1]), milliseconds + retention * 1000)
+first, last = list_at(reach_at, 2)
+for i = first, last, 2 do
+  local segment, to = ARGV[i], tonumber(ARGV[i + 1])
+  note_reach(segment, to, milliseconds + retention * 1000)
 end
-redis.call('HSET', KEYS[1], 'owner', owner, 'kept', 1)
-redis.call('HDEL', KEYS[1], 'importing', 'import_base', 'import_size')
+redis.call('HSET', PARTITION, 'owner', owner, 'kept', 1)
+redis.call('HDEL', PARTITION, 'importing', 'import_base', 'import_size')
 
-for _, key in ipairs({ KEYS[1], KEYS[4], BASE .. 'tombstones', BASE .. 'journal' }) do
+for _, key in ipairs({ PARTITION, index_key, BASE .. 'tombstones', BASE .. 'journal' }) do
   redis.call('PERSIST', key)
 end
 for segment = base, base + size - 1 do
@@ -62,9 +71,9 @@ for segment = base, base + size - 1 do
 end
 local low, high = position(base, 0), '(' .. position(base + size, 0)
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', BASE .. 'journal', low, high)) do
-  local key = BASE .. 'response:' .. string.match(entry, '^[^\31]*')
+  local key = BASE .. 'response:' .. string.match(entry, FIRST_FIELD)
   if redis.call('HDEL', key, 'importing') == 1 then
     redis.call('EXPIRE', key, retention)
   end
 end
-return { 'ok', redis.call('HGETALL', KEYS[2]) }
+return { 'ok', redis.call('HGETALL', conversation_key) }

@@ -1,20 +1,21 @@
 -- compare_branches: what two branches share, and what only one of them has.
+-- needs: branch
 -- KEYS  partition, conversation, branches
 -- ARGV  owner, conversation id, name, other name, most items of either side
 -- Returns {'ok', bytes of the last item of their common beginning or '', number of shared items,
 -- more of the first's own (0 or 1), {item bytes…}, more of the second's own, {item bytes…}}, or
 -- {'conversation_not_found'}, {'branch_not_found', name}. Writes nothing.
 
-if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
-  return { 'conversation_not_found' }
-end
+local conversation_key, branches_key = KEYS[2], KEYS[3]
+local owner, conversation_id, first_name, second_name, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+
 local chains = {}
-for i = 1, 2 do
-  local line, name = line_named(KEYS[2], KEYS[3], ARGV[2 + i])
-  if not line then
-    return { 'branch_not_found', name }
+for i, name in ipairs({ first_name, second_name }) do
+  local branch, refusal = find_branch(owner, conversation_key, conversation_id, branches_key, name)
+  if not branch then
+    return refusal
   end
-  chains[i] = chain_of(line)
+  chains[i] = chain_of(branch.line)
 end
 
 -- The spans that both chains begin with.
@@ -62,7 +63,7 @@ local function subtract(one, other)
   return rest, shared
 end
 
-local function first_items(chain, limit)
+local function first_items(chain)
   local items = {}
   for _, span in ipairs(chain) do
     local low = span[2]
@@ -81,11 +82,10 @@ local function first_items(chain, limit)
   return more, items
 end
 
-local limit = tonumber(ARGV[5])
 local only_first, shared = subtract(chains[1], chains[2])
 local only_second = subtract(chains[2], chains[1])
 local reply = { 'ok', last_item(common_beginning(chains[1], chains[2])) or '', shared }
 for _, rest in ipairs({ only_first, only_second }) do
-  reply[#reply + 1], reply[#reply + 2] = first_items(rest, limit)
+  reply[#reply + 1], reply[#reply + 2] = first_items(rest)
 end
 return reply

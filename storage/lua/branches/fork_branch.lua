@@ -1,4 +1,6 @@
 -- fork_branch: make a branch out of another's history, with entries behind it; under a name, or as the new MAIN.
+-- needs: append
+-- prolongs: whole
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, conversation id, branch that is forked ('' = where the target lies), point, target (both: see
 --       records.ForkPoint), new name ('' = becomes MAIN), backup name of the old MAIN, description,
@@ -8,40 +10,45 @@
 -- {'item_not_found', id}, {'branch_exists', name}, {'not_a_user_message', id}, {'not_a_message', id},
 -- {'no_user_message', id}, {'response_unfinished', id}.
 
-if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
+local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
+local owner, conversation_id, source_name, point, target = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local name, backup, description = ARGV[6], ARGV[7], ARGV[8]
+local entries_at = 9
+
+if not owned(owner) or not conversation_lives(conversation_key, conversation_id) then
   return { 'conversation_not_found' }
 end
-local fork, refusal = resolve_fork(KEYS[2], KEYS[3], KEYS[4], ARGV[3], ARGV[4], ARGV[5])
+local fork, refusal = resolve_fork(conversation_key, branches_key, index_key, source_name, point, target)
 if not fork then
   return refusal
 end
-local name, backup = ARGV[6], ARGV[7]
 if name ~= '' then
   name = string.lower(name) == 'main' and 'MAIN' or name
-  if not name_is_free(KEYS[3], name) then
+  if not name_is_free(branches_key, name) then
     return { 'branch_exists', name }
   end
 end
-local entries, unknown = read_entries(10, tonumber(ARGV[9]), KEYS[4])
+local entries, unknown = read_entries(entries_at, conversation_key, index_key)
 if not entries then
   return { 'item_not_found', unknown }
 end
 
 local anchor = item_id(last_item(fork.base) or '') or ''
-local line = create_line(fork.base, fork.pending, fork.line, anchor, ARGV[8], fork.mixed)
+local line = create_line(fork.base, fork.pending, fork.line, anchor, description, fork.mixed)
 if #entries > 0 then
-  append_to_branch(entries, line, KEYS[4], '', '')
+  append_to_branch(entries, line, index_key, '', '')
 end
 if name ~= '' then
-  name_line(KEYS[3], name, line)
+  name_line(branches_key, name, line)
   backup = ''
 else
-  backup = promote(KEYS[2], KEYS[3], line, backup)
+  backup = promote(conversation_key, branches_key, line, backup)
 end
 local _, milliseconds = now()
-redis.call('HSET', KEYS[2], 'updated_at', milliseconds)
+redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 local source = fork.line and redis.call('HGET', branch_key(fork.line), 'name') or ''
-local reply = { 'ok', redis.call('HGETALL', KEYS[2]), describe(KEYS[2], line), anchor, source, backup }
+local facts = redis.call('HGETALL', conversation_key)
+local reply = { 'ok', facts, describe(conversation_key, line), anchor, source, backup }
 for _, entry in ipairs(entries) do
   reply[#reply + 1] = entry.bytes
 end

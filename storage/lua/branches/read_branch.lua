@@ -1,13 +1,14 @@
 -- read_branch: one branch.
+-- needs: branch
 -- KEYS  partition, conversation, branches
 -- ARGV  owner, conversation id, name
 -- Returns {'ok', branch (see describe)}, or {'conversation_not_found'}, {'branch_not_found', name}. Writes nothing.
 
-if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
-  return { 'conversation_not_found' }
+local conversation_key, branches_key = KEYS[2], KEYS[3]
+local owner, conversation_id, name = ARGV[1], ARGV[2], ARGV[3]
+
+local branch, refusal = find_branch(owner, conversation_key, conversation_id, branches_key, name)
+if not branch then
+  return refusal
 end
-local line, name = line_named(KEYS[2], KEYS[3], ARGV[3])
-if not line then
-  return { 'branch_not_found', name }
-end
-return { 'ok', describe(KEYS[2], line) }
+return { 'ok', describe(conversation_key, branch.line) }

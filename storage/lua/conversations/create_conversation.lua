@@ -1,4 +1,6 @@
 -- create_conversation: make a partition with a conversation, its branch MAIN and its first items.
+-- needs: append
+-- prolongs: whole
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, id, title, project_id, referrer, number of metadata pairs, pairs…, number of entries, entries…
 --       (title, project_id, referrer: empty for none)
@@ -6,10 +8,12 @@
 -- {'item_not_found', id} for an unknown reference.
 -- Repeating the same call (same owner and id) changes nothing and answers the same.
 
-local owner, id = ARGV[1], ARGV[2]
-local pairs_count = tonumber(ARGV[6])
-local at = 7 + pairs_count * 2
-local entries, unknown = read_entries(at + 1, tonumber(ARGV[at]), KEYS[4])
+local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
+local owner, id, title, project_id, referrer = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local metadata_at = 6
+
+local first_pair, last_pair, entries_at = list_at(metadata_at, 2)
+local entries, unknown = read_entries(entries_at, conversation_key, index_key)
 if not entries then
   return { 'item_not_found', unknown }
 end
@@ -22,9 +26,9 @@ local function answer(created_at, updated_at)
   return reply
 end
 
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  if owned(owner) and redis.call('HGET', KEYS[2], 'id') == id then
-    local times = redis.call('HMGET', KEYS[2], 'created_at', 'updated_at')
+if redis.call('EXISTS', PARTITION) == 1 then
+  if owned(owner) and redis.call('HGET', conversation_key, 'id') == id then
+    local times = redis.call('HMGET', conversation_key, 'created_at', 'updated_at')
     return answer(tonumber(times[1]), tonumber(times[2]))
   end
   return { 'exists' }
@@ -32,23 +36,23 @@ end
 
 local seconds, milliseconds = now()
 local fields = { 'id', id, 'created_at', seconds, 'updated_at', milliseconds, 'active_branch', 'MAIN' }
-for i, name in ipairs({ 'title', 'project_id', 'referrer' }) do
-  if ARGV[2 + i] ~= '' then
-    fields[#fields + 1] = name
-    fields[#fields + 1] = ARGV[2 + i]
+for _, fact in ipairs({ { 'title', title }, { 'project_id', project_id }, { 'referrer', referrer } }) do
+  if fact[2] ~= '' then
+    fields[#fields + 1] = fact[1]
+    fields[#fields + 1] = fact[2]
   end
 end
-for i = 7, at - 1, 2 do
+for i = first_pair, last_pair, 2 do
   fields[#fields + 1] = 'm:' .. ARGV[i]
   fields[#fields + 1] = ARGV[i + 1]
 end
-redis.call('HSET', KEYS[1], 'owner', owner, 'kept', 1)
+redis.call('HSET', PARTITION, 'owner', owner, 'kept', 1)
 local line = new_segment()
 redis.call('HSET', branch_key(line), 'chain', line .. ':0:', 'pending', '', 'created_at', milliseconds, 'updated_at',
   milliseconds)
-name_line(KEYS[3], 'MAIN', line)
+name_line(branches_key, 'MAIN', line)
 if #entries > 0 then
-  append_to_branch(entries, line, KEYS[4], '', '')
+  append_to_branch(entries, line, index_key, '', '')
 end
-redis.call('HSET', KEYS[2], unpack(fields))
+redis.call('HSET', conversation_key, unpack(fields))
 return answer(seconds, milliseconds)

@@ -1,18 +1,23 @@
 -- answer_key: write down the answer of a request that holds an idempotency key; the key is held no longer.
+-- needs: nothing
 -- KEYS  record
 -- ARGV  token, retention s, status, content type, response id ('' = as it is), 1 if the body is kept else 0, body
 -- Returns {'ok', 1 if the key was held by this token, else 0}.
 
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
+local record = KEYS[1]
+local token, retention, status, content_type = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local response_id, is_kept, body = ARGV[5], ARGV[6] == '1', ARGV[7]
+
+if redis.call('HGET', record, 'token') ~= token then
   return { 'ok', 0 }
 end
-redis.call('HDEL', KEYS[1], 'token', 'lease')
-redis.call('HSET', KEYS[1], 'status', ARGV[3], 'type', ARGV[4])
-if ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[1], 'response', ARGV[5])
+redis.call('HDEL', record, 'token', 'lease')
+redis.call('HSET', record, 'status', status, 'type', content_type)
+if response_id ~= '' then
+  redis.call('HSET', record, 'response', response_id)
 end
-if ARGV[6] == '1' then
-  redis.call('HSET', KEYS[1], 'body', ARGV[7])
+if is_kept then
+  redis.call('HSET', record, 'body', body)
 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', record, retention)
 return { 'ok', 1 }

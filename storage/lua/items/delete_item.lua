@@ -1,22 +1,27 @@
 -- delete_item: remove one item for good, from every branch and every snapshot; the others keep ids and order.
+-- needs: branch
+-- prolongs: whole
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, conversation id, item id, branch that it must be on ('' = any)
 -- Returns {'ok', facts} (flat field/value list), or {'conversation_not_found'}, {'branch_not_found', name},
 -- {'item_not_found', id}.
 
-if not owned(ARGV[1]) or not conversation_lives(KEYS[2], ARGV[2]) then
+local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
+local owner, conversation_id, id, name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+if not owned(owner) or not conversation_lives(conversation_key, conversation_id) then
   return { 'conversation_not_found' }
 end
-local line, branch
-if ARGV[4] ~= '' then
-  line, branch = line_named(KEYS[2], KEYS[3], ARGV[4])
+local line, found
+if name ~= '' then
+  line, found = line_named(conversation_key, branches_key, name)
   if not line then
-    return { 'branch_not_found', branch }
+    return { 'branch_not_found', found }
   end
 end
-local bytes, _, mark, places = load_item(KEYS[4], ARGV[3])
+local bytes, _, mark, places = load_item(index_key, id)
 if not bytes or not on_any_branch(places) or (line and not any_in_chain(chain_of(line), places)) then
-  return { 'item_not_found', ARGV[3] }
+  return { 'item_not_found', id }
 end
 for _, place in ipairs(places) do
   if redis.call('LLEN', segment_key(place[1])) > place[2] then
@@ -24,11 +29,11 @@ for _, place in ipairs(places) do
     redis.call('ZADD', BASE .. 'tombstones', position(place[1], place[2]), place[1] .. ':' .. place[2])
   end
 end
-redis.call('HDEL', KEYS[4], ARGV[3])
+redis.call('HDEL', index_key, id)
 local call = 'call:' .. string.sub(mark, 2)
-if string.find(mark, '^[+~]') and redis.call('HGET', KEYS[4], call) == ARGV[3] then
-  redis.call('HDEL', KEYS[4], call)
+if string.find(mark, '^[+~]') and redis.call('HGET', index_key, call) == id then
+  redis.call('HDEL', index_key, call)
 end
 local _, milliseconds = now()
-redis.call('HSET', KEYS[2], 'updated_at', milliseconds)
-return { 'ok', redis.call('HGETALL', KEYS[2]) }
+redis.call('HSET', conversation_key, 'updated_at', milliseconds)
+return { 'ok', redis.call('HGETALL', conversation_key) }

@@ -1,33 +1,38 @@
 -- list_items: one page of a branch, or of a response's input.
+-- needs: branch
 -- KEYS  partition, conversation, branches, index, response
 -- ARGV  owner, 'branch' or 'response', conversation or response id, branch ('' = active), after ('' = none),
 --       limit, 'asc' or 'desc', at ('' = now; an item or a response: the branch as it was there)
 -- Returns {'ok', more (0 or 1), item bytes…}, or {'conversation_not_found'}, {'branch_not_found', name},
 -- {'response_not_found'}, {'item_not_found', at}, {'cursor_not_found', id}. Writes nothing.
 
-if not owned(ARGV[1]) then
-  return { ARGV[2] == 'branch' and 'conversation_not_found' or 'response_not_found' }
+local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local owner, kind, id, name, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local size, order, at = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+
+if not owned(owner) then
+  return { kind == 'branch' and 'conversation_not_found' or 'response_not_found' }
 end
 -- Spans in reading order, each {segment, from, to}; a descending page reads them from the end.
 local chain
-if ARGV[2] == 'branch' then
-  if not conversation_lives(KEYS[2], ARGV[3]) then
+if kind == 'branch' then
+  if not conversation_lives(conversation_key, id) then
     return { 'conversation_not_found' }
   end
-  local past = ARGV[8] ~= ''
-  local fork, refusal = resolve_fork(KEYS[2], KEYS[3], KEYS[4], ARGV[4], past and 'at' or 'tip', ARGV[8])
+  local point = at ~= '' and 'at' or 'tip'
+  local fork, refusal = resolve_fork(conversation_key, branches_key, index_key, name, point, at)
   if not fork then
     return refusal
   end
   chain = fork.base
 else
-  local text = redis.call('HGET', KEYS[5], 'context')
+  local text = redis.call('HGET', response_key, 'context')
   if not text then
     return { 'response_not_found' }
   end
   chain = parse_chain(text)
 end
-local descending = ARGV[7] == 'desc'
+local descending = order == 'desc'
 local first, last, step = 1, #chain, 1
 if descending then
   first, last, step = #chain, 1, -1
@@ -41,15 +46,15 @@ end
 
 -- Where to start: just past the cursor.
 local start_span, start_offset
-if ARGV[5] ~= '' then
-  local bytes, _, _, places = load_item(KEYS[4], ARGV[5])
+if after ~= '' then
+  local bytes, _, _, places = load_item(index_key, after)
   if bytes then
     start_span, start_offset = last_occurrence(places)
   end
   if start_span then
     start_offset = start_offset + step
   else
-    return { 'cursor_not_found', ARGV[5] }
+    return { 'cursor_not_found', after }
   end
 end
 
@@ -84,17 +89,15 @@ local function read(wanted)
 end
 
 -- Every stored item begins with its id: the one thing of an item that is read here.
-local function may_end_on(item, at)
-  local id = string.match(item, '^{"id":"([^"]+)"')
-  local places = id and places_of(KEYS[4], id)
+local function may_end_on(item, place)
+  local places = places_of(index_key, item_id(item) or '')
   local span, offset
   if places then
     span, offset = last_occurrence(places)
   end
-  return not span or (span == at[1] and offset == at[2])
+  return not span or (span == place[1] and offset == place[2])
 end
 
-local size = tonumber(ARGV[6])
 local found, where = read(size + 1)
 while #found > size and not may_end_on(found[size], where[size]) do
   size = size + 1

@@ -1,7 +1,9 @@
 -- check_job: tell whether a response still has to be run.
+-- needs: response
 -- KEYS  response
 -- ARGV  (none)
 -- Returns {'ok', 1 if it is unfinished, else 0}. Writes nothing.
 
-local status = redis.call('HGET', KEYS[1], 'status')
-return { 'ok', (status == 'queued' or status == 'in_progress') and 1 or 0 }
+local response_key = KEYS[1]
+
+return { 'ok', is_unfinished(redis.call('HGET', response_key, 'status')) and 1 or 0 }

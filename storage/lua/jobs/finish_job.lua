@@ -1,8 +1,12 @@
 -- finish_job: take an entry out of the queue whose response is over.
+-- needs: nothing
 -- KEYS  queue
 -- ARGV  group, entry
 -- Returns {'ok'}.
 
-redis.pcall('XACK', KEYS[1], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[1], ARGV[2])
+local queue = KEYS[1]
+local group, entry = ARGV[1], ARGV[2]
+
+redis.pcall('XACK', queue, group, entry)
+redis.call('XDEL', queue, entry)
 return { 'ok' }

@@ -1,26 +1,38 @@
--- Put before the scripts that append, after branch.lua. `append_entries` is the only place that writes items.
+-- append: new items on a branch or a chain. `append_entries` is the only place that writes items.
+-- needs: branch
 --
 -- An entry is four arguments: mode, id, bytes, mark.
 --   mode m: an id minted for this call. c: an id that the client brought: if it is known here the stored item is
 --   used and the bytes are ignored, and so for its second time in one call. r: a reference, known here or an error.
---   mark: `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an output,
+--   mark (storage/calls.py): `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an output,
 --   `-call_id` for an output, or empty.
 
 local FIELDS = 4
 
--- Looks up the c and r entries among ARGV[first..]. Returns the entries, or nil and the id of an unknown reference.
-local function read_entries(first, count, index_key)
+-- The entry whose arguments begin at a position, with what is stored of it if it is a c or an r; nil and its id for an
+-- unknown reference.
+local function read_entry(at, conversation_key, index_key)
+  local mode, id, bytes, mark = unpack(ARGV, at, at + FIELDS - 1)
+  local entry = { mode = mode, id = id, bytes = bytes, mark = mark }
+  if mode ~= 'm' then
+    local stored, place, stored_mark, places = find_item(conversation_key, index_key, id)
+    if stored then
+      entry.bytes, entry.place, entry.mark, entry.places = stored, place, stored_mark, places
+    elseif mode == 'r' then
+      return nil, id
+    end
+  end
+  return entry
+end
+
+-- The entries of a list among the arguments whose length stands at a position; nil and the id of an unknown reference.
+local function read_entries(at, conversation_key, index_key)
   local entries = {}
-  for i = 0, count - 1 do
-    local at = first + i * FIELDS
-    local entry = { mode = ARGV[at], id = ARGV[at + 1], bytes = ARGV[at + 2], mark = ARGV[at + 3] }
-    if entry.mode ~= 'm' then
-      local bytes, place, mark, places = find_item(KEYS[2], index_key, entry.id)
-      if bytes then
-        entry.bytes, entry.place, entry.mark, entry.places = bytes, place, mark, places
-      elseif entry.mode == 'r' then
-        return nil, entry.id
-      end
+  local first, last = list_at(at, FIELDS)
+  for i = first, last, FIELDS do
+    local entry, unknown = read_entry(i, conversation_key, index_key)
+    if not entry then
+      return nil, unknown
     end
     entries[#entries + 1] = entry
   end

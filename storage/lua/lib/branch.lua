@@ -1,15 +1,15 @@
--- Put before the scripts that work on branches, after common.lua.
+-- branch: branches: their lines and names, forks, the journal, calls that wait.
+-- needs: common, response
 --
 -- The journal is a sorted set with one entry an append of a conversation: at position(segment, its length after the
 -- append), `id US model US calls that wait for an output there`. So a fork at any point finds its pending calls by
 -- reading one entry and the few items after it, however long the history is.
 
-local FIELD_BREAK = '\31'
 -- `id`, `type` and a message's `role` begin every stored item, in this order.
 local MESSAGE = '^{"id":"[^"]*","type":"message","role":"([^"]*)"'
 
 local function new_segment()
-  return redis.call('HINCRBY', KEYS[1], 'next_segment', 1) - 1
+  return redis.call('HINCRBY', PARTITION, 'next_segment', 1) - 1
 end
 
 local function parse_pending(text)
@@ -119,6 +119,18 @@ local function chain_of(line)
   return text and close_chain(parse_chain(text))
 end
 
+-- A branch of a living conversation of this owner: {line, name}; nil and the refusal when there is none.
+local function find_branch(owner, conversation_key, conversation_id, branches_key, name)
+  if not owned(owner) or not conversation_lives(conversation_key, conversation_id) then
+    return nil, { 'conversation_not_found' }
+  end
+  local line, found = line_named(conversation_key, branches_key, name)
+  if not line then
+    return nil, { 'branch_not_found', found }
+  end
+  return { line = line, name = found }
+end
+
 -- The branch on which an item is looked for: the active one, MAIN, then any. Returns its line and closed chain.
 local function branch_with(conversation_key, branches_key, places)
   for _, name in ipairs({ '', 'MAIN' }) do
@@ -168,7 +180,7 @@ local function pending_at(chain, index_key, mixed)
   local entry = redis.call('ZREVRANGEBYSCORE', BASE .. 'journal', position(segment, to), '(' .. position(segment, from),
     'WITHSCORES', 'LIMIT', 0, 1)
   if entry[1] then
-    from = tonumber(entry[2]) - segment * 1073741824
+    from = tonumber(entry[2]) - segment * SEGMENT_SPACE
     pending = parse_pending(string.match(entry[1], '[^' .. FIELD_BREAK .. ']*$'))
   else
     pending = pending_at(cut(chain, #chain, from), index_key)
@@ -222,12 +234,13 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     end
     chain = chain_of(line)
     if point == 'tip' then
-      return { line = line, base = chain, pending = parse_pending(redis.call('HGET', branch_key(line), 'pending')), model = '' }
+      local pending = parse_pending(redis.call('HGET', branch_key(line), 'pending'))
+      return { line = line, base = chain, pending = pending, model = '' }
     end
   end
   if point == 'at' then
     local fields = redis.call('HMGET', BASE .. 'response:' .. target, 'snapshot', 'pending', 'status')
-    if fields[3] == 'queued' or fields[3] == 'in_progress' then
+    if is_unfinished(fields[3]) then
       return nil, { 'response_unfinished', target }
     end
     if fields[1] then

@@ -1,6 +1,7 @@
--- Put before every script of this folder. Names, chains and clocks; writes nothing by itself.
+-- common: names, chains and places in a partition; writes nothing by itself.
+-- needs: clock
 --
--- Every script's first key is the partition's hash, `…:{partition}:partition`; the keys of its segments are
+-- The first key of a script is the partition's hash, `…:{partition}:partition`; the keys of its segments are
 -- built from it, because a chain is read and followed in one call. They share its hash tag, so its slot.
 --
 -- A chain is a list of spans: `segment:from:to` joined with `,`; `to` is exclusive and empty in an open span,
@@ -12,22 +13,29 @@
 -- Index values: `segment:offset` of each place the item lies in, joined with `,`, then the item's mark (append.lua)
 -- after a space. Index field `call:ID` names the item of that call.
 
-local BASE = string.sub(KEYS[1], 1, -10)
+local PARTITION = KEYS[1]
+local BASE = string.sub(PARTITION, 1, -string.len('partition') - 1)
+
 local CHUNK = 1000 -- arguments to one command; the Lua stack holds about 8,000
+local SEGMENT_SPACE = 1073741824 -- offsets that a segment has room for, in what counts places of all segments: 2^30
 -- Between call ids in a list of them: ids are any text, and this is the character least likely in one.
 local CALL_BREAK, CALL_ID = '\30', '[^\30]+'
+-- Between the parts of a journal entry, or of any other text that is made of several.
+local FIELD_BREAK, FIRST_FIELD = '\31', '^[^\31]*'
+
+-- Where a list among the arguments begins and ends whose length stands at a position, and what comes after it.
+-- width: arguments that an element takes.
+local function list_at(at, width)
+  local last = at + tonumber(ARGV[at]) * width
+  return at + 1, last, last + 1
+end
 
 local function segment_key(number)
   return BASE .. 'segment:' .. number
 end
 
 local function owned(owner)
-  return redis.call('HGET', KEYS[1], 'owner') == owner
-end
-
-local function now()
-  local time = redis.call('TIME')
-  return tonumber(time[1]), tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return redis.call('HGET', PARTITION, 'owner') == owner
 end
 
 local function parse_chain(text)
@@ -152,11 +160,11 @@ end
 
 -- Where an item lies, as one number: the score of the tombstones, and of the journal (branch.lua).
 local function position(segment, offset)
-  return string.format('%.0f', segment * 1073741824 + offset)
+  return string.format('%.0f', segment * SEGMENT_SPACE + offset)
 end
 
 local function is_kept()
-  return redis.call('HEXISTS', KEYS[1], 'kept') == 1
+  return redis.call('HEXISTS', PARTITION, 'kept') == 1
 end
 
 -- The line and the name of a branch; nil and the name when there is none. `main` means MAIN; '' the active branch.
@@ -180,12 +188,12 @@ end
 -- Notes that something other than a branch reads a segment up to `to` until then: nothing below is freed before.
 local function note_reach(segment, to, until_ms)
   local field = 'reach:' .. segment
-  local old_until, old_to = string.match(redis.call('HGET', KEYS[1], field) or '', '^(%d+):(%d+)$')
+  local old_until, old_to = string.match(redis.call('HGET', PARTITION, field) or '', '^(%d+):(%d+)$')
   local _, milliseconds = now()
   if old_until and tonumber(old_until) > milliseconds then
     until_ms, to = math.max(until_ms, tonumber(old_until)), math.max(to, tonumber(old_to))
   end
-  redis.call('HSET', KEYS[1], field, string.format('%.0f:%.0f', until_ms, to))
+  redis.call('HSET', PARTITION, field, string.format('%.0f:%.0f', until_ms, to))
 end
 
 -- Segment -> how far a closed chain reads in it.
@@ -203,7 +211,7 @@ end
 local function slide_expiry(chain, index_key, retention)
   local kept = is_kept()
   if not kept then
-    for _, key in ipairs({ KEYS[1], index_key, BASE .. 'conversation', BASE .. 'branches' }) do
+    for _, key in ipairs({ PARTITION, index_key, BASE .. 'conversation', BASE .. 'branches' }) do
       extend(key, retention)
     end
   end

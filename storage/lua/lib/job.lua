@@ -1,4 +1,5 @@
--- Put before the scripts that work on responses that were accepted and run later, after common.lua.
+-- job: responses that were accepted and run later.
+-- needs: common, response
 --
 -- Such a response has a record from the moment it was accepted. Until it is terminal the record also has: token, the
 -- right to run and to commit it; job, what it takes to run it (sealed); attempts; lease_until, ms, when nobody runs it
@@ -7,10 +8,6 @@
 -- A body begins like this: submit_response is given it so. What follows is never looked at.
 local BODY = '^({"id":"[%w_-]+","object":"response","created_at":%d+,"status":")([%a_]+)(","error":)(null)(.*)$'
 local UNFINISHED_FIELDS = { 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at' }
-
-local function is_unfinished(status)
-  return status == 'queued' or status == 'in_progress'
-end
 
 -- A body with another status; error: JSON.
 local function restated(body, status, error)

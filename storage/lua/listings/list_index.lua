@@ -1,10 +1,13 @@
 -- list_index: a page of an owner's conversations, by activity.
+-- needs: nothing
 -- KEYS  sorted set
 -- ARGV  'asc' or 'desc', number wanted, cursor id ('' = from the start), cursor score ('' = where the id is now)
 -- Returns {'ok', {id, score, id, score, …}} or {'cursor_not_found', id}. Writes nothing.
 -- A cursor with a score stays where the page ended even if its conversation has moved or is gone.
 
-local key, descending, wanted, id, score = KEYS[1], ARGV[1] == 'desc', tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local key = KEYS[1]
+local descending, wanted, id, score = ARGV[1] == 'desc', tonumber(ARGV[2]), ARGV[3], ARGV[4]
+
 local range = descending and 'ZREVRANGE' or 'ZRANGE'
 if id == '' then
   return { 'ok', redis.call(range, key, 0, wanted - 1, 'WITHSCORES') }

@@ -1,4 +1,6 @@
 -- sweep_segment: one step of freeing what nobody reaches in a segment that no branch writes.
+-- needs: branch
+-- prolongs: rest
 -- KEYS  partition, index
 -- ARGV  segment, offset to go on from, how many items to look at, how many branches to ask
 -- Returns {'ok', offset to go on from or -1 when done, items freed, segments freed}.
@@ -7,10 +9,12 @@
 -- and by the branches that the segment's holders name. Every step leaves index, journal and tombstones right, so any
 -- other script may run between two.
 
+local index_key = KEYS[2]
 local segment, from, window, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+
 local key = segment_key(segment)
 local length = redis.call('LLEN', key)
-local needed_until, reach = string.match(redis.call('HGET', KEYS[1], 'reach:' .. segment) or '', '^(%d+):(%d+)$')
+local needed_until, reach = string.match(redis.call('HGET', PARTITION, 'reach:' .. segment) or '', '^(%d+):(%d+)$')
 -- A segment that expires without a note of its readers has some that nobody noted: it was not kept when they began. One
 -- that branches read expires with its conversation only.
 local unknown = not needed_until and redis.call('TTL', key) >= 0 and redis.call('EXISTS', holders_key(segment)) == 0
@@ -27,7 +31,7 @@ local freed = 0
 local function forget_item(bytes, offset)
   freed = freed + 1
   local id = item_id(bytes) or ''
-  local places, mark = places_of(KEYS[2], id)
+  local places, mark = places_of(index_key, id)
   local left = {}
   for _, place in ipairs(places or {}) do
     if place[1] ~= segment or place[2] ~= offset then
@@ -35,9 +39,9 @@ local function forget_item(bytes, offset)
     end
   end
   if #left == 0 then
-    redis.call('HDEL', KEYS[2], id)
+    redis.call('HDEL', index_key, id)
   elseif #left < #places then
-    redis.call('HSET', KEYS[2], id, table.concat(left, ',') .. (mark == '' and '' or ' ' .. mark))
+    redis.call('HSET', index_key, id, table.concat(left, ',') .. (mark == '' and '' or ' ' .. mark))
   end
 end
 
@@ -55,7 +59,7 @@ if length > needed then
   redis.call('ZREMRANGEBYSCORE', BASE .. 'journal', (low > 0 and '(' or '') .. position(segment, low), past)
   if low == 0 then
     redis.call('UNLINK', key)
-    redis.call('HDEL', KEYS[1], 'reach:' .. segment)
+    redis.call('HDEL', PARTITION, 'reach:' .. segment)
     return { 'ok', -1, freed, 1 }
   end
   redis.call('LTRIM', key, 0, low - 1)
@@ -86,7 +90,8 @@ end
 -- Those that read furthest first: a single branch most often has all of the window.
 local asked = 0
 while free_count > 0 do
-  local lines = redis.call('ZREVRANGEBYSCORE', holders_key(segment), '+inf', '(' .. position(0, from), 'LIMIT', asked, 20)
+  local lines = redis.call('ZREVRANGEBYSCORE', holders_key(segment), '+inf', '(' .. position(0, from),
+    'LIMIT', asked, 20)
   for _, line in ipairs(lines) do
     if free_count > 0 then
       keep(parse_chain(redis.call('HGET', branch_key(line), 'chain') or segment .. ':0:' .. length))

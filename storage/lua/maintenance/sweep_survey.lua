@@ -1,15 +1,17 @@
 -- sweep_survey: which segments a sweep has to look at; forgets what is noted about segments that are gone.
+-- needs: common
 -- KEYS  partition
 -- ARGV  first segment, how many
 -- Returns {'ok', next segment or -1 after the last, notes dropped, segments to sweep…}: those that are there and that
 -- no branch writes. A partition without a living conversation has none: it expires.
 
 local first, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+
 if not is_kept() then
   return { 'ok', -1, 0 }
 end
 local _, milliseconds = now()
-local unused = tonumber(redis.call('HGET', KEYS[1], 'next_segment') or 0)
+local unused = tonumber(redis.call('HGET', PARTITION, 'next_segment') or 0)
 
 local function forget(segment)
   local dropped = 0
@@ -17,9 +19,9 @@ local function forget(segment)
     dropped = dropped
       + redis.call('ZREMRANGEBYSCORE', BASE .. name, position(segment, 0), '(' .. position(segment + 1, 0))
   end
-  local needed_until = string.match(redis.call('HGET', KEYS[1], 'reach:' .. segment) or '', '^(%d+):')
+  local needed_until = string.match(redis.call('HGET', PARTITION, 'reach:' .. segment) or '', '^(%d+):')
   if needed_until and tonumber(needed_until) <= milliseconds then
-    dropped = dropped + redis.call('HDEL', KEYS[1], 'reach:' .. segment)
+    dropped = dropped + redis.call('HDEL', PARTITION, 'reach:' .. segment)
   end
   return dropped
 end

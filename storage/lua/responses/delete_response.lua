@@ -1,24 +1,28 @@
 -- delete_response: forget a response. Its descendants keep their snapshots; when it was the last one of a partition
 -- without a conversation, everything in the partition goes.
+-- needs: job
 -- KEYS  partition, conversation, branches, index, response, log of its events
 -- ARGV  owner
 -- Returns {'ok'} or {'response_not_found'}.
 
-if not owned(ARGV[1]) or redis.call('EXISTS', KEYS[5]) == 0 then
+local conversation_key, branches_key, index_key, response_key, log_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local owner = ARGV[1]
+
+if not owned(owner) or redis.call('EXISTS', response_key) == 0 then
   return { 'response_not_found' }
 end
-redis.call('UNLINK', KEYS[6])
+redis.call('UNLINK', log_key)
 -- one that still runs is cancelled by this
-local lock = kept_lock(KEYS[5])
+local lock = kept_lock(response_key)
 if lock then
   redis.call('DEL', lock)
 end
-redis.call('DEL', KEYS[5])
-local left = redis.call('HINCRBY', KEYS[1], 'responses', -1)
-if left <= 0 and redis.call('EXISTS', KEYS[2]) == 0 then
-  for segment = 0, tonumber(redis.call('HGET', KEYS[1], 'next_segment') or '0') - 1 do
+redis.call('DEL', response_key)
+local left = redis.call('HINCRBY', PARTITION, 'responses', -1)
+if left <= 0 and redis.call('EXISTS', conversation_key) == 0 then
+  for segment = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment') or '0') - 1 do
     redis.call('UNLINK', segment_key(segment))
   end
-  redis.call('UNLINK', KEYS[1], KEYS[3], KEYS[4])
+  redis.call('UNLINK', PARTITION, branches_key, index_key)
 end
 return { 'ok' }

@@ -1,9 +1,13 @@
 -- read_response: a stored response and its output items.
+-- needs: common
 -- KEYS  partition, response
 -- ARGV  owner
 -- Returns {'ok', body, {item bytes…}} or {'response_not_found'}. Writes nothing.
 
-local fields = owned(ARGV[1]) and redis.call('HMGET', KEYS[2], 'body', 'output')
+local response_key = KEYS[2]
+local owner = ARGV[1]
+
+local fields = owned(owner) and redis.call('HMGET', response_key, 'body', 'output')
 if not fields or not fields[1] then
   return { 'response_not_found' }
 end

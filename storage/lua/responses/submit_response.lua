@@ -1,4 +1,5 @@
 -- submit_response: write down a response that was accepted and will be run by whoever takes its job from the queue.
+-- needs: common
 -- KEYS  partition, conversation, branches, index, response, commit marker
 -- ARGV  1 owner  2 body (see job.lua)  3 job  4 token  5 branch lock that is kept for it ('' = none)
 --       6 base chain (closed)  7 pending calls at the base, joined with CALL_BREAK  8 retention s
@@ -6,21 +7,24 @@
 -- Returns {'ok'} or {'conflict'} when the partition is another owner's or it was given up for lost meanwhile. A repeat
 -- changes nothing.
 
-if redis.call('EXISTS', KEYS[5]) == 1 then
-  return { redis.call('HGET', KEYS[5], 'token') == ARGV[4] and 'ok' or 'conflict' }
+local index_key, response_key, marker_key = KEYS[4], KEYS[5], KEYS[6]
+local owner, body, job, token, lock = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local base_chain, pending, retention, streamed = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+
+if redis.call('EXISTS', response_key) == 1 then
+  return { redis.call('HGET', response_key, 'token') == token and 'ok' or 'conflict' }
 end
-if redis.call('EXISTS', KEYS[6]) == 1 or (not owned(ARGV[1]) and redis.call('EXISTS', KEYS[1]) == 1) then
+if redis.call('EXISTS', marker_key) == 1 or (not owned(owner) and redis.call('EXISTS', PARTITION) == 1) then
   return { 'conflict' }
 end
-local base = still_there(parse_chain(ARGV[6]))
-local retention = tonumber(ARGV[8])
+local base = still_there(parse_chain(base_chain))
 local seconds, milliseconds = now()
-redis.call('HSET', KEYS[1], 'owner', ARGV[1])
-redis.call('HINCRBY', KEYS[1], 'responses', 1)
-redis.call('HSET', KEYS[5], 'status', 'queued', 'body', ARGV[2], 'snapshot', format_chain(base),
-  'context', format_chain(base), 'output', '', 'pending', ARGV[7], 'created_at', seconds,
-  'background', 1, 'streamed', ARGV[9], 'token', ARGV[4], 'job', ARGV[3], 'attempts', 0, 'lease_until', 0,
-  'lock', ARGV[5], 'accepted_at', milliseconds)
-redis.call('EXPIRE', KEYS[5], retention)
-slide_expiry(base, KEYS[4], retention)
+redis.call('HSET', PARTITION, 'owner', owner)
+redis.call('HINCRBY', PARTITION, 'responses', 1)
+redis.call('HSET', response_key, 'status', 'queued', 'body', body, 'snapshot', format_chain(base),
+  'context', format_chain(base), 'output', '', 'pending', pending, 'created_at', seconds,
+  'background', 1, 'streamed', streamed, 'token', token, 'job', job, 'attempts', 0, 'lease_until', 0,
+  'lock', lock, 'accepted_at', milliseconds)
+redis.call('EXPIRE', response_key, retention)
+slide_expiry(base, index_key, retention)
 return { 'ok' }

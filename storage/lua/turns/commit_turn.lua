@@ -1,4 +1,6 @@
 -- commit_turn: write a turn's items and its response, move the branch, release the lock; all or nothing.
+-- needs: append
+-- prolongs: whole
 -- KEYS  partition, conversation, branches, index, response, commit marker
 -- ARGV  1 owner  2 mode  3 conversation id ('' = none)  4 line: of the branch, or of the one that is forked (-1: none)
 --       5 lock ('' = none)  6 lock token  7 fence  8 base chain (closed)  9 pending calls at the base, joined with
@@ -11,37 +13,41 @@
 --   items stays readable, but nothing that follows inherits them (a failed turn).
 -- Returns {'ok', updated_at ms, branch (fork, promote: see describe; else empty), backup's name or ''};
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation or the branch is gone: the response was
--- stored, the append was not; {'conflict'} when the lock was lost and the branch or its name taken: nothing was written,
--- the lock is not ours; {'repeated', 1 if the conversation lives, else 0} when this commit has been done before. An
+-- stored, the append was not; {'conflict'} when the lock was lost and the branch or its name taken: nothing was
+-- written, the lock is not ours; {'repeated', 1 if the conversation lives, else 0} when this commit has been done before. An
 -- unknown reference among the entries is left out.
 
-local owner, mode = ARGV[1], ARGV[2]
-local stored = ARGV[12] == '1'
-local retention = tonumber(ARGV[10])
-local accepted = redis.call('HMGET', KEYS[5], 'status', 'token', 'created_at')
-local unfinished = accepted[1] == 'queued' or accepted[1] == 'in_progress'
-if (accepted[1] and not unfinished) or redis.call('EXISTS', KEYS[6]) == 1 then
-  return { 'repeated', conversation_lives(KEYS[2], ARGV[3]) and 1 or 0 }
+local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
+local response_key, marker_key = KEYS[5], KEYS[6]
+local owner, mode, conversation_id, line, lock = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local token, fence, base_chain, base_pending = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local retention, marker_life, stored, status = tonumber(ARGV[10]), ARGV[11], ARGV[12] == '1', ARGV[13]
+local body, response_id, model, new_name, anchor = ARGV[14], ARGV[15], ARGV[16], ARGV[17], ARGV[18]
+local job_token = ARGV[19]
+local inputs_at = 20
+
+local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at')
+local unfinished = is_unfinished(accepted[1])
+if (accepted[1] and not unfinished) or redis.call('EXISTS', marker_key) == 1 then
+  return { 'repeated', conversation_lives(conversation_key, conversation_id) and 1 or 0 }
 end
-if (ARGV[19] ~= '' or unfinished) and accepted[2] ~= ARGV[19] then
+if (job_token ~= '' or unfinished) and accepted[2] ~= job_token then
   return { 'conflict' }
 end
-if not owned(owner) and redis.call('EXISTS', KEYS[1]) == 1 then
+if not owned(owner) and redis.call('EXISTS', PARTITION) == 1 then
   return { 'conflict' }
 end
 
 local function live_entries(at)
   local entries = {}
-  for i = 0, tonumber(ARGV[at]) - 1 do
-    local one = read_entries(at + 1 + i * FIELDS, 1, KEYS[4])
-    if one then
-      entries[#entries + 1] = one[1]
-    end
+  local first, last, after = list_at(at, FIELDS)
+  for i = first, last, FIELDS do
+    entries[#entries + 1] = read_entry(i, conversation_key, index_key)
   end
-  return entries, at + 1 + tonumber(ARGV[at]) * FIELDS
+  return entries, after
 end
-local inputs, after_inputs = live_entries(20)
-local outputs = live_entries(after_inputs)
+local inputs, outputs_at = live_entries(inputs_at)
+local outputs = live_entries(outputs_at)
 local entries = {}
 for _, list in ipairs({ inputs, outputs }) do
   for _, entry in ipairs(list) do
@@ -50,20 +56,19 @@ for _, list in ipairs({ inputs, outputs }) do
 end
 
 local result = 'ok'
-local line = tonumber(ARGV[4])
-local lives = conversation_lives(KEYS[2], ARGV[3])
-local lock_key = BASE .. 'lock:' .. ARGV[5]
-local holder = ARGV[5] ~= '' and redis.call('GET', lock_key)
+local lives = conversation_lives(conversation_key, conversation_id)
+local lock_key = BASE .. 'lock:' .. lock
+local holder = lock ~= '' and redis.call('GET', lock_key)
 if mode == 'append' then
   if not lives or redis.call('EXISTS', branch_key(line)) == 0 then
     mode, result = 'chain', 'dropped'
-  elseif holder ~= ARGV[6] and (holder or redis.call('HGET', branch_key(line), 'fence') ~= ARGV[7]) then
+  elseif holder ~= token and (holder or redis.call('HGET', branch_key(line), 'fence') ~= fence) then
     return { 'conflict' }
   end
 elseif mode == 'fork' or mode == 'promote' then
   if not lives then
     mode, result = 'chain', 'dropped'
-  elseif mode == 'fork' and holder ~= ARGV[6] and not name_is_free(KEYS[3], ARGV[17]) then
+  elseif mode == 'fork' and holder ~= token and not name_is_free(branches_key, new_name) then
     return { 'conflict' }
   end
 end
@@ -72,12 +77,12 @@ local on_branch = mode == 'append' or mode == 'fork' or mode == 'promote'
 -- Everything is checked: from here on the script only writes.
 local seconds, milliseconds = now()
 -- What of the base is gone leaves its number behind: no other segment may get it.
-local opened_with = parse_chain(ARGV[8])
+local opened_with = parse_chain(base_chain)
 local base, unused = still_there(opened_with), 0
 for _, span in ipairs(opened_with) do
   unused = math.max(unused, span[1] + 1)
 end
-local pending = parse_pending(ARGV[9])
+local pending = parse_pending(base_pending)
 
 -- A chain goes on in the segment it ends in while it is at that segment's tip and no branch writes there.
 local function segment_after(chain)
@@ -92,11 +97,11 @@ end
 local backup = ''
 if on_branch then
   if mode ~= 'append' then
-    line = create_line(base, pending, line >= 0 and line, ARGV[18], '', false)
+    line = create_line(base, pending, line >= 0 and line, anchor, '', false)
     if mode == 'fork' then
-      name_line(KEYS[3], ARGV[17], line)
+      name_line(branches_key, new_name, line)
     else
-      backup = promote(KEYS[2], KEYS[3], line, ARGV[17])
+      backup = promote(conversation_key, branches_key, line, new_name)
     end
   end
   local current, fresh = chain_of(line), {}
@@ -107,12 +112,12 @@ if on_branch then
     end
     entry.at = entry.place
   end
-  append_to_branch(fresh, line, KEYS[4], ARGV[15], ARGV[16])
-  redis.call('HSET', KEYS[2], 'updated_at', milliseconds)
+  append_to_branch(fresh, line, index_key, response_id, model)
+  redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 elseif stored then
-  redis.call('HSET', KEYS[1], 'owner', owner)
-  if tonumber(redis.call('HGET', KEYS[1], 'next_segment') or '0') < unused then
-    redis.call('HSET', KEYS[1], 'next_segment', unused)
+  redis.call('HSET', PARTITION, 'owner', owner)
+  if tonumber(redis.call('HGET', PARTITION, 'next_segment') or '0') < unused then
+    redis.call('HSET', PARTITION, 'next_segment', unused)
   end
   local target = {}
   for _, entry in ipairs(entries) do
@@ -126,17 +131,17 @@ elseif stored then
   local segment = mode == 'record' and new_segment() or segment_after(target)
   -- a branch may point into the segment that a chain goes on in
   local lasting = redis.call('TTL', segment_key(segment)) == -1
-  append_entries(entries, {}, segment, KEYS[4], {})
-  local waiting = parse_pending(ARGV[9])
+  append_entries(entries, {}, segment, index_key, {})
+  local waiting = parse_pending(base_pending)
   for _, entry in ipairs(mode == 'record' and {} or entries) do
     mark_pending(waiting, entry.mark)
   end
-  note_append(segment, ARGV[15], ARGV[16], waiting)
+  note_append(segment, response_id, model, waiting)
   if not lasting then
     extend(segment_key(segment), retention)
   end
 end
-if holder and holder == ARGV[6] then
+if holder and holder == token then
   redis.call('DEL', lock_key)
 end
 
@@ -158,22 +163,22 @@ if stored then
       add_span(snapshot, entry.at[1], entry.at[2], entry.at[2] + 1)
     end
   end
-  redis.call('HSET', KEYS[5], 'status', ARGV[13], 'body', ARGV[14], 'snapshot', format_chain(snapshot),
+  redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
-  redis.call('HDEL', KEYS[5], 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
-  redis.call('EXPIRE', KEYS[5], retention)
+  redis.call('HDEL', response_key, 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
+  redis.call('EXPIRE', response_key, retention)
   if not unfinished then
-    redis.call('HINCRBY', KEYS[1], 'responses', 1)
+    redis.call('HINCRBY', PARTITION, 'responses', 1)
   end
   for _, span in ipairs(output) do
     context[#context + 1] = span
   end
-  slide_expiry(context, KEYS[4], retention)
+  slide_expiry(context, index_key, retention)
 else
-  redis.call('SET', KEYS[6], 1, 'EX', ARGV[11])
+  redis.call('SET', marker_key, 1, 'EX', marker_life)
 end
 if result == 'dropped' then
   return { result, lives and 1 or 0 }
 end
-return { result, milliseconds, mode ~= 'append' and on_branch and describe(KEYS[2], line) or {}, backup }
+return { result, milliseconds, mode ~= 'append' and on_branch and describe(conversation_key, line) or {}, backup }

@@ -1,4 +1,6 @@
 -- open_turn: everything a turn needs before the upstream is called, in one trip.
+-- needs: branch
+-- prolongs: whole
 -- KEYS  partition, conversation, branches, index, previous response
 -- ARGV  1 owner  2 source ('conversation', 'response' or 'none')  3 conversation id ('' = none)  4 branch: that it
 --       continues, or that is forked ('' = the active one, or the one that has the target)
@@ -14,13 +16,18 @@
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
 --   model: of the answer that a fork replaces, or ''
 -- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'response_unfinished'},
--- {'locked', ms left}, or what
--- fork_branch refuses.
+-- {'locked', ms left}, or what fork_branch refuses.
 -- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
 -- Nothing else is written unless a response nears its expiry. The same token may call again and finds its own lock.
 -- Without a token no lock is taken or minded, and nothing is written.
 
-local owner, source, looks = ARGV[1], ARGV[2], ARGV[5] == ''
+local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local owner, source, conversation_id, branch_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local token, lease_ms, retention = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local point, target, new_name, pin_ms = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
+local ids_at = 12
+
+local looks = token == ''
 local mine = owned(owner)
 local chain, pending, fence, branch, facts, lock = {}, '', 0, '', {}, ''
 local line, anchor, model = -1, '', ''
@@ -32,11 +39,11 @@ local function take_lock(name, own)
   end
   local key = BASE .. 'lock:' .. name
   local holder = redis.call('GET', key)
-  if holder and holder ~= ARGV[5] then
+  if holder and holder ~= token then
     return nil, { 'locked', redis.call('PTTL', key) }
   end
   if not holder then
-    redis.call('SET', key, ARGV[5], 'PX', ARGV[6])
+    redis.call('SET', key, token, 'PX', lease_ms)
     if own then
       redis.call('HINCRBY', branch_key(own), 'fence', 1)
     end
@@ -47,12 +54,12 @@ end
 
 local refusal
 if source == 'conversation' then
-  if not mine or not conversation_lives(KEYS[2], ARGV[3]) then
+  if not mine or not conversation_lives(conversation_key, conversation_id) then
     return { 'conversation_not_found' }
   end
-  local point, target, new_name = ARGV[8], ARGV[9], ARGV[10]
   local fork
-  fork, refusal = resolve_fork(KEYS[2], KEYS[3], KEYS[4], ARGV[4], point == '' and 'tip' or point, target)
+  fork, refusal = resolve_fork(conversation_key, branches_key, index_key, branch_name, point == '' and 'tip' or point,
+    target)
   if not fork then
     return refusal
   end
@@ -62,14 +69,14 @@ if source == 'conversation' then
     fence, refusal = take_lock(tostring(line), line)
   else
     branch = string.lower(new_name) == 'main' and 'MAIN' or new_name
-    if branch ~= '' and redis.call('ZSCORE', KEYS[3], branch) then
+    if branch ~= '' and redis.call('ZSCORE', branches_key, branch) then
       return { 'branch_exists', branch }
     end
     if branch ~= '' then
       fence, refusal = take_lock('=' .. branch)
     else
       branch = 'MAIN'
-      local main = tonumber(redis.call('ZSCORE', KEYS[3], 'MAIN'))
+      local main = tonumber(redis.call('ZSCORE', branches_key, 'MAIN'))
       fence, refusal = take_lock(tostring(main), main)
     end
     anchor = item_id(last_item(chain) or '') or ''
@@ -80,27 +87,26 @@ if source == 'conversation' then
   if point ~= '' and not looks then
     local _, milliseconds = now()
     for segment, to in pairs(reach_of(chain)) do
-      note_reach(segment, to, milliseconds + tonumber(ARGV[11]))
+      note_reach(segment, to, milliseconds + pin_ms)
     end
   end
-  facts = redis.call('HMGET', KEYS[2], 'project_id', 'referrer')
+  facts = redis.call('HMGET', conversation_key, 'project_id', 'referrer')
   facts = { facts[1] or '', facts[2] or '' }
 elseif source == 'response' then
-  local fields = mine and redis.call('HMGET', KEYS[5], 'snapshot', 'pending', 'status')
+  local fields = mine and redis.call('HMGET', response_key, 'snapshot', 'pending', 'status')
   if not fields or not fields[1] then
     return { 'response_not_found' }
   end
-  if fields[3] == 'queued' or fields[3] == 'in_progress' then
+  if is_unfinished(fields[3]) then
     return { 'response_unfinished' }
   end
   chain, pending = parse_chain(fields[1]), fields[2] or ''
-  local retention = tonumber(ARGV[7])
-  if not looks and redis.call('TTL', KEYS[5]) < retention / 2 then
-    extend(KEYS[5], retention)
-    slide_expiry(chain, KEYS[4], retention)
+  if not looks and redis.call('TTL', response_key) < retention / 2 then
+    extend(response_key, retention)
+    slide_expiry(chain, index_key, retention)
     -- a failed turn's own items are not in its snapshot
-    for _, own in ipairs(redis.call('HMGET', KEYS[5], 'context', 'output')) do
-      slide_expiry(parse_chain(own), KEYS[4], retention)
+    for _, own in ipairs(redis.call('HMGET', response_key, 'context', 'output')) do
+      slide_expiry(parse_chain(own), index_key, retention)
     end
   end
 end
@@ -116,31 +122,32 @@ local function bytes_in_chain(places)
   end
 end
 
-local at = 12
-local known, calls = {}, {}
-for i = 1, tonumber(ARGV[at]) do
-  local bytes, places, _
-  if mine then
-    bytes, _, _, places = load_item(KEYS[4], ARGV[at + i])
-  end
+-- What is stored of an item, and whether the history has it.
+local function look_up(id)
+  local bytes, _, _, places = load_item(index_key, id)
   local seen = bytes and bytes_in_chain(places)
   if seen then
-    known[i] = '<' .. seen
-  elseif not bytes or is_hidden(KEYS[2], places) then
-    known[i] = ''
-  else
-    known[i] = '=' .. bytes
+    return '<' .. seen
+  elseif not bytes or is_hidden(conversation_key, places) then
+    return ''
   end
+  return '=' .. bytes
 end
-at = at + tonumber(ARGV[at]) + 1
-for i = 1, tonumber(ARGV[at]) do
-  calls[i] = mine and redis.call('HEXISTS', KEYS[4], 'call:' .. ARGV[at + i]) or 0
+
+local known, calls = {}, {}
+local first_id, last_id, calls_at = list_at(ids_at, 1)
+for i = first_id, last_id do
+  known[#known + 1] = mine and look_up(ARGV[i]) or ''
+end
+local first_call, last_call = list_at(calls_at, 1)
+for i = first_call, last_call do
+  calls[#calls + 1] = mine and redis.call('HEXISTS', index_key, 'call:' .. ARGV[i]) or 0
 end
 
 -- a call whose item was deleted no longer waits
 local waiting = {}
 for call_id in string.gmatch(pending, CALL_ID) do
-  if redis.call('HEXISTS', KEYS[4], 'call:' .. call_id) == 1 then
+  if redis.call('HEXISTS', index_key, 'call:' .. call_id) == 1 then
     waiting[#waiting + 1] = call_id
   end
 end

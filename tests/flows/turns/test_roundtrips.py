@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.http.keys import STORE
-from storage.client.scripts import load_scripts
+from storage.client.library import load_scripts
 from tests.flows.conftest import Proxy, StartProxy
 from tests.roundtrips import RoundTripCounter
 

@@ -1,12 +1,12 @@
 import pytest
 
-from proxy.cli.banner import render
+from proxy.cli.banner import render_banner
 from proxy.config.settings import Config
 from proxy.config.values import base_url, describe_redis, describe_upstream
 
 
 def test_the_block_has_what_an_app_needs():
-    block = render(Config(), ("127.0.0.1", 8080), "embedded Valkey 9.1.2 in /data")
+    block = render_banner(Config(), ("127.0.0.1", 8080), "embedded Valkey 9.1.2 in /data")
     for line in (
         'base_url = "http://127.0.0.1:8080/v1"',
         "OPENAI_BASE_URL=http://127.0.0.1:8080/v1",

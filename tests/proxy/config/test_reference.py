@@ -20,18 +20,18 @@ def test_the_example_is_what_runs_without_it():
 
 
 def test_the_example_and_the_page_have_every_key():
-    tree = tomllib.loads(example())
-    for name in keys():
+    tree, page = tomllib.loads(example()), markdown()
+    for name, key in keys().items():
         table = tree
         *parents, field = name.split(".")
         for parent in parents:
             table = table[parent]
         assert field in table
-        assert keys()[name].variable in markdown()
+        assert key.variable in page
 
 
 def test_every_key_is_explained_in_the_code():
-    for name, section in sections().items():
-        for key in keys():
-            if key.rpartition(".")[0] == name:
-                assert comments(section)[key.rpartition(".")[2]].endswith("."), key
+    explained = {name: comments(section) for name, section in sections().items()}
+    for key in keys():
+        section, _, field = key.rpartition(".")
+        assert explained[section][field].endswith("."), key

@@ -3,7 +3,7 @@ import pytest
 
 from proxy.context.budget import TokenBudget
 from proxy.context.input import TurnInput
-from proxy.context.truncation import Kind
+from proxy.context.truncation import ItemRole
 from storage import OpenedTurn
 
 
@@ -19,7 +19,7 @@ async def test_items_are_weighed_by_their_content_whatever_their_id():
     one, other, again = await TokenBudget({}).weigh([item("short"), item("very much longer than that"), item("short")])
     assert one == again
     assert one.tokens < other.tokens
-    assert one.kind is Kind.USER
+    assert one.role is ItemRole.USER
 
 
 async def test_what_was_weighed_is_not_weighed_again():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.context.truncation import Kind, Piece, limit_for, omit, piece_of, window_of
+from proxy.context.truncation import ItemRole, Piece, limit_for, omit, piece_of, window_of
 
 
 def message(role: str, tokens: int = 10) -> Piece:
@@ -68,21 +68,23 @@ def pairs(pieces: list[Piece]) -> list[tuple[int, int]]:
 def test_what_belongs_together_is_never_split(pieces, limit, data):
     out = omit(pieces, data.draw(st.integers(0, len(pieces))), limit)
     assert all((one in out) == (other in out) for one, other in pairs(pieces))
-    followed = [place for place, piece in enumerate(pieces[:-1]) if piece.kind is Kind.REASONING]
-    assert all((place in out) == (place + 1 in out) for place in followed if pieces[place + 1].kind is not Kind.LASTING)
+    followed = [place for place, piece in enumerate(pieces[:-1]) if piece.role is ItemRole.REASONING]
+    assert all(
+        (place in out) == (place + 1 in out) for place in followed if pieces[place + 1].role is not ItemRole.LASTING
+    )
 
 
 @given(histories(), st.integers(-20, 600), st.data())
 def test_standing_messages_and_the_input_always_stay(pieces, limit, data):
     history = data.draw(st.integers(0, len(pieces)))
     out = omit(pieces, history, limit)
-    assert all(place < history and pieces[place].kind is not Kind.LASTING for place in out)
+    assert all(place < history and pieces[place].role is not ItemRole.LASTING for place in out)
 
 
 @given(histories(), st.integers(-20, 600))
 def test_the_user_message_that_the_rest_belongs_to_stays(pieces, limit):
     out = omit(pieces, len(pieces), limit)
-    users = [place for place, piece in enumerate(pieces) if piece.kind is Kind.USER]
+    users = [place for place, piece in enumerate(pieces) if piece.role is ItemRole.USER]
     assert users[-1] not in out
 
 
@@ -95,10 +97,10 @@ def test_what_fits_is_left_alone(pieces, room):
 def test_what_is_left_fits_wherever_there_was_more_to_leave_out(pieces, limit):
     out = omit(pieces, len(pieces), limit)
     left = sum(piece.tokens for place, piece in enumerate(pieces) if place not in out)
-    droppable = {place for place, piece in enumerate(pieces) if piece.kind is Kind.USER}
+    droppable = {place for place, piece in enumerate(pieces) if piece.role is ItemRole.USER}
     turns_left = len(droppable - out)
     asynchronous = any(
-        pieces[k].kind is Kind.USER for call_place, place in pairs(pieces) for k in range(call_place, place)
+        pieces[k].role is ItemRole.USER for call_place, place in pairs(pieces) for k in range(call_place, place)
     )
     assert left <= limit or turns_left <= 1 or asynchronous
 

@@ -6,7 +6,7 @@ from openai import AsyncOpenAI
 
 from proxy.echo import create_echo_app
 from proxy.echo.schema_sample import specimen
-from proxy.protocol.sse import Decoder
+from proxy.protocol.sse import SseDecoder
 
 # What Open Responses' ResponseResource requires to be present.
 REQUIRED = """id object created_at completed_at status incomplete_details model previous_response_id instructions
@@ -224,7 +224,7 @@ async def test_a_bad_body_is_refused_in_the_error_envelope(http, path, body):
 async def events_of(http, **body):
     async with http.post("/v1/responses", json={"model": "echo", "stream": True, **body}) as answer:
         assert answer.content_type == "text/event-stream"
-        return Decoder(1_000_000).feed(await answer.read())
+        return SseDecoder(1_000_000).feed(await answer.read())
 
 
 async def test_a_stream_names_its_events_and_numbers_them_without_gaps(http):

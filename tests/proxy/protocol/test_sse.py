@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocol import sse
-from proxy.protocol.sse import Decoder, Event, EventTooLarge
+from proxy.protocol.sse import Event, EventTooLarge, SseDecoder
 from tests.samples import load_sample, sample_names
 
 LIMIT = 4 * 1024 * 1024
 
 
 def decode(*chunks, limit=LIMIT):
-    decoder = Decoder(limit)
+    decoder = SseDecoder(limit)
     events = [event for chunk in chunks for event in decoder.feed(chunk)]
     return events + decoder.flush()
 
@@ -75,7 +75,7 @@ def test_recorded_streams_decode_to_one_event_per_frame(name):
 
 
 def test_an_event_is_delivered_as_soon_as_its_blank_line_arrives():
-    decoder = Decoder(LIMIT)
+    decoder = SseDecoder(LIMIT)
     assert decoder.feed(b"event: a\ndata: 1\n") == []
     assert decoder.feed(b"\n") == [Event("a", b"1")]
     assert decoder.feed(b"data: 2\r") == []
@@ -114,7 +114,7 @@ def test_the_end_of_the_stream_delivers_an_event_without_its_blank_line(rest):
 
 
 def test_flush_delivers_an_event_once():
-    decoder = Decoder(LIMIT)
+    decoder = SseDecoder(LIMIT)
     decoder.feed(b"data: x")
     assert decoder.flush() == [Event(None, b"x")]
     assert decoder.flush() == []
@@ -133,7 +133,7 @@ def test_an_event_of_exactly_the_limit_passes_and_one_byte_more_is_refused(chunk
 
 
 def test_an_endless_event_is_refused_before_it_ends():
-    decoder = Decoder(1000)
+    decoder = SseDecoder(1000)
     for _ in range(10):
         decoder.feed(b"data: " + b"x" * 93 + b"\n")
     with pytest.raises(EventTooLarge):
@@ -142,7 +142,7 @@ def test_an_endless_event_is_refused_before_it_ends():
 
 def test_a_cut_off_event_that_is_too_large_is_refused_at_the_end():
     assert decode(b"data: 1234\n", limit=10) == [Event(None, b"1234")]
-    decoder = Decoder(10)
+    decoder = SseDecoder(10)
     decoder.feed(b"data: 12345")
     with pytest.raises(EventTooLarge):
         decoder.flush()
@@ -150,7 +150,7 @@ def test_a_cut_off_event_that_is_too_large_is_refused_at_the_end():
 
 def test_a_large_event_in_small_chunks_takes_linear_time():
     def seconds(size):
-        decoder, chunk = Decoder(2 * size), b"x" * 1024
+        decoder, chunk = SseDecoder(2 * size), b"x" * 1024
         decoder.feed(b"data: ")
         started = time.process_time()
         for _ in range(size // 1024):

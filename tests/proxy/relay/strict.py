@@ -13,7 +13,7 @@ from openai import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseOutputItem, ResponseStreamEvent
 
-from proxy.protocol.sse import DONE, Decoder, Event
+from proxy.protocol.sse import DONE, Event, SseDecoder
 from proxy.relay import Outcome, Ownership, Relay
 
 SAMPLES = Path(__file__).parents[2] / "upstream_samples"
@@ -102,7 +102,7 @@ def events_of(frames: bytes) -> list[dict[str, Any]]:
     assert frames == b"" or frames.endswith(b"\n\n")
     assert b"\r" not in frames
     events = []
-    for name, data in Decoder(1 << 24).feed(frames):
+    for name, data in SseDecoder(1 << 24).feed(frames):
         if data == b"[DONE]":
             continue
         body = orjson.loads(data)

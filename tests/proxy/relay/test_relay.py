@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.protocol.sse import Decoder, Event
+from proxy.protocol.sse import Event, SseDecoder
 from proxy.relay import Outcome, Relay
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE
 from tests.proxy.relay.strict import (
@@ -43,7 +43,7 @@ def fed(bodies: list[Any], **changes: Any) -> Relay:
 def test_a_recorded_stream_satisfies_the_strictest_client(name):
     request, _, body = sample(name)
     relay = Relay(ownership(request=request))
-    events, outcome = finish(relay, b"".join(relay.feed(event) for event in Decoder(1 << 20).feed(body)))
+    events, outcome = finish(relay, b"".join(relay.feed(event) for event in SseDecoder(1 << 20).feed(body)))
     assert outcome.status == "completed"
     assert kinds(events)[:2] == ["created", "in_progress"]
     assert kinds(events)[-1] == "completed"
@@ -76,7 +76,7 @@ def test_a_recorded_answer_can_be_told_as_a_stream(name):
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("end", ["fail", "interrupt"])
 def test_a_recorded_stream_can_end_after_any_event(name, end):
-    events = Decoder(1 << 20).feed(sample(name)[2])
+    events = SseDecoder(1 << 20).feed(sample(name)[2])
     for cut in range(len(events) + 1):
         relay = Relay(ownership())
         frames = b"".join(relay.feed(event) for event in events[:cut])

@@ -40,7 +40,7 @@ def answered(*output: dict[str, Any], status: str = "completed", **changes: Any)
 
 def told(frames: bytes) -> list[dict[str, Any]]:
     assert frames.endswith(sse.DONE)
-    events = sse.Decoder(1 << 20).feed(frames.removesuffix(sse.DONE))
+    events = sse.SseDecoder(1 << 20).feed(frames.removesuffix(sse.DONE))
     bodies = [orjson.loads(event.data) for event in events]
     assert [event.name for event in events] == [body["type"] for body in bodies]
     return bodies

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.config.settings import Config, RedisConfig, Secret
-from proxy.runtime.reclaimer import MAX_WAITING, Reclaimer
+from proxy.runtime.reclaimer import MAX_WAITING_CONVERSATIONS, Reclaimer
 from proxy.stores import open_store
 from storage import Store, Swept, Unavailable
 
@@ -57,7 +57,7 @@ async def test_conversations_are_swept_in_order_and_each_once_while_it_waits(sto
 
 
 async def test_too_many_at_once_are_dropped(store: Store, sweeper: Sweeper):
-    names = [f"conversation {number}" for number in range(MAX_WAITING + 1)]
+    names = [f"conversation {number}" for number in range(MAX_WAITING_CONVERSATIONS + 1)]
     async with Reclaimer(store).running() as one:
         for name in names:
             one.reclaim(name)

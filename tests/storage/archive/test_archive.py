@@ -14,6 +14,7 @@ from proxy.backup.format import write_lines
 from proxy.backup.verifier import Backup
 from proxy.protocol import ids
 from storage import (
+    CallMark,
     CommitMode,
     Conflict,
     Conversation,
@@ -67,8 +68,8 @@ async def other(redis: Redis) -> AsyncIterator[Store]:
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch):
     """Let everything take more than one page."""
-    monkeypatch.setattr(exporting, "PAGE", 3)
-    monkeypatch.setattr(importer, "PAGE", 2)
+    monkeypatch.setattr(exporting, "PAGE_ITEMS", 3)
+    monkeypatch.setattr(importer, "PAGE_ITEMS", 2)
     monkeypatch.setattr(importer, "BRANCHES", 1)
 
 
@@ -111,7 +112,7 @@ def call(partition: str, mark: str) -> Entry:
         "name": "look",
         "arguments": "{}",
     }
-    return Entry(Origin.MINTED, item_id, orjson.dumps(item), mark)
+    return Entry(Origin.MINTED, item_id, orjson.dumps(item), CallMark.parse(mark))
 
 
 async def richly(store: Store) -> tuple[Conversation, dict[str, str]]:
@@ -356,8 +357,8 @@ class Twice:
 async def test_every_step_of_an_import_may_be_sent_twice(store: Store, other: Store):
     conversation, responses = await richly(store)
     text = await export(store, conversation)
-    space = other.archive._space
-    twice = Archive(replace(space, scripts=Twice(space.scripts)))  # type: ignore[arg-type]
+    keyspace = other.archive._keyspace
+    twice = Archive(replace(keyspace, scripts=Twice(keyspace.scripts)))  # type: ignore[arg-type]
     restored, created = await twice.restore(OWNER, Backup(io.BytesIO(text)))
     assert (restored.id, created) == (conversation.id, False)
     assert await everything(other, conversation, responses) == await everything(store, conversation, responses)
@@ -431,7 +432,7 @@ async def test_an_import_whose_place_another_one_took_begins_anew(store: Store, 
     base, _ = await other.archive._begin(OWNER, source)
     await source.overtake()
     with pytest.raises(Conflict):
-        await importer.Intake(other.archive._space, OWNER, source, base).run()
+        await importer.Importer(other.archive._keyspace, OWNER, source, base).run()
     assert await restore(other, old)
     assert "newer" not in await read_all(other, conversation)
 
@@ -521,7 +522,7 @@ async def test_an_export_of_a_conversation_that_is_deleted_meanwhile_breaks_off(
 
 
 async def test_large_items_make_small_pages(store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exporting, "PAGE", 500)
+    monkeypatch.setattr(exporting, "PAGE_ITEMS", 500)
     monkeypatch.setattr(exporting, "PAGE_BYTES", 20_000)
     conversation = await start(store, *[f"{i} " + "x" * 1000 for i in range(120)])
     pages = [page async for page in (await store.archive.export(OWNER, conversation.id)).items()]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 
 from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable, new_partition, partition_of
 from storage.maintenance.auditor import READINGS
 from storage.maintenance.invariants import complaints
+from tests.fake import connect_fake
 from tests.storage.builders import OWNER, PREFIX, STRANGER, add, connect, id_of, minted, start, store_on, take_turn
 from tests.storage.servers import run_valkey
 
@@ -38,14 +38,14 @@ class World:
     async def complaints(self) -> list[str]:
         """What one reading of the conversation's partition finds."""
         reader = self.store.auditor._reader
-        partition = partition_of(self.made.id)
-        image = await reader.read(partition, await reader.names(partition))
-        return list(complaints(image))
+        name = partition_of(self.made.id)
+        return list(complaints(await reader.read(name, await reader.names(name))))
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    redis = FakeAsyncRedis()
+    redis = connect_fake()
+    await redis.flushall()
     async with store_on(redis) as store:
         made = await start(store, "one", "two", project_id="p")
         ids = await add(store, made, "three", minted(partition_of(made.id), "called", "+call_1"))
@@ -237,12 +237,12 @@ async def test_what_was_wrong_for_a_moment_is_no_complaint(world: World, monkeyp
     reader = world.store.auditor._reader
     readings = 0
 
-    async def heal(partition: str, names: set[str]) -> Any:
+    async def heal(name: str, keys: set[str]) -> Any:
         nonlocal readings
         readings += 1
-        image = await type(reader).read(reader, partition, names)
+        partition = await type(reader).read(reader, name, keys)
         await world.redis.persist(world.key("index"))
-        return image
+        return partition
 
     monkeypatch.setattr(reader, "read", heal)
     await world.redis.expire(world.key("index"), 9_999_999)

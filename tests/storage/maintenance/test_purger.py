@@ -96,7 +96,7 @@ async def test_another_prefix_is_another_store(redis: Redis, store: Store):
 async def test_partitions_with_more_keys_than_a_step_deletes_go_whole(
     redis: Redis, store: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(purging, "STEP_SIZE", 2)
+    monkeypatch.setattr(purging, "STEP_KEYS", 2)
     response = await take_turn(store)
     for _ in range(6):
         response = await take_turn(store, previous=response)

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept, new_partition, partition_of
-from storage.maintenance.sweeper import STEP_SIZE
+from storage.maintenance.sweeper import STEP_ITEMS
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -33,7 +33,7 @@ from tests.storage.builders import (
 from tests.storage.inspection import audit, keys_that_hold
 
 #: Commands of one step: two for each of its items, and some more.
-MOST_COMMANDS = 3 * STEP_SIZE
+MOST_COMMANDS = 3 * STEP_ITEMS
 
 
 async def fork(

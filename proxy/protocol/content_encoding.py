@@ -51,11 +51,11 @@ _UNPACKERS: dict[str, Callable[[int], _Unpacker]] = {
     "zstd": _zstd,
 }
 
-#: The codings that `Decoder` undoes, `identity` aside.
+#: The codings that `ContentDecoder` undoes, `identity` aside.
 SUPPORTED = frozenset(_UNPACKERS)
 
 
-class Decoder:
+class ContentDecoder:
     """Undoes one content coding.
 
     `decode` may be given bytes cut anywhere; `finish` is called after the last. coding: one of `SUPPORTED`,

@@ -1,0 +1,125 @@
+"""Script library: the Lua files under `lua/`, each put together with what its head says that it needs.
+
+A file begins with comments; among them it declares itself, in lines of this form:
+
+    -- NAME: what it does          its own name, as the file is called
+    -- needs: common, response     files of `lua/lib` that are put before it, and what those need; or `nothing`
+    -- prolongs: whole             scripts only: the conversation lives on after it, see below
+
+`prolongs: whole` gives a conversation that was used its whole time anew; `rest` gives what the script has made what is
+left of it. So a new script is one file here and one method that calls it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from typing import NamedTuple
+
+#: The folder of what is put before scripts; every other one has scripts.
+LIBRARY_FOLDER = "lib"
+#: What `prolongs` may say → whether it counts as a use of the conversation.
+PROLONGS = {"whole": "true", "rest": "false"}
+#: The file that scripts with `prolongs` need, and what is put around them.
+RETENTION = "retention"
+_PROLONGED = """local function run()
+{script}
+end
+local reply = run()
+if reply[1] == 'ok' then
+  prolong({used})
+end
+return reply
+"""
+_DECLARATION = re.compile(r"--\s?(\w+):\s*(.*)")
+
+
+class Script(NamedTuple):
+    """A script's whole text and the hash that Redis knows it by."""
+
+    source: str
+    sha: str
+
+
+class Head(NamedTuple):
+    """What a file declares. needs: names of library files. prolongs: None, or a key of `PROLONGS`."""
+
+    needs: tuple[str, ...]
+    prolongs: str | None
+
+
+def read_head(name: str, text: str) -> Head:
+    """Return what the file `name` declares. Raises ValueError for anything that is not declared as it must be."""
+    declared: dict[str, str] = {}
+    for line in text.split("\n"):
+        if not line.startswith("--"):
+            break
+        if match := _DECLARATION.match(line):
+            word, value = match.groups()
+            if word in declared or word not in (name, "needs", "prolongs"):
+                raise ValueError(f"{name}.lua declares {word!r}, which is unknown or declared already")
+            declared[word] = value.strip()
+    if next(iter(declared), "") != name or "needs" not in declared:
+        raise ValueError(f"{name}.lua must begin with its name and say what it needs")
+    prolongs = declared.get("prolongs")
+    if prolongs is not None and prolongs not in PROLONGS:
+        raise ValueError(f"{name}.lua prolongs {prolongs!r} instead of {' or '.join(PROLONGS)}")
+    needs = () if declared["needs"] == "nothing" else tuple(one.strip() for one in declared["needs"].split(","))
+    return Head(needs, prolongs)
+
+
+def assemble(scripts: Mapping[str, str], library: Mapping[str, str], conversation_seconds: int) -> dict[str, Script]:
+    """Return every script by name, with what it needs before it. scripts, library: name → text of the file.
+
+    conversation_seconds: how long a conversation is kept after its last use; 0: for ever. Raises ValueError for a head
+    that can't be followed.
+    """
+    heads = {name: read_head(name, text) for name, text in library.items()}
+    if prolonging := [name for name, head in heads.items() if head.prolongs]:
+        raise ValueError(f"{prolonging[0]}.lua is no script: it prolongs nothing by itself")
+    assembled = {}
+    for name, text in scripts.items():
+        head = read_head(name, text)
+        parts = list(_in_order((*head.needs, RETENTION) if head.prolongs else head.needs, heads, (name,)))
+        texts = [library[part] for part in parts]
+        if RETENTION in parts:
+            texts.insert(0, f"local CONVERSATION_SECONDS = {conversation_seconds}")
+        texts.append(_PROLONGED.format(script=text, used=PROLONGS[head.prolongs]) if head.prolongs else text)
+        source = "\n".join(texts)
+        assembled[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+    return assembled
+
+
+def _in_order(needs: tuple[str, ...], heads: Mapping[str, Head], path: tuple[str, ...]) -> Iterator[str]:
+    """Yield what is needed, each once, and before it what it needs itself. path: who needs it."""
+    seen = set()
+    for name in needs:
+        if name not in heads or name in path:
+            raise ValueError(f"{path[-1]}.lua needs {name!r}, which is no other file of {LIBRARY_FOLDER}")
+        for part in (*_in_order(heads[name].needs, heads, (*path, name)), name):
+            if part not in seen:
+                seen.add(part)
+                yield part
+
+
+def read_files() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the texts of all scripts, and of the library's files, by name."""
+    scripts: dict[str, str] = {}
+    library: dict[str, str] = {}
+    for folder in sorted((resources.files("storage") / "lua").iterdir(), key=lambda one: one.name):
+        texts = library if folder.name == LIBRARY_FOLDER else scripts
+        for file in sorted(folder.iterdir(), key=lambda one: one.name):
+            name = file.name.removesuffix(".lua")
+            if name in texts:
+                raise ValueError(f"two scripts are called {name}")
+            texts[name] = file.read_text("utf-8")
+    return scripts, library
+
+
+@cache
+def load_scripts(conversation_seconds: int = 0) -> dict[str, Script]:
+    """Return every script by name, read from `lua/`. conversation_seconds: see `assemble`."""
+    return assemble(*read_files(), conversation_seconds)
