@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import jwt
 
-from proxy.auth.caller import CREDENTIAL_HEADERS, Authenticator, Caller
+from proxy.auth.caller import Authenticator, Caller, is_credential
 from proxy.auth.jwks import KeySet, KeySource, VerificationKey, create_key_source
 from proxy.config.values import is_loopback
 from proxy.protocol.errors import BadRequest, Unauthorized
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_HEADERS = frozenset(map(str.lower, CREDENTIAL_HEADERS))
 #: Longest token that is looked at, in characters.
 MAX_TOKEN_LENGTH = 16 * 1024
 #: Verified tokens that are remembered at most.
@@ -218,7 +217,7 @@ class TokenCache:
 def _sent_credentials(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the headers that hold a credential, as they came."""
     # A look-up by name would show one of several values
-    return [(name, value) for name, value in headers.items() if name.lower() in _TOKEN_HEADERS]
+    return [(name, value) for name, value in headers.items() if is_credential(name)]
 
 
 def _token(sent: Sequence[tuple[str, str]]) -> str:

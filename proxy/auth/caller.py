@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 #: Headers that hold a credential: HTTP's own with its scheme, and those of clients for Azure and others, bare.
-CREDENTIAL_HEADERS = ("Authorization", "api-key", "x-api-key")
+CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
 #: Owners that nobody had to prove to be.
 UNPROVEN = frozenset({"anonymous", "local"})
@@ -46,3 +46,8 @@ class Authenticator(Protocol):
         Raises Unauthorized; BadRequest for credentials that contradict each other; ServiceUnavailable when no keys to
         verify tokens can be had.
         """
+
+
+def is_credential(name: str) -> bool:
+    """Whether a header of this name holds a credential."""
+    return name.lower() in CREDENTIAL_HEADERS

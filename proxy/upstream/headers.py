@@ -31,7 +31,7 @@ HOP_BY_HOP = frozenset(
 )
 
 #: What a caller sends to this server alone. `Expect` was answered here, cookies belong to this origin.
-_OURS_IN = frozenset({"host", "content-length", "cookie", "expect", *map(str.lower, CREDENTIAL_HEADERS)})
+_OURS_IN = frozenset({"host", "content-length", "cookie", "expect", *CREDENTIAL_HEADERS})
 
 #: What an upstream says about its own origin, and the request id, which is ours.
 _THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transport-security"})
