@@ -22,13 +22,12 @@ from proxy.protocol.params import (
     asks_encrypted,
     check_id,
     read_branch_name,
+    read_flag,
     read_page,
     refuse_misspelt,
     refuse_unknown,
 )
 from storage import Fork, ForkPoint, ItemNotFound, Store, partition_of
-
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 async def create_items(request: web.Request) -> web.Response:
@@ -93,21 +92,15 @@ def _read_fork_point(query: MultiMapping[str], default_mode: str) -> ForkPoint |
     """Return where a deletion forks, None if it just removes the item; from `mode` and `cascade`."""
     mode = query.get("mode") or default_mode
     if mode not in {"item", "branch"}:
-        raise _invalid_choice("mode", mode, "'item' and 'branch'")
-    cascade = query.get("cascade") or None
-    if cascade is None:
-        return ForkPoint.WITHOUT if mode == "branch" else None
-    if cascade.lower() not in _FLAGS:
-        raise _invalid_choice("cascade", cascade, "'true' and 'false'")
-    if mode == "item":
+        message = f"Invalid value: '{mode}'. Supported values are: 'item' and 'branch'."
+        raise BadRequest(message, param="mode", code="invalid_value")
+    cascade = read_flag(query, "cascade")
+    if mode == "branch":
+        return ForkPoint.BEFORE if cascade else ForkPoint.WITHOUT
+    if cascade:
         message = "Invalid 'cascade': only 'mode=branch' can leave out what comes after the item."
         raise BadRequest(message, param="cascade", code="invalid_value")
-    return ForkPoint.BEFORE if _FLAGS[cascade.lower()] else ForkPoint.WITHOUT
-
-
-def _invalid_choice(param: str, value: str, choices: str) -> BadRequest:
-    message = f"Invalid value: '{value}'. Supported values are: {choices}."
-    return BadRequest(message, param=param, code="invalid_value")
+    return None
 
 
 async def _append(

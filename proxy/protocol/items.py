@@ -79,6 +79,8 @@ def _read_item(item: Any, path: str) -> InputItem:
     if not isinstance(item, dict):
         raise invalid_type(path, "an object", json_type(item))
     item_id, item_type = item.get("id"), item.get("type")
+    if item_id == "":
+        item_id = None
     if item_id is not None:
         _check_id(item_id, f"{path}.id")
     if item_type is not None and not isinstance(item_type, str):

@@ -30,6 +30,7 @@ MAX_PAGE = 100
 #: The branch that every conversation has; in requests it is understood in any case.
 MAIN = "MAIN"
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 #: How near a name must be to one of ours to be told as what was meant (difflib's ratio) …
 _NEAR = 0.6
 #: … and to be refused where others go on. vLLM's `min_tokens` is 0.8 from `max_tokens`.
@@ -172,6 +173,21 @@ def read_limit(query: MultiMapping[str], default: int) -> int:
         )
         raise BadRequest(message, param="limit", code="integer_above_max_value")
     return limit
+
+
+def read_flag(query: MultiMapping[str], name: str) -> bool | None:
+    """Return a boolean of the query: `true` or `false` in any case, 1 or 0; None if it is absent or empty.
+
+    Raises BadRequest.
+    """
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return _FLAGS[text.lower()]
+    except KeyError:
+        message = f"Invalid value: '{text[:_SHOWN_NAME]}'. Supported values are: 'true' and 'false'."
+        raise BadRequest(message, param=name, code="invalid_value") from None
 
 
 def asks_encrypted(query: MultiMapping[str]) -> bool:

@@ -181,7 +181,10 @@ def _read_conversation(value: Any) -> TurnSource:
     if branch:
         check_branch_name(branch, "conversation.branch")
     targets = {name: target for name in ("fork_from", "at") if (target := _read_name(value, name))}
-    if conversation_id is None or not targets:
+    if conversation_id is None and (branch or targets):
+        # a branch of no conversation: the turn would not have the history that was asked for
+        raise missing_parameter("conversation.id")
+    if not targets:
         return TurnSource(conversation_id=conversation_id, branch=branch)
     if len(targets) > 1:
         raise BadRequest(
@@ -197,7 +200,7 @@ def _read_conversation(value: Any) -> TurnSource:
 
 
 def _read_conversation_id(value: Any, param: str) -> str | None:
-    if value is None:
+    if value is None or value == "":
         return None
     if not isinstance(value, str):
         raise invalid_type(param, "one of a string or object", json_type(value))

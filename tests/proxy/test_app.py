@@ -155,6 +155,11 @@ async def test_errors_are_flat_where_that_is_configured(serve_proxy, client, ups
         ("PUT", "/v1/responses/resp_1", "DELETE"),
         ("POST", "/v1/responses/resp_1", "DELETE"),
         ("GET", "/v1/responses/resp_1/cancel", "POST"),
+        ("GET", "/v1/responses/compact", "POST"),
+        ("DELETE", "/v1/responses/compact", "POST"),
+        ("GET", "/v1/responses/input_tokens", "POST"),
+        ("DELETE", "/v1/responses/input_tokens", "POST"),
+        ("GET", "/v1/conversations/import", "POST"),
         ("POST", "/healthz", "GET"),
     ],
 )

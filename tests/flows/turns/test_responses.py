@@ -157,6 +157,10 @@ async def test_both_kinds_of_state_at_once_are_refused(proxy: Proxy):
         ({"conversation": "conv_" + "0" * 60}, 400, "string_above_max_length", "conversation"),
         ({"conversation": {}}, 400, "missing_required_parameter", "conversation.id"),
         ({"conversation": 7}, 400, "invalid_type", "conversation"),
+        ({"conversation": {"id": "", "branch": "draft"}}, 400, "missing_required_parameter", "conversation.id"),
+        ({"conversation": {"id": None, "fork_from": "msg_1"}}, 400, "missing_required_parameter", "conversation.id"),
+        ({"conversation": {"id": "", "at": "resp_1"}}, 400, "missing_required_parameter", "conversation.id"),
+        ({"input": [{"type": "item_reference", "id": ""}]}, 400, "missing_required_parameter", "input[0].id"),
         ({"previous_response_id": "resp_" + "0" * 50}, 400, "previous_response_not_found", "previous_response_id"),
         ({"previous_response_id": "resp ä"}, 400, "invalid_value", "previous_response_id"),
         ({"previous_response_id": 7}, 400, "invalid_type", "previous_response_id"),
@@ -179,6 +183,28 @@ async def test_bad_turns_are_refused_before_the_upstream_is_called(
     got, answer = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body})
     assert (got, answer["error"]["code"], answer["error"]["param"]) == (status, code, param)
     assert proxy.upstream.requests == []
+
+
+@pytest.mark.parametrize("conversation", ["", None, {"id": ""}, {"id": None, "branch": ""}])
+async def test_what_is_empty_is_absent(proxy: Proxy, conversation: Any):
+    first = await new_turn(proxy, conversation=conversation, previous_response_id="")
+    assert "conversation" not in first
+    assert first["previous_response_id"] is None
+    # the kinds of state exclude each other only where both are there
+    second = await new_turn(proxy, conversation=conversation, previous_response_id=first["id"])
+    items = [{"id": "", "role": "user", "content": "a"}, {"id": "", "type": "message", "role": "user", "content": "b"}]
+    third = await new_turn(proxy, input=items, previous_response_id=second["id"])
+    given = proxy.upstream.requests[-1].json["input"]
+    assert (third["status"], len(given), len({item["id"] for item in given})) == ("completed", 6, 6)
+    _, made = await proxy.call("POST", "/v1/conversations", {"items": items})
+    _, page = await proxy.call("POST", f"/v1/conversations/{made['id']}/items", {"items": items})
+    assert len({item["id"] for item in page["data"]}) == 2
+
+
+async def new_turn(proxy: Proxy, **fields: Any) -> Any:
+    status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **fields})
+    assert status == 200, response
+    return response
 
 
 async def test_unstored_turns_leave_nothing_and_cannot_be_continued(proxy: Proxy):

@@ -149,6 +149,8 @@ def test_only_what_needs_no_credentials_says_so():
     [
         ("CreateResponse", {"input": "hi", "conversation": "conv_1", "previous_response_id": ""}, True),
         ("CreateResponse", {"input": "hi", "conversation": "conv_1", "previous_response_id": "resp_1"}, False),
+        ("CreateResponse", {"input": "hi", "conversation": "", "previous_response_id": "resp_1"}, True),
+        ("CreateResponse", {"input": [{"role": "user", "content": "x", "id": ""}], "conversation": {"id": ""}}, True),
         ("CreateResponse", {"input": "hi", "background": True}, True),
         ("CreateResponse", {"input": "hi", "background": "yes"}, False),
         ("CreateConversation", {"metadata": None, "items": None}, True),
