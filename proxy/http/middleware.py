@@ -23,6 +23,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
     ApiError,
     BadRequest,
@@ -158,9 +159,10 @@ def _to_api_error(request: web.Request, exc: Exception) -> ApiError:
 
 
 def _from_http(request: web.Request, exc: web.HTTPException) -> ApiError:
-    message = f"{exc.reason}."
+    message, path = f"{exc.reason}.", request.rel_url.raw_path
     if exc.status in (404, 405):
-        message = f"Invalid URL or method ({request.method} {request.rel_url.raw_path})."
+        hint = hint_for(path) if exc.status == 404 else ""
+        message = f"Invalid URL or method ({request.method} {path}).{hint}"
     headers = {"Allow": exc.headers[hdrs.ALLOW]} if hdrs.ALLOW in exc.headers else {}
     error = _BY_STATUS.get(exc.status, BadRequest)(message, headers=headers)
     error.status = exc.status

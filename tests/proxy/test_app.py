@@ -140,6 +140,17 @@ async def test_unknown_paths_are_404_in_the_envelope(proxy, client, path):
         }
 
 
+@pytest.mark.parametrize("path", ["responses", "v1/v1/responses", "openai/responses", "v1/v1/models", "models"])
+async def test_a_wrong_base_url_gets_a_hint_and_reaches_no_upstream(proxy, client, upstream: ScriptedUpstream, path):
+    for method in ("GET", "POST"):
+        async with client.request(method, proxy / path) as answer:
+            assert answer.status == 404
+            error = (await answer.json())["error"]
+        assert f"Did you mean '/v1/{path.rpartition('/')[2]}'?" in error["message"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", None)
+    assert upstream.requests == []
+
+
 async def test_errors_are_flat_where_that_is_configured(serve_proxy, client, upstream: ScriptedUpstream):
     proxy = await serve_proxy(upstream.url, errors=ErrorsConfig(format="flat"))
     async with client.get(proxy / "nowhere") as answer:
