@@ -17,7 +17,7 @@ from proxy.http.body import read_json
 from proxy.http.keys import STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter, unknown_parameter
-from proxy.protocol.items import hide_sealed, read_input
+from proxy.protocol.items import check_parts, hide_sealed, read_input
 from proxy.protocol.params import MAIN, read_branch_name, refuse_misspelt, refuse_unknown
 from proxy.protocol.request import REQUEST_FIELDS, TurnRequest, read_request
 from proxy.turns.options import Revised, TurnOptions
@@ -62,9 +62,8 @@ def read_message(body: Mapping[str, Any]) -> dict[str, Any]:
         raise invalid_type("content", "one of a string or array of objects", json_type(content))
     if not content:
         raise BadRequest("Invalid 'content': it is empty.", param="content", code="invalid_value")
-    for i, part in enumerate(content if isinstance(content, list) else ()):
-        if not isinstance(part, dict):
-            raise invalid_type(f"content[{i}]", "an object", json_type(part))
+    if isinstance(content, list):
+        check_parts("user", content, "content")
     return {"type": "message", "role": "user", "content": content}
 
 

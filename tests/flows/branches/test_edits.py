@@ -161,6 +161,8 @@ async def test_many_edits_of_one_second_all_keep_what_was_there(proxy: Proxy):
         ({"content": []}, ("content", "invalid_value")),
         ({"content": 1}, ("content", "invalid_type")),
         ({"content": ["x"]}, ("content[0]", "invalid_type")),
+        ({"content": [{"type": "output_text", "text": "x"}]}, ("content[0]", "invalid_value")),
+        ({"content": [{"type": "output_text", "text": "x"}], "regenerate": True}, ("content[0]", "invalid_value")),
         ({"content": "c", "regenerate": "yes"}, ("regenerate", "invalid_type")),
         ({"content": "c", "stream": True}, ("stream", None)),
         ({"content": "c", "regenerate": True, "store": False}, ("store", "invalid_value")),

@@ -171,6 +171,12 @@ async def test_both_kinds_of_state_at_once_are_refused(proxy: Proxy):
         ({"background": True, "store": False}, 400, "invalid_value", "store"),
         ({"input": 7}, 400, "invalid_type", "input"),
         ({"input": [{"type": "item_reference", "id": "msg_nope"}]}, 404, None, "input"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]},
+            400,
+            "invalid_value",
+            "input[0].content[0]",
+        ),
         ({"input": [{"id": "msg_nope"}]}, 404, None, "input"),
         ({"input": [{"role": "user", "content": "a", "id": "msg_1"}] * 2}, 400, None, "input"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": ""}]}, 400, None, "input"),
@@ -183,6 +189,12 @@ async def test_bad_turns_are_refused_before_the_upstream_is_called(
     got, answer = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body})
     assert (got, answer["error"]["code"], answer["error"]["param"]) == (status, code, param)
     assert proxy.upstream.requests == []
+
+
+async def test_what_an_assistant_is_said_to_have_said_is_the_model_server_s_to_judge(proxy: Proxy):
+    said = {"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}
+    await new_turn(proxy, input=[said, {"role": "user", "content": "hi"}])
+    assert proxy.upstream.requests[-1].json["input"][0]["content"] == said["content"]
 
 
 @pytest.mark.parametrize("conversation", ["", None, {"id": ""}, {"id": None, "branch": ""}])
