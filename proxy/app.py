@@ -151,7 +151,11 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_followers(app: web.Application) -> AsyncIterator[None]:
     """Look into the logs of events that clients follow."""
-    async with Followers(app[STORE], app[CONFIG].server.keepalive_seconds).serving() as followers:
+    config = app[CONFIG]
+    followers_of_all = Followers(
+        app[STORE], config.server.keepalive_seconds, ordinary_logs=config.streams.keep == "all"
+    )
+    async with followers_of_all.serving() as followers:
         app[FOLLOWERS] = followers
         yield
 

@@ -15,7 +15,7 @@
     ├── UpgradeRequired      426  WebSocket asked for, not offered
     ├── InternalError        500
     ├── BadGateway           502  the upstream broke off or spoke nonsense
-    ├── ServiceUnavailable          503  the store or the upstream can't be reached; retry
+    ├── ServiceUnavailable   503  the store or the upstream can't be reached; retry
     ├── GatewayTimeout       504
     └── UpstreamRefusal       *   the upstream's own 4xx/5xx, in our envelope
 

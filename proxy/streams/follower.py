@@ -52,10 +52,14 @@ class Broken(Exception):
 
 
 class Followers:
-    """All readers of logs in this process. keepalive_seconds: silence that a stream may have."""
+    """All readers of logs in this process. keepalive_seconds: silence that a stream may have.
 
-    def __init__(self, store: Store, keepalive_seconds: float) -> None:
+    ordinary_logs: the events of ordinary streams are kept too (`streams.keep`), from a moment after they were sent.
+    """
+
+    def __init__(self, store: Store, keepalive_seconds: float, *, ordinary_logs: bool = False) -> None:
         self.store = store
+        self.ordinary_logs = ordinary_logs
         self._keepalive_seconds = keepalive_seconds
         self._waiting: dict[EventQuery, list[asyncio.Future[EventPage]]] = {}
         self._streams: set[HttpDelivery] = set()
@@ -153,13 +157,16 @@ class LogReader:
         is_fresh = abs(ids.age_seconds(self._response_id)) < FRESH_SECONDS
         backoff = Backoff(POLL_SECONDS, POLL_SECONDS, LOG_GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
         while True:
+            # whoever was told the id a moment ago may be here before the first events are in the log
             try:
                 self._page = await self._read()
-                break
             except ResponseNotFound:
-                # whoever was told the id a moment ago may be here before the first events are in the log
                 if not await backoff.pause():
                     raise
+            else:
+                late = self._followers.ordinary_logs and not self._page.kept
+                if not (late and await backoff.pause()):
+                    break
         if not self._page.kept:
             raise BadRequest(
                 "This response was not created in background mode with stream=true, or its events are not kept any "
