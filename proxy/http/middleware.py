@@ -84,6 +84,7 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
         response = await handler(request)
         return response
     finally:
+        response = response or _sent_whole(request)
         log.info(
             "%s %s %d %.1f ms %d bytes %s upstream %s",
             request.method,
@@ -202,6 +203,13 @@ def _logged_path(request: web.Request) -> str:
     if resource is None or "{tail}" in resource.canonical:
         return request.rel_url.raw_path[:200]
     return resource.canonical
+
+
+def _sent_whole(request: web.Request) -> web.StreamResponse | None:
+    """Return the answer if all of it was sent, though its client left before the handler was done."""
+    started: web.StreamResponse | None = request.get(_STARTED)
+    # aiohttp counts when the end is written, and the head as well
+    return started if started is not None and started.body_length else None
 
 
 def _sent_bytes(response: web.StreamResponse | None) -> int:

@@ -15,7 +15,9 @@ from proxy.api import openapi
 from proxy.app import ROUTES, create_app, create_runner
 from proxy.auth.caller import CALLER
 from proxy.config.settings import AuthConfig, Config, DataConfig, ErrorsConfig, ServerConfig, UpstreamConfig
+from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import REQUEST_ID
+from proxy.protocol import sse
 from proxy.upstream.client import UpstreamCut
 from storage import Unavailable as StoreUnavailable
 from tests.proxy.conftest import NO_STORE, Exchange, Serve, ServeProxy
@@ -240,6 +242,48 @@ async def test_a_client_that_left_is_logged_as_such_and_is_no_error(serve_handle
     await ended.wait()
     assert re.match(r"GET /v1/test 499 [0-9.]+ ms 0 bytes ", lines(caplog)[0])
     assert [record for record in caplog.records if record.levelno > 20] == []
+
+
+async def stream_all(request: web.Request) -> None:
+    """Send a whole stream, as a turn does."""
+    delivery = HttpDelivery(request, unread_seconds=60)
+    await delivery.send(b"data: 1\n\n")
+    await delivery.send(sse.DONE)
+
+
+async def stream_half(request: web.Request) -> None:
+    """Send a stream without its end."""
+    await HttpDelivery(request, unread_seconds=60).send(b"data: 1\n\n")
+
+
+async def send_body(request: web.Request) -> None:
+    """Send an answer that is whole before its handler returns."""
+    answer = web.Response(body=b"data: 1\n\n")
+    await answer.prepare(request)
+    await answer.write_eof()
+
+
+@pytest.mark.parametrize(("send", "status"), [(stream_all, 200), (send_body, 200), (stream_half, 499)])
+async def test_a_client_that_leaves_with_its_whole_answer_is_logged_as_answered(
+    serve_handler, client, caplog, send, status
+):
+    caplog.set_level("INFO")
+    ended = asyncio.Event()
+
+    async def linger(request: web.Request) -> web.Response:
+        await send(request)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asyncio.get_running_loop().call_soon(ended.set)
+        raise AssertionError
+
+    async with client.get(await serve_handler(linger), headers={"Connection": "close"}) as answer:
+        await (answer.content.readuntil(b"\n\n") if send is stream_half else answer.read())
+        answer.close()
+    await ended.wait()
+    assert re.match(rf"GET /v1/test {status} [0-9.]+ ms ", lines(caplog)[0])
+    assert (" 0 bytes " in lines(caplog)[0]) is (status == 499)
 
 
 async def test_writing_to_a_client_that_left_is_no_error(serve_handler, caplog):
