@@ -63,7 +63,6 @@ MAX_HEADER_BYTES = 32 * 1024
 #: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
 CLEANUP_SECONDS = 0.5
 
-
 log = logging.getLogger(__name__)
 
 

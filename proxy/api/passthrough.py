@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from proxy.auth.caller import CALLER
 from proxy.http.body import iter_body
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
-from proxy.http.urls import VERSION, hint_for, split_path
+from proxy.http.urls import API_VERSION, hint_for, split_path
 from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired
 from proxy.upstream.client import UPSTREAM, iter_raw
 from proxy.upstream.headers import request_headers, response_headers
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import aiohttp
     from multidict import CIMultiDict
 
-_PREFIX = f"/{VERSION}"
+_PREFIX = f"/{API_VERSION}"
 
 #: First segments that belong to the stateful endpoints, and the one that a wrong base URL makes.
-_NOT_THEIRS = frozenset({"responses", "conversations", VERSION})
+_NOT_THEIRS = frozenset({"responses", "conversations", API_VERSION})
 
 
 async def pass_through(request: web.Request) -> web.StreamResponse:
@@ -61,7 +61,7 @@ def upstream_path(raw_path: str) -> str:
     """
     segments = split_path(raw_path)
     ours = len(segments) > 1 and segments[1].lower() in _NOT_THEIRS
-    if ours or segments[:1] != [VERSION] or not raw_path.startswith(f"{_PREFIX}/") or ".." in segments:
+    if ours or segments[:1] != [API_VERSION] or not raw_path.startswith(f"{_PREFIX}/") or ".." in segments:
         raise NotFound(f"Invalid URL ({raw_path}).{hint_for(raw_path)}")
     return raw_path.removeprefix(_PREFIX)
 

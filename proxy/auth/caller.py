@@ -1,4 +1,4 @@
-"""The caller: who it is, how that is told from a request, and which credential goes upstream in its name."""
+"""Caller: who sent a request, and what finds that out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from aiohttp.web import AppKey, RequestKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
 #: Headers that hold a credential: HTTP's own with its scheme, and those of clients for Azure and others, bare.
 CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
 #: Owners that nobody had to prove to be.
 UNPROVEN = frozenset({"anonymous", "local"})
-
 
 #: Tells who a caller is.
 AUTHENTICATOR: AppKey[Authenticator] = AppKey("authenticator")

@@ -33,7 +33,7 @@ _ROOTS = frozenset(
         "videos",
     }
 )
-VERSION = "v1"
+API_VERSION = "v1"
 _OTHER_VERSION = re.compile(r"v[0-9]\w*", re.ASCII)
 
 
@@ -48,17 +48,17 @@ def hint_for(raw_path: str) -> str:
     """Return a sentence to add to a 404: the path with one `/v1`, where it belongs; '' if there is nothing to say."""
     segments = split_path(raw_path)
     rest = _below_version(segments)
-    if not rest or segments == [VERSION, *rest]:
+    if not rest or segments == [API_VERSION, *rest]:
         return ""
-    meant = "/".join(["", VERSION, *rest])
-    return f" Did you mean '{meant}'? The base URL of a client ends with one '/{VERSION}'."
+    meant = "/".join(["", API_VERSION, *rest])
+    return f" Did you mean '{meant}'? The base URL of a client ends with one '/{API_VERSION}'."
 
 
 def _below_version(segments: list[str]) -> list[str]:
     """Return what was meant below `/v1`, behind whatever prefix (`openai`, …): what follows it, else a known root."""
-    if VERSION in segments:
-        rest = segments[segments.index(VERSION) :]
-        return list(itertools.dropwhile(lambda segment: segment == VERSION, rest))
+    if API_VERSION in segments:
+        rest = segments[segments.index(API_VERSION) :]
+        return list(itertools.dropwhile(lambda segment: segment == API_VERSION, rest))
     if any(map(_OTHER_VERSION.fullmatch, segments)):
         return []
     return list(itertools.dropwhile(lambda segment: segment.lower() not in _ROOTS, segments))

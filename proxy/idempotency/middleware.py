@@ -41,7 +41,7 @@ async def answer_once(request: web.Request, handler: Handler) -> web.StreamRespo
     """Give a repeated POST the answer of the first. Raises KeyReused, InProgress, BadRequest, AlreadyExists."""
     if KEY_HEADER not in request.headers or not _counts(request):
         return await handler(request)
-    key = read_key(request.headers.getall(KEY_HEADER))
+    key = key_in(request.headers.getall(KEY_HEADER))
     content = await hold_body(request)
 
     async def restated(response_id: str) -> KeptAnswer | None:
@@ -56,7 +56,7 @@ async def answer_once(request: web.Request, handler: Handler) -> web.StreamRespo
     return await _outlive_client(request, handler, taken)
 
 
-def read_key(values: Sequence[str]) -> str:
+def key_in(values: Sequence[str]) -> str:
     """Return the key that a request's headers of that name hold. Raises BadRequest.
 
     An empty one is refused: whoever sends it relies on being protected, and would not be.

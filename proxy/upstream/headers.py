@@ -1,4 +1,4 @@
-"""Headers: which of a client's request go upstream, and which of the upstream's answer come back. Pure."""
+"""Headers on their way between client and model server: which go on, which stay here. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from proxy.auth.caller import CREDENTIAL_HEADERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
 
 #: Headers of one connection, not of the message (RFC 9110, 7.6.1), and obsolete ones like them.
 HOP_BY_HOP = frozenset(

@@ -6,13 +6,25 @@ from typing import Any
 
 import pytest
 
-from tests.flows.branches.test_branches import fork, names
-from tests.flows.branches.test_edits import converse, id_of
+from tests.flows.branches.api import fork, items_on, names
 from tests.flows.conftest import Proxy
 from tests.flows.connection import Connection
-from tests.flows.witness import items_of
+from tests.flows.talk import items_of, new_conversation, respond
 
 MESSAGE = {"role": "user", "content": "hi"}
+
+
+async def converse(proxy: Proxy) -> tuple[str, list[str]]:
+    """Hold a conversation of two turns; return its path and the ids of its four items."""
+    conversation = await new_conversation(proxy)
+    for text in "ab":
+        await respond(proxy, model="echo", input=text, conversation=conversation)
+    path = f"/v1/conversations/{conversation}"
+    return path, [item["id"] for item in await items_on(proxy, path)]
+
+
+def id_of(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 async def refused(proxy: Proxy, method: str, path: str, body: Any, param: str) -> str:

@@ -8,17 +8,9 @@ import openai
 import pytest
 
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import items_of, respond, sent
+from tests.items import texts
 from tests.upstream import Reply
-
-
-def texts(body: Any) -> list[str]:
-    """The texts of a request's input, in order."""
-    return [part["text"] for item in body["input"] for part in item.get("content", [])]
-
-
-async def all_items(proxy: Proxy, conversation_id: str) -> list[Any]:
-    _, page = await proxy.call("GET", f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
-    return list(page["data"])
 
 
 async def test_a_conversation_grows_turn_by_turn_and_the_upstream_sees_all_of_it(proxy: Proxy):
@@ -33,7 +25,7 @@ async def test_a_conversation_grows_turn_by_turn_and_the_upstream_sees_all_of_it
     assert [item["role"] for item in sent["input"]] == ["user", "assistant"] * 2 + ["user"]
     assert sent["store"] is False
     assert "conversation" not in sent
-    assert len(await all_items(proxy, conversation.id)) == 6
+    assert len(await items_of(proxy, conversation.id)) == 6
     assert "I saw 4 earlier items" in response.output_text
 
 
@@ -102,11 +94,11 @@ async def test_a_chain_into_a_conversation_is_a_snapshot_and_leaves_it_alone(pro
     ]
     for branch, request in zip(branches, proxy.upstream.requests[-2:], strict=True):
         assert branch.conversation is None
-        assert "X" not in texts(request.json)
+        assert "X" not in texts(request.json["input"])
         assert len(request.json["input"]) == 3
-    assert len(await all_items(proxy, conversation.id)) == 3
+    assert len(await items_of(proxy, conversation.id)) == 3
     await client.responses.create(model="echo", input="on", conversation=conversation.id)
-    assert texts(proxy.upstream.requests[-1].json)[2:] == ["X", "on"]
+    assert texts(sent(proxy))[2:] == ["X", "on"]
 
 
 async def test_chains_of_a_deleted_conversation_go_on(proxy: Proxy):
@@ -122,7 +114,7 @@ async def test_chains_of_a_deleted_conversation_go_on(proxy: Proxy):
 async def test_items_of_a_deleted_conversation_are_not_found_by_their_ids(proxy: Proxy):
     client = proxy.client()
     conversation = await client.conversations.create(items=[{"role": "user", "content": "gone"}])
-    item = (await all_items(proxy, conversation.id))[0]
+    item: Any = (await items_of(proxy, conversation.id))[0]
     first = await client.responses.create(model="echo", input="in", conversation=conversation.id)
     await client.conversations.delete(conversation.id)
     for reference in (item["id"], first.output[0].id):
@@ -131,10 +123,10 @@ async def test_items_of_a_deleted_conversation_are_not_found_by_their_ids(proxy:
         assert (await proxy.call("POST", "/v1/conversations", {"items": body["input"]}))[0] == 404
     mine: Any = {**item, "content": [{"type": "input_text", "text": "mine"}]}
     await client.responses.create(model="echo", input=[mine])
-    assert texts(proxy.upstream.requests[-1].json) == ["mine"]
+    assert texts(sent(proxy)) == ["mine"]
     # a chain of one of its responses still knows them, and what it adds can be referred to
     second = await client.responses.create(model="echo", input=[item], previous_response_id=first.id)
-    assert texts(proxy.upstream.requests[-1].json)[:1] == ["gone"]
+    assert texts(sent(proxy))[:1] == ["gone"]
     assert len(proxy.upstream.requests[-1].json["input"]) == 3
     later: Any = {"type": "item_reference", "id": second.output[0].id}
     await client.responses.create(model="echo", input=[later])
@@ -193,30 +185,24 @@ async def test_bad_turns_are_refused_before_the_upstream_is_called(
 
 async def test_what_an_assistant_is_said_to_have_said_is_the_model_server_s_to_judge(proxy: Proxy):
     said = {"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}
-    await new_turn(proxy, input=[said, {"role": "user", "content": "hi"}])
+    await respond(proxy, input=[said, {"role": "user", "content": "hi"}])
     assert proxy.upstream.requests[-1].json["input"][0]["content"] == said["content"]
 
 
 @pytest.mark.parametrize("conversation", ["", None, {"id": ""}, {"id": None, "branch": ""}])
 async def test_what_is_empty_is_absent(proxy: Proxy, conversation: Any):
-    first = await new_turn(proxy, conversation=conversation, previous_response_id="")
+    first = await respond(proxy, conversation=conversation, previous_response_id="")
     assert "conversation" not in first
     assert first["previous_response_id"] is None
     # the kinds of state exclude each other only where both are there
-    second = await new_turn(proxy, conversation=conversation, previous_response_id=first["id"])
+    second = await respond(proxy, conversation=conversation, previous_response_id=first["id"])
     items = [{"id": "", "role": "user", "content": "a"}, {"id": "", "type": "message", "role": "user", "content": "b"}]
-    third = await new_turn(proxy, input=items, previous_response_id=second["id"])
+    third = await respond(proxy, input=items, previous_response_id=second["id"])
     given = proxy.upstream.requests[-1].json["input"]
     assert (third["status"], len(given), len({item["id"] for item in given})) == ("completed", 6, 6)
     _, made = await proxy.call("POST", "/v1/conversations", {"items": items})
     _, page = await proxy.call("POST", f"/v1/conversations/{made['id']}/items", {"items": items})
     assert len({item["id"] for item in page["data"]}) == 2
-
-
-async def new_turn(proxy: Proxy, **fields: Any) -> Any:
-    status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **fields})
-    assert status == 200, response
-    return response
 
 
 async def test_unstored_turns_leave_nothing_and_cannot_be_continued(proxy: Proxy):
@@ -245,7 +231,7 @@ async def test_unstored_turns_use_a_conversation_and_are_appended_only_if_config
     conversation = await client.conversations.create(items=[{"role": "user", "content": "before"}])
     response = await client.responses.create(model="echo", input="hi", store=False, conversation=conversation.id)
     assert "I saw 1 earlier item" in response.output_text
-    assert len(await all_items(proxy, conversation.id)) == (3 if append else 1)
+    assert len(await items_of(proxy, conversation.id)) == (3 if append else 1)
     with pytest.raises(openai.NotFoundError):
         await client.responses.retrieve(response.id)
     await client.responses.create(model="echo", input="again", conversation=conversation.id)
@@ -265,7 +251,7 @@ async def test_a_tool_round_works_in_a_conversation(proxy: Proxy):
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "42"}
     second = await client.responses.create(model="echo", input=[result], conversation=conversation.id, tools=tools)
     assert "42" in second.output_text
-    assert [item["type"] for item in await all_items(proxy, conversation.id)] == [
+    assert [item["type"] for item in await items_of(proxy, conversation.id)] == [
         "message",
         "function_call",
         "function_call_output",
@@ -277,17 +263,17 @@ async def test_references_resolve_across_conversations_and_responses(proxy: Prox
     client = proxy.client()
     one = await client.responses.create(model="echo", input="first")
     conversation = await client.conversations.create(items=[{"role": "user", "content": "second"}])
-    item = (await all_items(proxy, conversation.id))[0]
+    item: Any = (await items_of(proxy, conversation.id))[0]
     references: Any = [
         {"type": "item_reference", "id": one.output[0].id},
         {"id": item["id"]},
         {"role": "user", "content": "third"},
     ]
     again = await client.responses.create(model="echo", input=references)
-    sent = proxy.upstream.requests[-1].json["input"]
-    assert [one["type"] for one in sent] == ["message"] * 3
-    assert sent[0]["id"] == one.output[0].id
-    assert texts({"input": sent[1:]}) == ["second", "third"]
+    got = sent(proxy)
+    assert [one["type"] for one in got] == ["message"] * 3
+    assert got[0]["id"] == one.output[0].id
+    assert texts(got[1:]) == ["second", "third"]
     more = await client.responses.create(model="echo", input="x", previous_response_id=again.id)
     assert "I saw 4 earlier items" in more.output_text
     for key, body in (("sk-bob", references[:1]), ("sk-bob", references[1:2])):
@@ -382,9 +368,9 @@ async def test_a_history_of_10000_items_is_injected_whole_and_in_order(proxy: Pr
         model="echo", input=[{"role": "user", "content": f"n{i}"} for i in range(10_000)]
     )
     await client.responses.create(model="echo", input="last", previous_response_id=first.id)
-    sent = texts(proxy.upstream.requests[-1].json)
-    assert sent[:10_000] == [f"n{i}" for i in range(10_000)]
-    assert len(sent) == 10_002
+    got = texts(sent(proxy))
+    assert got[:10_000] == [f"n{i}" for i in range(10_000)]
+    assert len(got) == 10_002
 
 
 async def test_responses_that_are_no_background_ones_cannot_be_cancelled_or_resumed(proxy: Proxy):
