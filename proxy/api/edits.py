@@ -26,6 +26,8 @@ from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
 #: Fields of a body that are for us, not for the model server: of an edit, and of a regeneration.
 _EDIT = ("content", "regenerate", "max_tokens")
 _REGENERATE = ("regenerate", "max_tokens")
+#: Query parameters that are for us.
+_QUERY = ("branch",)
 #: What a revision decides by itself.
 _DECIDED = ("input", "conversation", "previous_response_id")
 
@@ -40,7 +42,7 @@ async def edit_item(request: web.Request) -> web.StreamResponse:
             raise BadRequest("Only an answer can be streamed: set 'regenerate' to true.", param="stream")
         return await _fork_alone(request, fork, describe_edit, message)
     turn = read_turn({**body, "input": [message]}, _source(request, fork))
-    return await run_turn(request, turn, TurnOptions(describe=describe_edit))
+    return await run_turn(request, turn, TurnOptions(describe=describe_edit), own_query=_QUERY)
 
 
 async def regenerate_item(request: web.Request) -> web.StreamResponse:
@@ -49,7 +51,7 @@ async def regenerate_item(request: web.Request) -> web.StreamResponse:
     if not read_asks(body, _REGENERATE, default=True):
         return await _fork_alone(request, fork, describe_regeneration)
     turn = read_turn(body, _source(request, fork))
-    return await run_turn(request, turn, TurnOptions(describe=describe_regeneration))
+    return await run_turn(request, turn, TurnOptions(describe=describe_regeneration), own_query=_QUERY)
 
 
 def read_message(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def _backup_fork(request: web.Request, point: ForkPoint) -> Fork:
 
 
 def _source(request: web.Request, fork: Fork) -> TurnSource:
-    refuse_misspelt(request.query, ("branch",))
+    refuse_misspelt(request.query, _QUERY)
     return TurnSource(path_conversation_id(request), branch=read_branch_name(request.query), fork=fork)
 
 
@@ -147,9 +149,9 @@ def read_asks(body: Mapping[str, Any], ours: Sequence[str], *, default: bool) ->
     if "content" in body and "content" not in ours:
         raise unknown_parameter("content", "A message's content is changed with '…/edit'.")
     if asks:
-        refuse_misspelt(body, ours, in_query=("branch",))
+        refuse_misspelt(body, ours, in_query=_QUERY)
     else:
-        refuse_unknown([name for name in body if name not in REQUEST_FIELDS], ours, in_query=("branch",))
+        refuse_unknown([name for name in body if name not in REQUEST_FIELDS], ours, in_query=_QUERY)
     return asks
 
 

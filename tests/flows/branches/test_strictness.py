@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.flows.branches.api import fork, items_on, names
 from tests.flows.conftest import Proxy
@@ -25,6 +26,13 @@ async def converse(proxy: Proxy) -> tuple[str, list[str]]:
 
 def id_of(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+async def posted(proxy: Proxy, path: str, body: Any) -> int:
+    """Send a request whose path and query go out as they are written; return the status."""
+    url = URL(proxy.url + path, encoded=True)
+    async with proxy.http.post(url, json=body, headers={"Authorization": "Bearer sk-alice"}) as answer:
+        return answer.status
 
 
 async def refused(proxy: Proxy, method: str, path: str, body: Any, param: str) -> str:
@@ -151,6 +159,16 @@ async def test_fields_of_the_model_s_request_go_on(proxy: Proxy, action: str):
     body: dict[str, Any] = fields | ({"content": "c", "regenerate": True} if action == "edit" else {})
     assert (await proxy.call("POST", f"{at}/items/{ids[2]}/{action}", body))[0] == 200
     assert proxy.upstream.requests[-1].json.items() >= fields.items()
+
+
+@pytest.mark.parametrize("action", ["edit", "regenerate"])
+async def test_our_own_query_does_not_go_to_the_model_server(proxy: Proxy, action: str):
+    at, ids = await converse(proxy)
+    await fork(proxy, at, "draft")
+    body = {"model": "m", **({"content": "c", "regenerate": True} if action == "edit" else {})}
+    for query in ("?branch=draft&beta=true&x=%26", "?beta=true&x=%26&br%61nch=draft"):
+        assert await posted(proxy, f"{at}/items/{ids[2]}/{action}{query}", body) == 200
+        assert proxy.upstream.requests[-1].path_qs == "/v1/responses?beta=true&x=%26"
 
 
 async def test_an_edit_without_an_answer_takes_what_would_be_said_to_the_model(proxy: Proxy):
