@@ -236,8 +236,10 @@ def _refuse_method(allowed: str) -> Callable[[web.Request], Awaitable[web.Stream
     return refuse
 
 
-#: What this server answers itself, statefully.
-_STATEFUL = [
+#: What this server answers itself; what is written out before what a pattern would take it for.
+_OWN = [
+    *compact.ROUTES,
+    *input_tokens.ROUTES,
     *responses.ROUTES,
     *connection.ROUTES,
     *conversations.ROUTES,
@@ -251,10 +253,8 @@ _STATEFUL = [
 ROUTES = [
     *health.ROUTES,
     *openapi.ROUTES,
-    *compact.ROUTES,
-    *input_tokens.ROUTES,
-    *_STATEFUL,
-    *_refusals(_STATEFUL),
+    *_OWN,
+    *_refusals(_OWN),
     web.route("*", "/v1/{tail:.*}", pass_through),
 ]
 

@@ -22,6 +22,8 @@ from proxy.protocol.params import (
     read_limit,
     read_page,
     read_text,
+    refuse_misspelt,
+    refuse_unknown,
 )
 from proxy.runtime.reclaimer import RECLAIMER
 from storage import BranchNotFound, Fork, ForkPoint, ItemNotFound
@@ -32,6 +34,7 @@ MAX_DESCRIPTION = 512
 async def list_branches(request: web.Request) -> web.Response:
     """GET …/branches: in the order of their creation; after (a name), limit, order."""
     conversation_id = path_conversation_id(request)
+    refuse_misspelt(request.query, ("limit", "order", "after"))
     wanted = read_page(request.query, limit=MAX_PAGE, order="asc")
     page = await request.app[STORE].branches.list_page(request[CALLER].owner, conversation_id, wanted)
     data = [render_branch(branch) for branch in page.branches]
@@ -90,6 +93,7 @@ async def delete_branch(request: web.Request) -> web.Response:
 async def activate_branch(request: web.Request) -> web.Response:
     """POST …/branches/{branch}/activate: requests that name no branch mean this one from now on."""
     conversation_id, name = path_conversation_id(request), _path_branch(request)
+    refuse_unknown(await read_json(request, allow_empty=True), ())
     conversation = await whole(request.app[STORE].branches.activate(request[CALLER].owner, conversation_id, name))
     return json_answer(render(conversation) | {"message": "Branch activated successfully"})
 
@@ -98,6 +102,7 @@ async def compare_branches(request: web.Request) -> web.Response:
     """GET …/branches/{branch}/compare/{other_branch}: limit (of each side), include[]."""
     conversation_id = path_conversation_id(request)
     first, second = _path_branch(request), _path_branch(request, "other_branch")
+    refuse_misspelt(request.query, ("limit",))
     limit = read_limit(request.query, MAX_PAGE)
     compare = request.app[STORE].branches.compare(request[CALLER].owner, conversation_id, first, second, limit)
     try:
@@ -113,6 +118,7 @@ def read_fork(body: Mapping[str, Any]) -> tuple[str, Fork]:
 
     Raises BadRequest naming the field.
     """
+    refuse_unknown(body, ("name", "parent_branch", "fork_from_item_id", "description"))
     if body.get("name") is None:
         raise missing_parameter("name")
     name = _read_name(body["name"], "name")
@@ -131,6 +137,7 @@ def read_branch_changes(body: Mapping[str, Any]) -> tuple[str | None, str | None
 
     Raises BadRequest naming the field.
     """
+    refuse_unknown(body, ("name", "description"))
     if not body.keys() & {"name", "description"}:
         message = "Missing required parameter: 'name' or 'description'."
         raise BadRequest(message, param="name", code="missing_required_parameter")

@@ -11,7 +11,7 @@ from proxy.api.item_input import read_items, to_entries
 from proxy.api.rendering import render
 from proxy.auth.caller import CALLER
 from proxy.http.answers import json_answer, path_conversation_id, whole
-from proxy.http.body import read_json
+from proxy.http.body import read_json, refuse_selection
 from proxy.http.keys import STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import invalid_type, missing_parameter
@@ -19,6 +19,8 @@ from proxy.protocol.params import (
     read_metadata,
     read_page,
     read_text,
+    refuse_misspelt,
+    refuse_unknown,
 )
 from storage import Conversation, new_partition
 
@@ -27,11 +29,16 @@ MAX_REFERRER = 64
 MAX_PROJECT_ID = 64
 
 _LIMITS = {"title": MAX_TITLE, "project_id": MAX_PROJECT_ID, "referrer": MAX_REFERRER}
+#: Fields that a change may have; a new conversation may have items besides.
+_FIELDS = ("metadata", *_LIMITS)
+#: Query parameters of the list.
+_LIST_QUERY = ("limit", "order", "after", "project_id", "referrer")
 
 
 async def create_conversation(request: web.Request) -> web.Response:
     """POST /v1/conversations: metadata, title, project_id, referrer, up to 20 items; the body may be empty."""
     body = await read_json(request, allow_empty=True)
+    refuse_unknown(body, (*_FIELDS, "items"))
     metadata = read_metadata(body.get("metadata"))
     texts = {name: read_text(body, name, limit) for name, limit in _LIMITS.items()}
     items = read_items(body.get("items")) if body.get("items") is not None else []
@@ -53,6 +60,7 @@ async def create_conversation(request: web.Request) -> web.Response:
 
 async def list_conversations(request: web.Request) -> web.Response:
     """GET /v1/conversations: the caller's own, by last activity; filters project_id and referrer."""
+    refuse_misspelt(request.query, _LIST_QUERY)
     page = await request.app[STORE].conversations.list_page(
         request[CALLER].owner,
         read_page(request.query),
@@ -74,6 +82,7 @@ async def list_conversations(request: web.Request) -> web.Response:
 
 async def delete_conversations(request: web.Request) -> web.Response:
     """DELETE /v1/conversations: all of the caller's."""
+    await refuse_selection(request)
     count = await whole(request.app[STORE].conversations.delete_all(request[CALLER].owner))
     return json_answer({"object": "conversations.deleted", "deleted": True, "deleted_count": count})
 
@@ -105,6 +114,7 @@ def read_conversation_changes(body: Mapping[str, Any]) -> dict[str, str | None]:
 
     OpenAI demands `metadata`; here any of our own fields will do instead. Raises BadRequest.
     """
+    refuse_unknown(body, _FIELDS)
     changes: dict[str, str | None] = {
         name: read_text(body, name, limit) for name, limit in _LIMITS.items() if name in body
     }

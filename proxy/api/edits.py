@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,18 @@ from proxy.http.answers import json_answer, path_conversation_id, path_item_id, 
 from proxy.http.body import read_json
 from proxy.http.keys import STORE
 from proxy.protocol import ids
-from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter
-from proxy.protocol.items import hide_sealed, read_input
-from proxy.protocol.params import MAIN, read_branch_name
-from proxy.protocol.request import TurnRequest, read_request
+from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter, unknown_parameter
+from proxy.protocol.items import check_parts, hide_sealed, read_input
+from proxy.protocol.params import MAIN, read_branch_name, refuse_misspelt, refuse_unknown
+from proxy.protocol.request import REQUEST_FIELDS, TurnRequest, read_request
 from proxy.turns.options import Revised, TurnOptions
 from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
 
-#: Fields of a body that are for us, not for the model server.
-_OURS = frozenset({"content", "regenerate", "max_tokens"})
+#: Fields of a body that are for us, not for the model server: of an edit, and of a regeneration.
+_EDIT = ("content", "regenerate", "max_tokens")
+_REGENERATE = ("regenerate", "max_tokens")
+#: Query parameters that are for us.
+_QUERY = ("branch",)
 #: What a revision decides by itself.
 _DECIDED = ("input", "conversation", "previous_response_id")
 
@@ -32,22 +35,23 @@ _DECIDED = ("input", "conversation", "previous_response_id")
 async def edit_item(request: web.Request) -> web.StreamResponse:
     """POST and PUT …/items/{item_id}/edit: content; with `regenerate` also answers it, plain or streamed."""
     fork, body = _backup_fork(request, ForkPoint.EDIT), await read_json(request)
+    asks = read_asks(body, _EDIT, default=False)
     message = read_message(body)
-    if not _asks(body, default=False):
+    if not asks:
         if body.get("stream"):
             raise BadRequest("Only an answer can be streamed: set 'regenerate' to true.", param="stream")
         return await _fork_alone(request, fork, describe_edit, message)
     turn = read_turn({**body, "input": [message]}, _source(request, fork))
-    return await run_turn(request, turn, TurnOptions(describe=describe_edit))
+    return await run_turn(request, turn, TurnOptions(describe=describe_edit), own_query=_QUERY)
 
 
 async def regenerate_item(request: web.Request) -> web.StreamResponse:
     """POST …/items/{item_id}/regenerate: answers the user's message that the item is or answers, plain or streamed."""
     fork, body = _backup_fork(request, ForkPoint.REPLY), await read_json(request, allow_empty=True)
-    if not _asks(body, default=True):
+    if not read_asks(body, _REGENERATE, default=True):
         return await _fork_alone(request, fork, describe_regeneration)
     turn = read_turn(body, _source(request, fork))
-    return await run_turn(request, turn, TurnOptions(describe=describe_regeneration))
+    return await run_turn(request, turn, TurnOptions(describe=describe_regeneration), own_query=_QUERY)
 
 
 def read_message(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,9 +64,8 @@ def read_message(body: Mapping[str, Any]) -> dict[str, Any]:
         raise invalid_type("content", "one of a string or array of objects", json_type(content))
     if not content:
         raise BadRequest("Invalid 'content': it is empty.", param="content", code="invalid_value")
-    for i, part in enumerate(content if isinstance(content, list) else ()):
-        if not isinstance(part, dict):
-            raise invalid_type(f"content[{i}]", "an object", json_type(part))
+    if isinstance(content, list):
+        check_parts("user", content, "content")
     return {"type": "message", "role": "user", "content": content}
 
 
@@ -73,7 +76,7 @@ def read_turn(body: Mapping[str, Any], source: TurnSource) -> TurnRequest:
     """
     if source.fork and source.fork.point is ForkPoint.REPLY:
         _refuse_decided(body)
-    fields = {key: value for key, value in body.items() if key not in _OURS}
+    fields = {key: value for key, value in body.items() if key not in _EDIT}
     if body.get("max_tokens") is not None:
         fields.setdefault("max_output_tokens", body["max_tokens"])
     turn = read_request(fields)
@@ -129,17 +132,27 @@ def _backup_fork(request: web.Request, point: ForkPoint) -> Fork:
 
 
 def _source(request: web.Request, fork: Fork) -> TurnSource:
+    refuse_misspelt(request.query, _QUERY)
     return TurnSource(path_conversation_id(request), branch=read_branch_name(request.query), fork=fork)
 
 
-def _asks(body: Mapping[str, Any], *, default: bool) -> bool:
-    """Whether a body asks for an answer of the model."""
-    value = body.get("regenerate")
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise invalid_type("regenerate", "a boolean", json_type(value))
-    return value
+def read_asks(body: Mapping[str, Any], ours: Sequence[str], *, default: bool) -> bool:
+    """Return whether a body asks for an answer of the model. ours: fields that are not the model's.
+
+    The model server judges the other fields, if it is asked; else nobody would. Raises BadRequest naming the field.
+    """
+    asks = body.get("regenerate")
+    if asks is None:
+        asks = default
+    if not isinstance(asks, bool):
+        raise invalid_type("regenerate", "a boolean", json_type(asks))
+    if "content" in body and "content" not in ours:
+        raise unknown_parameter("content", "A message's content is changed with '…/edit'.")
+    if asks:
+        refuse_misspelt(body, ours, in_query=_QUERY)
+    else:
+        refuse_unknown([name for name in body if name not in REQUEST_FIELDS], ours, in_query=_QUERY)
+    return asks
 
 
 def _refuse_decided(body: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, invalid_type, json_type
-from proxy.protocol.items import InputItem, read_input, stored_entry
+from proxy.protocol.items import InputItem, check_parts, read_input, stored_entry
 from storage import Entry, Store, partition_of
 
 #: Most items that one request may bring.
@@ -25,7 +25,11 @@ def read_items(value: Any) -> list[InputItem]:
             param="items",
             code="array_above_max_length",
         )
-    return read_input(value, "items")
+    items = read_input(value, "items")
+    for item in items:
+        if item.type == "message" and item.body and isinstance(item.body.get("content"), list):
+            check_parts(str(item.body.get("role")), item.body["content"], f"{item.path}.content", unseen=True)
+    return items
 
 
 async def to_entries(store: Store, owner: str, items: Sequence[InputItem], partition: str) -> list[Entry]:

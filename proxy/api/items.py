@@ -17,16 +17,25 @@ from proxy.http.keys import CONFIG, STORE
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, NotFound, missing_parameter
 from proxy.protocol.items import InputItem
-from proxy.protocol.params import MAIN, asks_encrypted, check_id, read_branch_name, read_page
+from proxy.protocol.params import (
+    MAIN,
+    asks_encrypted,
+    check_id,
+    read_branch_name,
+    read_flag,
+    read_page,
+    refuse_misspelt,
+    refuse_unknown,
+)
 from storage import Fork, ForkPoint, ItemNotFound, Store, partition_of
-
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 async def create_items(request: web.Request) -> web.Response:
     """POST /v1/conversations/{conversation_id}/items: up to 20, all or none; answers just these, in their order."""
     conversation_id = path_conversation_id(request)
+    refuse_misspelt(request.query, ("branch",))
     body = await read_json(request)
+    refuse_unknown(body, ("items",), in_query=("branch",))
     if "items" not in body:
         raise missing_parameter("items")
     items = read_items(body["items"])
@@ -43,6 +52,7 @@ async def create_items(request: web.Request) -> web.Response:
 async def list_items(request: web.Request) -> web.Response:
     """GET /v1/conversations/{conversation_id}/items: after, limit, order, include[], branch, at."""
     conversation_id, query = path_conversation_id(request), request.query
+    refuse_misspelt(query, ("branch", "at"))
     branch, at = read_branch_name(query), query.get("at") or ""
     if at:
         check_id(at, "at")
@@ -67,6 +77,7 @@ async def delete_item(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}/items/{item_id}: mode, cascade, branch; answers the conversation."""
     store, owner, query = request.app[STORE], request[CALLER].owner, request.query
     conversation_id, item_id = path_conversation_id(request), path_item_id(request)
+    refuse_misspelt(query, ("branch", "mode", "cascade"))
     branch, point = read_branch_name(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
     if point is None:
         deletion = _delete_for_good(store, owner, conversation_id, branch, item_id)
@@ -81,21 +92,15 @@ def _read_fork_point(query: MultiMapping[str], default_mode: str) -> ForkPoint |
     """Return where a deletion forks, None if it just removes the item; from `mode` and `cascade`."""
     mode = query.get("mode") or default_mode
     if mode not in {"item", "branch"}:
-        raise _invalid_choice("mode", mode, "'item' and 'branch'")
-    cascade = query.get("cascade") or None
-    if cascade is None:
-        return ForkPoint.WITHOUT if mode == "branch" else None
-    if cascade.lower() not in _FLAGS:
-        raise _invalid_choice("cascade", cascade, "'true' and 'false'")
-    if mode == "item":
+        message = f"Invalid value: '{mode}'. Supported values are: 'item' and 'branch'."
+        raise BadRequest(message, param="mode", code="invalid_value")
+    cascade = read_flag(query, "cascade")
+    if mode == "branch":
+        return ForkPoint.BEFORE if cascade else ForkPoint.WITHOUT
+    if cascade:
         message = "Invalid 'cascade': only 'mode=branch' can leave out what comes after the item."
         raise BadRequest(message, param="cascade", code="invalid_value")
-    return ForkPoint.BEFORE if _FLAGS[cascade.lower()] else ForkPoint.WITHOUT
-
-
-def _invalid_choice(param: str, value: str, choices: str) -> BadRequest:
-    message = f"Invalid value: '{value}'. Supported values are: {choices}."
-    return BadRequest(message, param=param, code="invalid_value")
+    return None
 
 
 async def _append(

@@ -8,13 +8,13 @@ them would be anybody's.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
 from proxy.http.body import iter_body
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.http.urls import API_VERSION, hint_for, split_path
 from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired
 from proxy.upstream.client import UPSTREAM, iter_raw
 from proxy.upstream.headers import request_headers, response_headers
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import aiohttp
     from multidict import CIMultiDict
 
-_PREFIX = "/v1"
+_PREFIX = f"/{API_VERSION}"
 
-#: First segments that belong to the stateful endpoints.
-OURS = frozenset({"responses", "conversations"})
+#: First segments that belong to the stateful endpoints, and the one that a wrong base URL makes.
+_NOT_THEIRS = frozenset({"responses", "conversations", API_VERSION})
 
 
 async def pass_through(request: web.Request) -> web.StreamResponse:
@@ -57,20 +57,13 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
 def upstream_path(raw_path: str) -> str:
     """Return what follows `/v1` in a path, as it came. Raises NotFound for one that leads elsewhere.
 
-    Elsewhere is out of the upstream's base path, or to the stateful endpoints by another spelling.
+    Elsewhere is out of the upstream's base path, or to the stateful endpoints by another spelling, or `/v1/v1/…`.
     """
-    segments = _segments(raw_path)
-    ours = len(segments) > 1 and segments[1].lower() in OURS
-    if ours or segments[:1] != ["v1"] or not raw_path.startswith(f"{_PREFIX}/") or ".." in segments:
-        raise NotFound(f"Invalid URL ({raw_path}).")
+    segments = split_path(raw_path)
+    ours = len(segments) > 1 and segments[1].lower() in _NOT_THEIRS
+    if ours or segments[:1] != [API_VERSION] or not raw_path.startswith(f"{_PREFIX}/") or ".." in segments:
+        raise NotFound(f"Invalid URL ({raw_path}).{hint_for(raw_path)}")
     return raw_path.removeprefix(_PREFIX)
-
-
-def _segments(raw_path: str) -> list[str]:
-    """Return the path's segments as the most forgiving server would read them."""
-    decoded = unquote(unquote(raw_path)).replace("\\", "/")
-    segments = [segment.partition(";")[0] for segment in decoded.split("/")]
-    return [segment for segment in segments if segment not in ("", ".")]
 
 
 class Upload:
@@ -90,7 +83,7 @@ class Upload:
 
 
 def _headers(request: web.Request) -> CIMultiDict[str]:
-    headers = request_headers(request.headers, request[CALLER].upstream_authorization)
+    headers = request_headers(request.headers, request[CALLER].credentials)
     if request.body_exists and request.content_length is not None:
         headers[hdrs.CONTENT_LENGTH] = str(request.content_length)
     return headers

@@ -10,11 +10,11 @@ from proxy.api.turns import inbound_of, run_turn
 from proxy.auth.caller import CALLER
 from proxy.background.submission import submit
 from proxy.http.answers import json_answer, whole
-from proxy.http.body import read_json
+from proxy.http.body import read_json, refuse_selection
 from proxy.http.keys import STORE
 from proxy.idempotency.turns import note_submission
 from proxy.protocol.errors import BadRequest
-from proxy.protocol.params import asks_encrypted, check_id, read_page
+from proxy.protocol.params import asks_encrypted, check_id, read_flag, read_page
 from proxy.protocol.request import read_request
 from proxy.relay.replay import Replay
 from proxy.services import SERVICES
@@ -36,7 +36,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
 async def read_response(request: web.Request) -> web.StreamResponse:
     """GET /v1/responses/{response_id}: with `stream=true` its events, from `starting_after` on."""
     response_id = _response_id(request)
-    if request.query.get("stream", "").lower() in {"true", "1"}:
+    if read_flag(request.query, "stream"):
         return await follow(request, response_id, read_starting_after(request.query))
     return await _render(request, response_id)
 
@@ -58,6 +58,7 @@ async def delete_response(request: web.Request) -> web.Response:
 
 async def delete_responses(request: web.Request) -> web.Response:
     """DELETE /v1/responses: all that the caller has, conversations and everything else too; no key of it is left."""
+    await refuse_selection(request)
     purged = await whole(request.app[STORE].purger.purge(request[CALLER].owner))
     return json_answer({"object": "responses.deleted", "deleted": True, "deleted_count": purged.responses})
 

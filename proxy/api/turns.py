@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from urllib.parse import unquote_plus
 
 from aiohttp import web
 
@@ -19,20 +21,28 @@ from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
 
 
-def inbound_of(request: web.Request) -> Inbound:
-    """Return what of a request goes along to the model server."""
-    return Inbound(request.headers, request.rel_url.raw_query_string)
+def inbound_of(request: web.Request, own_query: Collection[str] = ()) -> Inbound:
+    """Return what of a request goes along to the model server. own_query: parameters that are for us."""
+    query = request.rel_url.raw_query_string
+    if own_query:
+        parts = query.split("&")
+        query = "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) not in own_query)
+    return Inbound(request.headers, query)
 
 
 async def run_turn(
-    request: web.Request, turn_request: TurnRequest, options: TurnOptions | None = None
+    request: web.Request,
+    turn_request: TurnRequest,
+    options: TurnOptions | None = None,
+    *,
+    own_query: Collection[str] = (),
 ) -> web.StreamResponse:
-    """Carry a turn out and return its answer. Raises ApiError, StoreError."""
+    """Carry a turn out and return its answer. own_query: see `inbound_of`. Raises ApiError, StoreError."""
     options = options or TurnOptions()
     if (lost := await find_lost_answer(request, turn_request, options)) is not None:
         return lost
     services, caller = request.app[SERVICES], request[CALLER]
-    call = services.model_call(caller, inbound_of(request))
+    call = services.model_call(caller, inbound_of(request, own_query))
     delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
     log = stream_log(services, caller.owner, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)

@@ -1,14 +1,16 @@
 """Authenticators: who the caller is, and which credential goes upstream in its name.
 
     auth.mode     owner                              credential sent upstream
-    passthrough   token:<SHA-256 of the token>       upstream.api_key, else the caller's own header
+    passthrough   token:<SHA-256 of the token>       upstream.api_key, else the caller's own, in the headers it came in
                   anonymous (none sent, loopback)    upstream.api_key, else none
     jwt           jwt:<SHA-256 of iss, \\n, sub>      upstream.api_key, else none
     api_keys      key:<name>                         upstream.api_key, else none
     none          local                              upstream.api_key, else none
 
-The only credential is `Authorization: Bearer <token>` (RFC 6750, 2.1). All refusals are the same answer;
-which check failed is in the log at level debug, without any text of the token.
+A credential is a token in `Authorization: Bearer <token>` (RFC 6750, 2.1), `api-key: <token>` (clients for Azure) or
+`x-api-key: <token>`: the same token in any of them is the same caller, other tokens in two of them are refused. All
+other refusals are one and the same answer; which check failed is in the log at level debug, without any text of the
+token.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import jwt
 
-from proxy.auth.caller import Authenticator, Caller
+from proxy.auth.caller import Authenticator, Caller, is_credential
 from proxy.auth.jwks import KeySet, KeySource, VerificationKey, create_key_source
 from proxy.config.values import is_loopback
-from proxy.protocol.errors import Unauthorized
+from proxy.protocol.errors import BadRequest, Unauthorized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import aiohttp
 
@@ -49,7 +51,7 @@ def create_authenticator(
     session: fetches key sets. clock: monotonic seconds, by which they age.
     Raises ValueError, with a message that names the key, for settings that can't work or are not safe.
     """
-    upstream = f"Bearer {config.upstream.api_key}" if config.upstream.api_key else None
+    upstream = {"Authorization": f"Bearer {config.upstream.api_key}"} if config.upstream.api_key else {}
     loopback = is_loopback(config.server.host)
     match config.auth.mode:
         case "passthrough":
@@ -70,30 +72,29 @@ def create_authenticator(
 class PassthroughAuthenticator:
     """Takes the caller's upstream key as its identity; whether it is valid is for the upstream to say."""
 
-    def __init__(self, upstream: str | None, *, allow_anonymous: bool) -> None:
+    def __init__(self, upstream: Mapping[str, str], *, allow_anonymous: bool) -> None:
         self._upstream = upstream
         self._allow_anonymous = allow_anonymous
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller that the token's hash names, or `anonymous`. Raises Unauthorized."""
-        values = _authorization(headers)
-        if not values and self._allow_anonymous:
+        """Return the caller that the token's hash names, or `anonymous`. Raises as Authenticator says."""
+        sent = _sent_credentials(headers)
+        if not sent and self._allow_anonymous:
             return Caller("anonymous", self._upstream)
-        token = _bearer_token(values)
-        return Caller(f"token:{_sha256(token)}", self._upstream or values[0])
+        return Caller(f"token:{_sha256(_token(sent))}", self._upstream or dict(sent))
 
 
 class KeyAuthenticator:
     """Knows callers by the SHA-256 of a key of theirs; `names` maps it (hex) to the owner's name."""
 
-    def __init__(self, names: Mapping[str, str], upstream: str | None) -> None:
+    def __init__(self, names: Mapping[str, str], upstream: Mapping[str, str]) -> None:
         self._names = names
         self._upstream = upstream
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller whose key this is. Raises Unauthorized."""
+        """Return the caller whose key this is. Raises as Authenticator says."""
         # Its time depends on hashes alone, and nobody can steer SHA-256 towards a stored one
-        name = self._names.get(_sha256(_bearer_token(_authorization(headers))))
+        name = self._names.get(_sha256(_token(_sent_credentials(headers))))
         if name is None:
             raise _refusal("unknown API key")
         return Caller(f"key:{name}", self._upstream)
@@ -102,7 +103,7 @@ class KeyAuthenticator:
 class LocalAuthenticator:
     """Takes everybody for the one owner `local`."""
 
-    def __init__(self, upstream: str | None) -> None:
+    def __init__(self, upstream: Mapping[str, str]) -> None:
         self._caller = Caller("local", upstream)
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
@@ -113,15 +114,15 @@ class LocalAuthenticator:
 class JwtAuthenticator:
     """Knows callers by issuer and subject of a signed token (RFC 7519, by the rules of RFC 8725)."""
 
-    def __init__(self, config: JwtConfig, keys: KeySource, upstream: str | None) -> None:
+    def __init__(self, config: JwtConfig, keys: KeySource, upstream: Mapping[str, str]) -> None:
         self._config = config
         self._keys = keys
         self._upstream = upstream
         self._verified = TokenCache()
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller that the token names. Raises Unauthorized; ServiceUnavailable when there are no keys."""
-        token = _bearer_token(_authorization(headers))
+        """Return the caller that the token names. Raises as Authenticator says."""
+        token = _token(_sent_credentials(headers))
         digest = hashlib.sha256(token.encode()).digest()
         # Before the cache: it must not outlive the keys that its entries were verified with
         keys = await self._keys.current()
@@ -213,18 +214,36 @@ class TokenCache:
             self._keys = keys
 
 
-def _authorization(headers: Mapping[str, str]) -> list[str]:
+def _sent_credentials(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the headers that hold a credential, as they came."""
     # A look-up by name would show one of several values
-    return [value for name, value in headers.items() if name.lower() == "authorization"]
+    return [(name, value) for name, value in headers.items() if is_credential(name)]
 
 
-def _bearer_token(values: list[str]) -> str:
-    if len(values) != 1:
-        raise _refusal(f"{len(values)} Authorization headers")
-    scheme, _, rest = values[0].partition(" ")
-    token = rest.lstrip(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise _refusal("not a bearer token")
+def _token(sent: Sequence[tuple[str, str]]) -> str:
+    """Return the one token that all credentials of a request are. Raises Unauthorized; BadRequest for several."""
+    if not sent or len({name.lower() for name, _ in sent}) < len(sent):
+        raise _refusal(f"{len(sent)} headers with a credential, or one of them twice")
+    tokens = {_token_of(name, value) for name, value in sent}
+    if len(tokens) > 1:
+        named = " and ".join(f"'{name}'" for name, _ in sent)
+        raise BadRequest(
+            f"Contradicting credentials: {named} hold different keys. Send one of them.",
+            code="conflicting_credentials",
+        )
+    return tokens.pop()
+
+
+def _token_of(name: str, value: str) -> str:
+    """Return the token that a header holds: behind its scheme in `Authorization`, bare in the others."""
+    token = value
+    if name.lower() == "authorization":
+        scheme, _, rest = value.partition(" ")
+        if scheme.lower() != "bearer":
+            raise _refusal("not a bearer token")
+        token = rest.lstrip(" ")
+    if not token:
+        raise _refusal("empty token")
     if len(token) > MAX_TOKEN_LENGTH:
         raise _refusal("token too long")
     # Visible ASCII only. Not a regular expression: one took 9 of the 14 us that a known token costs

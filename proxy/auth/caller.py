@@ -10,6 +10,9 @@ from aiohttp.web import AppKey, RequestKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: Headers that hold a credential: HTTP's own with its scheme, and those of clients for Azure and others, bare.
+CREDENTIAL_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+
 #: Owners that nobody had to prove to be.
 UNPROVEN = frozenset({"anonymous", "local"})
 
@@ -25,15 +28,24 @@ class Caller:
     """An authenticated caller.
 
     owner: what all its records are scoped by; at most 80 characters, safe in storage keys and logs.
-    upstream_authorization: the whole `Authorization` value to send upstream, or None to send none.
+    credentials: the headers to send upstream in its name, of `CREDENTIAL_HEADERS`; empty to send none.
     """
 
     owner: str
-    upstream_authorization: str | None = field(repr=False)
+    credentials: Mapping[str, str] = field(repr=False)
 
 
 class Authenticator(Protocol):
     """Tells callers apart by the headers of their requests."""
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller. Raises Unauthorized; ServiceUnavailable when no keys to verify tokens can be had."""
+        """Return the caller.
+
+        Raises Unauthorized; BadRequest for credentials that contradict each other; ServiceUnavailable when no keys to
+        verify tokens can be had.
+        """
+
+
+def is_credential(name: str) -> bool:
+    """Whether a header of this name holds a credential."""
+    return name.lower() in CREDENTIAL_HEADERS

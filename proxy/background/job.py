@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from multidict import CIMultiDict
 
+from proxy.auth.caller import is_credential
 from proxy.protocol.request import TurnRequest, read_request
 from proxy.upstream.headers import request_headers
 from proxy.upstream.model_call import Inbound
@@ -26,15 +27,14 @@ class BackgroundJob:
 
     body: Mapping[str, Any]
     inbound: Inbound = field(repr=False)
-    authorization: str | None = field(repr=False)
+    credentials: Mapping[str, str] = field(repr=False)
     created_at: int
 
     @classmethod
     def of(cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int) -> BackgroundJob:
         """Return what a request needs: of its headers those that the upstream gets."""
-        headers = request_headers(inbound.headers, None)
-        headers.popall("Authorization", None)
-        return cls(request.body, Inbound(headers, inbound.query), caller.upstream_authorization, created_at)
+        headers = request_headers(inbound.headers, {})
+        return cls(request.body, Inbound(headers, inbound.query), caller.credentials, created_at)
 
     def read(self) -> TurnRequest:
         """Return the request, checked as when it came. Raises BadRequest."""
@@ -42,11 +42,13 @@ class BackgroundJob:
 
     def seal(self, sealer: Sealer, owner: str, response_id: str) -> str:
         """Return it as text that only this owner's response of this id opens. Raises OSError, see sealing."""
+        keys = CIMultiDict(self.credentials)
+        authorization = keys.pop("Authorization", None)
         content = {
             "body": self.body,
-            "headers": list(self.inbound.headers.items()),
+            "headers": [*self.inbound.headers.items(), *keys.items()],
             "query": self.inbound.query,
-            "authorization": self.authorization,
+            "authorization": authorization,
             "created_at": self.created_at,
         }
         return sealer.seal(f"{_PURPOSE} {response_id}", owner, orjson.dumps(content))
@@ -56,8 +58,11 @@ class BackgroundJob:
         """Return what was sealed. Raises Unsealable, OSError."""
         content = orjson.loads(sealer.open(f"{_PURPOSE} {response_id}", owner, text))
         headers = CIMultiDict((name, value) for name, value in content["headers"])
-        inbound = Inbound(headers, content["query"])
-        return cls(content["body"], inbound, content["authorization"], content["created_at"])
+        keys = {name: value for name, value in headers.items() if is_credential(name)}
+        if content["authorization"] is not None:
+            keys["Authorization"] = content["authorization"]
+        inbound = Inbound(request_headers(headers, {}), content["query"])
+        return cls(content["body"], inbound, keys, content["created_at"])
 
 
 def settled(request: TurnRequest) -> TurnRequest:

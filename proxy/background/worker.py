@@ -249,7 +249,7 @@ class Worker:
             if request.stream:
                 log = EventLogWriter(services, EventLog(job.owner, response_id, job.token))
                 sinks.append(await stack.enter_async_context(log))
-            call = services.model_call(Caller(job.owner, content.authorization), content.inbound)
+            call = services.model_call(Caller(job.owner, content.credentials), content.inbound)
             identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)
             turn = Turn(services, call, request, Unattended(), TurnOptions(identity=identity), sinks=sinks)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from proxy.http.keys import CONFIG
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
-from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia
+from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,6 +21,9 @@ SILENCE_SECONDS = 60.0
 
 #: The whole body as it was sent, where somebody had to see it before the handler.
 _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
+
+#: What OpenAI's client for Azure puts into every query.
+_EVERYWHERE = frozenset({"api-version"})
 
 #: Content codings that there is nothing to undo of.
 _PLAIN = frozenset({"", "identity"})
@@ -40,6 +43,17 @@ async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[
     if not body and allow_empty:
         return {}
     return parse_object(body, limits.max_json_depth)
+
+
+async def refuse_selection(request: web.Request) -> None:
+    """Raise BadRequest (`unknown_parameter`) for a request about everything that says which of it.
+
+    A filter that is not there must not delete all.
+    """
+    body = await read_json(request, allow_empty=True)
+    for name in (*body, *request.query):
+        if name not in _EVERYWHERE:
+            raise unknown_parameter(name[:64], "This deletes everything; a part of it can't be chosen.")
 
 
 def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class HttpDelivery:
         self._headers: Mapping[str, str] = {}
         self._response: web.StreamResponse | None = None
         self.gone = False
+        #: A stream was sent to its end: whether the client leaves after that is all the same.
+        self.delivered = False
         self._last_sent = 0.0
         self._ended = False
 
@@ -54,6 +56,7 @@ class HttpDelivery:
                 # the last frames and the end of the body leave in one write
                 self._ended = True
                 await self._response.write_eof(frames)
+                self.delivered = True
             else:
                 await self._response.write(frames)
         except ConnectionError:

@@ -23,6 +23,7 @@ from aiohttp.http import SERVER_SOFTWARE
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
     ApiError,
     BadRequest,
@@ -82,6 +83,7 @@ async def log_request(request: web.Request, handler: Handler) -> web.StreamRespo
         response = await handler(request)
         return response
     finally:
+        response = response or _sent_whole(request)
         log.info(
             "%s %s %d %.1f ms %d bytes %s upstream %s",
             request.method,
@@ -157,9 +159,10 @@ def _to_api_error(request: web.Request, exc: Exception) -> ApiError:
 
 
 def _from_http(request: web.Request, exc: web.HTTPException) -> ApiError:
-    message = f"{exc.reason}."
+    message, path = f"{exc.reason}.", request.rel_url.raw_path
     if exc.status in (404, 405):
-        message = f"Invalid URL or method ({request.method} {request.rel_url.raw_path})."
+        hint = hint_for(path) if exc.status == 404 else ""
+        message = f"Invalid URL or method ({request.method} {path}).{hint}"
     headers = {"Allow": exc.headers[hdrs.ALLOW]} if hdrs.ALLOW in exc.headers else {}
     error = _BY_STATUS.get(exc.status, BadRequest)(message, headers=headers)
     error.status = exc.status
@@ -199,6 +202,13 @@ def _logged_path(request: web.Request) -> str:
     if resource is None or "{tail}" in resource.canonical:
         return request.rel_url.raw_path[:200]
     return resource.canonical
+
+
+def _sent_whole(request: web.Request) -> web.StreamResponse | None:
+    """Return the answer if all of it was sent, though its client left before the handler was done."""
+    started: web.StreamResponse | None = request.get(_STARTED)
+    # aiohttp counts when the end is written, and the head as well
+    return started if started is not None and started.body_length else None
 
 
 def _sent_bytes(response: web.StreamResponse | None) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -38,13 +39,9 @@ _TURN_PATH = "/v1/responses"
 @web.middleware
 async def answer_once(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give a repeated POST the answer of the first. Raises KeyReused, InProgress, BadRequest, AlreadyExists."""
-    key = request.headers.get(KEY_HEADER)
-    if not key or not _counts(request):
+    if KEY_HEADER not in request.headers or not _counts(request):
         return await handler(request)
-    if len(key) > MAX_KEY_LENGTH:
-        raise too_long(KEY_HEADER, MAX_KEY_LENGTH, len(key))
-    if not (key.isascii() and key.isprintable()):
-        raise BadRequest(f"Invalid '{KEY_HEADER}': use printable ASCII.", param=KEY_HEADER, code="invalid_value")
+    key = key_in(request.headers.getall(KEY_HEADER))
     content = await hold_body(request)
 
     async def restated(response_id: str) -> KeptAnswer | None:
@@ -57,6 +54,27 @@ async def answer_once(request: web.Request, handler: Handler) -> web.StreamRespo
         return await _answer_again(request, taken, content)
     request[HELD] = taken
     return await _outlive_client(request, handler, taken)
+
+
+def key_in(values: Sequence[str]) -> str:
+    """Return the key that a request's headers of that name hold. Raises BadRequest.
+
+    An empty one is refused: whoever sends it relies on being protected, and would not be.
+    """
+    key, *more = values
+    if more:
+        raise _invalid_key("send it once")
+    if not key:
+        raise _invalid_key("it is empty; leave it out, or send a new one with each request")
+    if len(key) > MAX_KEY_LENGTH:
+        raise too_long(KEY_HEADER, MAX_KEY_LENGTH, len(key))
+    if not (key.isascii() and key.isprintable()):
+        raise _invalid_key("use printable ASCII")
+    return key
+
+
+def _invalid_key(reason: str) -> BadRequest:
+    return BadRequest(f"Invalid '{KEY_HEADER}': {reason}.", param=KEY_HEADER, code="invalid_value")
 
 
 async def _answer_again(request: web.Request, kept: KeptAnswer, content: bytes) -> web.StreamResponse:

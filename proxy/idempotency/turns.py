@@ -14,13 +14,15 @@ from aiohttp import web
 
 from proxy.auth.caller import CALLER
 from proxy.http.keys import CONFIG, REQUEST_ID, STORE
+from proxy.http.middleware import RUNNING
 from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, restate
 from proxy.idempotency.keys import CLAIMS, HELD
+from proxy.protocol.errors import InProgress
 from proxy.turns.turn import TurnResult
 from storage import KeptAnswer, Unavailable
 
 if TYPE_CHECKING:
-    from proxy.delivery import Delivery
+    from proxy.http.delivery import HttpDelivery
     from proxy.idempotency.keys import Held
     from proxy.protocol.request import TurnRequest
     from proxy.turns.options import TurnOptions
@@ -98,13 +100,15 @@ class AbandonedAnswer:
     """
 
     def __init__(
-        self, request: web.Request, turn_request: TurnRequest, delivery: Delivery, recording: Recording | None
+        self, request: web.Request, turn_request: TurnRequest, delivery: HttpDelivery, recording: Recording | None
     ) -> None:
         self._request = request
         self._turn_request = turn_request
         self._delivery = delivery
         self._recording = recording
         self._response_id = ""
+        self._end: TurnResult | BaseException | None = None
+        self._is_settled = False
         self._marking: asyncio.Task[Held | None] | None = None
 
     def begun(self) -> None:
@@ -115,12 +119,32 @@ class AbandonedAnswer:
         self._response_id = response_id
 
     def left(self) -> None:
-        """Let a retry know that the first attempt still runs."""
-        self._mark_once()
+        """Let a retry know that the first attempt still runs; keep its answer if it has just ended.
+
+        A client that leaves between the end of its turn and the answer is told of here after `ended`.
+        """
+        if self._delivery.delivered:
+            return
+        if self._end is None:
+            self._mark_once()
+            return
+        settling = asyncio.create_task(self._settle(self._end))
+        running = self._request.app[RUNNING]
+        running.add(settling)
+        settling.add_done_callback(running.discard)
 
     async def ended(self, end: TurnResult | BaseException) -> None:
         """Keep what was stored, if the client has gone by now."""
-        if not self._is_lost() or (held := await self._mark_once()) is None:
+        self._end = end
+        if self._is_lost():
+            await self._settle(end)
+
+    async def _settle(self, end: TurnResult | BaseException) -> None:
+        """Put what was stored, if anything was, in the place of the mark, once."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        if (held := await self._mark_once()) is None:
             return
         if isinstance(end, TurnResult) and end.status in _ANSWERED and self._turn_request.stored:
             await held.keep(_answer_of(end, self._recording))
@@ -134,18 +158,25 @@ class AbandonedAnswer:
 
     async def _mark(self) -> Held | None:
         """Let a retry know that the first attempt still runs, and forget any earlier answer to the same request."""
-        claims = self._request.app[CLAIMS]
+        claims, name = self._request.app[CLAIMS], _name_of(self._request, self._turn_request)
         try:
-            name = _name_of(self._request, self._turn_request)
             held = await claims.seize(self._request[CALLER].owner, name, claims.config.retry_minutes * 60)
-            if self._response_id:
-                await held.note(self._response_id)
         except Unavailable:
             logger.warning("a turn whose client has gone is not noted for its retry: the store can't be reached")
+            return None
+        try:
+            if self._response_id:
+                await held.note(self._response_id)
+        except (Unavailable, InProgress) as reason:
+            # a mark that is not given up would be renewed for ever
+            logger.warning("a turn whose client has gone is not noted for its retry: %s", type(reason).__name__)
+            await held.release()
             return None
         return held
 
     def _is_lost(self) -> bool:
+        if self._delivery.delivered:
+            return False
         transport = self._request.transport
         return self._delivery.gone or transport is None or transport.is_closing()
 
@@ -163,7 +194,7 @@ class AnswerKeeping:
 
 
 def keep_answer(
-    request: web.Request, turn_request: TurnRequest, delivery: Delivery, options: TurnOptions
+    request: web.Request, turn_request: TurnRequest, delivery: HttpDelivery, options: TurnOptions
 ) -> AnswerKeeping:
     """Return what keeps the answer of a turn where somebody may ask for it again."""
     config, held = request.app[CONFIG].idempotency, request.get(HELD)

@@ -293,6 +293,11 @@ def missing_parameter(param: str) -> BadRequest:
     return BadRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
+def unknown_parameter(param: str, hint: str) -> BadRequest:
+    """400 for a parameter that an object of ours does not have. hint: a sentence that says what to do instead."""
+    return BadRequest(f"Unknown parameter: '{param}'. {hint}", param=param, code="unknown_parameter")
+
+
 def too_long(param: str, limit: int, length: int) -> BadRequest:
     """400 for a string over its limit, in characters."""
     return BadRequest(

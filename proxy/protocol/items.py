@@ -36,6 +36,17 @@ _SEALED = re.compile(rb'\{"id":"[A-Za-z0-9_-]*","type":"reasoning","encrypted_co
 _SEALED_WITHOUT_ID = b'{"type":"reasoning","encrypted_content":"'
 
 
+#: Role → types of content parts that are not its own, and those that are, as OpenAI's message lists them. Others may be
+#: a model server's own.
+_OF_THE_MODEL = (frozenset({"output_text", "refusal"}), "'input_text', 'input_image', and 'input_file'")
+_MISFITS = {
+    "user": _OF_THE_MODEL,
+    "system": _OF_THE_MODEL,
+    "developer": _OF_THE_MODEL,
+    "assistant": (frozenset({"input_text", "input_image", "input_file"}), "'output_text' and 'refusal'"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class InputItem:
     """One item of a request. id: the client's, or None; body: the item as it is to be stored, None for a reference."""
@@ -79,6 +90,8 @@ def _read_item(item: Any, path: str) -> InputItem:
     if not isinstance(item, dict):
         raise invalid_type(path, "an object", json_type(item))
     item_id, item_type = item.get("id"), item.get("type")
+    if item_id == "":
+        item_id = None
     if item_id is not None:
         _check_id(item_id, f"{path}.id")
     if item_type is not None and not isinstance(item_type, str):
@@ -141,10 +154,24 @@ def _normalise_message(body: dict[str, Any], path: str, *, known: bool) -> dict[
         raise missing_parameter(f"{path}.content")
     else:
         raise invalid_type(f"{path}.content", "one of a string or array of objects", json_type(content))
+    check_parts(role, parts, f"{path}.content")
+    return {**body, "content": [_complete_part(part) for part in parts]}
+
+
+def check_parts(role: str, parts: Sequence[Any], path: str, *, unseen: bool = False) -> None:
+    """Raise BadRequest for a content part that is no object, or of a type that a message of this role can't have.
+
+    unseen: the message is stored without a model having seen it. What an assistant's message has is else left to the
+    model server: OpenAI refuses `input_text` there, others take it.
+    """
+    misfits, fits = _MISFITS.get(role, (frozenset(), ""))
     for i, part in enumerate(parts):
         if not isinstance(part, dict):
-            raise invalid_type(f"{path}.content[{i}]", "an object", json_type(part))
-    return {**body, "content": [_complete_part(part) for part in parts]}
+            raise invalid_type(f"{path}[{i}]", "an object", json_type(part))
+        kind = part.get("type")
+        if isinstance(kind, str) and kind in misfits and (unseen or role != "assistant"):
+            message = f"Invalid value: '{kind}'. Supported values are: {fits}."
+            raise BadRequest(message, param=f"{path}[{i}]", code="invalid_value")
 
 
 def _complete_part(part: dict[str, Any]) -> dict[str, Any]:

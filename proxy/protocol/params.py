@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from multidict import MultiMapping
@@ -15,6 +16,7 @@ from proxy.protocol.errors import (
     invalid_type,
     json_type,
     too_long,
+    unknown_parameter,
 )
 from proxy.protocol.ids import MAX_LENGTH, is_valid
 from storage import PageRequest
@@ -28,7 +30,58 @@ MAX_PAGE = 100
 #: The branch that every conversation has; in requests it is understood in any case.
 MAIN = "MAIN"
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+#: How near a name must be to one of ours to be told as what was meant (difflib's ratio) …
+_NEAR = 0.6
+#: … and to be refused where others go on. vLLM's `min_tokens` is 0.8 from `max_tokens`.
+_MISSPELT = 0.82
+#: Longest part of a name that is said again, in characters.
+_SHOWN_NAME = 64
 _BRANCH_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
+def refuse_unknown(
+    names: Iterable[str], known: Collection[str], *, within: str = "", in_query: Collection[str] = ()
+) -> None:
+    """Raise BadRequest (`unknown_parameter`) for a name that is none of `known`, with the nearest or all of them.
+
+    names: those of an object of ours. within: the object's path, '' for a body. in_query: what the query has instead.
+    """
+    path = f"{within}." if within else ""
+    for name in names:
+        if name in known:
+            continue
+        if name in in_query:
+            hint = f"It belongs into the query: '?{name}='."
+        elif near := _nearest(name, known, _NEAR):
+            hint = f"Did you mean '{path}{near}'?"
+        else:
+            hint = "Supported are: " + (", ".join(f"'{path}{one}'" for one in sorted(known)) or "none") + "."
+        raise unknown_parameter(path + name[:_SHOWN_NAME], hint)
+
+
+def refuse_misspelt(names: Collection[str], ours: Collection[str], *, in_query: Collection[str] = ()) -> None:
+    """Raise BadRequest (`unknown_parameter`) for a name that is nearly one of `ours` that is not among `names`.
+
+    For requests whose other names are not ours to judge. in_query: see `refuse_unknown`.
+    """
+    absent = [one for one in ours if one not in names]
+    for name in names:
+        if name in ours:
+            continue
+        if name in in_query or _nearest(name, absent, _MISSPELT):
+            refuse_unknown([name], absent, in_query=in_query)
+
+
+def _nearest(name: str, known: Iterable[str], least: float) -> str | None:
+    """Return the one of `known` that `name` is nearest to, in whatever spelling; None if none is near."""
+    spelt = {_plain(one): one for one in known}
+    near = get_close_matches(_plain(name[:_SHOWN_NAME]), spelt, n=1, cutoff=least)
+    return spelt[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def read_metadata(value: Any, *, nullable_values: bool = False) -> dict[str, str | None]:
@@ -120,6 +173,21 @@ def read_limit(query: MultiMapping[str], default: int) -> int:
         )
         raise BadRequest(message, param="limit", code="integer_above_max_value")
     return limit
+
+
+def read_flag(query: MultiMapping[str], name: str) -> bool | None:
+    """Return a boolean of the query: `true` or `false` in any case, 1 or 0; None if it is absent or empty.
+
+    Raises BadRequest.
+    """
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return _FLAGS[text.lower()]
+    except KeyError:
+        message = f"Invalid value: '{text[:_SHOWN_NAME]}'. Supported values are: 'true' and 'false'."
+        raise BadRequest(message, param=name, code="invalid_value") from None
 
 
 def asks_encrypted(query: MultiMapping[str]) -> bool:

@@ -18,8 +18,57 @@ from proxy.protocol.errors import (
 )
 from proxy.protocol.ids import MAX_LENGTH, is_valid, new_branch_name
 from proxy.protocol.items import InputItem, read_input
-from proxy.protocol.params import check_branch_name, check_conversation_id, check_id, includes_encrypted, read_metadata
+from proxy.protocol.params import (
+    check_branch_name,
+    check_conversation_id,
+    check_id,
+    includes_encrypted,
+    read_metadata,
+    refuse_unknown,
+)
 from storage import CallSign, Fork, ForkPoint, TurnSource
+
+#: Fields of a request, of which most are the model server's to judge (OpenAI's client 3.57).
+REQUEST_FIELDS = frozenset(
+    {
+        "access_programs",
+        "background",
+        "background_options",
+        "context_management",
+        "conversation",
+        "image",
+        "include",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "model",
+        "moderation",
+        "parallel_tool_calls",
+        "previous_response_id",
+        "prompt",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+    }
+)
+#: Fields of `conversation`, which is ours but for its id.
+_CONVERSATION = ("id", "branch", "fork_from", "at")
 
 
 @dataclass(frozen=True)
@@ -124,6 +173,7 @@ def _read_conversation(value: Any) -> TurnSource:
     """Return what `conversation` names: an id, or an object with `id`, `branch`, `fork_from`, `at`."""
     if not isinstance(value, dict):
         return TurnSource(conversation_id=_read_conversation_id(value, "conversation"))
+    refuse_unknown(value, _CONVERSATION, within="conversation")
     if "id" not in value:
         raise missing_parameter("conversation.id")
     conversation_id = _read_conversation_id(value["id"], "conversation.id")
@@ -131,7 +181,10 @@ def _read_conversation(value: Any) -> TurnSource:
     if branch:
         check_branch_name(branch, "conversation.branch")
     targets = {name: target for name in ("fork_from", "at") if (target := _read_name(value, name))}
-    if conversation_id is None or not targets:
+    if conversation_id is None and (branch or targets):
+        # a branch of no conversation: the turn would not have the history that was asked for
+        raise missing_parameter("conversation.id")
+    if not targets:
         return TurnSource(conversation_id=conversation_id, branch=branch)
     if len(targets) > 1:
         raise BadRequest(
@@ -147,7 +200,7 @@ def _read_conversation(value: Any) -> TurnSource:
 
 
 def _read_conversation_id(value: Any, param: str) -> str | None:
-    if value is None:
+    if value is None or value == "":
         return None
     if not isinstance(value, str):
         raise invalid_type(param, "one of a string or object", json_type(value))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
+from proxy.auth.caller import CREDENTIAL_HEADERS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,7 +30,7 @@ HOP_BY_HOP = frozenset(
 )
 
 #: What a caller sends to this server alone. `Expect` was answered here, cookies belong to this origin.
-_OURS_IN = frozenset({"host", "content-length", "authorization", "cookie", "expect"})
+_OURS_IN = frozenset({"host", "content-length", "cookie", "expect", *CREDENTIAL_HEADERS})
 
 #: What an upstream says about its own origin, and the request id, which is ours.
 _THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transport-security"})
@@ -37,15 +39,14 @@ _THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transp
 _OF_THE_BYTES = frozenset({"content-length", "content-encoding", "content-type", "content-md5", "digest", "etag"})
 
 
-def request_headers(incoming: Mapping[str, str], authorization: str | None) -> CIMultiDict[str]:
+def request_headers(incoming: Mapping[str, str], credentials: Mapping[str, str]) -> CIMultiDict[str]:
     """Return the headers of a caller's request that go upstream.
 
-    authorization: replaces the caller's `Authorization`; None sends none. Hop-by-hop headers, also those that
-    `Connection` names, Host, Content-Length, Cookie and Expect stay here. `Forwarded` and its like go on.
+    credentials: headers in the place of all of the caller's own credentials, see `Caller`. Hop-by-hop headers, also
+    those that `Connection` names, Host, Content-Length, Cookie and Expect stay here. `Forwarded` and its like go on.
     """
     kept = _kept(incoming, _OURS_IN)
-    if authorization is not None:
-        kept[hdrs.AUTHORIZATION] = authorization
+    kept.extend(credentials)
     return kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Inbound:
     """What goes along from the client's own request: its headers, of which the upstream gets some, and its query."""
 
-    headers: Mapping[str, str]
+    #: Not shown: credentials are among them.
+    headers: Mapping[str, str] = field(repr=False)
     query: str = ""
 
 
@@ -77,7 +78,7 @@ class ModelCall:
     @asynccontextmanager
     async def post(self, body: bytes, path: str = RESPONSES, *, omitted: int = 0) -> AsyncIterator[ModelAnswer]:
         """Post a body as it is. path: below the upstream's URL. omitted: see ModelAnswer. Raises ApiError."""
-        headers = request_headers(self._inbound.headers, self.caller.upstream_authorization)
+        headers = request_headers(self._inbound.headers, self.caller.credentials)
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
         async with self._upstream.create_response(body, headers, self._inbound.query, path=path) as answer:

@@ -15,7 +15,9 @@ from proxy.api import openapi
 from proxy.app import ROUTES, create_app, create_runner
 from proxy.auth.caller import CALLER
 from proxy.config.settings import AuthConfig, Config, DataConfig, ErrorsConfig, ServerConfig, UpstreamConfig
+from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import REQUEST_ID
+from proxy.protocol import sse
 from proxy.upstream.client import UpstreamCut
 from storage import Unavailable as StoreUnavailable
 from tests.proxy.conftest import NO_STORE, Exchange, Serve
@@ -135,6 +137,17 @@ async def test_unknown_paths_are_404_in_the_envelope(proxy, client, path):
         }
 
 
+@pytest.mark.parametrize("path", ["responses", "v1/v1/responses", "openai/responses", "v1/v1/models", "models"])
+async def test_a_wrong_base_url_gets_a_hint_and_reaches_no_upstream(proxy, client, upstream: ScriptedUpstream, path):
+    for method in ("GET", "POST"):
+        async with client.request(method, proxy / path) as answer:
+            assert answer.status == 404
+            error = (await answer.json())["error"]
+        assert f"Did you mean '/v1/{path.rpartition('/')[2]}'?" in error["message"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", None)
+    assert upstream.requests == []
+
+
 async def test_errors_are_flat_where_that_is_configured(serve_proxy, client, upstream: ScriptedUpstream):
     proxy = await serve_proxy(upstream.url, errors=ErrorsConfig(format="flat"))
     async with client.get(proxy / "nowhere") as answer:
@@ -150,6 +163,11 @@ async def test_errors_are_flat_where_that_is_configured(serve_proxy, client, ups
         ("PUT", "/v1/responses/resp_1", "DELETE"),
         ("POST", "/v1/responses/resp_1", "DELETE"),
         ("GET", "/v1/responses/resp_1/cancel", "POST"),
+        ("GET", "/v1/responses/compact", "POST"),
+        ("DELETE", "/v1/responses/compact", "POST"),
+        ("GET", "/v1/responses/input_tokens", "POST"),
+        ("DELETE", "/v1/responses/input_tokens", "POST"),
+        ("GET", "/v1/conversations/import", "POST"),
         ("POST", "/healthz", "GET"),
     ],
 )
@@ -221,6 +239,50 @@ async def test_a_client_that_left_is_logged_as_such_and_is_no_error(serve_handle
 
 
 async def test_writing_to_a_client_that_left_is_no_error(serve_handler, complaints):
+async def stream_all(request: web.Request) -> None:
+    """Send a whole stream, as a turn does."""
+    delivery = HttpDelivery(request, unread_seconds=60)
+    await delivery.send(b"data: 1\n\n")
+    await delivery.send(sse.DONE)
+
+
+async def stream_half(request: web.Request) -> None:
+    """Send a stream without its end."""
+    await HttpDelivery(request, unread_seconds=60).send(b"data: 1\n\n")
+
+
+async def send_body(request: web.Request) -> None:
+    """Send an answer that is whole before its handler returns."""
+    answer = web.Response(body=b"data: 1\n\n")
+    await answer.prepare(request)
+    await answer.write_eof()
+
+
+@pytest.mark.parametrize(("send", "status"), [(stream_all, 200), (send_body, 200), (stream_half, 499)])
+async def test_a_client_that_leaves_with_its_whole_answer_is_logged_as_answered(
+    serve_handler, client, caplog, send, status
+):
+    caplog.set_level("INFO")
+    ended = asyncio.Event()
+
+    async def linger(request: web.Request) -> web.Response:
+        await send(request)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asyncio.get_running_loop().call_soon(ended.set)
+        raise AssertionError
+
+    async with client.get(await serve_handler(linger), headers={"Connection": "close"}) as answer:
+        await (answer.content.readuntil(b"\n\n") if send is stream_half else answer.read())
+        answer.close()
+    await ended.wait()
+    assert re.match(rf"GET /v1/test {status} [0-9.]+ ms ", lines(caplog)[0])
+    assert (" 0 bytes " in lines(caplog)[0]) is (status == 499)
+
+
+async def test_writing_to_a_client_that_left_is_no_error(serve_handler, caplog):
+    caplog.set_level("INFO")
     finished = asyncio.Event()
 
     async def write_on(request: web.Request) -> web.StreamResponse:

@@ -247,3 +247,29 @@ async def test_a_turn_that_ends_after_its_conversation_was_deleted_does_not_list
 async def test_the_empty_listing_is_an_empty_last_page(store: Store):
     page = await store.conversations.list_page(OWNER, PageRequest())
     assert (page.conversations, page.has_more, page.next_cursor) == ([], False, None)
+
+
+async def test_conversations_of_one_millisecond_are_listed_in_the_order_of_their_activity(store: Store):
+    """A fast server writes several of them; what is left to the ids would be left to chance."""
+    made = [await start(store) for _ in range(40)]
+    assert await list_ids(store, limit=100) == ids(made)[::-1]
+    for conversation in reversed(made):
+        await store.conversations.update(OWNER, conversation.id, {"m:a": "b"})
+    assert await list_ids(store, limit=100) == ids(made)
+    assert await all_pages(store, 7) == ids(made)
+    assert await all_pages(store, 7, ascending=True) == ids(made)[::-1]
+
+
+@pytest.mark.parametrize(("ahead_ms", "is_first"), [(500, True), (600_000, False)])
+async def test_a_clock_that_was_put_back_is_waited_for_only_shortly(
+    redis: Redis, store: Store, ahead_ms: int, *, is_first: bool
+):
+    """A little in the future is followed; the rest of a listing does not run ahead with an entry that is wrong."""
+    ahead, touched = await make(redis, store, LONG_AGO, LONG_AGO + 1)
+    seconds, microseconds = await redis.time()
+    await set_activity(redis, ahead, seconds * 1000 + microseconds // 1000 + ahead_ms)
+    await store.conversations.update(OWNER, touched.id, {"m:a": "b"})
+    assert await list_ids(store) == (ids([touched, ahead]) if is_first else ids([ahead, touched]))
+    score = await redis.zscore(LISTING, touched.id)
+    assert score is not None
+    assert score < seconds * 1000 + 60_000

@@ -270,7 +270,7 @@ async def test_main_may_be_described(proxy: Proxy):
     ("branch", "body", "status", "param", "code"),
     [
         ("draft", {}, 400, "name", "missing_required_parameter"),
-        ("draft", {"title": "x"}, 400, "name", "missing_required_parameter"),
+        ("draft", {"title": "x"}, 400, "title", "unknown_parameter"),
         ("draft", {"name": None}, 400, "name", "invalid_type"),
         ("draft", {"name": ""}, 400, "name", "invalid_value"),
         ("draft", {"name": ".."}, 400, "name", "invalid_value"),
@@ -570,6 +570,14 @@ async def test_the_configuration_says_how_items_are_deleted_by_default(start_pro
     assert len(await names(proxy, path)) == 3
 
 
+@pytest.mark.parametrize("query", ["cascade=false", "cascade=0", "cascade=", "mode=item&cascade=False"])
+async def test_a_deletion_that_says_that_it_does_not_cascade_removes_the_item_alone(proxy: Proxy, query: str):
+    path, ids = await converse(proxy)
+    status, answer = await proxy.call("DELETE", f"{path}/items/{ids[1]}?{query}")
+    assert (status, answer["branch_created"]) == (200, False)
+    assert (await text_on(proxy, path), await names(proxy, path)) == ("acd", ["MAIN"])
+
+
 @pytest.mark.parametrize(
     ("query", "param"),
     [
@@ -577,7 +585,8 @@ async def test_the_configuration_says_how_items_are_deleted_by_default(start_pro
         ("mode=branch&cascade=maybe", "cascade"),
         ("mode=item&cascade=true", "cascade"),
         ("cascade=true", "cascade"),
-        ("cascade=false", "cascade"),
+        ("cascade=no", "cascade"),
+        ("mode=item&cascade=no", "cascade"),
     ],
 )
 async def test_a_bad_mode_of_deletion_is_refused_and_deletes_nothing(proxy: Proxy, query: str, param: str):

@@ -218,6 +218,43 @@ async def test_known_items_are_references_and_the_stored_original_wins(proxy: Pr
     assert page["data"] == [original]
 
 
+INPUT = "'input_text', 'input_image', and 'input_file'"
+OUTPUT = "'output_text' and 'refusal'"
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "supported"),
+    [
+        ("user", {"type": "output_text", "text": "x"}, INPUT),
+        ("user", {"type": "refusal", "refusal": "x"}, INPUT),
+        ("system", {"type": "output_text", "text": "x"}, INPUT),
+        ("developer", {"type": "output_text", "text": "x", "annotations": []}, INPUT),
+        ("assistant", {"type": "input_text", "text": "x"}, OUTPUT),
+        ("assistant", {"type": "input_image", "image_url": "https://x"}, OUTPUT),
+    ],
+)
+async def test_parts_that_no_model_takes_from_their_role_are_not_stored(
+    proxy: Proxy, role: str, part: Any, supported: str
+):
+    """Stored, every later turn would be refused for it."""
+    own = {"type": "output_text" if role == "assistant" else "input_text", "text": "ok"}
+    items = [MESSAGE, {"type": "message", "role": role, "content": [own, part]}]
+    _, conversation = await proxy.call("POST", "/v1/conversations")
+    for path in ("/v1/conversations", f"/v1/conversations/{conversation['id']}/items"):
+        status, answer = await proxy.call("POST", path, {"items": items})
+        assert (status, answer["error"]["param"]) == (400, "items[1].content[1]")
+        assert answer["error"]["code"] == "invalid_value"
+        assert answer["error"]["message"] == f"Invalid value: '{part['type']}'. Supported values are: {supported}."
+    assert (await proxy.call("GET", f"/v1/conversations/{conversation['id']}/items"))[1]["data"] == []
+
+
+async def test_parts_of_types_that_nobody_knows_are_stored(proxy: Proxy):
+    parts = [{"type": "x_hologram", "data": "x"}, {"type": "input_text", "text": "ok"}]
+    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [{"role": "user", "content": parts}]})
+    _, page = await proxy.call("GET", f"/v1/conversations/{conversation['id']}/items")
+    assert page["data"][0]["content"] == parts
+
+
 async def test_a_foreign_a_deleted_and_an_unknown_conversation_are_told_apart_by_nothing(proxy: Proxy):
     _, mine = await proxy.call("POST", "/v1/conversations")
     _, gone = await proxy.call("POST", "/v1/conversations", key="sk-bob")

@@ -32,6 +32,10 @@ async def converse(proxy: Proxy) -> tuple[str, list[str]]:
     return path, [item["id"] for item in await items_on(proxy, path)]
 
 
+#: What is sent to have a message answered, by action.
+ANSWERED: dict[str, dict[str, Any]] = {"edit": {"content": "c", "regenerate": True}, "regenerate": {"regenerate": True}}
+
+
 def id_of(path: str) -> str:
     return path.rpartition("/")[2]
 
@@ -143,6 +147,8 @@ async def test_many_edits_of_one_second_all_keep_what_was_there(proxy: Proxy):
         ({"content": []}, ("content", "invalid_value")),
         ({"content": 1}, ("content", "invalid_type")),
         ({"content": ["x"]}, ("content[0]", "invalid_type")),
+        ({"content": [{"type": "output_text", "text": "x"}]}, ("content[0]", "invalid_value")),
+        ({"content": [{"type": "output_text", "text": "x"}], "regenerate": True}, ("content[0]", "invalid_value")),
         ({"content": "c", "regenerate": "yes"}, ("regenerate", "invalid_type")),
         ({"content": "c", "stream": True}, ("stream", None)),
         ({"content": "c", "regenerate": True, "store": False}, ("store", "invalid_value")),
@@ -171,7 +177,7 @@ async def test_only_messages_of_a_user_are_edited(proxy: Proxy, regenerate: bool
 @pytest.mark.parametrize("action", ["edit", "regenerate"])
 async def test_what_is_not_there_is_404_and_so_is_what_belongs_to_others(proxy: Proxy, action: str, regenerate: bool):
     path, ids = await converse(proxy)
-    body = {"content": "c", "regenerate": regenerate}
+    body = {**ANSWERED[action], "regenerate": regenerate}
     unknown = "msg_" + "0" * 48
     conversation = "/v1/conversations/conv_" + "0" * 48
     one, two = (
@@ -293,7 +299,7 @@ async def test_what_has_no_question_is_refused(proxy: Proxy):
 async def test_a_refused_answer_leaves_everything_as_it_was(proxy: Proxy, action: str):
     path, ids = await converse(proxy)
     proxy.upstream.script(Reply.json(429, {"error": {"message": "slow down"}}))
-    status, _ = await proxy.call("POST", f"{path}/items/{ids[2]}/{action}", {"content": "c", "regenerate": True})
+    status, _ = await proxy.call("POST", f"{path}/items/{ids[2]}/{action}", ANSWERED[action])
     assert status == 429
     assert (await names(proxy, path), await text_on(proxy, path)) == (["MAIN"], "aAbB")
     await say(proxy, id_of(path), "c", "C")
@@ -303,7 +309,7 @@ async def test_a_refused_answer_leaves_everything_as_it_was(proxy: Proxy, action
 async def test_an_answer_that_breaks_off_leaves_no_branch(proxy: Proxy, action: str):
     path, ids = await converse(proxy)
     proxy.upstream.script(Reply.raw(200, "text/event-stream", chunks=[frames(WHOLE[:4], done=False), CUT]))
-    events = await stream(proxy, f"{path}/items/{ids[2]}/{action}", {"content": "c", "regenerate": True})
+    events = await stream(proxy, f"{path}/items/{ids[2]}/{action}", ANSWERED[action])
     end = events[-1]
     assert (end["type"], end["branch_created"], end["old_main_backup"]) == ("response.failed", False, "")
     assert end["new_branch"] is None

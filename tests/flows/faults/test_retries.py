@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import openai
 import orjson
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from proxy.auth.caller import CALLER, Caller
+from proxy.http.delivery import HttpDelivery
+from proxy.http.middleware import RUNNING
+from proxy.idempotency.turns import keep_answer
+from proxy.protocol.errors import BadGateway
+from proxy.protocol.request import read_request
+from proxy.turns.options import TurnOptions
+from proxy.turns.turn import TurnResult
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
 from tests.upstream import HANG, Reply
@@ -118,6 +128,100 @@ async def test_another_body_or_a_first_attempt_or_another_owner_gets_none_of_it(
     ]
     assert [answer.replayed for answer in answers] == [False] * 3
     assert (await attempt(proxy, HELLO, 1)).replayed
+
+
+class Attended(asyncio.Transport):
+    """A connection whose other end is there."""
+
+    def is_closing(self) -> bool:
+        """Nobody has closed it."""
+        return False
+
+
+class Watched:
+    """What keeps the answer of a turn, told of it step by step: a client leaves at the very moment that is meant."""
+
+    def __init__(self, proxy: Proxy, body: Any) -> None:
+        request = make_mocked_request("POST", "/v1/responses", app=proxy.app, transport=Attended())
+        request[CALLER] = Caller(f"token:{hashlib.sha256(b'sk-alice').hexdigest()}", {})
+        self._running, self._delivery = proxy.app[RUNNING], HttpDelivery(request, 60.0)
+        observer = keep_answer(request, read_request(body), self._delivery, TurnOptions()).observer
+        assert observer is not None
+        self._observer = observer
+
+    def deliver(self) -> None:
+        """The client has been sent a stream to its end."""
+        self._delivery.delivered = True
+
+    def leave(self) -> None:
+        """The client leaves."""
+        self._delivery.gone = True
+        self._observer.left()
+
+    async def run(self, end: TurnResult | BaseException, *, leaves: str) -> None:
+        """Go through a turn; return when all that it began is done."""
+        await self._observer.identified("resp_1")
+        if leaves == "before":
+            self.leave()
+        ending = asyncio.create_task(self._observer.ended(end))
+        await asyncio.sleep(0)
+        if leaves == "meanwhile":
+            self.leave()
+        await ending
+        self.leave()
+        await asyncio.gather(*self._running)
+
+
+@pytest.mark.parametrize("leaves", ["before", "meanwhile", "after"])
+async def test_a_client_that_leaves_just_when_its_turn_ends_is_answered_at_its_next_attempt(
+    start_proxy: StartProxy, leaves: str
+):
+    """Its handler is told that it left when the turn is over already, and before the answer went out."""
+    proxy = await start_proxy(idempotency={"wait_seconds": 1.0})
+    first = await attempt(proxy, HELLO, 0)
+    await Watched(proxy, HELLO).run(TurnResult(first.json["id"], "completed", first.body), leaves=leaves)
+    answer = await attempt(proxy, HELLO, 1)
+    assert (answer.status, answer.replayed, answer.body) == (200, True, first.body)
+    assert len(proxy.upstream.requests) == 1
+    assert await idempotency_records(proxy) == []
+
+
+@pytest.mark.parametrize("leaves", ["meanwhile", "after"])
+async def test_a_stream_that_was_delivered_is_not_kept_for_anybody(proxy: Proxy, leaves: str):
+    watched = Watched(proxy, HELLO)
+    watched.deliver()
+    await watched.run(TurnResult("resp_1", "completed"), leaves=leaves)
+    assert await idempotency_records(proxy) == []
+
+
+async def test_a_client_that_leaves_with_its_whole_stream_leaves_nothing_behind(start_proxy: StartProxy):
+    # the end of the log is written after the end of the stream
+    proxy = await start_proxy(streams={"keep": "all"})
+    for _ in range(20):
+        headers = {"Authorization": "Bearer sk-alice", "Connection": "close"}
+        async with proxy.http.post(f"{proxy.url}/v1/responses", json={**HELLO, "stream": True}, headers=headers) as it:
+            await it.content.readuntil(b"[DONE]")
+    await asyncio.gather(*proxy.app[RUNNING], return_exceptions=True)
+    assert await idempotency_records(proxy) == []
+
+
+@pytest.mark.parametrize("leaves", ["before", "meanwhile", "after"])
+@pytest.mark.parametrize(
+    ("end", "fields"),
+    [
+        (BadGateway("The upstream broke off."), {}),
+        (TurnResult("resp_1"), {}),
+        (TurnResult("resp_1", "failed", b"{}"), {}),
+        (TurnResult("resp_1", "completed", b"{}"), {"store": False}),
+    ],
+)
+async def test_where_nothing_was_stored_nobody_waits_for_a_turn_that_is_over(
+    start_proxy: StartProxy, end: TurnResult | BadGateway, fields: dict[str, Any], leaves: str
+):
+    proxy = await start_proxy(idempotency={"wait_seconds": 1.0})
+    await Watched(proxy, {**HELLO, **fields}).run(end, leaves=leaves)
+    assert await idempotency_records(proxy) == []
+    assert not (await attempt(proxy, {**HELLO, **fields}, 1)).replayed
 
 
 async def test_an_unstored_turn_is_not_kept(start_proxy: StartProxy):

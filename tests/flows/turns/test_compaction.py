@@ -16,6 +16,7 @@ from proxy.echo import build_response
 from proxy.echo.events import play
 from proxy.echo.replies import Answer
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import settled
 from tests.flows.witness import Reading, accept_response, accept_stored
 from tests.items import kinds, user
 from tests.upstream import CUT, HANG, Reply, Step
@@ -306,6 +307,7 @@ async def test_a_client_that_leaves_while_a_summary_is_written_leaves_nothing_be
                 break
         answered.close()
     await proxy.upstream.client_left.wait()
+    await settled(proxy)
     await turn(proxy, "again", conversation=conversation)
     assert sent(proxy) == [LONG, "Yes.", "again"]
 

@@ -173,15 +173,23 @@ async def test_the_body_counts_as_it_is_without_its_coding(proxy: Proxy):
     assert (await post(proxy, "/v1/responses", body)).replayed
 
 
-@pytest.mark.parametrize("key", ["x" * 256, "ümlaut"])
+@pytest.mark.parametrize("key", ["x" * 256, "ümlaut", "", "  "])
 async def test_a_key_that_is_none_is_refused(proxy: Proxy, key: str):
     refused = await post(proxy, "/v1/responses", HELLO, key)
     assert (refused.status, refused.json["error"]["param"]) == (400, "Idempotency-Key")
+    assert proxy.upstream.requests == []
     assert (await post(proxy, "/v1/responses", HELLO, "x" * 255)).status == 200
 
 
+async def test_two_keys_are_refused(proxy: Proxy):
+    headers = [("Authorization", "Bearer sk-alice"), ("Idempotency-Key", "k1"), ("Idempotency-Key", "k2")]
+    async with proxy.http.post(f"{proxy.url}/v1/responses", json=HELLO, headers=headers) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "Idempotency-Key"
+
+
 async def test_without_a_key_nothing_is_written_and_other_paths_know_no_keys(proxy: Proxy):
-    await post(proxy, "/v1/responses", HELLO, "")
+    assert (await proxy.call("POST", "/v1/responses", HELLO))[0] == 200
     await post(proxy, "/v1/chat/completions", {"model": "echo", "messages": []})
     assert await idempotency_records(proxy) == []
     assert proxy.upstream.requests[-1].headers["Idempotency-Key"] == "k1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from typing import Any
 
@@ -77,14 +78,75 @@ async def test_what_belongs_to_one_caller_does_not_exist_for_another(start_proxy
     assert len(page["data"]) == 2
 
 
+CREDENTIALS = {"Authorization": "Bearer {}", "api-key": "{}", "x-api-key": "{}"}
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
 @pytest.mark.parametrize("mode", AUTH)
-async def test_only_the_right_credential_goes_upstream(start_proxy: StartProxy, mode: str):
+async def test_only_the_right_credential_goes_upstream(start_proxy: StartProxy, mode: str, name: str):
     auth, alice, _ = AUTH[mode]
     proxy = await start_proxy(auth=auth, upstream={"api_key": Secret("" if mode == "passthrough" else "sk-up")})
-    await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi"}, key=alice)
-    await proxy.call("GET", "/v1/models", key=alice)
-    expected = f"Bearer {alice if mode == 'passthrough' else 'sk-up'}"
-    assert [request.headers["Authorization"] for request in proxy.upstream.requests] == [expected] * 2
+    headers = {name: CREDENTIALS[name].format(alice)}
+    turn = {"model": "echo", "input": "hi"}
+    for method, path, body in (
+        ("POST", "/v1/responses", turn),
+        ("POST", "/v1/responses", {**turn, "stream": True}),
+        ("POST", "/v1/responses", {**turn, "background": True}),
+        ("GET", "/v1/models", None),
+    ):
+        async with proxy.http.request(method, proxy.url + path, json=body, headers=headers) as response:
+            assert response.status == 200
+    async with proxy.http.ws_connect(f"{proxy.url}/v1/responses", headers=headers) as socket:
+        await socket.send_json({"type": "response.create", **turn})
+        while (await socket.receive_json())["type"] != "response.completed":
+            pass
+    await proxy.upstream.wait_for_requests(5)
+    expected = headers if mode == "passthrough" else {"Authorization": "Bearer sk-up"}
+    for request in proxy.upstream.requests:
+        sent = {key: value for key, value in request.headers.items() if key.lower() in map(str.lower, CREDENTIALS)}
+        assert sent == expected
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+@pytest.mark.parametrize("mode", AUTH)
+async def test_callers_are_told_apart_by_whatever_header_their_keys_come_in(
+    start_proxy: StartProxy, mode: str, name: str
+):
+    auth, alice, bob = AUTH[mode]
+    proxy = await start_proxy(auth=auth)
+
+    async def count(name: str, key: str) -> int:
+        headers = {name: CREDENTIALS[name].format(key)}
+        async with proxy.http.get(f"{proxy.url}/v1/conversations", headers=headers) as response:
+            return len((await response.json())["data"])
+
+    headers = {name: CREDENTIALS[name].format(alice)}
+    async with proxy.http.post(f"{proxy.url}/v1/conversations", headers=headers) as response:
+        assert response.status == 200
+    assert [await count(each, alice) for each in CREDENTIALS] == [1, 1, 1]
+    assert [await count(each, bob) for each in CREDENTIALS] == [0, 0, 0]
+
+
+async def test_two_keys_in_one_request_are_refused_and_reach_no_log(
+    start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.DEBUG)
+    proxy = await start_proxy()
+    headers = {"Authorization": f"Bearer {ALICE}", "api-key": BOB}
+    turn = {"model": "echo", "input": "hi"}
+    for method, path in (("POST", "/v1/responses"), ("GET", "/v1/conversations"), ("GET", "/v1/models")):
+        async with proxy.http.request(method, proxy.url + path, json=turn, headers=headers) as response:
+            assert response.status == 400
+            answer = await response.text()
+            assert (await response.json())["code"] == "conflicting_credentials"
+            assert ALICE not in answer
+            assert BOB not in answer
+    for name in ("api-key", "x-api-key"):
+        async with proxy.http.post(f"{proxy.url}/v1/responses", json=turn, headers={name: BOB}) as response:
+            assert response.status == 200
+    assert len(proxy.upstream.requests) == 2
+    assert ALICE not in caplog.text
+    assert BOB not in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["api_keys", "jwt"])

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.talk import items_of, sent
+from tests.flows.talk import items_of, respond, sent
 from tests.items import texts
 from tests.upstream import Reply
 
@@ -149,6 +149,10 @@ async def test_both_kinds_of_state_at_once_are_refused(proxy: Proxy):
         ({"conversation": "conv_" + "0" * 60}, 400, "string_above_max_length", "conversation"),
         ({"conversation": {}}, 400, "missing_required_parameter", "conversation.id"),
         ({"conversation": 7}, 400, "invalid_type", "conversation"),
+        ({"conversation": {"id": "", "branch": "draft"}}, 400, "missing_required_parameter", "conversation.id"),
+        ({"conversation": {"id": None, "fork_from": "msg_1"}}, 400, "missing_required_parameter", "conversation.id"),
+        ({"conversation": {"id": "", "at": "resp_1"}}, 400, "missing_required_parameter", "conversation.id"),
+        ({"input": [{"type": "item_reference", "id": ""}]}, 400, "missing_required_parameter", "input[0].id"),
         ({"previous_response_id": "resp_" + "0" * 50}, 400, "previous_response_not_found", "previous_response_id"),
         ({"previous_response_id": "resp ä"}, 400, "invalid_value", "previous_response_id"),
         ({"previous_response_id": 7}, 400, "invalid_type", "previous_response_id"),
@@ -159,6 +163,12 @@ async def test_both_kinds_of_state_at_once_are_refused(proxy: Proxy):
         ({"background": True, "store": False}, 400, "invalid_value", "store"),
         ({"input": 7}, 400, "invalid_type", "input"),
         ({"input": [{"type": "item_reference", "id": "msg_nope"}]}, 404, None, "input"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "output_text", "text": "x"}]}]},
+            400,
+            "invalid_value",
+            "input[0].content[0]",
+        ),
         ({"input": [{"id": "msg_nope"}]}, 404, None, "input"),
         ({"input": [{"role": "user", "content": "a", "id": "msg_1"}] * 2}, 400, None, "input"),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": ""}]}, 400, None, "input"),
@@ -171,6 +181,28 @@ async def test_bad_turns_are_refused_before_the_upstream_is_called(
     got, answer = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body})
     assert (got, answer["error"]["code"], answer["error"]["param"]) == (status, code, param)
     assert proxy.upstream.requests == []
+
+
+async def test_what_an_assistant_is_said_to_have_said_is_the_model_server_s_to_judge(proxy: Proxy):
+    said = {"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}
+    await respond(proxy, input=[said, {"role": "user", "content": "hi"}])
+    assert proxy.upstream.requests[-1].json["input"][0]["content"] == said["content"]
+
+
+@pytest.mark.parametrize("conversation", ["", None, {"id": ""}, {"id": None, "branch": ""}])
+async def test_what_is_empty_is_absent(proxy: Proxy, conversation: Any):
+    first = await respond(proxy, conversation=conversation, previous_response_id="")
+    assert "conversation" not in first
+    assert first["previous_response_id"] is None
+    # the kinds of state exclude each other only where both are there
+    second = await respond(proxy, conversation=conversation, previous_response_id=first["id"])
+    items = [{"id": "", "role": "user", "content": "a"}, {"id": "", "type": "message", "role": "user", "content": "b"}]
+    third = await respond(proxy, input=items, previous_response_id=second["id"])
+    given = proxy.upstream.requests[-1].json["input"]
+    assert (third["status"], len(given), len({item["id"] for item in given})) == ("completed", 6, 6)
+    _, made = await proxy.call("POST", "/v1/conversations", {"items": items})
+    _, page = await proxy.call("POST", f"/v1/conversations/{made['id']}/items", {"items": items})
+    assert len({item["id"] for item in page["data"]}) == 2
 
 
 async def test_unstored_turns_leave_nothing_and_cannot_be_continued(proxy: Proxy):

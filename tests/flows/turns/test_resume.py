@@ -219,6 +219,26 @@ async def test_events_of_others_are_like_unknown_ones(start_proxy: StartProxy):
         await answer.read()
 
 
+@pytest.mark.parametrize("flag", ["abc", "yes", "2", "tru"])
+async def test_a_boolean_of_the_query_that_is_none_is_refused(start_proxy: StartProxy, flag: str):
+    proxy = await start_proxy(**ALL)
+    response_id = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])
+    status, answer = await proxy.call("GET", f"/v1/responses/{response_id}?stream={flag}")
+    assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, "stream", "invalid_value")
+    assert flag in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "streams"), [("true", True), ("TRUE", True), ("1", True), ("false", False), ("0", False), ("", False)]
+)
+async def test_a_boolean_of_the_query_is_read_in_any_case(start_proxy: StartProxy, flag: str, *, streams: bool):
+    proxy = await start_proxy(**ALL)
+    response_id = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])
+    async with proxy.http.get(f"{proxy.url}/v1/responses/{response_id}?stream={flag}", headers=ALICE) as answer:
+        assert answer.status == 200
+        assert (answer.content_type == "text/event-stream") is streams
+
+
 async def test_the_log_of_a_deleted_response_is_gone(start_proxy: StartProxy):
     proxy = await start_proxy(**ALL)
     response_id = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])

@@ -149,6 +149,8 @@ def test_only_what_needs_no_credentials_says_so():
     [
         ("CreateResponse", {"input": "hi", "conversation": "conv_1", "previous_response_id": ""}, True),
         ("CreateResponse", {"input": "hi", "conversation": "conv_1", "previous_response_id": "resp_1"}, False),
+        ("CreateResponse", {"input": "hi", "conversation": "", "previous_response_id": "resp_1"}, True),
+        ("CreateResponse", {"input": [{"role": "user", "content": "x", "id": ""}], "conversation": {"id": ""}}, True),
         ("CreateResponse", {"input": "hi", "background": True}, True),
         ("CreateResponse", {"input": "hi", "background": "yes"}, False),
         ("CreateConversation", {"metadata": None, "items": None}, True),
@@ -162,6 +164,16 @@ def test_only_what_needs_no_credentials_says_so():
         ("UpdateBranch", {"description": None}, True),
         ("UpdateBranch", {"name": None}, False),
         ("UpdateBranch", {}, False),
+        ("CreateResponse", {"input": "hi", "conversation": {"id": "conv_1", "branch": "draft"}}, True),
+        ("CreateResponse", {"input": "hi", "conversation": {"id": "conv_1", "forkfrom": "msg_1"}}, False),
+        ("CreateResponse", {"input": "hi", "x_vendor": 1}, True),
+        ("CreateConversation", {"name": "x"}, False),
+        ("UpdateConversation", {"metadata": {}, "titel": "x"}, False),
+        ("CreateItems", {"items": [{"role": "user", "content": "x"}], "branch": "draft"}, False),
+        ("CreateBranch", {"name": "draft", "fork_from": "msg_1"}, False),
+        ("UpdateBranch", {"name": "draft", "is_active": True}, False),
+        ("EditItem", {"content": "x", "regenerate": True, "x_vendor": 1}, True),
+        ("RegenerateItem", {"content": "x"}, False),
     ],
 )
 def test_a_request_schema_takes_and_refuses_what_the_server_does(name: str, body: Any, fits: bool):
@@ -261,6 +273,9 @@ async def test_what_responses_answer_is_what_is_described(check: Checker):
         ("GET", "/v1/responses/resp_0", 404, None),
         ("GET", "/v1/conversations/conv_0/items?limit=500", 400, None),
         ("POST", "/v1/conversations/conv_0/items", 400, {"items": []}),
+        ("POST", "/v1/conversations", 400, {"name": "x"}),
+        ("DELETE", "/v1/conversations?project_id=p", 400, None),
+        ("DELETE", "/v1/responses", 400, {"ids": []}),
         ("GET", "/v1/conversations/conv_0/items/msg_0", 404, None),
     ],
 )

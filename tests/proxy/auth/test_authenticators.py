@@ -22,11 +22,12 @@ from proxy.auth.caller import Caller
 from proxy.auth.jwks import KeySet
 from proxy.config.settings import AuthConfig, Config, JwtConfig, Secret, ServerConfig, UpstreamConfig
 from proxy.config.values import is_loopback
-from proxy.protocol.errors import ServiceUnavailable, Unauthorized, error_body
+from proxy.protocol.errors import BadRequest, ServiceUnavailable, Unauthorized, error_body
 from tests.proxy.auth.keys import Clock, KeyServer, as_jwk, private_key, public_jwk, public_pem
 
 SECRET = Secret("correct horse battery staple, with enough bytes for the longest hash there is")
 API_KEY = Secret("sk-upstream")
+UPSTREAM = {"Authorization": "Bearer sk-upstream"}
 
 
 def sha256(text):
@@ -102,7 +103,7 @@ def passthrough(session):
 
 
 def test_a_caller_hides_its_credential():
-    caller = Caller("token:abc", "Bearer sk-secret")
+    caller = Caller("token:abc", {"api-key": "sk-secret"})
     assert repr(caller) == "Caller(owner='token:abc')"
 
 
@@ -180,7 +181,7 @@ async def test_a_token_of_the_largest_size_is_taken(passthrough):
 
 async def test_passthrough_forwards_the_header_of_the_caller_as_it_came(passthrough):
     caller = await passthrough.authenticate(headers("bearer sk-secret"))
-    assert caller.upstream_authorization == "bearer sk-secret"
+    assert caller.credentials == {"Authorization": "bearer sk-secret"}
 
 
 async def test_passthrough_tells_tokens_apart_to_the_letter(passthrough):
@@ -191,13 +192,13 @@ async def test_passthrough_tells_tokens_apart_to_the_letter(passthrough):
 async def test_passthrough_sends_the_configured_key_in_place_of_the_caller_s(session):
     passthrough = create_authenticator(configured(AuthConfig()), session)
     caller = await passthrough.authenticate(bearer("sk-secret"))
-    assert caller == Caller(f"token:{sha256('sk-secret')}", "Bearer sk-upstream")
+    assert caller == Caller(f"token:{sha256('sk-secret')}", UPSTREAM)
 
 
-@pytest.mark.parametrize(("api_key", "sent"), [(API_KEY, "Bearer sk-upstream"), (Secret(""), None)])
-async def test_passthrough_without_a_token_is_anonymous_on_loopback(session, api_key, sent):
+@pytest.mark.parametrize(("api_key", "credentials"), [(API_KEY, UPSTREAM), (Secret(""), {})])
+async def test_passthrough_without_a_token_is_anonymous_on_loopback(session, api_key, credentials):
     passthrough = create_authenticator(configured(AuthConfig(), api_key=api_key), session)
-    assert await passthrough.authenticate(headers()) == Caller("anonymous", sent)
+    assert await passthrough.authenticate(headers()) == Caller("anonymous", credentials)
 
 
 async def test_passthrough_without_a_token_is_refused_on_a_public_address(session):
@@ -217,6 +218,100 @@ async def test_headers_of_a_real_request_are_understood(aiohttp_client, passthro
         assert await response.text() == f"token:{sha256('sk-secret')}"
 
 
+# api-key and x-api-key
+
+
+def sent(*pairs):
+    """Return the headers of a request with these credentials."""
+    return CIMultiDictProxy(CIMultiDict([("Host", "localhost"), *pairs]))
+
+
+def taking_keys(session):
+    """Return, for each mode that takes a credential, its authenticator, a good token and its owner."""
+    keys = AuthConfig(mode="api_keys", api_keys={"alice": sha256("key-a")})
+    signed = AuthConfig(mode="jwt", jwt=JwtConfig(algorithms=("HS256",), secret=SECRET))
+    subject = sha256("https://issuer.test\nuser-1")
+    return {
+        "passthrough": (create_authenticator(configured(AuthConfig()), session), "sk-a", f"token:{sha256('sk-a')}"),
+        "api_keys": (create_authenticator(configured(keys), session), "key-a", "key:alice"),
+        "jwt": (create_authenticator(configured(signed), session), hs_token(), f"jwt:{subject}"),
+    }
+
+
+MODES = ["passthrough", "api_keys", "jwt"]
+
+
+@pytest.mark.parametrize("name", ["api-key", "Api-Key", "x-api-key", "X-API-Key"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_bare_key_names_the_same_owner_as_a_bearer_token(session, mode, name):
+    authenticator, token, owner = taking_keys(session)[mode]
+    assert (await authenticator.authenticate(bearer(token))).owner == owner
+    assert await authenticator.authenticate(sent((name, token))) == Caller(owner, UPSTREAM)
+
+
+@pytest.mark.parametrize("name", ["api-key", "x-api-key"])
+async def test_two_bare_keys_are_two_owners_and_nobody_is_anonymous_with_one(passthrough, name):
+    owners = [(await passthrough.authenticate(sent((name, key)))).owner for key in ("sk-a", "sk-b")]
+    assert owners == [f"token:{sha256('sk-a')}", f"token:{sha256('sk-b')}"]
+
+
+@pytest.mark.parametrize("name", ["Authorization", "api-key", "X-Api-Key"])
+async def test_passthrough_forwards_a_credential_in_the_header_that_it_came_in(passthrough, name):
+    value = "Bearer sk-a" if name == "Authorization" else "sk-a"
+    assert (await passthrough.authenticate(sent((name, value)))).credentials == {name: value}
+
+
+async def test_one_key_in_several_headers_is_one_credential(passthrough):
+    pairs = [("Authorization", "Bearer sk-a"), ("api-key", "sk-a"), ("x-api-key", "sk-a")]
+    assert await passthrough.authenticate(sent(*pairs)) == Caller(f"token:{sha256('sk-a')}", dict(pairs))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("Authorization", "Bearer {}"), ("api-key", "sk-other")],
+        [("api-key", "sk-other"), ("Authorization", "Bearer {}")],
+        [("api-key", "{}"), ("x-api-key", "sk-other")],
+        [("Authorization", "Bearer {}"), ("api-key", "{}"), ("x-api-key", "sk-other")],
+    ],
+)
+@pytest.mark.parametrize("mode", MODES)
+async def test_credentials_that_contradict_each_other_are_refused_by_the_names_of_their_headers(
+    session, caplog, mode, pairs
+):
+    caplog.set_level(logging.DEBUG)
+    authenticator, token, _ = taking_keys(session)[mode]
+    with pytest.raises(BadRequest) as caught:
+        await authenticator.authenticate(sent(*[(name, value.format(token)) for name, value in pairs]))
+    assert caught.value.code == "conflicting_credentials"
+    assert all(f"'{name}'" in caught.value.message for name, _ in pairs)
+    for secret in (token, "sk-other"):
+        assert secret not in caught.value.message + caplog.text
+
+
+BAD_KEYS = {
+    "empty": [""],
+    "with a scheme": ["Bearer sk-secret"],
+    "same header twice": ["sk-secret", "sk-secret"],
+    "two keys": ["sk-secret", "sk-other"],
+    "oversized": ["a" * (16 * 1024 + 1)],
+    "control character": ["sk-\x00secret"],
+    "not ASCII": ["sk-geheimnisträger"],
+    "undecodable": ["sk-\udcff"],
+}
+
+
+@pytest.mark.parametrize("values", BAD_KEYS.values(), ids=BAD_KEYS)
+@pytest.mark.parametrize("name", ["api-key", "x-api-key"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_malformed_bare_key_is_refused_like_any_other_credential(session, caplog, mode, name, values):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(Unauthorized) as caught:
+        await taking_keys(session)[mode][0].authenticate(headers(*values, name=name))
+    assert error_body(caught.value, "req_1") == error_body(Unauthorized(), "req_1")
+    assert "sk-" not in caplog.text
+
+
 # api_keys and none
 
 
@@ -227,8 +322,8 @@ def with_keys(session):
 
 
 async def test_an_api_key_names_its_owner_and_is_not_forwarded(with_keys):
-    assert await with_keys.authenticate(bearer("key-a")) == Caller("key:alice", "Bearer sk-upstream")
-    assert await with_keys.authenticate(bearer("key-b")) == Caller("key:bob", "Bearer sk-upstream")
+    assert await with_keys.authenticate(bearer("key-a")) == Caller("key:alice", UPSTREAM)
+    assert await with_keys.authenticate(bearer("key-b")) == Caller("key:bob", UPSTREAM)
 
 
 @pytest.mark.parametrize("token", ["key-c", "KEY-A", "alice", sha256("key-a")])
@@ -244,14 +339,15 @@ async def test_api_keys_admit_nobody_without_a_key_even_on_loopback(with_keys):
 
 async def test_mode_none_takes_everybody_for_the_local_owner_and_forwards_no_token(session):
     local = create_authenticator(configured(AuthConfig(mode="none")), session)
-    for sent in (headers(), bearer("sk-secret"), headers("nonsense")):
-        assert await local.authenticate(sent) == Caller("local", "Bearer sk-upstream")
+    keys = [sent(("api-key", "sk-a"), ("x-api-key", "sk-b"))]
+    for shown in (headers(), bearer("sk-secret"), headers("nonsense"), *keys):
+        assert await local.authenticate(shown) == Caller("local", UPSTREAM)
 
 
 async def test_without_a_configured_key_nothing_is_sent_upstream(session):
     auth = AuthConfig(mode="api_keys", api_keys={"alice": sha256("key-a")})
     with_keys = create_authenticator(configured(auth, api_key=Secret("")), session)
-    assert await with_keys.authenticate(bearer("key-a")) == Caller("key:alice", None)
+    assert await with_keys.authenticate(bearer("key-a")) == Caller("key:alice", {})
 
 
 @pytest.mark.parametrize(
@@ -304,7 +400,7 @@ async def test_a_token_is_verified_with_a_key_file_and_with_a_key_set(session, s
     for source in ({"key_file": str(path)}, {"jwks_url": server.url}):
         auth = AuthConfig(mode="jwt", jwt=JwtConfig(algorithms=(algorithm,), **source))
         caller = await create_authenticator(configured(auth), session).authenticate(bearer(token))
-        assert caller == Caller(f"jwt:{sha256('https://issuer.test' + chr(10) + 'user-1')}", "Bearer sk-upstream")
+        assert caller == Caller(f"jwt:{sha256('https://issuer.test' + chr(10) + 'user-1')}", UPSTREAM)
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
@@ -312,7 +408,7 @@ async def test_a_token_is_verified_with_a_shared_secret(session, algorithm):
     auth = AuthConfig(mode="jwt", jwt=JwtConfig(algorithms=("HS256", "HS384", "HS512"), secret=SECRET))
     authenticator = create_authenticator(configured(auth, api_key=Secret("")), session)
     caller = await authenticator.authenticate(bearer(jwt.encode(claims(), SECRET, algorithm)))
-    assert caller == Caller(f"jwt:{sha256('https://issuer.test' + chr(10) + 'user-1')}", None)
+    assert caller == Caller(f"jwt:{sha256('https://issuer.test' + chr(10) + 'user-1')}", {})
 
 
 @pytest.mark.parametrize(("kid", "kind", "algorithm"), [("rsa", "RSA", "RS256"), ("ed", "Ed25519", "EdDSA")])

@@ -28,7 +28,9 @@ from proxy.upstream.headers import request_headers, response_headers
 from tests.upstream import CUT, HANG, Reply, ScriptedUpstream
 
 BODY = b'{"model":"echo","input":"hi"}'
-HEADERS = request_headers({"User-Agent": "OpenAI/Python", "Accept-Encoding": "gzip, br"}, "Bearer sk-caller")
+HEADERS = request_headers(
+    {"User-Agent": "OpenAI/Python", "Accept-Encoding": "gzip, br"}, {"Authorization": "Bearer sk-caller"}
+)
 
 
 @pytest.fixture
@@ -319,26 +321,28 @@ def test_hop_by_hop_headers_and_those_that_connection_names_stay_here():
         "HTTP2-Settings": "x",
     }
     headers = CIMultiDict([*hop_by_hop.items(), ("OpenAI-Beta", "x")])
-    assert dict(request_headers(headers, None)) == {"OpenAI-Beta": "x"}
+    assert dict(request_headers(headers, {})) == {"OpenAI-Beta": "x"}
     assert dict(response_headers(headers, untouched=True)) == {"OpenAI-Beta": "x"}
 
 
 def test_what_belongs_to_this_server_is_not_sent_upstream():
-    ours = {"Host": "proxy", "Content-Length": "3", "Cookie": "a=b", "Expect": "100-continue", "Authorization": "x"}
-    assert dict(request_headers(ours, None)) == {}
-    assert dict(request_headers(ours, "Bearer sk")) == {"Authorization": "Bearer sk"}
+    ours = {"Host": "proxy", "Content-Length": "3", "Cookie": "a=b", "Expect": "100-continue"}
+    keys = {"Authorization": "x", "Api-Key": "sk-a", "X-API-Key": "sk-b"}
+    assert dict(request_headers(ours | keys, {})) == {}
+    for credentials in ({"Authorization": "Bearer sk"}, {"api-key": "sk"}):
+        assert dict(request_headers(ours | keys, credentials)) == credentials
 
 
 def test_every_other_request_header_goes_on_with_all_its_values():
     incoming = CIMultiDict(
         [("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1"), ("X-A", "1"), ("x-a", "2"), ("Accept-Encoding", "br")]
     )
-    assert list(request_headers(CIMultiDictProxy(incoming), None).items()) == list(incoming.items())
+    assert list(request_headers(CIMultiDictProxy(incoming), {}).items()) == list(incoming.items())
 
 
 def test_headers_that_are_not_utf8_can_be_sent_on():
     value = b"caf\xe9".decode("utf-8", "surrogateescape")
-    for headers in (request_headers({"X": value}, None), response_headers({"X": value})):
+    for headers in (request_headers({"X": value}, {}), response_headers({"X": value})):
         assert headers["X"].encode() == "caf\N{REPLACEMENT CHARACTER}".encode()
 
 

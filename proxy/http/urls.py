@@ -1,0 +1,64 @@
+"""URL hints: what a path that leads nowhere was probably meant to be, for those who set a client's base URL. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from urllib.parse import unquote
+
+#: First segments of the API below `/v1`, by which a path without it is known.
+_ROOTS = frozenset(
+    {
+        "audio",
+        "batches",
+        "chat",
+        "completions",
+        "containers",
+        "conversations",
+        "embeddings",
+        "evals",
+        "files",
+        "fine_tuning",
+        "images",
+        "messages",
+        "models",
+        "moderations",
+        "realtime",
+        "rerank",
+        "responses",
+        "score",
+        "tokenize",
+        "uploads",
+        "vector_stores",
+        "videos",
+    }
+)
+API_VERSION = "v1"
+_OTHER_VERSION = re.compile(r"v[0-9]\w*", re.ASCII)
+
+
+def split_path(raw_path: str) -> list[str]:
+    """Return a path's segments as the most forgiving server would read them."""
+    decoded = unquote(unquote(raw_path)).replace("\\", "/")
+    segments = [segment.partition(";")[0] for segment in decoded.split("/")]
+    return [segment for segment in segments if segment not in ("", ".")]
+
+
+def hint_for(raw_path: str) -> str:
+    """Return a sentence to add to a 404: the path with one `/v1`, where it belongs; '' if there is nothing to say."""
+    segments = split_path(raw_path)
+    rest = _below_version(segments)
+    if not rest or segments == [API_VERSION, *rest]:
+        return ""
+    meant = "/".join(["", API_VERSION, *rest])
+    return f" Did you mean '{meant}'? The base URL of a client ends with one '/{API_VERSION}'."
+
+
+def _below_version(segments: list[str]) -> list[str]:
+    """Return what was meant below `/v1`, behind whatever prefix (`openai`, …): what follows it, else a known root."""
+    if API_VERSION in segments:
+        rest = segments[segments.index(API_VERSION) :]
+        return list(itertools.dropwhile(lambda segment: segment == API_VERSION, rest))
+    if any(map(_OTHER_VERSION.fullmatch, segments)):
+        return []
+    return list(itertools.dropwhile(lambda segment: segment.lower() not in _ROOTS, segments))
