@@ -302,6 +302,8 @@ UNDISTURBED = [
     (event["type"], event.get("delta"))
     for event in events_of([f"word {number} " for number in range(WORDS)], {"content": [None]}, {})
 ]
+# Background responses are queued before they run.
+UNDISTURBED[1:1] = [("response.queued", None), ("response.in_progress", None)]
 
 
 async def failover(redis_url: str, *, worlds: int, runs: int, seed: int, launch: Launch = launch) -> Log:

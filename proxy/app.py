@@ -35,9 +35,10 @@ from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
-from proxy.idempotency.keys import CLAIMS, Claims
+from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
 from proxy.protocol.errors import method_not_allowed
+from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 from proxy.runtime.leases import Leases
 from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
 from proxy.sealing import SEALER, create_sealer
@@ -56,9 +57,6 @@ if TYPE_CHECKING:
 
 #: The `upstream.url` that stands for the built-in model.
 ECHO = "echo"
-
-#: Longest header of a request, in bytes: tokens with many claims are longer than aiohttp's 8 KiB.
-MAX_HEADER_BYTES = 32 * 1024
 
 #: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
 CLEANUP_SECONDS = 0.5
@@ -100,6 +98,7 @@ def create_runner(app: web.Application) -> web.AppRunner:
         logger=server_log,
         max_field_size=MAX_HEADER_BYTES,
         max_line_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
         shutdown_timeout=CLEANUP_SECONDS,
     )
 
@@ -118,11 +117,11 @@ async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-async def provide_claims(app: web.Application) -> AsyncIterator[None]:
+async def provide_idempotency_keys(app: web.Application) -> AsyncIterator[None]:
     """Keep the idempotency keys that requests hold."""
     config = app[CONFIG]
-    async with Claims(app[STORE], config.idempotency, config.turns.lock_lease_seconds).renewing() as claims:
-        app[CLAIMS] = claims
+    async with HeldKeys(app[STORE], config.idempotency, config.turns.lock_lease_seconds).renewing() as keys:
+        app[IDEMPOTENCY_KEYS] = keys
         yield
 
 
@@ -262,7 +261,7 @@ ROUTES = [
 CONTEXTS = [
     provide_store,
     provide_reclaimer,
-    provide_claims,
+    provide_idempotency_keys,
     provide_upstream,
     provide_turns,
     provide_followers,

@@ -86,6 +86,10 @@ class TurnOutput:
             await sink.write(frames)
         return await self.delivery.send(frames)
 
+    async def pass_ping(self) -> None:
+        """Tell the client that the model server is there: a comment in a stream, in no log."""
+        await self.delivery.keep_alive(0.0)
+
     async def secure(self) -> None:
         """Return when the sinks have what must not be lost any more."""
         for sink in self._sinks:

@@ -35,7 +35,8 @@ class Services:
 
     def model_call(self, caller: Caller, inbound: Inbound) -> ModelCall:
         """Return what asks the model server on behalf of one request. inbound: what goes along of it."""
-        return ModelCall(self.upstream, self.capabilities, self.budget, caller, inbound)
+        pairs = self.config.turns.check_tool_calls
+        return ModelCall(self.upstream, self.capabilities, self.budget, caller, inbound, pairs=pairs)
 
 
 #: What a turn works with.

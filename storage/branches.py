@@ -9,6 +9,7 @@ from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
 from storage.conversations import read_facts
+from storage.envelope import unwrap, unwrap_all
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
 
 
@@ -52,7 +53,7 @@ class Branches:
         await self._touch(owner, read_facts(facts))
         return Forked(
             branch=branch_from(described),
-            items=items,
+            items=unwrap_all(items),
             anchor=anchor.decode() or None,
             source=source.decode() or None,
             backup=backup.decode() or None,
@@ -113,10 +114,10 @@ class Branches:
         reply = await self._run("compare_branches", owner, conversation_id, first, second, limit)
         ancestor, shared, more_first, only_first, more_second, only_second = reply
         return Comparison(
-            ancestor=ancestor or None,
+            ancestor=unwrap(ancestor) or None,
             shared=shared,
-            only_first=ItemPage(only_first, bool(more_first)),
-            only_second=ItemPage(only_second, bool(more_second)),
+            only_first=ItemPage(unwrap_all(only_first), bool(more_first)),
+            only_second=ItemPage(unwrap_all(only_second), bool(more_second)),
         )
 
     async def _run(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
+from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
 
@@ -66,7 +67,7 @@ class Conversations:
                 referrer=draft.referrer,
                 metadata=draft.metadata,
             ),
-            items,
+            unwrap_all(items),
         )
 
     async def read(self, owner: str, conversation_id: str) -> Conversation:

@@ -10,9 +10,10 @@ from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
 from storage.conversations import read_facts
+from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
 from storage.partitions import partition_of
-from storage.records import Conversation, Entry, ItemPage, PageRequest
+from storage.records import Conversation, Entry, ItemPage, KnownItem, PageRequest
 
 #: Seconds that a repeat of the same append is recognised.
 COMMIT_MARKER_SECONDS = 120
@@ -40,7 +41,7 @@ class Items:
         call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
         facts, *items = await self._scripts.run(call)
         await self._touch(owner, read_facts(facts))
-        return items
+        return unwrap_all(items)
 
     async def list_page(
         self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "", at: str = ""
@@ -53,12 +54,11 @@ class Items:
         arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page), at]
         call = Call("list_items", [*keys.common, keys.response("")], arguments, conversation_id)
         more, items = await self._scripts.run(call)
-        return ItemPage(items, bool(more))
+        return ItemPage(unwrap_all(items), bool(more))
 
     async def read(self, owner: str, conversation_id: str, item_id: str) -> bytes:
         """Return one item of a conversation, from any branch. Raises ConversationNotFound, ItemNotFound."""
-        item: bytes = (await self._scripts.run(self._call("read_item", owner, conversation_id, item_id)))[0]
-        return item
+        return unwrap((await self._scripts.run(self._call("read_item", owner, conversation_id, item_id)))[0])
 
     async def delete(self, owner: str, conversation_id: str, item_id: str, *, branch: str = "") -> Conversation:
         """Remove one item for good, from all branches and snapshots; return the conversation.
@@ -70,11 +70,19 @@ class Items:
         await self._touch(owner, conversation)
         return conversation
 
-    async def resolve(self, owner: str, item_ids: Sequence[str]) -> dict[str, bytes]:
-        """Return those of the items that the owner has, by id, from whatever partitions they are in: one trip."""
-        if not item_ids:
+    async def resolve(
+        self, owner: str, item_ids: Sequence[str], here: Sequence[str] = (), partition: str = ""
+    ) -> dict[str, KnownItem]:
+        """Return those of the items that the owner has, by id, from whatever partitions they are in: one trip.
+
+        here: ids that are looked for in `partition` too, whatever partition they name; what is there counts.
+        """
+        if not (item_ids or here):
             return {}
         calls, groups = self.resolve_calls(owner, item_ids)
+        if here:
+            calls.append(Call("resolve_items", self._keyspace.keys_of(partition).common, [owner, *here]))
+            groups.append(list(here))
         return collect(groups, await self._scripts.run_all(calls))
 
     def resolve_calls(self, owner: str, item_ids: Sequence[str]) -> tuple[list[Call], list[list[str]]]:
@@ -93,11 +101,14 @@ class Items:
         return Call(script, keys, [owner, conversation_id, *arguments], conversation_id)
 
 
-def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | StoreError]) -> dict[str, bytes]:
-    """Return id → item bytes from the replies to resolve_calls; unknown ids are left out."""
+def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | StoreError]) -> dict[str, KnownItem]:
+    """Return id → item from the replies to resolve_calls; unknown ids are left out, of two answers the last counts."""
     known = {}
     for group, reply in zip(groups, replies, strict=True):
         if isinstance(reply, StoreError):
             raise reply
-        known.update({item_id: data for item_id, data in zip(group, reply, strict=True) if data})
+        for item_id, element in zip(group, reply, strict=True):
+            if element:
+                data, note = open_envelope(element)
+                known[item_id] = KnownItem(data, note=note)
     return known

@@ -43,12 +43,13 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item to append."""
+    """One item to append. note: what is kept beside it, see `storage.envelope`."""
 
     origin: Origin
     id: str
     data: bytes
     mark: CallMark = NO_MARK
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,11 @@ class ItemPage:
 
 @dataclass(frozen=True, slots=True)
 class KnownItem:
-    """A stored item that a turn's input names. in_history: the model sees it already."""
+    """A stored item that a request names, and its note. in_history: the model sees it already."""
 
     data: bytes
-    in_history: bool
+    in_history: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +180,10 @@ class OpenedTurn:
     """All that a turn needs before its upstream call.
 
     items: the history, oldest first. chain: the same as refs, for the commit. pending: calls that wait for an output.
-    line: the branch that is continued or forked, -1 for none. branch: the name under which the turn will be found.
-    lock: which lock is held, fence: its number. known: the input's ids that are stored. calls: the answered call ids
-    that the partition knows. anchor: id of the last item that a fork inherits; model: of the answer that it replaces.
+    notes, severed: see `storage.history`. line: the branch that is continued or forked, -1 for none. branch: the name
+    under which the turn will be found. lock: which lock is held, fence: its number. known: the input's ids that are
+    stored. calls: the answered call ids that the partition knows. anchor: id of the last item that a fork inherits;
+    model: of the answer that it replaces.
     """
 
     items: Sequence[bytes] = ()
@@ -196,6 +199,8 @@ class OpenedTurn:
     calls: frozenset[str] = frozenset()
     anchor: str | None = None
     model: str | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    severed: frozenset[str] = frozenset()
 
     @property
     def history(self) -> bytes:
@@ -327,13 +332,17 @@ class ArchivedAppend:
 
 @dataclass(frozen=True, slots=True)
 class ArchivedItem:
-    """An item where it lies. data: empty for one that was deleted or that nothing reads. mark: None if unknown."""
+    """An item where it lies. data: empty for one that was deleted or that nothing reads. mark: None if unknown.
+
+    note: what is kept beside it.
+    """
 
     segment: int
     offset: int
     data: bytes
     mark: CallMark | None = None
     id: str = ""
+    note: str = ""
 
 
 class ImportSource(Protocol):

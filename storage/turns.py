@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain as chained
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
+from storage.envelope import open_envelope
 from storage.errors import StoreError
+from storage.history import read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of
 from storage.records import (
@@ -70,15 +71,12 @@ class Turns:
         if isinstance(reply, StoreError):
             raise reply
         spans, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model = reply
-        elsewhere = {one: KnownItem(data, in_history=False) for one, data in collect(groups, resolved).items()}
-        here = {
-            one: KnownItem(found[1:], in_history=found[:1] == b"<")
-            for one, found in zip(item_ids, known, strict=True)
-            if found
-        }
+        here = {one: _read_known(found) for one, found in zip(item_ids, known, strict=True) if found}
+        history = read_history(spans, chain)
         return OpenedTurn(
-            # a tombstone is an empty string
-            items=list(filter(None, chained.from_iterable(spans))),
+            items=history.items,
+            notes=history.notes,
+            severed=history.severed,
             chain=chain,
             pending=frozenset(split_calls(pending.decode())),
             line=line,
@@ -87,7 +85,7 @@ class Turns:
             fence=fence,
             project_id=facts[0].decode() or None if facts else None,
             referrer=facts[1].decode() or None if facts else None,
-            known=elsewhere | here,
+            known=collect(groups, resolved) | here,
             calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
             anchor=anchor.decode() or None,
             model=model.decode() or None,
@@ -168,3 +166,9 @@ class Turns:
             ]
         )
         return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies]
+
+
+def _read_known(found: bytes) -> KnownItem:
+    """Return an item that the input names, from its element with '<' before it if the history has it, else '='."""
+    data, note = open_envelope(found[1:])
+    return KnownItem(data, in_history=found[:1] == b"<", note=note)

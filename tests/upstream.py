@@ -24,6 +24,9 @@ Between the events of `sse` and the chunks of `raw` may stand
     CUT                        breaks the connection off, without a proper end of the body
     HANG                       sends nothing more until the client leaves
 
+Like real ones it refuses what a model would not take, before any of that: `upstream.rules` (`tests.model_rules`). A
+test about something else that real servers refuse sets `upstream.rules.strict = False`.
+
 The status line and headers go out with the first bytes (`b""` sends them alone), so that a list that begins
 with `gate` or `HANG` keeps the client waiting for the head. Whenever a client leaves before the end of an
 answer, `upstream.client_left` is set: `await upstream.client_left.wait()`.
@@ -45,6 +48,7 @@ from aiohttp import web
 
 from proxy.echo import create_echo_app
 from proxy.protocol import sse
+from tests.model_rules import ModelRules
 from tests.samples import load_sample
 
 if TYPE_CHECKING:
@@ -161,6 +165,8 @@ class ScriptedUpstream:
         self.requests: list[Recorded] = []
         #: Set when a client left before its answer was complete.
         self.client_left = asyncio.Event()
+        #: What it refuses.
+        self.rules = ModelRules()
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
         self._arrived = asyncio.Condition()
         app = create_echo_app()
@@ -196,21 +202,33 @@ class ScriptedUpstream:
         async def record_and_answer(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
-            await self._record(request)
+            body = await self._record(request)
+            asked = orjson.loads(body) if request.path.startswith(RESPONSES) and body else {}
+            if (refusal := self.rules.refusal(asked)) is not None:
+                status, answer = refusal
+                return web.json_response(answer, status=status)
             replies = self._scripts[request.path]
             try:
-                return await (_play(replies.popleft(), request) if replies else handler(request))
+                if not replies:
+                    return await handler(request)
+                self.rules.note_answer(str(asked.get("model")), b"".join(_bytes_of(replies[0])))
+                return await _play(replies.popleft(), request)
             except (asyncio.CancelledError, ConnectionError):
                 self.client_left.set()
                 raise
 
         return record_and_answer
 
-    async def _record(self, request: web.Request) -> None:
+    async def _record(self, request: web.Request) -> bytes:
         body = await request.read()
         async with self._arrived:
             self.requests.append(Recorded(request.method, request.path_qs, request.headers.copy(), body))
             self._arrived.notify_all()
+        return body
+
+
+def _bytes_of(reply: Reply) -> list[bytes]:
+    return [step for step in reply.steps if isinstance(step, bytes)]
 
 
 async def _play(reply: Reply, request: web.Request) -> web.StreamResponse:

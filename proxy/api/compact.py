@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,8 +19,10 @@ from proxy.api.turns import inbound_of
 from proxy.auth.caller import CALLER
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
-from proxy.context.compacted import Compacted, is_summary, kind_of, pack, split, window
-from proxy.context.request_body import body_with_input
+from proxy.context.compacted import Compacted, is_summary, kind_of, pack, window
+from proxy.context.input import TurnInput
+from proxy.context.model_input import reads_compaction
+from proxy.context.model_request import ModelRequest
 from proxy.http.body import read_json
 from proxy.http.keys import UPSTREAM_REQUEST_ID
 from proxy.protocol import ids
@@ -29,8 +32,10 @@ from proxy.services import SERVICES
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
 from proxy.upstream.model_call import ModelCall
+from storage import OpenedTurn
 
 if TYPE_CHECKING:
+    from proxy.context.reader import Reader
     from proxy.services import Services
 
 PATH = "/responses/compact"
@@ -73,6 +78,8 @@ class Compactor:
         self._request = request
         #: Where the turn would live: its ids name it.
         self._partition = ""
+        self._opened = OpenedTurn()
+        self._own_paths: Mapping[str, str] = {}
 
     async def compact(self) -> tuple[bytes, Mapping[str, str]]:
         """Return the answer and the headers that go along. Raises ApiError, StoreError."""
@@ -97,18 +104,27 @@ class Compactor:
     async def _read_window(self) -> list[bytes]:
         opening = await look(self._services, self._owner, self._request)
         self._partition = opening.lease.partition
-        brought = [item for item in split(opening.turn_input.sent) if kind_of(item).type != TRIGGER]
-        opener = Opener(self._services, self._owner, self._request)
-        return [item for _, item in window([*opening.opened.items, *brought], opener.open)]
+        opened, self._own_paths = opening.opened, opening.turn_input.own_paths
+        self._opened = opened
+        brought = [item for item in opening.turn_input.items if kind_of(item).type != TRIGGER]
+        opener, reader = Opener(self._services, self._owner, self._request), self._call.reader(self._request)
+        items = [*opened.items, *brought]
+        shown = window(items, opener.open, lambda item: reads_compaction(item, opened.notes, reader))
+        return [item for _, item in shown]
 
     async def _forward(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
         fields = {name: value for name, value in self._request.body.items() if name not in _OURS}
-        async with self._call.post(body_with_input(fields, items), PATH) as answer:
+        window_shown = replace(self._opened, items=items)
+
+        async def compose(reader: Reader) -> tuple[ModelRequest, int]:
+            return ModelRequest(reader, window_shown, TurnInput([], []), fields, own_paths=self._own_paths), 0
+
+        async with self._call.put(self._request, compose, PATH) as answer:
             return await answer.read(), answer.headers
 
     async def _compact_here(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
         summariser = Summariser(self._services, self._call, self._request)
-        async with summariser.ask(items) as answer:
+        async with summariser.ask(replace(self._opened, items=items), self._own_paths) as answer:
             summary = await summariser.read(answer)
         return self._answer(summary, items), answer.headers
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.api.rendering import render_branch
@@ -15,7 +14,7 @@ from proxy.auth.caller import CALLER
 from proxy.http.answers import json_answer, path_conversation_id, path_item_id, whole
 from proxy.http.body import read_json
 from proxy.http.keys import STORE
-from proxy.protocol import ids
+from proxy.protocol import ids, integers
 from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter, unknown_parameter
 from proxy.protocol.items import check_parts, hide_sealed, read_input
 from proxy.protocol.params import MAIN, read_branch_name, refuse_misspelt, refuse_unknown
@@ -92,7 +91,7 @@ def read_turn(body: Mapping[str, Any], source: TurnSource) -> TurnRequest:
 def describe_edit(revised: Revised) -> dict[str, Any]:
     """Return what the answer to an edit says of the branches; without a new branch the message was not kept."""
     made = revised.branch is not None and revised.item is not None
-    item = orjson.loads(revised.item) if made and revised.item else None
+    item = integers.loads_exact(revised.item) if made and revised.item else None
     return {**_describe(revised), "user_item": item, "user_item_id": item["id"] if item else None}
 
 

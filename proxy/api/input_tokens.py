@@ -15,7 +15,7 @@ from proxy.api.turns import inbound_of
 from proxy.auth.caller import CALLER
 from proxy.compaction.automatic import Compaction
 from proxy.context.budget import OMITTED
-from proxy.context.request_body import count_body
+from proxy.context.model_request import ModelRequest, count_model_request
 from proxy.http.body import read_json
 from proxy.http.keys import UPSTREAM_REQUEST_ID
 from proxy.protocol.errors import UpstreamRefusal
@@ -23,9 +23,10 @@ from proxy.protocol.request import read_request
 from proxy.services import SERVICES
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
-from proxy.upstream.model_call import ModelCall
+from proxy.upstream.model_call import Compose, ModelCall
 
 if TYPE_CHECKING:
+    from proxy.context.reader import Reader
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
 
@@ -60,23 +61,26 @@ class TokenCount:
         compaction = Compaction(self._services, self._call, opening.request)
         compaction.open(opening.opened, opening.turn_input)
         request, budget = compaction.request, self._services.budget
-        opened, turn_input = compaction.view
-        opened, omitted = await budget.fit(request.body, opened, turn_input)
-        own = {OMITTED: str(omitted)} if omitted else {}
-        counted = await self._ask(request.model, count_body(request, opened, turn_input))
-        if counted is not None:
-            body, headers = counted
-            return body, {**headers, **own}
-        tokens = await budget.count(request.body, opened, turn_input)
-        return _answer(tokens), {TOKENS: "estimate", **own}
 
-    async def _ask(self, model: str, body: bytes) -> tuple[bytes, Mapping[str, str]] | None:
+        async def compose(reader: Reader) -> tuple[ModelRequest, int]:
+            opened, turn_input = compaction.view(reader)
+            opened, omitted = await budget.fit(request.body, opened, turn_input)
+            return count_model_request(request, reader, opened, turn_input), omitted
+
+        counted = await self._ask(request, compose)
+        if counted is not None:
+            return counted
+        asked, omitted = await compose(self._call.reader(request))
+        tokens = await budget.count(request.body, asked.opened, asked.turn_input)
+        return _answer(tokens), {TOKENS: "estimate", **({OMITTED: str(omitted)} if omitted else {})}
+
+    async def _ask(self, request: TurnRequest, compose: Compose) -> tuple[bytes, Mapping[str, str]] | None:
         """Return the upstream's answer and its headers; None if it has no such endpoint. Raises ApiError."""
-        capabilities = self._services.capabilities
+        capabilities, model = self._services.capabilities, request.model
         if capabilities.is_absent(INPUT_TOKENS, model):
             return None
         try:
-            async with self._call.post(body, INPUT_TOKENS) as answer:
+            async with self._call.put(request, compose, INPUT_TOKENS) as answer:
                 counted = await answer.read()
                 if _is_count(counted):
                     return counted, answer.headers

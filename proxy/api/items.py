@@ -27,7 +27,7 @@ from proxy.protocol.params import (
     refuse_misspelt,
     refuse_unknown,
 )
-from storage import Fork, ForkPoint, ItemNotFound, Store, partition_of
+from storage import Fork, ForkPoint, ItemNotFound, Store, TurnSource, partition_of
 
 
 async def create_items(request: web.Request) -> web.Response:
@@ -106,7 +106,8 @@ def _read_fork_point(query: MultiMapping[str], default_mode: str) -> ForkPoint |
 async def _append(
     store: Store, owner: str, conversation_id: str, branch: str, items: Sequence[InputItem]
 ) -> Sequence[bytes]:
-    entries = await to_entries(store, owner, items, partition_of(conversation_id))
+    source = TurnSource(conversation_id, branch=branch)
+    entries = await to_entries(store, owner, items, partition_of(conversation_id), source)
     if entries:
         return await store.items.append(owner, conversation_id, branch, entries)
     # nothing but compaction triggers, which are taken and never stored

@@ -10,6 +10,7 @@ import orjson
 from multidict import CIMultiDict
 
 from proxy.auth.caller import is_credential
+from proxy.protocol import integers
 from proxy.protocol.request import TurnRequest, read_request
 from proxy.upstream.headers import request_headers
 from proxy.upstream.model_call import Inbound
@@ -56,7 +57,7 @@ class BackgroundJob:
     @classmethod
     def open(cls, sealer: Sealer, owner: str, response_id: str, text: str) -> BackgroundJob:
         """Return what was sealed. Raises Unsealable, OSError."""
-        content = orjson.loads(sealer.open(f"{_PURPOSE} {response_id}", owner, text))
+        content = integers.loads_exact(sealer.open(f"{_PURPOSE} {response_id}", owner, text))
         headers = CIMultiDict((name, value) for name, value in content["headers"])
         keys = {name: value for name, value in headers.items() if is_credential(name)}
         if content["authorization"] is not None:

@@ -17,10 +17,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 import orjson
 
+from proxy.protocol import integers
 from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import ApiError
 from proxy.protocol.ids import is_valid
 from proxy.protocol.items import dump
+from proxy.protocol.notes import note_of
 from storage import (
     ArchivedAppend,
     ArchivedBranch,
@@ -39,6 +41,7 @@ Offset = Annotated[int, msgspec.Meta(ge=0, lt=2**30)]
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 ConversationId = Annotated[str, msgspec.Meta(pattern=r"^conv[A-Za-z0-9_-]{0,60}\Z")]
 BranchName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}\Z")]
+Note = Annotated[str, msgspec.Meta(max_length=1024, pattern=r"^[^\x00-\x1f]*\Z")]
 CallKey = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,128}\Z")]
 Spans: TypeAlias = list[tuple[Number, Offset, Offset]]
 
@@ -102,12 +105,13 @@ class AppendLine(Line, frozen=True, tag="append"):
 
 
 class ItemLine(Line, frozen=True, tag="item"):
-    """An item where it lies. mark: a call mark in its stored form."""
+    """An item where it lies. mark: a call mark in its stored form. note: see `protocol.notes`; left out for none."""
 
     segment: Number
     offset: Offset
     item: dict[str, Any] | None
     mark: str | None = None
+    note: Note | None = None
 
 
 class EndLine(Line, frozen=True, tag="end"):
@@ -143,7 +147,7 @@ async def write_lines(export: Export, owner: str | None = None) -> AsyncIterator
 def parse_line(text: bytes) -> AnyLine:
     """Return a line; ValueError says what is wrong with it, without quoting it."""
     try:
-        value = orjson.loads(text)
+        value = integers.loads_exact(text)
     except orjson.JSONDecodeError:
         raise ValueError("not valid JSON") from None
     line: AnyLine = msgspec.convert(value, type=AnyLine)
@@ -169,7 +173,7 @@ def to_item(line: ItemLine, segment: int) -> ArchivedItem:
         # the one thing that the item does not tell: its tool was declared as one that needs no output
         mark = optional
     try:
-        return ArchivedItem(segment, line.offset, dump(item), mark, item_id)
+        return ArchivedItem(segment, line.offset, dump(item), mark, item_id, line.note or note_of(item))
     except ApiError as exc:
         raise ValueError("the item is nested too deeply") from exc
 
@@ -240,4 +244,5 @@ def _write_item(item: ArchivedItem) -> bytes:
     fields: dict[str, Any] = {"segment": item.segment, "offset": item.offset, "item": None}
     if item.data:
         fields |= {"mark": None if item.mark is None else str(item.mark), "item": orjson.Fragment(item.data)}
+        fields |= {"note": item.note} if item.note else {}
     return _dump("item", fields)

@@ -19,13 +19,16 @@ import msgspec
 
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
-from proxy.context.compacted import MARK, Compacted, divide, is_summary, kind_of, mentions, pack, split, window
+from proxy.context.compacted import Compacted, divide, is_summary, kind_of, mentions, pack, window
 from proxy.context.input import TurnInput
+from proxy.context.model_input import reads_compaction
 from proxy.protocol.errors import ApiError, BadRequest, invalid_type, json_type
-from storage import Entry, OpenedTurn, Origin
+from storage import OpenedTurn
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
+    from proxy.context.model_request import View
+    from proxy.context.reader import Reader
     from proxy.delivery import TurnOutput
     from proxy.protocol.request import TurnRequest
     from proxy.relay import Outcome, Relay
@@ -52,22 +55,33 @@ class Compaction:
         #: The request as the upstream gets it.
         self.request = _without_management(request) if self._own else request
         self._summariser = Summariser(services, call, request)
-        self._view: tuple[OpenedTurn, TurnInput] = OpenedTurn(), TurnInput([], b"")
+        self._reader = call.reader(self.request)
+        self._view: View = OpenedTurn(), TurnInput([], [])
+        self._has_compactions = False
 
-    @property
-    def view(self) -> tuple[OpenedTurn, TurnInput]:
-        """What the upstream is asked with: the turn's history and input, without what is compacted."""
-        return self._view
+    def view(self, reader: Reader) -> View:
+        """Return what the upstream is asked with: the turn's history and input, without what is compacted.
+
+        reader: who is asked; what others compacted it may not be able to read.
+        """
+        opened, turn_input = self._view
+        if not self._has_compactions:
+            return self._view
+        kept = [i for i, item in enumerate(turn_input.items) if not self._own or kind_of(item).type != TRIGGER]
+        items = [*opened.items, *(turn_input.items[i] for i in kept)]
+        opener = Opener(self._services, self._owner, self.request)
+        shown = window(items, opener.open, lambda item: reads_compaction(item, opened.notes, reader))
+        start = len(opened.items)
+        history = [item for place, item in shown if place < start]
+        own = [(item, turn_input.paths[kept[place - start]]) for place, item in shown if place >= start]
+        brought = replace(turn_input, items=[item for item, _ in own], paths=[path for _, path in own])
+        return replace(opened, items=history), brought
 
     def open(self, opened: OpenedTurn, turn_input: TurnInput) -> None:
         """Take a turn's history and input. Raises BadRequest for a compaction of ours that can't be read."""
         self._view = opened, turn_input
-        if self._triggered or mentions(opened.items) or MARK in turn_input.sent:
-            opener = Opener(self._services, self._owner, self.request)
-            brought = [item for item in split(turn_input.sent) if not self._own or kind_of(item).type != TRIGGER]
-            shown = window([*opened.items, *brought], opener.open)
-            start = sum(place < len(opened.items) for place, _ in shown)
-            self._show([item for _, item in shown], start)
+        self._has_compactions = self._triggered or mentions(opened.items) or mentions(turn_input.items)
+        self.view(self._reader)
 
     async def run(self, relay: Relay, output: TurnOutput) -> Outcome | None:
         """Compact if it is due; return how the turn ends if nothing else was asked for.
@@ -76,14 +90,15 @@ class Compaction:
         """
         if not self._triggered and not await self._is_over():
             return None
-        items = self._items()
+        opened, turn_input = self.view(self._reader)
+        items = [*opened.items, *turn_input.items]
         at = len(items) if self._triggered else divide(items)
         if not any(not kind_of(item).is_standing and not is_summary(item) for item in items[:at]):
             if self._triggered:
                 raise BadRequest("There is nothing to compact.", param="input")
             return None
         try:
-            summary = await self._summarise(relay, output, items[:at])
+            summary = await self._summarise(relay, output, replace(opened, items=items[:at]), turn_input.own_paths)
         except ApiError as failure:
             if self._triggered or output.started:
                 raise
@@ -96,14 +111,15 @@ class Compaction:
         frames = relay.compacted(sealed, summary.usage)
         if self.request.stream:
             await output.send(frames)
-        shown = content.items()
-        self._show(shown, len(shown) - len(rest))
+        self._show(content.items(), len(rest), turn_input.paths)
         if not self._triggered:
             return None
         return relay.complete({"object": "response", "output": [], "model": summary.model})
 
-    async def _summarise(self, relay: Relay, output: TurnOutput, items: Sequence[bytes]) -> Summary:
-        async with self._summariser.ask(items) as answer:
+    async def _summarise(
+        self, relay: Relay, output: TurnOutput, opened: OpenedTurn, own_paths: Mapping[str, str]
+    ) -> Summary:
+        async with self._summariser.ask(opened, own_paths) as answer:
             output.begin(answer.headers)
             if self.request.stream:
                 await output.send(relay.compacting())
@@ -115,17 +131,15 @@ class Compaction:
     async def _is_over(self) -> bool:
         if self._threshold is None:
             return False
-        return await self._services.budget.count(self.request.body, *self._view) >= self._threshold
+        return await self._services.budget.count(self.request.body, *self.view(self._reader)) >= self._threshold
 
-    def _items(self) -> list[bytes]:
+    def _show(self, items: Sequence[bytes], own: int, paths: Sequence[str]) -> None:
+        """Let the view be these items, `own` of which, at their end, are what the turn asks. paths: of its input."""
         opened, turn_input = self._view
-        return [*opened.items, *split(turn_input.sent)]
-
-    def _show(self, items: Sequence[bytes], start: int) -> None:
-        """Let the view be these items. start: where the turn's own input begins in them."""
-        opened, _ = self._view
-        entries = [Entry(Origin.CLIENT, "", item) for item in items[start:]]
-        self._view = replace(opened, items=items[:start]), TurnInput(entries, b",".join(items[start:]))
+        start = len(items) - own
+        known = [*[""] * own, *paths][-own:] if own else []
+        self._has_compactions = False
+        self._view = replace(opened, items=items[:start]), replace(turn_input, items=items[start:], paths=known)
 
 
 def is_native(config: Config) -> bool:

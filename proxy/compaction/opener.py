@@ -45,9 +45,12 @@ class Opener:
                 break
         else:
             param = "conversation" if self._request.source.conversation_id else "previous_response_id"
+        advice = "Remove the item to go on."
+        if param == "previous_response_id":
+            advice = "Go on from a response before it."
         return BadRequest(
             f"The encrypted content of the compaction item '{item_id}' could not be verified: it was made for another "
-            "caller or with a key that is not in use any more. Remove the item to go on.",
+            f"caller or with a key that is not in use any more. {advice}",
             param=param,
             code="invalid_encrypted_content",
         )

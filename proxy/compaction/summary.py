@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from proxy.context.input import TurnInput
-from proxy.context.request_body import body_with_input
+from proxy.context.model_request import ModelRequest
 from proxy.protocol import ids, sse
 from proxy.protocol.errors import BadGateway
 from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
 from storage import OpenedTurn, TurnSource, new_partition
 
 if TYPE_CHECKING:
+    from proxy.context.reader import Reader
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
     from proxy.upstream.model_call import ModelAnswer, ModelCall
@@ -60,12 +61,22 @@ class Summariser:
         self._request = request
 
     @asynccontextmanager
-    async def ask(self, items: Sequence[bytes]) -> AsyncIterator[ModelAnswer]:
+    async def ask(self, opened: OpenedTurn, own_paths: Mapping[str, str]) -> AsyncIterator[ModelAnswer]:
         """Ask for a summary of a window; give the answer as soon as it begins.
 
-        Raises ApiError if the upstream refuses or can't be reached.
+        opened: the window as a history. own_paths: of what in it the request has brought itself. Raises ApiError if the
+        upstream refuses or can't be reached.
         """
-        async with self._call.post(await self._body(items)) as answer:
+        fields, added = self._fields()
+        order = orjson.dumps(_message(self._config.instructions or INSTRUCTIONS))
+        # a history that has outgrown the model's window could not be summarised otherwise
+        limits = {**fields, **added, "truncation": self._request.body.get("truncation")}
+
+        async def compose(reader: Reader) -> tuple[ModelRequest, int]:
+            fitted, _ = await self._budget.fit(limits, opened, TurnInput([], [order]))
+            return ModelRequest(reader, fitted, TurnInput([], [order]), fields, added, own_paths), 0
+
+        async with self._call.put(self._request, compose, model=str(fields["model"] or "")) as answer:
             yield answer
 
     async def read(self, answer: ModelAnswer) -> Summary:
@@ -84,24 +95,16 @@ class Summariser:
             raise BadGateway("The model gave no summary of the conversation.")
         return Summary(text, response["usage"], response["model"])
 
-    async def _body(self, items: Sequence[bytes]) -> bytes:
-        config = self._config
+    def _fields(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the fields of a question: those that the caller's request gives, and those that are added here."""
         asked = self._request.body
         fields: dict[str, Any] = {name: asked[name] for name in _KEPT_FIELDS if asked.get(name) is not None}
-        fields |= {"model": config.model or asked.get("model"), "max_output_tokens": config.max_summary_tokens}
-        fields |= {"store": False, "stream": True}
-        text = config.instructions or INSTRUCTIONS
-        message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
-        order = orjson.dumps(message)
-        # a history that has outgrown the model's window could not be summarised otherwise
-        opened, _ = await self._budget.fit(
-            {**fields, "truncation": asked.get("truncation")}, OpenedTurn(items=items), TurnInput([], order)
-        )
-        return body_with_input(fields, (*opened.items, order))
+        fields["model"] = self._config.model or asked.get("model")
+        return fields, {"max_output_tokens": self._config.max_summary_tokens, "store": False, "stream": True}
 
     async def _read(self, answer: ModelAnswer) -> Outcome:
         relay = Relay(_ownership(self._request.body))
-        if answer.is_json:
+        if not await answer.is_stream(expected=True):
             return relay.complete(await answer.read_json())
         try:
             async for events in answer.events():
@@ -112,6 +115,10 @@ class Summariser:
         except (MalformedEvent, sse.EventTooLarge) as exc:
             raise BadGateway("The upstream sent an event that can't be read.") from exc
         return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 def _ownership(asked: Mapping[str, Any]) -> Ownership:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.context.compacted import divide, is_summary, split
+from proxy.context.compacted import divide, is_summary
 from proxy.context.tokens import count_items, count_settings, load
 from proxy.context.truncation import ItemRole, Piece, limit_for, omit, piece_of, window_of
 
@@ -48,9 +48,9 @@ class TokenBudget:
             return opened, 0
         history = list(opened.items)
         limit = limit_for(window, body.get("max_output_tokens")) - count_settings(body)
-        pieces = await self.weigh(history + split(turn_input.sent))
+        pieces = await self.weigh([*history, *turn_input.items])
         # what was compacted holds the input too
-        asked = len(history) if turn_input.sent else divide(history)
+        asked = len(history) if turn_input.items else divide(history)
         left_out = omit(pieces, asked, limit)
         if not left_out:
             return opened, 0
@@ -59,7 +59,7 @@ class TokenBudget:
 
     async def count(self, body: Mapping[str, Any], opened: OpenedTurn, turn_input: TurnInput) -> int:
         """Return the tokens of a whole request. body: the request's own."""
-        pieces = await self.weigh([*opened.items, *split(turn_input.sent)])
+        pieces = await self.weigh([*opened.items, *turn_input.items])
         return count_settings(body) + sum([piece.tokens for piece in pieces])
 
     async def weigh(self, items: Sequence[bytes]) -> list[Piece]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import orjson
@@ -103,11 +102,6 @@ def mentions(items: Sequence[bytes]) -> bool:
     return MARK in b"".join([item[:_HEAD_BYTES] for item in items]) and any(map(_COMPACTION.match, items))
 
 
-def split(joined: bytes) -> list[bytes]:
-    """Return the items of joined JSON, each with its bytes as they are."""
-    return [bytes(raw) for raw in msgspec.json.decode(b"[" + joined + b"]", type=list[msgspec.Raw])]
-
-
 def kind_of(item: bytes) -> ItemKind:
     """Return what an item is, for those that `items.dump` wrote without parsing them."""
     found = _HEAD.match(item)
@@ -122,15 +116,20 @@ def is_summary(item: bytes) -> bool:
     return item.startswith(_SUMMARY_HEAD)
 
 
-def window(items: Sequence[bytes], opener: OpenCompaction) -> list[tuple[int, bytes]]:
+def window(
+    items: Sequence[bytes], opener: OpenCompaction, can_read: Callable[[bytes], bool] | None = None
+) -> list[tuple[int, bytes]]:
     """Return what the model is sent of `items`, compaction items opened, each with the place where it comes from.
 
-    Raises what `opener` raises.
+    can_read: whether the model can read an item that somebody else made. One that it can't stands for nothing: what is
+    before it is sent. Raises what `opener` raises.
     """
-    return list(_backwards(items, opener))[::-1]
+    return list(_backwards(items, opener, can_read or _keeps_all))[::-1]
 
 
-def _backwards(items: Sequence[bytes], opener: OpenCompaction) -> Iterator[tuple[int, bytes]]:
+def _backwards(
+    items: Sequence[bytes], opener: OpenCompaction, can_read: Callable[[bytes], bool]
+) -> Iterator[tuple[int, bytes]]:
     """Yield the window from its end on."""
     keeps: Callable[[bytes], bool] = _keeps_all
     for place in range(len(items) - 1, -1, -1):
@@ -142,10 +141,12 @@ def _backwards(items: Sequence[bytes], opener: OpenCompaction) -> Iterator[tuple
         body = orjson.loads(item)
         content = opener(str(body.get("encrypted_content")), item)
         if content is None:
+            if not can_read(item):
+                continue
             if keeps is not _keeps_all:
                 return
             keeps = _Run()
-            yield place, _foreign(body)
+            yield place, item
             continue
         for one in filter(keeps, reversed(content.items())):
             yield place, one
@@ -186,11 +187,6 @@ class _Run:
 
 def _without_id(item: bytes) -> bytes:
     return _AFTER_ID.sub(b"{", item, count=1)
-
-
-def _foreign(body: dict[str, Any]) -> bytes:
-    # As with reasoning, the id that its maker gave is not the one that clients know; without one it is taken.
-    return orjson.dumps({name: value for name, value in body.items() if name not in ("id", "created_by")})
 
 
 def divide(items: Sequence[bytes]) -> int:

@@ -1,30 +1,43 @@
 """A turn's input beside its history: what is already known, what is new, what the upstream gets. Pure.
 
-Stored history is never parsed: it is joined bytes, spliced into the request as they are, identical from turn to turn.
+Stored history is never parsed here: it is bytes, spliced into the request as `context.model_input` has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from proxy.context.compacted import calls_after, mentions
+from proxy.context.pairing import answer_by_name, settled_calls
 from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import BadRequest, item_not_found
-from proxy.protocol.items import InputItem, dump, stored_entry
+from proxy.protocol.items import InputItem, check_content, dump, item_id_of, stored_entry
+from proxy.protocol.notes import Maker, note_of
 from proxy.protocol.request import TurnRequest
 from storage import Entry, OpenedTurn, Origin, pair
 
 
 @dataclass(frozen=True, slots=True)
 class TurnInput:
-    """entries: the new items for the store. sent: items for the upstream after the history, as joined JSON."""
+    """entries: the new items for the store. items: what the upstream gets after the history, in their form.
+
+    paths: where the request has each of these, `input[0]`. known: ids of those that the store had already.
+    """
 
     entries: list[Entry]
-    sent: bytes
+    items: Sequence[bytes]
+    paths: Sequence[str] = ()
+    known: frozenset[str] = frozenset()
+
+    @property
+    def own_paths(self) -> dict[str, str]:
+        """Where the request has the items that it brings itself, by their ids."""
+        places = {item_id_of(item): path for item, path in zip(self.items, self.paths, strict=False)}
+        return {item_id: path for item_id, path in places.items() if item_id and item_id not in self.known}
 
 
 def prepare(
@@ -32,14 +45,17 @@ def prepare(
 ) -> TurnInput:
     """Sort a request's items out against what the store knows.
 
-    An item with a known id is the stored one, whatever the client sent beside it; one that the history has is not
-    sent twice. Tool calls and outputs are paired over history and input together, unless `check_calls` is off.
-    Raises NotFound for an unknown reference; BadRequest for a repeated id or an unpaired call or output.
+    An item with a known id is the stored one, whatever the client sent beside it, unless the id is the client's own and
+    stands for something else now; one that the history has is not sent twice. Tool calls and outputs are paired over
+    history and input together, unless `check_calls` is off. Raises NotFound for an unknown reference; BadRequest for a
+    repeated id or an unpaired call or output.
     """
     entries: list[Entry] = []
     sent: list[bytes] = []
+    paths: list[str] = []
     seen: set[str] = set()
-    for item in request.items:
+    items = answer_by_name(request.items, opened, is_strict=check_calls)
+    for item in items:
         if item.id is not None:
             if item.id in seen:
                 raise BadRequest(
@@ -49,14 +65,16 @@ def prepare(
             seen.add(item.id)
         if item.type == "compaction_trigger":
             sent.append(orjson.dumps(item.body))
+            paths.append(item.path)
             continue
         entry = _to_entry(item, request, opened, new_id)
         if entry is not None:
             entries.append(entry)
             sent.append(entry.data)
-    if check_calls and not any(item.type == "compaction" for item in request.items):
-        _check_calls(entries, opened, request.items)
-    return TurnInput(entries, b",".join(sent))
+            paths.append(item.path)
+    if check_calls and not any(item.type == "compaction" for item in items):
+        _check_calls(entries, opened, items)
+    return TurnInput(entries, sent, paths, frozenset(opened.known))
 
 
 def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id: Callable[[str], str]) -> Entry | None:
@@ -65,9 +83,10 @@ def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id:
         if item.body is None:
             raise item_not_found(item.id or "", "input", referenced=True)
         return item.to_entry(new_id, request.exempt_tools)
+    check_content(item, known.data)
     if known.in_history:
         return None
-    return stored_entry(known.data, request.exempt_tools)
+    return stored_entry(known, request.exempt_tools)
 
 
 def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem]) -> None:
@@ -78,8 +97,8 @@ def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[I
     if paired.unmatched:
         call = _spoken(paired.unmatched[0], items)
         raise BadRequest(f"No tool call found for function call output with call_id {call}.", param="input")
-    if paired.waiting:
-        call = _spoken(min(paired.waiting), items)
+    if paired.waiting and (left := paired.waiting - settled_calls(opened, paired.waiting)):
+        call = _spoken(min(left), items)
         raise BadRequest(f"No tool output found for function call {call}.", param="input")
 
 
@@ -91,6 +110,9 @@ def _spoken(call: str, items: Iterable[InputItem]) -> str:
     return call
 
 
-def output_entries(items: Iterable[Mapping[str, Any]], exempt: frozenset[str]) -> list[Entry]:
-    """Return a turn's output items as the store takes them; their ids were minted for this turn."""
-    return [Entry(Origin.MINTED, item["id"], dump(dict(item)), mark_of(dict(item), exempt)) for item in items]
+def output_entries(
+    items: Iterable[Mapping[str, Any]], exempt: frozenset[str], maker: Maker | None = None
+) -> list[Entry]:
+    """Return a turn's output items as the store takes them; their ids were minted for this turn. maker: of them all."""
+    made = [dict(item) for item in items]
+    return [Entry(Origin.MINTED, item["id"], dump(item), mark_of(item, exempt), note_of(item, maker)) for item in made]

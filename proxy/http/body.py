@@ -10,6 +10,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.http.keys import CONFIG
+from proxy.protocol import integers, lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
 
@@ -56,13 +57,22 @@ async def refuse_selection(request: web.Request) -> None:
             raise unknown_parameter(name[:64], "This deletes everything; a part of it can't be chosen.")
 
 
+def _parse(body: bytes) -> Any:
+    try:
+        return integers.loads_exact(body)
+    except orjson.JSONDecodeError:
+        return lenient_json.loads_lenient(body)
+
+
 def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     """Return the JSON object in `body`; the last of repeated keys counts.
 
-    max_depth: deepest nesting of arrays and objects. Raises BadRequest; its message never quotes the body.
+    What no model server would take (lone surrogates, NaN, bytes that are not UTF-8) is replaced: in a history it would
+    be refused with every turn again. max_depth: deepest nesting of arrays and objects. Raises BadRequest; its message
+    never quotes the body.
     """
     try:
-        value = orjson.loads(body)
+        value = _parse(body)
     except orjson.JSONDecodeError as exc:
         place = f"line {exc.lineno}, column {exc.colno}"
         raise BadRequest(f"The request body is not valid JSON ({place}).", code="invalid_json") from None

@@ -35,20 +35,20 @@ _PASSING = frozenset({401, 403, 408, 425, 429})
 Restate: TypeAlias = Callable[[str], Awaitable[KeptAnswer | None]]
 
 #: Idempotency keys that requests hold.
-CLAIMS: AppKey[Claims] = AppKey("claims")
+IDEMPOTENCY_KEYS: AppKey[HeldKeys] = AppKey("idempotency_keys")
 
 #: The idempotency key that this request holds. Set on a request that came with a key and is to be carried out.
-HELD: RequestKey[Held] = RequestKey("held")
+HELD_KEY: RequestKey[HeldKey] = RequestKey("held_key")
 
 
-class Held:
+class HeldKey:
     """A key that one request holds until it has an answer, or none.
 
     left: the client has gone. handed_over: a running turn decides what becomes of the key.
     """
 
-    def __init__(self, claims: Claims, claim: KeyClaim, retention_seconds: float) -> None:
-        self._claims = claims
+    def __init__(self, keys: HeldKeys, claim: KeyClaim, retention_seconds: float) -> None:
+        self._keys = keys
         self._claim = claim
         self._retention_seconds = retention_seconds
         self.left = False
@@ -56,17 +56,17 @@ class Held:
 
     async def note(self, response_id: str) -> None:
         """Note which response the request makes, before it can be stored. Raises InProgress if the key was lost."""
-        if not await self._claims.store.idempotency.note(self._claim, response_id, self._claims.lease_seconds):
+        if not await self._keys.store.idempotency.note(self._claim, response_id, self._keys.lease_seconds):
             raise InProgress("Another request with this key runs by now.")
 
     async def keep(self, answer: KeptAnswer) -> None:
         """Keep the answer for whoever asks again; its body only up to `idempotency.max_answer_bytes`."""
-        self._claims.forget(self._claim)
+        self._keys.forget(self._claim)
         body = answer.body
         if body is not None:
-            body = await _pack(body) if len(body) <= self._claims.config.max_answer_bytes else None
+            body = await _pack(body) if len(body) <= self._keys.config.max_answer_bytes else None
         try:
-            await self._claims.store.idempotency.answer(
+            await self._keys.store.idempotency.answer(
                 self._claim, replace(answer, body=body), round(self._retention_seconds)
             )
         except Unavailable:
@@ -74,9 +74,9 @@ class Held:
 
     async def release(self) -> None:
         """Leave the key to the next request: nothing was done."""
-        self._claims.forget(self._claim)
+        self._keys.forget(self._claim)
         try:
-            await self._claims.store.idempotency.free(self._claim)
+            await self._keys.store.idempotency.free(self._claim)
         except Unavailable:
             logger.warning("an idempotency key is left to its lease: the store can't be reached")
 
@@ -90,7 +90,7 @@ class Held:
             await self.release()
 
 
-class Claims:
+class HeldKeys:
     """Held keys of this process. lease_seconds: how long a key stays held without renewal."""
 
     def __init__(self, store: Store, config: IdempotencyConfig, lease_seconds: float) -> None:
@@ -100,12 +100,12 @@ class Claims:
         self._held: set[KeyClaim] = set()
 
     @asynccontextmanager
-    async def renewing(self) -> AsyncIterator[Claims]:
+    async def renewing(self) -> AsyncIterator[HeldKeys]:
         """Renew what is held for as long as the context lasts."""
         async with periodic(self.lease_seconds / 3, self._renew, "idempotency keys could not be renewed", logger):
             yield self
 
-    async def take(self, owner: str, name: str, fingerprint: str, restate: Restate) -> Held | KeptAnswer:
+    async def take(self, owner: str, name: str, fingerprint: str, restate: Restate) -> HeldKey | KeptAnswer:
         """Return the answer to a key, once there is one, or hold the key: then the request is to be carried out.
 
         name, fingerprint: hashes of the key and of the request. The answer of a holder that died is made anew, if its
@@ -157,7 +157,7 @@ class Claims:
                 return (restated, KeyClaim(owner, name, standing.holder)) if restated else None
             await _pause(backoff)
 
-    async def seize(self, owner: str, name: str, retention_seconds: float) -> Held:
+    async def seize(self, owner: str, name: str, retention_seconds: float) -> HeldKey:
         """Hold a name whatever was kept under it. Raises Unavailable."""
         claim = KeyClaim(owner, name, secrets.token_hex(8))
         await self.store.idempotency.claim(claim, name, self.lease_seconds, round(retention_seconds), aside=ANYBODY)
@@ -171,9 +171,9 @@ class Claims:
         """Stop renewing a key."""
         self._held.discard(claim)
 
-    def _hold(self, claim: KeyClaim, retention_seconds: float) -> Held:
+    def _hold(self, claim: KeyClaim, retention_seconds: float) -> HeldKey:
         self._held.add(claim)
-        return Held(self, claim, retention_seconds)
+        return HeldKey(self, claim, retention_seconds)
 
     async def _renew(self) -> None:
         if self._held:

@@ -15,7 +15,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
@@ -23,7 +22,8 @@ from proxy.http.body import hold_body
 from proxy.http.keys import CONFIG, REQUEST_ID, STORE, Handler
 from proxy.http.middleware import RUNNING
 from proxy.idempotency.answers import answer_lost, replayed, restate
-from proxy.idempotency.keys import CLAIMS, HELD, Held
+from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS, HeldKey
+from proxy.protocol import lenient_json
 from proxy.protocol.errors import BadRequest, too_long
 from proxy.streams.follower import follow
 from storage import KeptAnswer
@@ -49,10 +49,10 @@ async def answer_once(request: web.Request, handler: Handler) -> web.StreamRespo
 
     name = hashlib.sha256(b"key\0" + key.encode()).hexdigest()
     fingerprint = _fingerprint(request, content)
-    taken = await request.app[CLAIMS].take(request[CALLER].owner, name, fingerprint, restated)
+    taken = await request.app[IDEMPOTENCY_KEYS].take(request[CALLER].owner, name, fingerprint, restated)
     if isinstance(taken, KeptAnswer):
         return await _answer_again(request, taken, content)
-    request[HELD] = taken
+    request[HELD_KEY] = taken
     return await _outlive_client(request, handler, taken)
 
 
@@ -80,7 +80,7 @@ def _invalid_key(reason: str) -> BadRequest:
 async def _answer_again(request: web.Request, kept: KeptAnswer, content: bytes) -> web.StreamResponse:
     if kept.body is not None:
         return replayed(kept)
-    asked = orjson.loads(content)
+    asked = lenient_json.loads_lenient(content)
     if asked.get("background") is True and asked.get("stream") is True:
         return await follow(request, kept.response_id)
     answer = await _restate(request, kept.response_id, content)
@@ -89,7 +89,7 @@ async def _answer_again(request: web.Request, kept: KeptAnswer, content: bytes) 
     return replayed(answer)
 
 
-async def _outlive_client(request: web.Request, handler: Handler, held: Held) -> web.StreamResponse:
+async def _outlive_client(request: web.Request, handler: Handler, held: HeldKey) -> web.StreamResponse:
     """Carry the request out even if its client leaves meanwhile; a turn decides for itself what it does then."""
     task = asyncio.create_task(_carry_out(request, handler, held))
     running = request.app[RUNNING]
@@ -105,7 +105,7 @@ async def _outlive_client(request: web.Request, handler: Handler, held: Held) ->
         raise
 
 
-async def _carry_out(request: web.Request, handler: Handler, held: Held) -> web.StreamResponse:
+async def _carry_out(request: web.Request, handler: Handler, held: HeldKey) -> web.StreamResponse:
     try:
         response = await handler(request)
     except BaseException as error:
@@ -117,7 +117,7 @@ async def _carry_out(request: web.Request, handler: Handler, held: Held) -> web.
     return response
 
 
-async def _keep(response: web.StreamResponse, held: Held) -> None:
+async def _keep(response: web.StreamResponse, held: HeldKey) -> None:
     """Keep an answer that is here as a whole; a stream that was passed on is not."""
     if isinstance(response, web.Response) and isinstance(response.body, bytes) and response.status < 500:
         await held.keep(KeptAnswer(response.status, response.headers[hdrs.CONTENT_TYPE], response.body))
@@ -130,7 +130,7 @@ async def _restate(request: web.Request, response_id: str, content: bytes) -> Ke
 
     Raises AlreadyExists if the response was stored, and the answer is more than that.
     """
-    asked: dict[str, Any] = orjson.loads(content) if content else {}
+    asked: dict[str, Any] = lenient_json.loads_lenient(content) if content else {}
     answer = await restate(request.app[STORE], request[CALLER].owner, response_id, asked)
     if answer is not None and request.path.rstrip("/") != _TURN_PATH:
         raise answer_lost(response_id)

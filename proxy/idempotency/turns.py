@@ -16,14 +16,14 @@ from proxy.auth.caller import CALLER
 from proxy.http.keys import CONFIG, REQUEST_ID, STORE
 from proxy.http.middleware import RUNNING
 from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, restate
-from proxy.idempotency.keys import CLAIMS, HELD
+from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS
 from proxy.protocol.errors import InProgress
 from proxy.turns.turn import TurnResult
 from storage import KeptAnswer, Unavailable
 
 if TYPE_CHECKING:
     from proxy.http.delivery import HttpDelivery
-    from proxy.idempotency.keys import Held
+    from proxy.idempotency.keys import HeldKey
     from proxy.protocol.request import TurnRequest
     from proxy.turns.options import TurnOptions
 
@@ -66,7 +66,7 @@ class KeyedAnswer:
     recording: its frames, if it is streamed.
     """
 
-    def __init__(self, request: web.Request, held: Held, recording: Recording | None) -> None:
+    def __init__(self, request: web.Request, held: HeldKey, recording: Recording | None) -> None:
         self._held = held
         self._recording = recording
         self._request_id = request[REQUEST_ID]
@@ -109,7 +109,7 @@ class AbandonedAnswer:
         self._response_id = ""
         self._end: TurnResult | BaseException | None = None
         self._is_settled = False
-        self._marking: asyncio.Task[Held | None] | None = None
+        self._marking: asyncio.Task[HeldKey | None] | None = None
 
     def begun(self) -> None:
         """Nothing to do yet."""
@@ -151,16 +151,16 @@ class AbandonedAnswer:
         else:
             await held.release()
 
-    def _mark_once(self) -> asyncio.Task[Held | None]:
+    def _mark_once(self) -> asyncio.Task[HeldKey | None]:
         if self._marking is None:
             self._marking = asyncio.create_task(self._mark())
         return self._marking
 
-    async def _mark(self) -> Held | None:
+    async def _mark(self) -> HeldKey | None:
         """Let a retry know that the first attempt still runs, and forget any earlier answer to the same request."""
-        claims, name = self._request.app[CLAIMS], _name_of(self._request, self._turn_request)
+        keys, name = self._request.app[IDEMPOTENCY_KEYS], _name_of(self._request, self._turn_request)
         try:
-            held = await claims.seize(self._request[CALLER].owner, name, claims.config.retry_minutes * 60)
+            held = await keys.seize(self._request[CALLER].owner, name, keys.config.retry_minutes * 60)
         except Unavailable:
             logger.warning("a turn whose client has gone is not noted for its retry: the store can't be reached")
             return None
@@ -197,7 +197,7 @@ def keep_answer(
     request: web.Request, turn_request: TurnRequest, delivery: HttpDelivery, options: TurnOptions
 ) -> AnswerKeeping:
     """Return what keeps the answer of a turn where somebody may ask for it again."""
-    config, held = request.app[CONFIG].idempotency, request.get(HELD)
+    config, held = request.app[CONFIG].idempotency, request.get(HELD_KEY)
     if held is None and not config.retry_minutes:
         return AnswerKeeping()
     recording = None
@@ -216,10 +216,10 @@ async def find_lost_answer(
 
     Waits while that attempt still runs. Raises InProgress, Unavailable.
     """
-    if HELD in request or not _RETRY.fullmatch(request.headers.get(RETRY_COUNT, "")):
+    if HELD_KEY in request or not _RETRY.fullmatch(request.headers.get(RETRY_COUNT, "")):
         return None
-    claims, owner = request.app[CLAIMS], request[CALLER].owner
-    if not claims.config.retry_minutes:
+    keys, owner = request.app[IDEMPOTENCY_KEYS], request[CALLER].owner
+    if not keys.config.retry_minutes:
         return None
 
     async def restated(response_id: str) -> KeptAnswer | None:
@@ -228,7 +228,7 @@ async def find_lost_answer(
             raise answer_lost(response_id)
         return answer
 
-    found = await claims.find(owner, _name_of(request, turn_request), restated)
+    found = await keys.find(owner, _name_of(request, turn_request), restated)
     if found is None:
         return None
     answer, claim = found
@@ -236,7 +236,7 @@ async def find_lost_answer(
     await response.prepare(request)
     await response.write_eof()
     if request.transport is not None and not request.transport.is_closing():
-        await claims.drop(claim)
+        await keys.drop(claim)
     return response
 
 
@@ -245,7 +245,7 @@ async def note_submission(request: web.Request, response_id: str, *, streamed: b
 
     A stream's answer is that response's log, from its beginning. Raises InProgress if the key was lost.
     """
-    held = request.get(HELD)
+    held = request.get(HELD_KEY)
     if held is None:
         return
     if streamed:

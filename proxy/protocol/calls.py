@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from proxy.protocol.item_types import item_type_of
+from proxy.protocol.notes import is_broken
 from storage import CallMark, CallSign
 
 _NO_MARK = CallMark()
@@ -18,8 +19,8 @@ def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> Cal
     """Return what an item is to the pairing of calls and outputs.
 
     CALL: a finished call of a client's tool, which must get its output. OPTIONAL_CALL: a call that may get one:
-    unfinished, of a tool in `exempt` (`async: true`), or of a hosted kind (Codex answers `local_shell_call` with
-    `function_call_output`). OUTPUT: an output of a client's tool. The call id is made fit for the store: one with
+    unfinished, broken, of a tool in `exempt` (`async: true`), or of a hosted kind (Codex answers `local_shell_call`
+    with `function_call_output`). OUTPUT: an output of a client's tool. The call id is made fit for the store: one with
     spaces or beyond 128 characters is named by its hash.
     """
     call_id = item.get("call_id")
@@ -28,7 +29,8 @@ def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> Cal
     row = item_type_of(item["type"])
     if row.is_output:
         return CallMark(CallSign.OUTPUT, call_key(call_id)) if row.is_paired else _NO_MARK
-    must = row.is_paired and item.get("status") != "incomplete" and item.get("name") not in exempt
+    may = item.get("status") == "incomplete" or item.get("name") in exempt or is_broken(item)
+    must = row.is_paired and not may
     return CallMark(CallSign.CALL if must else CallSign.OPTIONAL_CALL, call_key(call_id))
 
 

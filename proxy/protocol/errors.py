@@ -273,6 +273,16 @@ def item_not_found(item_id: str, param: str | None = None, *, referenced: bool =
     return NotFound(f"Item with id '{item_id}' not found.{hint if referenced else ''}", param=param)
 
 
+def duplicate_item(item_id: str, param: str) -> BadRequest:
+    """400 for a client's own id that stands for another item already, here or in the same request."""
+    return BadRequest(
+        f"Duplicate item found with id {item_id}: it was given to an item with other content before. Use an id once, "
+        "or leave it out.",
+        param=param,
+        code="duplicate_item",
+    )
+
+
 def conversation_locked() -> BadRequest:
     """400, never 409: openai-agents waits and repeats on exactly this code; 409 the base client repeats blindly."""
     return BadRequest(
@@ -336,7 +346,7 @@ def json_type(value: Any) -> str:
             return "null"
         case bool():
             return "a boolean"
-        case int() | float():
+        case int() | float() | orjson.Fragment():
             return "a number"
         case str():
             return "a string"

@@ -13,14 +13,19 @@ import math
 import re
 import secrets
 import time
+from typing import Any
 
-from proxy.protocol.item_types import item_type_of
+from proxy.protocol.item_types import ITEM_TYPES, item_type_of
 
 MAX_LENGTH = 64
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 #: What follows the prefix of a response's id.
 _TURN_BODY = re.compile(r"[0-9a-f]{50}")
+#: Ids that are minted here have this form; OpenAI's too.
+_MINTED = re.compile(r"[A-Za-z]+_[0-9a-f]{48}(?:[0-9a-f]{2})?")
+#: The prefix of an id that somebody else minted.
+_PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9]{0,11}(?=_)")
 
 
 def new_conversation_id(partition: str) -> str:
@@ -48,6 +53,21 @@ def derived_item_id(item_type: str, response_id: str, number: int) -> str:
     body = response_id.rpartition("_")[2]
     digest = hashlib.sha256(f"{response_id}:{number}".encode()).hexdigest()
     return f"{item_type_of(item_type).id_prefix}_{body[:26]}{digest[:24]}"
+
+
+def with_prefix_of(minted: str, item_type: str, upstream_id: Any) -> str:
+    """Return an id that was minted for an item of a type that is unknown here, with the prefix of the upstream's id.
+
+    Model servers look at the prefixes of the ids that they are sent.
+    """
+    row = item_type_of(item_type)
+    found = _PREFIX.match(upstream_id) if row.name not in ITEM_TYPES and isinstance(upstream_id, str) else None
+    return found[0] + minted.removeprefix(row.id_prefix) if found else minted
+
+
+def is_minted(item_id: str) -> bool:
+    """Tell whether an id has the form of those that are minted here, and so stands for one item alone."""
+    return _MINTED.fullmatch(item_id) is not None
 
 
 def new_branch_name(prefix: str) -> str:

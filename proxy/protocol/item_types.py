@@ -1,7 +1,8 @@
 """Item types: the table of what is known of each type of item, one row a type. Pure.
 
-Whatever depends on an item's type asks here, so that a new type is one new row. A type without a row is legal, too:
-its items go through untouched, and only its name tells whether they are calls or outputs (`item_type_of`).
+Whatever depends on an item's type asks here, so that a new type is one new row: how a model server's answer is
+completed, and how a stored item goes back to a model (`context.model_input`). A type without a row is legal, too: its
+items go through untouched, and only its name tells whether they are calls or outputs (`item_type_of`).
 
 Sources: OpenAI's answers, specification (Response.output, the examples' ids) and SDK; where it is stricter, the Open
 Responses schema.
@@ -50,6 +51,17 @@ class ItemType:
     #: What is still empty when an item is announced, because it arrives in pieces afterwards.
     streamed: Mapping[str, Any] = field(default_factory=dict)
 
+    #: Fields of its output form that its input form has not; `output.created_by` is in each part of its output.
+    output_only: tuple[str, ...] = ("created_by",)
+    #: Statuses of its output form that its input form has not.
+    output_statuses: tuple[str, ...] = ()
+    #: A field without which it is no input, though it may be an output.
+    needs: str = ""
+    #: Only the model that made it takes it back, or all of it.
+    is_sealed: bool = False
+    #: What its ids began with in stores of before.
+    former_prefix: str = ""
+
     @property
     def may_end_in_progress(self) -> bool:
         """Whether a finished item may say so: hosted tools do end a turn that way, what the model writes never does."""
@@ -73,8 +85,11 @@ _ROWS = (
         has_optional_status=True,
         required={"summary": []},
         streamed={"summary": [], "content": []},
+        # OpenAI refuses any status, also null
+        output_only=("status", "created_by"),
+        is_sealed=True,
     ),
-    ItemType("compaction", "cmp", required={"encrypted_content": ""}),
+    ItemType("compaction", "cmp", required={"encrypted_content": ""}, is_sealed=True),
     # Tools of the client.
     ItemType(
         "function_call",
@@ -130,6 +145,7 @@ _ROWS = (
         is_output=True,
         statuses=("completed", "incomplete", "failed", "in_progress"),
         takes_status=True,
+        output_statuses=("failed",),
     ),
     ItemType(
         "local_shell_call",
@@ -161,6 +177,7 @@ _ROWS = (
         is_output=True,
         statuses=_RUN,
         required={"call_id": "", "output": [], "max_output_length": None},
+        output_only=("created_by", "output.created_by"),
     ),
     ItemType(
         "apply_patch_call",
@@ -207,6 +224,18 @@ _ROWS = (
         statuses=("completed", "in_progress", "generating", "failed"),
         required={"result": None},
         streamed={"result": None},
+        output_only=(
+            "action",
+            "background",
+            "created_by",
+            "error",
+            "output_format",
+            "quality",
+            "revised_prompt",
+            "size",
+            "svg_usage",
+        ),
+        needs="result",
     ),
     ItemType(
         "mcp_call",
@@ -234,8 +263,19 @@ _ROWS = (
         statuses=_RUN,
         required={"tools": [], "call_id": None, "execution": "server"},
     ),
-    ItemType("program", "prog", needs_call_id=True),
-    ItemType("program_output", "progo", is_output=True, statuses=("completed", "incomplete")),
+    ItemType("program", "cm", needs_call_id=True, is_sealed=True, former_prefix="prog"),
+    ItemType(
+        "program_output",
+        "cmo",
+        is_output=True,
+        statuses=("completed", "incomplete"),
+        is_sealed=True,
+        former_prefix="progo",
+    ),
+    # Agents of the model server among themselves.
+    ItemType("multi_agent_call", "mac", is_call=True, needs_call_id=True, required={"arguments": ""}),
+    ItemType("multi_agent_call_output", "maco", is_output=True, required={"output": []}),
+    ItemType("agent_message", "amsg", required={"content": []}, is_sealed=True),
     # What changes the setting of a conversation.
     ItemType("additional_tools", "at"),
     ItemType("configuration_update", "cfgu"),

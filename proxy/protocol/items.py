@@ -15,9 +15,11 @@ from typing import Any
 
 import orjson
 
+from proxy.protocol import integers
 from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import (
     BadRequest,
+    duplicate_item,
     invalid_id_characters,
     invalid_id_prefix,
     invalid_type,
@@ -25,15 +27,15 @@ from proxy.protocol.errors import (
     missing_parameter,
     too_long,
 )
-from proxy.protocol.ids import MAX_LENGTH, is_valid
+from proxy.protocol.ids import MAX_LENGTH, is_minted, is_valid
 from proxy.protocol.item_types import item_type_of
-from storage import Entry, Origin
+from proxy.protocol.notes import note_of
+from storage import Entry, KnownItem, Origin
 
 MAX_TEXT = 10_485_760
 
 #: How a stored reasoning item with sealed content begins; `dump` writes it in this order.
 _SEALED = re.compile(rb'\{"id":"[A-Za-z0-9_-]*","type":"reasoning","encrypted_content":"')
-_SEALED_WITHOUT_ID = b'{"type":"reasoning","encrypted_content":"'
 
 
 #: Role → types of content parts that are not its own, and those that are, as OpenAI's message lists them. Others may be
@@ -61,13 +63,32 @@ class InputItem:
         if self.body is None:
             return Entry(Origin.REFERENCE, self.id or "", b"")
         origin, item_id = (Origin.CLIENT, self.id) if self.id else (Origin.MINTED, new_id(self.type))
-        return Entry(origin, item_id, dump({**self.body, "id": item_id}), mark_of(self.body, exempt))
+        data = dump({**self.body, "id": item_id})
+        return Entry(origin, item_id, data, mark_of(self.body, exempt), note_of(self.body))
 
 
-def stored_entry(data: bytes, exempt: AbstractSet[str] = frozenset()) -> Entry:
+def stored_entry(known: KnownItem, exempt: AbstractSet[str] = frozenset()) -> Entry:
     """Return an item that the store has as it is taken to another place. exempt: see `mark_of`."""
-    item = orjson.loads(data)
-    return Entry(Origin.CLIENT, item["id"], data, mark_of(item, exempt))
+    item = orjson.loads(known.data)
+    return Entry(Origin.CLIENT, item["id"], known.data, mark_of(item, exempt), known.note)
+
+
+def check_content(item: InputItem, stored: bytes) -> None:
+    """Refuse an item that says something else than the stored one under its id, if the id is the client's own.
+
+    Ids that were minted here stand for their items, whatever comes beside them; but clients count messages (`msg_1`),
+    and count anew. What the item leaves out or empty contradicts nothing. Raises BadRequest.
+    """
+    if item.id is None or item.body is None or is_minted(item.id):
+        return
+    there = integers.loads_exact(stored)
+    if any(not _agrees(value, there.get(name)) for name, value in item.body.items() if name != "status"):
+        raise duplicate_item(item.id, f"{item.path}.id")
+
+
+def _agrees(value: Any, stored: Any) -> bool:
+    # integers beyond 64 bits are the same where their digits are
+    return value in (None, "", [], {}) or value == stored or orjson.dumps(value) == orjson.dumps(stored)
 
 
 def read_input(value: Any, param: str = "input") -> list[InputItem]:
@@ -206,15 +227,9 @@ def stored_id(data: bytes) -> str:
     return data[len(b'{"id":"') : data.index(b'"', len(b'{"id":"'))].decode()
 
 
-def to_upstream(items: bytes) -> bytes:
-    """Return joined stored items as the upstream may see them: sealed reasoning without ids.
-
-    OpenAI binds `encrypted_content` to the id that it gave, which is not the one that clients know; without an id it
-    takes the item.
-    """
-    if b'"encrypted_content"' not in items:
-        return items
-    return _SEALED.sub(_SEALED_WITHOUT_ID, items)
+def item_id_of(data: bytes) -> str:
+    """Return the id of an item in the form of stored ones, '' if it has none: not all that is sent was ever stored."""
+    return stored_id(data) if data.startswith(b'{"id":"') else ""
 
 
 def hide_sealed(items: Sequence[bytes]) -> list[bytes]:
@@ -222,7 +237,7 @@ def hide_sealed(items: Sequence[bytes]) -> list[bytes]:
     shown = []
     for data in items:
         if _SEALED.match(data):
-            item = orjson.loads(data)
+            item = integers.loads_exact(data)
             del item["encrypted_content"]
             data = orjson.dumps(item)
         shown.append(data)

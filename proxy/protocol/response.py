@@ -225,13 +225,16 @@ def complete_settings(upstream: Mapping[str, Any], request: Mapping[str, Any]) -
     """Return the settings that a Response object repeats: the upstream's word, else the request's, else the default."""
     settings: dict[str, Any] = {}
     for name, types, default in _SETTINGS:
-        value = upstream.get(name)
+        told, asked = upstream.get(name), request.get(name)
         # bool is an int to Python, not to JSON.
-        if type(value) not in types or _says_nothing(value):
-            value = request.get(name)
-            if type(value) not in types or _says_nothing(value):
-                value = copy.copy(default) if default in _EMPTY else default
-        settings[name] = value
+        is_told, is_asked = type(told) in types, type(asked) in types and not _says_nothing(asked)
+        if is_told and not (is_asked and _says_nothing(told)):
+            settings[name] = told
+        elif is_asked:
+            settings[name] = {**told, **asked} if type(told) is type(asked) is dict else asked
+        else:
+            settings[name] = copy.copy(default) if default in _EMPTY else default
+    settings["tool_choice"] = settings["tool_choice"] or "auto"
     settings["tools"] = [_tool(tool) for tool in settings["tools"] if isinstance(tool, dict)]
     settings["text"] = _text(settings["text"])
     settings["reasoning"] = {"effort": None, "summary": None, **settings["reasoning"]}

@@ -15,6 +15,9 @@ DONE = b"data: [DONE]\n\n"
 
 _BOM = b"\xef\xbb\xbf"
 
+#: What a stream can begin with: a field that clients know, or a comment.
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
 # As numbers: `10 in data` is several times faster than `b"\n" in data`, which first fails as a number.
 _LF = 10
 _CR = 13
@@ -110,6 +113,19 @@ class SseDecoder:
 
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"An event of the stream is larger than {self._max_event_bytes} bytes.")
+
+
+def is_stream(start: bytes) -> bool | None:
+    """Tell from its first bytes whether a body is a stream of events; None: it could still be, or says nothing.
+
+    JSON is none, nor is a page. Bytes that are neither are left to what the head says of the body.
+    """
+    start = start.removeprefix(_BOM).lstrip(b" \t\r\n")
+    if not start or (len(start) < len(_BOM) and _BOM.startswith(start)):
+        return None
+    if start[0] in b"{[<":
+        return False
+    return True if start.startswith(_FIELDS) else None
 
 
 def encode(name: str, data: bytes) -> bytes:

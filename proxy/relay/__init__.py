@@ -3,9 +3,13 @@
 Imports `protocol`, `storage`.
 
 relay       one turn's answer: lifecycle, errors, outcome
-transcript  item events, completed; what the output comes to
-placement   which item an event is about, and the ids it goes by
-draft       what has been said so far, part by part
+reading     what an upstream's event says, or that it says nothing
+transcript  the upstream's events about items, completed and placed
+placement   which item an event means, and the ids it goes by
+pairing     which streamed item an item of the final output is
+output      the items as the client is told of them, and what they come to
+draft       one item, as far as it has come
+text        one text of an item, piece by piece
 item        items as the specification wants them
 frames      numbering and framing
 replay      a stored response told again

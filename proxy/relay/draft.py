@@ -1,200 +1,206 @@
 """An output item while it is streamed: what it has been announced as, the texts that arrive in pieces, what is owed.
 
-Stream    one kind of text: where its pieces belong, what its events are called
-Text      one text of one item: a content part, a summary part, or a string field of a call
-Draft     one item
+A client is told of an item when there is something to tell: a message with its first text, a call with its name. An
+id that a client has seen stands for an item from then on, and an item that turns out to be nothing was never seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 from proxy.protocol.item_types import Item
 from proxy.relay.item import as_text, complete_item, fill_part, is_empty, merged
+from proxy.relay.text import FIELD_STREAMS, OUTPUT_TEXT, EventBody, Stream, Text, part_stream
 
-EventBody = dict[str, Any]
+#: Items of these types are announced with their first text.
+_WAITING = frozenset({"message", "function_call", "custom_tool_call"})
 
-
-class Stream(NamedTuple):
-    """One kind of text that a model server sends in pieces."""
-
-    #: Event type without `.delta` and `.done`.
-    prefix: str
-    item_type: str
-    #: The item's field that the text ends up in: a list of parts, or a string.
-    container: str
-    #: Type of the part that carries the text; None where the field itself is the text.
-    part_type: str | None
-    #: Field of the `.done` event and of the part that holds the whole text.
-    text_key: str
-    #: Field of the events that says which part of the item is meant; None where there is only one.
-    index_key: str | None
-
-
-STREAMS = (
-    Stream("response.output_text", "message", "content", "output_text", "text", "content_index"),
-    Stream("response.refusal", "message", "content", "refusal", "refusal", "content_index"),
-    Stream("response.reasoning_text", "reasoning", "content", "reasoning_text", "text", "content_index"),
-    Stream("response.reasoning_summary_text", "reasoning", "summary", "summary_text", "text", "summary_index"),
-    Stream("response.function_call_arguments", "function_call", "arguments", None, "arguments", None),
-    Stream("response.mcp_call_arguments", "mcp_call", "arguments", None, "arguments", None),
-    Stream("response.custom_tool_call_input", "custom_tool_call", "input", None, "input", None),
-    Stream("response.code_interpreter_call_code", "code_interpreter_call", "code", None, "code", None),
-)
-#: Older servers' name for reasoning text: understood, and passed on under that name.
-_OLD_REASONING = STREAMS[2]._replace(prefix="response.reasoning")
-
-DELTAS = {f"{stream.prefix}.delta": stream for stream in (*STREAMS, _OLD_REASONING)}
-DONES = {f"{stream.prefix}.done": stream for stream in (*STREAMS, _OLD_REASONING)}
-OUTPUT_TEXT = STREAMS[0]
-
-_BY_PART = {stream.part_type: stream for stream in STREAMS if stream.part_type}
-_BY_ITEM = {stream.item_type: stream for stream in STREAMS if not stream.part_type}
-
-
-def part_stream(part_type: str, container: str) -> Stream:
-    """Return the stream of a part; parts of an unknown type count as parts, but have no text events."""
-    known = _BY_PART.get(part_type)
-    if known is not None and known.container == container:
-        return known
-    return Stream("", "message", container, part_type, "text", f"{container}_index")
-
-
-class Text:
-    """One text that arrives in pieces. They are joined only when the whole is asked for."""
-
-    __slots__ = ("annotations", "closed", "part", "pieces", "position", "stream", "told")
-
-    def __init__(self, stream: Stream, position: int) -> None:
-        self.stream = stream
-        #: Place among the parts of its container, without gaps: the client's index, whatever the upstream counts.
-        self.position = position
-        self.pieces: list[str] = []
-        self.annotations: list[Any] = []
-        #: The whole part, once the upstream sent it.
-        self.part: Item | None = None
-        #: The `.done` event of the text went out.
-        self.told = stream.prefix == ""
-        #: The `.done` event of the part went out.
-        self.closed = stream.part_type is None
-
-    def value(self) -> str:
-        """Return what has arrived of the text."""
-        return "".join(self.pieces)
-
-    def as_part(self) -> Item:
-        """Return the part as far as it has arrived."""
-        if self.part is not None:
-            return self.part
-        part: Item = {"type": self.stream.part_type, self.stream.text_key: self.value()}
-        if self.annotations:
-            part["annotations"] = list(self.annotations)
-        fill_part(part, self.stream.part_type or "output_text")
-        return part
+#: How well what an event says fits an item: 0 not at all, 1 it may be something new in it, 2 it goes on with what there
+#: is, 3 it is what there is.
+Likeness: TypeAlias = "Callable[[Draft], int]"
 
 
 class Draft:
     """One output item: as announced, then with its texts, then finished.
 
-    item: complete, under our id. index: its `output_index` for the client. upstream_id and upstream_index: what
-    the upstream calls it; either may be missing, or wrong.
+    item: complete, under our id. index: its `output_index` for the client. announced: by an event of the upstream's
+    that shows the item, not only by one that is about it.
     """
 
     __slots__ = (
+        "announced",
+        "body",
+        "call_id",
         "done",
         "id",
         "index",
         "item",
+        "names",
         "order",
+        "pending",
         "superseded",
         "texts",
+        "told",
         "type",
-        "upstream_id",
         "upstream_index",
     )
 
-    def __init__(
-        self, item: Item, index: int, upstream_id: str | None = None, upstream_index: int | None = None
-    ) -> None:
+    def __init__(self, item: Item, index: int, *, announced: bool = True) -> None:
         self.item = item
         self.id: str = item["id"]
         self.type: str = item["type"]
         self.index = index
-        self.upstream_id = upstream_id
-        self.upstream_index = upstream_index
+        self.announced = announced
+        #: What the upstream calls it: ids, `output_index`, `call_id`. Any may be missing, or wrong.
+        self.names: list[str] = []
+        self.upstream_index: int | None = None
+        self.call_id: str | None = None
+        #: The event that announced it, for the fields that nobody knows.
+        self.body: EventBody = {}
+        #: The client knows of it.
+        self.told = False
         #: `item` is finished and its `response.output_item.done` went out.
         self.done = False
+        #: The item as the upstream finished it, while it is not certain that this is all.
+        self.pending: Item | None = None
         #: It was finished as an item of another type, which has become an item of its own.
         self.superseded = False
-        #: (part type or field, upstream's index) → the newest text of that name.
+        #: (kind of text, upstream's index) → the newest text of that name.
         self.texts: dict[tuple[str, int], Text] = {}
         self.order: list[Text] = []
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is a message in which nothing has arrived, or not an item at all in the end."""
-        return self.superseded or is_empty(self.snapshot())
+        """Whether it is nothing that a client was told of, and has nothing to tell: a message without text."""
+        return not self.told and (self.superseded or is_empty(self.snapshot()))
 
-    def find(self, stream: Stream, position: Any) -> Text | None:
-        """Return the text that an event means; without a usable `position` the newest of that kind."""
-        name = stream.part_type or stream.container
-        if type(position) is int:
-            return self.texts.get((name, position))
-        for known in reversed(self.texts):
-            if known[0] == name:
-                return self.texts[known]
+    @property
+    def waits(self) -> bool:
+        """Whether the client is told of it only when its text comes."""
+        return self.type in _WAITING
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether it is a call of which only the text is known: not what is called, nor the call's id."""
+        return not self.announced and self.type in FIELD_STREAMS and "name" in self.item
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was announced, and nothing of it has come yet."""
+        return self.announced and not self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any text of it has come."""
+        return any(text.pieces for text in self.order)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is done, or all that is known of it has ended."""
+        return self.done or self.pending is not None or (bool(self.order) and all(text.ended for text in self.order))
+
+    def is_at(self, position: int | None) -> bool:
+        """Whether a position may be its: as far as both are known, they are one."""
+        return position is None or self.upstream_index in (None, position)
+
+    def is_elsewhere(self, position: int | None, name: str) -> bool:
+        """Whether neither a position nor an id is its."""
+        return not self.is_at(position) and bool(name) and bool(self.names) and name not in self.names
+
+    def may_be_elsewhere(self, likeness: Likeness | None) -> bool:
+        """Whether an event with its id may mean it at a position where nothing was announced."""
+        if self.announced or self.upstream_index is None:
+            return True
+        return likeness is not None and likeness(self) > int(self.has_begun)
+
+    def find(self, stream: Stream, index: Any, whole: str | None = None) -> Text | None:
+        """Return the text that an event means, None if that has not begun yet.
+
+        index: the upstream's, of any type. whole: of an event that ends a text. An index that nobody announced, and
+        that only counts, means the text that is open.
+        """
+        known = self.texts.get((stream.name, index)) if type(index) is int else None
+        if known is not None:
+            return known
+        newest = next((text for text in reversed(self.order) if text.stream.name == stream.name), None)
+        if newest is None or type(index) is not int:
+            return newest
+        if newest.ended:
+            return newest if whole is not None and whole == newest.value() else None
+        if newest.announced or (whole is not None and newest.likeness(whole)):
+            return newest
+        if stream.container == "content" and newest.is_only_counted(index):
+            newest.last_index = index
+            newest.mentions += 1
+            return newest
         return None
 
-    def open(self, stream: Stream, position: Any) -> Text:
-        """Start a text and return it. position: the upstream's index of it, of any type."""
+    def open(self, stream: Stream, index: Any) -> Text:
+        """Start a text and return it. index: the upstream's, of any type."""
         place = sum(text.stream.container == stream.container for text in self.order)
-        text = Text(stream, place)
-        name = stream.part_type or stream.container
-        self.texts.pop((name, position if type(position) is int else place), None)
-        self.texts[name, position if type(position) is int else place] = text
+        index = index if type(index) is int else place
+        text = Text(stream, place, index)
+        self.texts.pop((stream.name, index), None)
+        self.texts[stream.name, index] = text
         self.order.append(text)
         return text
+
+    def likeness(self, stream: Stream, whole: str, *, part: bool = False) -> int:
+        """Tell how well `whole` fits as the end of a text of this item: see `Likeness`.
+
+        part: it is the end of a part, whose text may have ended before.
+        """
+        texts = [text for text in self.order if text.stream.name == stream.name]
+        waiting = [text.likeness(whole) for text in texts if not (text.closed if part else text.ended)]
+        if not waiting and whole in [text.value() for text in texts]:
+            return 2
+        return max(waiting, default=int(bool(stream.part_type) or not texts))
 
     def snapshot(self) -> Item:
         """Return the item with the texts as far as they have arrived; the finished item once it is done."""
         if self.done:
             return self.item
-        item = dict(self.item)
         arrived: Item = {}
         for text in self.order:
             if text.stream.part_type is None:
-                arrived[text.stream.container] = text.value()
-            else:
+                arrived[text.stream.container] = text.arrived()
+            elif text.opened or text.part is not None or text.arrived():
                 arrived.setdefault(text.stream.container, []).append(text.as_part())
-        return merged(item, arrived)
+        return merged(dict(self.item), arrived)
 
     def finished(self, item: Item | None, status: str) -> Item:
         """Return the finished item.
 
         item: as the upstream finished it, of the same type; what it leaves out is taken from what was streamed.
-        status: given to an item that has none.
+        status: given to an item that has none. What the client was told stands, whatever the upstream says later.
         """
+        if self.done:
+            final = self.item if item is None else merged(item, self.item)
+            if self.type == "reasoning":
+                self._tell_once(final, item or {})
+            return final
         earlier = self.snapshot()
-        fresh = earlier if self.done else {**earlier, "status": None}
         if item is not None:
-            final = merged(fresh, item)
+            final = merged({**earlier, "status": None}, item)
         else:
             final = dict(earlier)
-            if not self.done and ("status" in earlier or self.type == "reasoning"):
+            if "status" in earlier or self.type == "reasoning":
                 final["status"] = status
-        # The client has seen these two already; it finds the item, and answers the call, by them.
         final["id"] = self.id
         if self.item.get("call_id"):
             final["call_id"] = self.item["call_id"]
         if final.get("status") is None:
             final.pop("status", None)
         complete_item(final, status)
+        if self.order:
+            self._keep_told(final, item or {})
         return final
 
     def close(self, final: Item) -> None:
         """Make `final` the finished item."""
         self.item = final
+        self.pending = None
         self.done = True
 
     def place(self, text: Text) -> EventBody:
@@ -204,21 +210,68 @@ class Draft:
             place[text.stream.index_key] = text.position
         return place
 
-    def announcement(self, text: Text) -> EventBody:
-        """Return the event that opens the part of `text`."""
-        part: Item = {}
-        fill_part(part, text.stream.part_type or "output_text")
-        return {"type": _part_event(text.stream, "added"), **self.place(text), "part": part}
+    def opening(self, text: Text) -> Iterator[EventBody]:
+        """Yield the events that announce the part of `text`, and of those before it, if they are not announced yet."""
+        for each in self.order:
+            if each.opened or each.position > text.position or each.stream.container != text.stream.container:
+                continue
+            each.opened = True
+            if each.stream.part_type is not None:
+                part = dict(each.part_added.get("part") or {})
+                if each.stream.prefix:
+                    part[each.stream.text_key] = ""
+                fill_part(part, each.stream.part_type)
+                yield {**each.part_added, "type": _part_event(each.stream, "added"), **self.place(each), "part": part}
+
+    def arrived(self, but: Text | None = None) -> Iterator[EventBody]:
+        """Yield the events of what arrived of its texts before the client was told of the item. but: one to leave."""
+        for text in self.order:
+            if text.pieces and not text.opened and text is not but:
+                yield from self.opening(text)
+                yield self._piece(text, text.value())
 
     def outstanding(self, final: Item) -> Iterator[EventBody]:
         """Yield the events that are missing before the item can be done, as if it had been streamed in full."""
-        field = _BY_ITEM.get(self.type)
+        field = FIELD_STREAMS.get(self.type)
         if field is not None and isinstance(final.get(field.container), str):
-            text = self.find(field, None) or self.open(field, 0)
-            yield from self._rest(text, {field.text_key: final[field.container]})
+            text = self.find(field, 0) or self.open(field, 0)
+            yield from self.ending(text, {field.text_key: final[field.container]})
         if self.type in ("message", "reasoning"):
             yield from self._parts(final, "content")
             yield from self._parts(final, "summary")
+
+    def ending(self, text: Text, part: Item) -> Iterator[EventBody]:
+        """Yield what is missing before a text and its part have ended. part: the whole part."""
+        yield from self.end(text, part.get(text.stream.text_key), {})
+        if not text.closed:
+            text.closed = True
+            said = {text.stream.text_key: text.value()} if text.stream.prefix else {}
+            yield {"type": _part_event(text.stream, "done"), **self.place(text), "part": {**part, **said}}
+
+    def end(self, text: Text, whole: Any, body: EventBody) -> Iterator[EventBody]:
+        """Yield what is missing of a text and then the event that ends it, unless it has ended.
+
+        whole: as the upstream has it, None if it does not say. body: the upstream's event, for its other fields.
+        """
+        yield from self.opening(text)
+        if text.ended:
+            return
+        if rest := text.complete(None if whole is None else as_text(whole)):
+            yield self._piece(text, rest)
+        text.ended = True
+        event: EventBody = {"type": f"{text.stream.prefix}.done", **self.place(text)}
+        if text.stream is OUTPUT_TEXT:
+            event["logprobs"] = []
+        elif text.stream.item_type == "function_call":
+            event["name"] = as_text(self.item.get("name"))
+        told = {name: value for name, value in body.items() if value is not None}
+        yield {**event, **told, **self.place(text), text.stream.text_key: text.value()}
+
+    def _piece(self, text: Text, piece: str) -> EventBody:
+        event = {"type": f"{text.stream.prefix}.delta", **self.place(text), "delta": piece}
+        if text.stream is OUTPUT_TEXT:
+            event["logprobs"] = []
+        return event
 
     def _parts(self, final: Item, container: str) -> Iterator[EventBody]:
         texts = [text for text in self.order if text.stream.container == container]
@@ -230,31 +283,65 @@ class Draft:
                     continue
             else:
                 text = self.open(stream, position)
-                yield self.announcement(text)
-            yield from self._rest(text, part)
+                text.part_added = {} if stream.prefix else {"part": part}
+            yield from self.ending(text, part)
 
-    def _rest(self, text: Text, part: Item) -> Iterator[EventBody]:
-        stream, whole = text.stream, part.get(text.stream.text_key)
-        if not text.told:
-            whole = as_text(whole)
-            extra: EventBody = {"logprobs": []} if stream is OUTPUT_TEXT else {}
-            if whole and not text.pieces:
-                yield {"type": f"{stream.prefix}.delta", **self.place(text), "delta": whole, **extra}
-            yield self.ending(text, whole)
-        if not text.closed:
-            text.closed = True
-            yield {"type": _part_event(stream, "done"), **self.place(text), "part": part}
+    def _keep_told(self, final: Item, item: Item) -> None:
+        """Make `final` say what the client was told, in place. item: as the upstream finished it."""
+        field = FIELD_STREAMS.get(self.type)
+        text = self.texts.get((field.name, 0)) if field is not None else None
+        if text is not None and text.pieces:
+            final[text.stream.container] = _standing(text, final[text.stream.container])
+            return
+        for container in ("content", "summary"):
+            texts = [text for text in self.order if text.opened and text.stream.container == container]
+            if texts:
+                final[container] = _standing_parts(texts, final.get(container) or [])
+        if self.type == "reasoning":
+            self._tell_once(final, item)
 
-    def ending(self, text: Text, whole: str) -> EventBody:
-        """Return the event that ends a text, and note that it was told."""
-        text.told = True
-        event = {"type": f"{text.stream.prefix}.done", **self.place(text), text.stream.text_key: whole}
-        if text.stream is OUTPUT_TEXT:
-            event["logprobs"] = []
-        elif text.stream.item_type == "function_call":
-            event["name"] = as_text(self.item.get("name"))
-        return event
+    def _tell_once(self, final: Item, item: Item) -> None:
+        """Drop reasoning that the upstream has in the other of its two places in the end, where it was told already."""
+        for told, other in (("content", "summary"), ("summary", "content")):
+            streamed = {text.stream.container for text in self.order if text.opened}
+            if item.get(told) or told not in streamed or other in streamed:
+                continue
+            if _joined(final.get(other) or []) == _joined(final[told]):
+                final[other] = []
 
 
 def _part_event(stream: Stream, end: str) -> str:
     return f"response.{'reasoning_summary' if stream.container == 'summary' else 'content'}_part.{end}"
+
+
+def _joined(parts: list[Item]) -> str:
+    return "".join(as_text(part.get("text") or part.get("refusal")) for part in parts)
+
+
+def _standing(text: Text, whole: Any) -> str:
+    """Return the whole of a text, of which some has been told."""
+    value, whole = text.value(), as_text(whole)
+    return whole if whole.startswith(value) and not text.ended else value
+
+
+def _standing_parts(texts: list[Text], parts: list[Item]) -> list[Item]:
+    """Return the parts of an item, of which `texts` have been told. parts: as the upstream has them in the end."""
+    if len(parts) != len(texts):
+        told = [text.as_part() for text in texts]
+        if _joined(parts) == _joined(told):
+            return told
+    pairs = zip(texts, parts, strict=False)
+    return [
+        *(_standing_part(text, part) for text, part in pairs),
+        *(text.as_part() for text in texts[len(parts) :]),
+        *parts[len(texts) :],
+    ]
+
+
+def _standing_part(text: Text, part: Item) -> Item:
+    key = text.stream.text_key
+    if part["type"] != text.stream.part_type:
+        return text.as_part()
+    if not text.stream.prefix or (part.get(key) == text.value() and not text.annotations):
+        return part
+    return merged(text.as_part(), {**part, key: _standing(text, part.get(key))})

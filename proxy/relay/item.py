@@ -21,6 +21,9 @@ _PARTS: dict[str, Item] = {
     "summary_text": {"text": ""},
 }
 
+#: Fields that an item may still lack when it is announced: a search has no query yet, and none is made up.
+_LATER = frozenset({("web_search_call", "action")})
+
 #: Types by which servers call the text of a message, of reasoning and of a summary, whatever it is.
 _MISTAKEN = frozenset({"text", "output_text", "reasoning_text", "summary_text"})
 
@@ -38,7 +41,8 @@ def complete_item(item: Item, status: str) -> None:
     kind = item["type"] = type_name(item)
     row = item_type_of(kind)
     for field, default in row.required.items():
-        _fill(item, field, default)
+        if status != "in_progress" or (kind, field) not in _LATER:
+            _fill(item, field, default)
     if kind == "message":
         item["content"] = _complete_parts(item["content"], "output_text")
     elif kind == "reasoning":
@@ -63,7 +67,8 @@ def opened(item: Item) -> Item:
     for field, empty in row.streamed.items():
         if field in view:
             view[field] = copy.copy(empty)
-    if "in_progress" in row.statuses and not row.has_optional_status:
+    # An output is not made piece by piece: it is announced as it is.
+    if "in_progress" in row.statuses and not row.has_optional_status and not row.is_output:
         view["status"] = "in_progress"
     return view
 
@@ -110,7 +115,9 @@ def _fill(target: Item, field: str, default: Any) -> None:
 
 def _complete_status(item: Item, row: ItemType, status: str) -> None:
     current = item.get("status")
-    over = current == "in_progress" and not row.may_end_in_progress
+    # A program's calls end a response while the program still waits for them.
+    may_end = row.may_end_in_progress or row.name in ("function_call", "custom_tool_call")
+    over = current == "in_progress" and not may_end
     if over or current not in row.statuses:
         nearest = (status, "failed", "in_progress") if status == "incomplete" else (status,)
         item["status"] = next((each for each in nearest if each in row.statuses), row.statuses[0])

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import orjson
 
 from proxy.protocol import sse
+from proxy.protocol.item_types import item_type_of
 from proxy.protocol.response import (
     Ownership,
     complete_error,
@@ -25,9 +26,11 @@ from proxy.protocol.response import (
     same_settings,
     total_usage,
 )
-from proxy.relay.draft import DELTAS
 from proxy.relay.frames import Frames, MalformedEvent
 from proxy.relay.item import merged, visible
+from proxy.relay.output import Output
+from proxy.relay.reading import Sign, is_ping, quick, read_event
+from proxy.relay.text import DELTAS
 from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
@@ -49,6 +52,9 @@ CLOSING: dict[Status, str] = {
     "failed": "response.failed",
     "cancelled": "response.incomplete",
 }
+#: Seconds that are waited after the end of a response for the end of its stream, or another response in it.
+LINGER_SECONDS = 1.0
+LINGER_AFTER_CALLS_SECONDS = 10.0
 #: An event with no more brackets than this can't nest too deeply to be written again, as part of a Response too.
 _SHALLOW = 200
 
@@ -76,7 +82,8 @@ class Relay:
         self.outcome: Outcome | None = None
         self._ownership = ownership
         self._frames = Frames(ownership.response_id)
-        self._transcript = Transcript(self._frames, ownership.new_item_id, show_encrypted=ownership.show_encrypted)
+        self._output = Output(self._frames, ownership.new_item_id, show_encrypted=ownership.show_encrypted)
+        self._transcript = Transcript(self._output)
         #: What the upstream said of the response so far, without its output.
         self._response: dict[str, Any] = {}
         #: The completed settings, made anew only when the upstream says something else: most say the same thrice.
@@ -87,38 +94,61 @@ class Relay:
         self._told_own = False
         #: Usage of what the model was asked beside the question itself.
         self._spent: dict[str, Any] | None = None
+        #: The client was told that there is a response, and that it runs.
         self._created = False
+        self._started = False
+        self._is_background = ownership.request.get("background") is True
+        #: The upstream has ended a response and begun another in the same stream.
+        self._begun_again = False
+        #: The end is ours, not the upstream's.
+        self._cut = False
+        #: The upstream said that nothing follows.
+        self.is_over = False
+        #: Events by which the upstream only kept the connection open, and data that was no event.
+        self.pings = 0
+        self.skipped = 0
 
     def feed(self, event: sse.Event) -> bytes:
         """Return the frames that the client gets for `event`, whole: none, one or several.
 
         Raises MalformedEvent; the relay can still `fail` or `interrupt` then.
         """
-        if self.outcome is not None:
+        if self._cut:
             return b""
-        body = _parse(event)
+        body = quick(event)
         if body is None:
-            return b""
-        stream = DELTAS.get(body["type"])
-        if stream is not None:
-            if not self._created:
+            self._odd(event)
+        elif self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
+            if not self._started:
                 self._start()
             self._transcript.delta(stream, body)
         else:
             self._event(body, event.data)
         return self._frames.take()
 
+    def patience(self) -> float | None:
+        """Return for how many seconds more events are worth waiting for; None: the response has not ended.
+
+        Gateways that run tools by themselves tell a whole response, call included, and then the next one.
+        """
+        if self.outcome is None:
+            return None
+        if self.is_over:
+            return 0.0
+        has_calls = any(item_type_of(item["type"]).is_call for item in self.outcome.items)
+        return LINGER_AFTER_CALLS_SECONDS if has_calls else LINGER_SECONDS
+
     def compacting(self) -> bytes:
         """Return the frames that tell of a compaction that begins, before any event of the upstream is fed."""
         self._start()
         self._told_own = True
-        self._transcript.begin({"type": "compaction"}, "response.compaction.compacting")
+        self._output.begin({"type": "compaction"}, "response.compaction.compacting")
         return self._frames.take()
 
     def compacted(self, encrypted_content: str, usage: dict[str, Any] | None) -> bytes:
         """Return the frames that end the compaction. usage: of making it; it is added to the response's."""
         self._spent = usage
-        self._transcript.end({"encrypted_content": encrypted_content})
+        self._output.end({"encrypted_content": encrypted_content})
         return self._frames.take()
 
     def complete(self, response: dict[str, Any]) -> Outcome:
@@ -139,7 +169,7 @@ class Relay:
         if told in ("queued", "in_progress") or (told is None and response.get("error")):
             status = "failed"
         over = "completed" if status == "completed" else "incomplete"
-        items = self._transcript.take(output if isinstance(output, list) else [], over)
+        items = self._output.take(output if isinstance(output, list) else [], over)
         reason = response.get("error") or ("The upstream did not finish its answer." if told != "failed" else None)
         return self._conclude(status, items, complete_error(reason) if status == "failed" else None)
 
@@ -147,7 +177,7 @@ class Relay:
         """Return the frames of a stream that would have ended in `outcome`, all but the terminal one."""
         self._remember({**outcome.response, "service_tier": None})
         self._start()
-        self._transcript.replay(outcome.response["output"])
+        self._output.replay(outcome.response["output"])
         return self._frames.take()
 
     def fail(self, code: str, message: str) -> Outcome:
@@ -156,8 +186,10 @@ class Relay:
         code, message: the Response's `error`, as they are. If there was an outcome already, its output is kept.
         """
         error = {"code": code, "message": message}
+        self._cut = True
+        self._transcript.close()
         if self.outcome is None:
-            return self._conclude("failed", self._transcript.so_far(), error)
+            return self._conclude("failed", self._output.so_far(), error)
         over = {"status": "failed", "error": error, "completed_at": None, "incomplete_details": None}
         self.outcome = Outcome("failed", {**self.outcome.response, **over}, self.outcome.items)
         return self.outcome
@@ -167,7 +199,9 @@ class Relay:
 
         Only messages are kept, as far as they came, and finished reasoning that leads to one.
         """
-        return self.outcome or self._conclude("incomplete", self._transcript.usable())
+        self._cut = True
+        self._transcript.close()
+        return self.outcome or self._conclude("incomplete", self._output.usable())
 
     def closing(self, outcome: Outcome, beside: Mapping[str, Any] | None = None) -> bytes:
         """Return the terminal event of `outcome` and `[DONE]`. Call it once, after the commit.
@@ -179,11 +213,37 @@ class Relay:
         self._frames.emit({**extras, **(beside or {}), "type": CLOSING[outcome.status], "response": outcome.response})
         return self._frames.take() + sse.DONE
 
+    def _odd(self, event: sse.Event) -> None:
+        """Take an event that is not quite JSON, has no type of its own, or is none."""
+        body = read_event(event)
+        if body is Sign.DONE:
+            self._done()
+        elif body is Sign.PING:
+            self.pings += 1
+        elif body is Sign.NONSENSE:
+            self.skipped += 1
+        elif self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
+            self._start()
+            self._transcript.torn_delta(stream, body)
+        else:
+            self._event(body, event.data)
+
+    def _done(self) -> None:
+        """Take `[DONE]`: where all items have ended, it ends a response whose own end is missing."""
+        self.is_over = True
+        self._transcript.close()
+        if self.outcome is None and self._output.is_over:
+            self._conclude("completed", self._output.settle([], "completed"))
+
     def _event(self, body: dict[str, Any], data: bytes) -> None:
+        if self.outcome is not None and not self._begins_again(body):
+            return
         if data.count(b"{") + data.count(b"[") > _SHALLOW and _nests_too_deeply(body):
             raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
         kind = body["type"]
-        if kind in _LIFECYCLE:
+        if is_ping(kind):
+            self.pings += 1
+        elif kind in _LIFECYCLE:
             self._lifecycle(kind, body)
         elif kind in _TERMINAL:
             self._terminal(_TERMINAL[kind], body)
@@ -199,16 +259,34 @@ class Relay:
         told = body.get("response")
         response = told if isinstance(told, dict) else {}
         self._remember(response)
-        if self._created and (kind == "response.created" or self._told_own):
+        if self._created and (kind == "response.created" or self._told_own or self._begun_again):
+            return
+        if kind == "response.queued" and self._is_background and self._created:
             return
         if kind != "response.created" and not self._created:
             self._lifecycle("response.created", {"type": "response.created", "response": response})
         self._created = True
-        queued = kind == "response.queued" or (kind == "response.created" and response.get("status") == "queued")
-        status = "queued" if queued else "in_progress"
-        body["response"] = self._complete(status, [])
+        # A background response was queued here, whatever the upstream knows of that.
+        waits = self._is_background and kind == "response.created"
+        is_created_queued = kind == "response.created" and response.get("status") == "queued"
+        queued = waits or kind == "response.queued" or is_created_queued
+        body["response"] = self._complete("queued" if queued else "in_progress", [])
         self._response["created_at"] = body["response"]["created_at"]
         self._frames.emit(body)
+        if waits:
+            self._frames.emit({"type": "response.queued", "response": body["response"]})
+        self._started = not self._is_background or kind == "response.in_progress"
+
+    def _begins_again(self, body: dict[str, Any]) -> bool:
+        """Whether the upstream tells another response in the same stream: then that one's end is the end."""
+        if body["type"] != "response.created":
+            return False
+        self.outcome = None
+        self.is_over = False
+        self._begun_again = True
+        self._extras = {}
+        self._output.begin_again()
+        return True
 
     def _terminal(self, status: Status, body: dict[str, Any]) -> None:
         told = body.get("response")
@@ -216,7 +294,8 @@ class Relay:
         self._remember(response)
         self._start()
         output = response.get("output")
-        items = self._transcript.settle(output if isinstance(output, list) else [], status)
+        self._transcript.close()
+        items = self._output.settle(output if isinstance(output, list) else [], status)
         self._extras = {name: value for name, value in body.items() if name not in ("type", "response")}
         self._conclude(status, items, complete_error(response.get("error")) if status == "failed" else None)
 
@@ -228,10 +307,11 @@ class Relay:
         error = complete_error(texts)
         # Flat: OpenAI's client ends the stream over a nested one before the program sees it.
         self._frames.emit({"type": "error", "code": None, "message": error["message"], "param": None, **texts})
-        self._conclude("failed", self._transcript.so_far(), error)
+        self._transcript.close()
+        self._conclude("failed", self._output.so_far(), error)
 
     def _start(self) -> None:
-        if not self._created:
+        if not self._started:
             self._lifecycle("response.in_progress", {"type": "response.in_progress"})
 
     def _remember(self, response: dict[str, Any]) -> None:
@@ -258,24 +338,6 @@ class Relay:
             response["usage"] = total_usage(self._spent, response["usage"])
         self.outcome = Outcome(status, response, items)
         return self.outcome
-
-
-def _parse(event: sse.Event) -> dict[str, Any] | None:
-    """Return the event's data with a `type`, None for `[DONE]`. Raises MalformedEvent."""
-    try:
-        body = orjson.loads(event.data)
-    except orjson.JSONDecodeError:
-        if event.data.strip() == b"[DONE]":
-            return None
-        raise MalformedEvent("An event of the upstream's stream is not JSON.") from None
-    if type(body) is not dict:
-        raise MalformedEvent("An event of the upstream's stream is not a JSON object.")
-    kind = body.get("type")
-    if type(kind) is not str or not kind:
-        body["type"] = event.name or ("error" if body.get("error") or body.get("object") == "error" else "")
-        if not body["type"]:
-            raise MalformedEvent("An event of the upstream's stream has no type.")
-    return body
 
 
 def _is_error(kind: str, body: dict[str, Any]) -> bool:

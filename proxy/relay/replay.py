@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from proxy.protocol import sse
+from proxy.protocol import integers, sse
 from proxy.protocol.items import hide_sealed
 from proxy.protocol.response import Ownership
 from proxy.relay.frames import Frames
@@ -39,7 +37,10 @@ class Replay:
     @cached_property
     def response(self) -> dict[str, Any]:
         """The Response object."""
-        return {**orjson.loads(self.stored.body), "output": [orjson.loads(item) for item in self._output]}
+        return {
+            **integers.loads_exact(self.stored.body),
+            "output": [integers.loads_exact(item) for item in self._output],
+        }
 
     def stream(self, asked: Mapping[str, Any]) -> bytes:
         """Return the frames of a whole stream; it has other pieces than the first one had, and the same content.
@@ -78,7 +79,7 @@ def end_of_broken_run(first_frame: bytes, sequence_number: int) -> bytes:
     frame that is returned.
     """
     (event,) = sse.SseDecoder(len(first_frame)).feed(first_frame)
-    response = orjson.loads(event.data)["response"]
+    response = integers.loads_exact(event.data)["response"]
     return _end({**response, "status": "failed", "error": _BROKEN_OFF}, sequence_number)
 
 

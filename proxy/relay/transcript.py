@@ -1,19 +1,20 @@
-"""The output of one answer: takes the upstream's events about items, completes them, and knows the items at the end.
+"""The upstream's events about items: completed, placed, told on. Pure.
 
 Also tells what the upstream left untold: the announcement of an item or part before its first text, the ends of texts
-and parts before an item is done, whole items that only the final output has.
+and parts before an item is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from proxy.protocol.item_types import Item
-from proxy.relay.draft import DONES, OUTPUT_TEXT, Draft, EventBody, Stream, Text, part_stream
-from proxy.relay.frames import Frames
-from proxy.relay.item import as_text, complete_item, fill_part, opened, visible
-from proxy.relay.placement import Placement, match_output
+from proxy.relay.draft import Draft
+from proxy.relay.item import as_text, fill_part, is_empty, type_name
+from proxy.relay.output import Output
+from proxy.relay.text import DONES, OUTPUT_TEXT, EventBody, Stream, Text, part_stream
 
 #: What the word after `response.` says about the item that an event is about.
 _SUBJECTS = {
@@ -40,168 +41,192 @@ _FILLS: dict[str, EventBody] = {
     "response.audio.transcript.delta": {"delta": ""},
 }
 
-#: Ends before which every item is finished. Before the others a client might act on a half-told call.
-_OWING = ("completed", "incomplete")
+#: vLLM's names for the parts of reasoning.
+_RENAMED = {
+    "response.reasoning_part.added": "response.content_part.added",
+    "response.reasoning_part.done": "response.content_part.done",
+}
+#: Places of pieces that are remembered at most: some servers give every piece another.
+_MAX_LANES = 64
 
 
 class Transcript:
-    """The items of one answer as its events tell them.
+    """The upstream's events about items, in the order in which they come. output: the items that they make."""
 
-    frames: takes each completed event, in order. new_item_id: item type → a fresh id. show_encrypted: the client sees
-    reasoning's encrypted_content.
-    """
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._emit = output.emit
+        self._placement = output.placement
+        #: Where pieces of text claim to be → the text they belong to, for as long as nothing but pieces comes.
+        self._lanes: dict[Any, tuple[Text, Draft]] = {}
+        #: A piece, or a part's announcement, that only the next event can place, what takes it then, its item's type.
+        self._waiting: tuple[Callable[[EventBody], None], EventBody, str] | None = None
 
-    def __init__(self, frames: Frames, new_item_id: Callable[[str], str], *, show_encrypted: bool) -> None:
-        self._emit = frames.emit
-        self._placement = Placement(new_item_id)
-        #: Items that the upstream knows nothing of; they come first.
-        self._own: list[Draft] = []
-        self._show_encrypted = show_encrypted
-
-    # Items that are told before the upstream says anything.
-
-    def begin(self, item: Item, progress: str) -> None:
-        """Announce an item of our own, and emit the event `progress` for it."""
-        draft = self._placement.add(item)
-        self._own.append(draft)
-        self._announce(draft, {})
-        self._emit({"type": progress, "item_id": draft.id, "output_index": draft.index})
-
-    def end(self, fields: Item) -> None:
-        """Finish the item that `begin` announced last. fields: what it holds now."""
-        draft = self._own[-1]
-        self._finish(draft, {**draft.item, **fields}, {})
-
-    # What came from elsewhere than a stream, and what is there at the end.
-
-    def take(self, items: list[Any], status: str) -> list[Item]:
-        """Complete the items of a JSON answer, in place, and return those that are items. Nothing is emitted."""
-        taken = [item for item in items if isinstance(item, dict) and item]
-        for item in taken:
-            complete_item(item, status)
-            self._placement.identify(item)
-        return [*self._finished_own(), *taken]
-
-    def replay(self, items: list[Item]) -> None:
-        """Emit the events that would have streamed `items`, which have ids of ours; those told already come first."""
-        told = len(self._finished_own())
-        for index, item in enumerate(items[told:], told):
-            draft = Draft(item, index)
-            self._announce(draft, {})
-            self._finish(draft, item, {})
-
-    def settle(self, output: list[Any], status: str) -> list[Item]:
-        """End the stream: emit what is still owed, and return the items to keep.
-
-        output: the upstream's final output, often empty. Its items come in its order; those that it leaves out were
-        seen by the client all the same and stay, at their place.
-        """
-        finals = [item for item in output if isinstance(item, dict) and item]
-        drafts = [draft for draft in self._placement.in_order() if draft not in self._own]
-        kept: list[Draft] = []
-        for item, draft in zip(finals, match_output(drafts, finals), strict=True):
-            if draft is None:
-                draft = self._placement.add(dict(item))
-                if status in _OWING:
-                    self._announce(draft, {})
-            self._wind_up(draft, item, status)
-            kept.append(draft)
-        matched = {draft.index for draft in kept}
-        for draft in drafts:
-            if draft.index in matched:
-                continue
-            self._wind_up(draft, None, status)
-            if not draft.is_empty:
-                after = (place for place, each in enumerate(kept) if each.index > draft.index)
-                kept.insert(next(after, len(kept)), draft)
-        return [*self._finished_own(), *(draft.item for draft in kept)]
-
-    def so_far(self) -> list[Item]:
-        """Return all items as they stand, unfinished ones as `incomplete`, messages without text left out."""
-        drafts = [draft for draft in self._placement.in_order() if draft.done or draft not in self._own]
-        return [_as_it_stands(draft) for draft in drafts if not draft.is_empty]
-
-    def usable(self) -> list[Item]:
-        """Return the items that a later turn can build on.
-
-        These are the messages, as far as they came, and finished reasoning that leads to one. A call without its
-        result would make the conversation unusable.
-        """
-        kept: list[Item] = []
-        leads_on = False
-        for draft in reversed(self._placement.in_order()):
-            if draft.type == "reasoning":
-                wanted = leads_on and draft.done
-            else:
-                wanted = leads_on = draft.type == "message" and not draft.is_empty
-            if wanted:
-                kept.append(_as_it_stands(draft))
-        return [*self._finished_own(), *kept[::-1]] if kept else []
-
-    # The events of a stream.
+    def close(self) -> None:
+        """Take what still waits for a next event, because none comes."""
+        self._place_waiting()
+        self._lanes.clear()
 
     def delta(self, stream: Stream, body: EventBody) -> None:
-        """Take a piece of a text."""
-        index = body.get("output_index")
-        draft = self._placement.at(index, stream.item_type) if type(index) is int else None
-        if draft is None:
-            draft = self._draft(stream.item_type, body, running=True)
-        text = self._text(draft, stream, body, running=True)
-        delta = body.get("delta")
-        if type(delta) is not str:
-            body["delta"] = delta = as_text(delta)
+        """Take a piece of a text: at once, if it goes on where one before it was."""
+        try:
+            lane = self._lanes.get(
+                (
+                    stream.prefix,
+                    body.get("item_id"),
+                    body.get("output_index"),
+                    body.get("content_index"),
+                    body.get("summary_index"),
+                )
+            )
+        except TypeError:
+            lane = None
+        if lane is None or type(delta := body.get("delta")) is not str:
+            self.torn_delta(stream, body)
+            return
+        text, draft = lane
         text.pieces.append(delta)
+        self._emit_piece(text, draft, body)
+
+    def torn_delta(self, stream: Stream, body: EventBody) -> None:
+        """Take a piece that has to be looked at: the first one in its place, or one that ends in half a character."""
+        self._place_waiting(body, stream.item_type)
+        if self._waiting is None and self._placement.is_undecided(body, stream.item_type):
+            self._waiting = partial(self._piece, stream), body, stream.item_type
+            return
+        self._piece(stream, body)
+
+    def event(self, body: EventBody) -> None:
+        """Take any other event that is not about the response as a whole."""
+        self._lanes.clear()
+        kind: str = _RENAMED.get(body["type"]) or body["type"]
+        body["type"] = kind
+        stream = DONES.get(kind)
+        if self._waiting is not None:
+            self._place_waiting(body, _item_type(body))
+        if stream is not None:
+            self._text_done(stream, body)
+        elif (
+            kind.endswith("_part.added")
+            and self._waiting is None
+            and self._placement.is_undecided(body, _item_type(body))
+        ):
+            self._waiting = self._part_added, body, _item_type(body)
+        else:
+            self._HANDLERS.get(kind, Transcript._other)(self, body)
+
+    def _place_waiting(self, following: EventBody | None = None, kind: str = "") -> None:
+        """Take the event that waits, if the one that follows, about an item of `kind`, tells where it belongs."""
+        if self._waiting is None:
+            return
+        take, body, waiting_kind = self._waiting
+        item = (following or {}).get("item")
+        name = item.get("id") if isinstance(item, dict) else (following or {}).get("item_id")
+        is_alike = following is None or kind == waiting_kind
+        if self._placement.decide(body["item_id"], name, is_alike=is_alike):
+            self._waiting = None
+            take(body)
+
+    def _piece(self, stream: Stream, body: EventBody) -> None:
+        piece = as_text(body.get("delta"))
+        draft = self._placement.find(body, stream.item_type, piece=True)
+        text = draft.find(stream, _index(stream, body)) if draft is not None else None
+        if text is not None and text.ended:
+            # It says again what has ended, or goes on as something new.
+            if text.says_again(piece):
+                return
+            piece = text.unsaid() + piece
+        if draft is None or draft.done or (text is not None and text.ended and not stream.part_type):
+            draft, text = self._begin(stream.item_type, body), None
+        if text is None or text.ended:
+            text = draft.open(stream, _index(stream, body))
+        self._tell_piece(draft, text, body, piece)
+
+    def _tell_piece(self, draft: Draft, text: Text, body: EventBody, piece: str) -> None:
+        if draft.is_nameless:
+            text.take(piece)
+            return
+        piece = text.take(piece)
+        if not piece and (text.half or not text.opened):
+            self._lanes.clear()
+            return
+        if not text.opened:
+            self._output.announce(draft, but=text)
+            self._output.emit_all(draft.opening(text))
+        body["delta"] = piece
+        place = body.get("item_id"), body.get("output_index"), body.get("content_index"), body.get("summary_index")
+        self._emit_piece(text, draft, body)
+        if text.half or len(self._lanes) >= _MAX_LANES:
+            self._lanes.clear()
+        elif all(type(part) in (str, int, type(None)) for part in place):
+            self._lanes[text.stream.prefix, *place] = text, draft
+
+    def _emit_piece(self, text: Text, draft: Draft, body: EventBody) -> None:
         body["item_id"] = draft.id
         body["output_index"] = draft.index
+        stream = text.stream
         if stream.index_key is not None:
             body[stream.index_key] = text.position
         if stream is OUTPUT_TEXT and body.get("logprobs") is None:
             body["logprobs"] = []
         self._emit(body)
 
-    def event(self, body: EventBody) -> None:
-        """Take any other event that is not about the response as a whole."""
-        kind = body["type"]
-        stream = DONES.get(kind)
-        if stream is not None:
-            self._text_done(stream, body)
-        else:
-            self._HANDLERS.get(kind, Transcript._other)(self, body)
-
     def _text_done(self, stream: Stream, body: EventBody) -> None:
-        draft = self._draft(stream.item_type, body)
-        text = self._text(draft, stream, body)
         whole = body.get(stream.text_key)
-        whole = text.value() if whole is None else as_text(whole)
-        text.pieces = [whole]
-        told = {name: value for name, value in body.items() if value is not None}
-        self._emit({**draft.ending(text, whole), **told, **draft.place(text), stream.text_key: whole})
+        whole = None if whole is None else as_text(whole)
+
+        draft = self._placement.find(body, stream.item_type, likeness=lambda draft: draft.likeness(stream, whole or ""))
+        text = draft.find(stream, _index(stream, body), whole or "") if draft is not None else None
+        if text is not None and text.ended:
+            if not stream.part_type or not whole or whole == text.value():
+                return
+            text = None
+        if draft is None or draft.done:
+            draft, text = self._begin(stream.item_type, body), None
+        text = text or draft.open(stream, _index(stream, body))
+        if draft.is_nameless:
+            text.complete(whole)
+        if draft.is_nameless or not (whole or text.arrived()):
+            # There is nothing to tell yet: the call's name is missing, or the text, which may come with the item.
+            return
+        self._output.announce(draft)
+        self._output.emit_all(draft.end(text, whole, body))
 
     def _part_added(self, body: EventBody) -> None:
-        draft, stream, part = self._part(body, running=True)
-        position = body.get(f"{stream.container}_index")
-        known = draft.find(stream, position) if type(position) is int else None
-        if known is not None and not known.closed:
+        draft, stream, part = self._part(body, piece=True)
+        if draft.done:
             return
-        text = draft.open(stream, position)
+        index = _index(stream, body)
+        known = draft.texts.get((stream.name, index)) if type(index) is int else draft.find(stream, None)
+        if known is None or known.ended or (known.announced and type(index) is not int):
+            known = draft.open(stream, index)
+        if not known.announced:
+            known.announced = True
+            known.part_added = {**body, "part": part}
         if not stream.prefix:
-            text.part = part
-        elif part[stream.text_key]:
-            text.pieces.append(part[stream.text_key])
-        self._emit({**body, **draft.place(text), "part": part})
+            known.part = part
+            self._output.announce(draft)
+            self._output.emit_all(draft.opening(known))
+        elif not known.pieces:
+            known.early = known.early or part[stream.text_key]
 
     def _part_done(self, body: EventBody) -> None:
         draft, stream, part = self._part(body)
-        text = self._text(draft, stream, body)
-        if stream.prefix:
-            part[stream.text_key] = part[stream.text_key] or text.value()
+        whole = part.get(stream.text_key) if stream.prefix else None
+        text = draft.find(stream, _index(stream, body), whole or "")
+        if text is None:
+            text = draft.open(stream, _index(stream, body))
+        if text.closed or draft.done:
+            return
         text.part = part
-        if not text.told:
-            self._emit(draft.ending(text, part[stream.text_key]))
-        text.closed = True
-        self._emit({**body, **draft.place(text), "part": part})
+        if stream.prefix and not (whole or text.arrived()):
+            return
+        self._output.announce(draft)
+        for event in draft.ending(text, part):
+            is_end = event["type"] == body["type"]
+            self._emit({**body, **event} if is_end else event)
 
-    def _part(self, body: EventBody, *, running: bool = False) -> tuple[Draft, Stream, Item]:
+    def _part(self, body: EventBody, *, piece: bool = False) -> tuple[Draft, Stream, Item]:
         container = "summary" if body["type"].startswith("response.reasoning_summary") else "content"
         told = body.get("part")
         part: Item = told if isinstance(told, dict) else {}
@@ -209,15 +234,36 @@ class Transcript:
             kind = "reasoning"
             part.update({"type": "summary_text"} if container == "summary" else {})
         else:
-            named = None if part.get("type") in ("output_text", "refusal") else self._placement.find(body, None)
-            kind = "reasoning" if named is not None and named.type == "reasoning" else "message"
+            # Some servers announce every part as `output_text`: whose it is is told by the item that it names.
+            kind = "message" if part.get("type") == "refusal" else self._owner(body, part, piece=piece)
         default_type = "output_text" if kind == "message" else "reasoning_text"
         fill_part(part, "summary_text" if container == "summary" else default_type)
-        return self._draft(kind, body, running=running), part_stream(part["type"], container), part
+        stream = part_stream(part["type"], container)
+        whole = as_text(part.get(stream.text_key))
+        draft = self._placement.find(
+            body,
+            kind,
+            piece=piece,
+            likeness=None if piece else lambda draft: draft.likeness(stream, whole, part=True),
+        )
+        return draft or self._begin(kind, body), stream, part
+
+    def _owner(self, body: EventBody, part: Item, *, piece: bool) -> str:
+        """Return the type of the item that a part is in, which calls itself `output_text`, or nothing."""
+        whole = as_text(part.get("text"))
+
+        def likeness(draft: Draft) -> int:
+            kind = "reasoning_text" if draft.type == "reasoning" else "output_text"
+            return draft.likeness(part_stream(kind, "content"), whole, part=True)
+
+        owner = self._placement.owner(body, ("message", "reasoning"), None if piece else likeness)
+        return owner.type if owner is not None else "message"
 
     def _annotation(self, body: EventBody) -> None:
         draft = self._draft("message", body)
-        text = self._text(draft, OUTPUT_TEXT, body)
+        text = draft.find(OUTPUT_TEXT, _index(OUTPUT_TEXT, body)) or draft.open(OUTPUT_TEXT, None)
+        self._output.announce(draft)
+        self._output.emit_all(draft.opening(text))
         if type(body.get("annotation_index")) is not int:
             body["annotation_index"] = len(text.annotations)
         if body.setdefault("annotation", None) is not None:
@@ -226,9 +272,18 @@ class Transcript:
 
     def _item_added(self, body: EventBody) -> None:
         item = body.get("item")
-        if not isinstance(item, dict) or not item or self._placement.is_announced(body, item):
+        if not isinstance(item, dict) or not item:
             return
-        self._announce(self._placement.add(item, body.get("output_index")), body)
+        known = self._placement.announced_before(body, item)
+        if known is not None and known.announced:
+            return
+        if known is not None:
+            self._placement.announce(known, item, body.get("output_index"))
+        else:
+            known = self._placement.add(item, body.get("output_index"))
+        known.body = body
+        if known.type != "message" and (not known.waits or any(text.pieces for text in known.order)):
+            self._output.announce(known)
 
     def _item_done(self, body: EventBody) -> None:
         told = body.get("item")
@@ -237,10 +292,17 @@ class Transcript:
         if item is not None:
             if draft is None:
                 draft = self._placement.add(dict(item), body.get("output_index"))
-                self._announce(draft, {})
-            self._placement.rename(draft, item.get("id"))
-        if draft is not None and not draft.done:
-            self._finish(draft, draft.finished(item, "completed"), body)
+            elif not draft.announced:
+                self._placement.announce(draft, dict(item), None)
+            self._placement.name(draft, item.get("id"))
+        if draft is None or draft.done or draft.pending is not None:
+            return
+        self._placement.finish(draft, body)
+        final = draft.finished(item, "completed")
+        if item is not None and _may_change(draft, item, final):
+            draft.pending = item
+        else:
+            self._output.finish(draft, final, body)
 
     def _other(self, body: EventBody) -> None:
         kind: str = body["type"]
@@ -249,9 +311,10 @@ class Transcript:
                 body[field] = value
         subject = _SUBJECTS.get(kind.split(".")[1]) if kind.startswith("response.") else None
         draft = self._placement.find(body, None) if subject is None else self._draft(subject, body)
-        for field, value in (("item_id", draft.id), ("output_index", draft.index)) if draft is not None else ():
-            if subject is not None or field in body:
-                body[field] = value
+        if draft is not None:
+            self._output.announce(draft)
+            place = {"item_id": draft.id, "output_index": draft.index}
+            body.update({field: value for field, value in place.items() if subject is not None or field in body})
         self._emit(body)
 
     _HANDLERS: ClassVar[dict[str, Callable[[Transcript, EventBody], None]]] = {
@@ -266,48 +329,44 @@ class Transcript:
 
     # What they are made of.
 
-    def _draft(self, kind: str, body: EventBody, *, running: bool = False) -> Draft:
-        draft = self._placement.find(body, kind, running=running)
-        if draft is None:
-            draft = self._placement.add({"type": kind, "id": body.get("item_id")}, body.get("output_index"))
-            self._announce(draft, {})
+    def _draft(self, kind: str, body: EventBody) -> Draft:
+        return self._placement.find(body, kind) or self._begin(kind, body)
+
+    def _begin(self, kind: str, body: EventBody) -> Draft:
+        item = {"type": kind, "id": body.get("item_id")}
+        self._placement.give_up(kind, body)
+        draft = self._placement.add(item, body.get("output_index"), announced=False)
+        if not draft.waits and not draft.is_nameless:
+            self._output.announce(draft)
         return draft
 
-    def _text(self, draft: Draft, stream: Stream, body: EventBody, *, running: bool = False) -> Text:
-        position = body.get(stream.index_key) if stream.index_key is not None else 0
-        text = draft.find(stream, position)
-        # Without an index, a text that goes on after the last part's end can only be a new part.
-        if text is None or (running and text.closed and stream.part_type and type(position) is not int):
-            text = draft.open(stream, position)
-            if stream.part_type is not None:
-                self._emit(draft.announcement(text))
-        return text
 
-    def _announce(self, draft: Draft, body: EventBody) -> None:
-        item = self._visible(opened(draft.item))
-        self._emit({**body, "type": "response.output_item.added", "output_index": draft.index, "item": item})
-
-    def _finish(self, draft: Draft, final: Item, body: EventBody) -> None:
-        for event in draft.outstanding(final):
-            self._emit(event)
-        draft.close(final)
-        item = self._visible(final)
-        self._emit({**body, "type": "response.output_item.done", "output_index": draft.index, "item": item})
-
-    def _wind_up(self, draft: Draft, item: Item | None, status: str) -> None:
-        whole = status == "completed" and not draft.superseded
-        final = draft.finished(item, "completed" if whole else "incomplete")
-        if draft.done or status not in _OWING:
-            draft.close(final)
-        else:
-            self._finish(draft, final, {})
-
-    def _finished_own(self) -> list[Item]:
-        return [draft.item for draft in self._own if draft.done]
-
-    def _visible(self, item: Item) -> Item:
-        return visible(item, show_encrypted=self._show_encrypted)
+def _item_type(body: EventBody) -> str:
+    """Return the type of the item that an event is about, as far as it says so; '' if it does not."""
+    kind, item, part = body["type"], body.get("item"), body.get("part")
+    if stream := DONES.get(kind):
+        return stream.item_type
+    if isinstance(item, dict):
+        return type_name(item)
+    if not kind.endswith(("_part.added", "_part.done")):
+        return ""
+    is_reasoning = kind.startswith("response.reasoning") or (
+        isinstance(part, dict) and part.get("type") == "reasoning_text"
+    )
+    return "reasoning" if is_reasoning else "message"
 
 
-def _as_it_stands(draft: Draft) -> Item:
-    return draft.item if draft.done else draft.finished(None, "incomplete")
+def _index(stream: Stream, body: EventBody) -> Any:
+    """Return the upstream's index of a part, of any type; of a field, which is only one, 0."""
+    return body.get(stream.index_key) if stream.index_key is not None else 0
+
+
+def _may_change(draft: Draft, item: Item, final: Item) -> bool:
+    """Whether only the final output tells what becomes of an item: it is empty so far, or the call's id another one."""
+    if not draft.waits:
+        return False
+    call_id = item.get("call_id")
+    is_renamed = draft.told and bool(draft.call_id and call_id) and call_id != draft.call_id
+    return is_renamed or (
+        is_empty(final) if draft.type == "message" else not (final.get("arguments") or final.get("input"))
+    )

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from proxy.relay import Outcome, Relay
     from proxy.services import Services
     from proxy.turns.opening import Opening
+    from proxy.upstream.model_call import ModelCall
 
 logger = logging.getLogger(__name__)
 
 
 class Commit:
-    """What one turn writes. relay: makes the failure that the client is told if that can't be done."""
+    """What one turn writes. call: knows who makes it. relay: makes the failure that is told if it can't be written."""
 
-    def __init__(self, services: Services, owner: str, opening: Opening, relay: Relay) -> None:
+    def __init__(self, services: Services, call: ModelCall, opening: Opening, relay: Relay) -> None:
         self._services = services
-        self._owner = owner
+        self._call = call
+        self._owner = call.caller.owner
         self._opening = opening
         self._relay = relay
         self._committed = Committed(CommitResult.OK)
@@ -122,7 +124,9 @@ class Commit:
             status=outcome.status,
             body=orjson.dumps(body),
             inputs=[*(before.tail if before else ()), *opening.turn_input.entries],
-            outputs=output_entries(outcome.items, request.exempt_tools),
+            outputs=output_entries(
+                outcome.items, request.exempt_tools, self._call.maker(request, outcome.response["model"])
+            ),
             model=request.model,
             fork=request.source.fork,
             job_token=opening.identity.job_token,

@@ -105,6 +105,8 @@ async def open_turn(
     except BaseException:
         await release(services, lease)
         raise
+    if notes := {entry.id: entry.note for entry in turn_input.entries if entry.note}:
+        opened = replace(opened, notes={**opened.notes, **notes})
     response_id = identity.response_id(partition, stored=request.stored)
     created_at = identity.created_at or int(time.time())
     return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)

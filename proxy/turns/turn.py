@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from proxy.compaction.automatic import Compaction
+from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, ServiceUnavailable
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from proxy.turns.continuation import Continuation
     from proxy.turns.opening import Opening
     from proxy.upstream.model_call import ModelAnswer, ModelCall
+
+logger = logging.getLogger(__name__)
 
 
 logger = logging.getLogger(__name__)
@@ -154,7 +157,9 @@ class Turn:
         if opening is None or outcome is None:
             return None
         before = self._options.continuation
-        return continuation_of(opening.request, before, opening.opened, opening.turn_input, outcome)
+        maker = self._call.maker(opening.request, outcome.response["model"])
+        entries = output_entries(outcome.items, opening.request.exempt_tools, maker)
+        return continuation_of(before, opening.opened, [*opening.turn_input.entries, *entries], outcome)
 
     def _break_off(self) -> None:
         self._leaving = True
@@ -176,7 +181,7 @@ class Turn:
         opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
         self._opening, self._request = opening, opening.request
         self._relay = Relay(_ownership(opening))
-        self._commit = Commit(services, owner, opening, self._relay)
+        self._commit = Commit(services, self._call, opening, self._relay)
         try:
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
@@ -214,9 +219,9 @@ class Turn:
         if (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
         keeps = self._commit.keeps_items or self._options.remembered
-        async with self._call.ask(compaction.request, *compaction.view, keeps=keeps) as answer:
+        async with self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
             self._output.begin(answer.headers)
-            if answer.is_stream(expected=self._request.stream):
+            if await answer.is_stream(expected=self._request.stream):
                 return await self._relay_stream(answer)
             outcome = self._relay.complete(await answer.read_json())
             if self._request.stream:
@@ -225,20 +230,26 @@ class Turn:
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
         relay = self._relay
+        failed = "The upstream ended its stream before the response was complete."
         try:
-            async for events in answer.events():
+            async for events in answer.events(relay.patience):
                 frames = b"".join([relay.feed(event) for event in events])
                 if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
                     return self._interrupted()
-                if relay.outcome is not None:
-                    return relay.outcome
+                if relay.pings:
+                    relay.pings = 0
+                    await self._output.pass_ping()
+                if relay.is_over:
+                    break
         except MalformedEvent:
-            return relay.fail("server_error", "The upstream sent an event that can't be read.")
+            failed = "The upstream sent an event that can't be read."
         except sse.EventTooLarge:
-            return relay.fail("server_error", "The upstream sent an event that is too large.")
+            failed = "The upstream sent an event that is too large."
         except (BadGateway, GatewayTimeout) as failure:
-            return relay.fail("server_error", failure.message)
-        return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+            failed = failure.message
+        if relay.skipped:
+            logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
+        return relay.outcome or relay.fail("server_error", failed)
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.
@@ -262,6 +273,8 @@ class Turn:
         """Write the outcome down, then tell the client: whoever sees the end can build on it."""
         if outcome is None:
             return TurnResult(self.response_id)
+        if outcome.status == "failed":
+            self._call.learn(outcome.response["error"] or {})
         await self._output.secure()
         outcome = self._outcome = await self._commit.write(outcome, leaving=self._leaving)
         beside = await self._commit.describe()

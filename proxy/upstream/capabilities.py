@@ -1,4 +1,4 @@
-"""Upstream capabilities: what a model server, or a model of it, turned out not to have, remembered. Pure."""
+"""Upstream capabilities: what a model server, or a model of it, turned out not to have or take, remembered. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import re
 import time
 from collections.abc import Callable
 
+from proxy.context.reader import NO_OBJECTIONS, Objections
 from proxy.protocol.errors import UpstreamRefusal
 
 #: Seconds after which the upstream is asked again.
 MEMORY_SECONDS = 300.0
-#: Paths and models that are remembered at most, and models without encrypted reasoning.
+#: Paths and models that are remembered at most.
 MAX_ABSENCES = 1024
-MAX_UNSEALED_MODELS = 1024
+
+#: Seconds after which a model is asked again with what it objected to.
+OBJECTION_SECONDS = 3600.0
+#: Models whose objections are remembered, and items that one of them may object to.
+MAX_OBJECTING_MODELS = 1024
+MAX_OBJECTIONABLE_ITEMS = 10_000
 
 _STATUSES = frozenset({404, 405, 501})
 #: How servers say it with a 400.
@@ -29,7 +35,7 @@ class Capabilities:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until: dict[tuple[str, str], float] = {}
-        self._unsealed: set[str] = set()
+        self._objections: dict[tuple[str, str], tuple[Objections, float]] = {}
 
     def note_absent(self, path: str, model: str) -> None:
         """Remember for a while that there is no `path` for a model."""
@@ -41,14 +47,24 @@ class Capabilities:
         """Whether `path` is known to be missing."""
         return self._until.get((path, model), 0.0) > self._clock()
 
-    def note_unsealed(self, model: str) -> None:
-        """Remember that a model refuses to give encrypted reasoning."""
-        if len(self._unsealed) < MAX_UNSEALED_MODELS:
-            self._unsealed.add(model)
+    def note_objections(self, upstream: str, model: str, objections: Objections) -> None:
+        """Remember for a while what a model of a server objects to, with what it objected to before."""
+        known = self.objections(upstream, model)
+        joined = known | objections
+        if max(len(joined.seals), len(joined.items)) > MAX_OBJECTIONABLE_ITEMS:
+            joined = objections
+        until = self._objections[upstream, model][1] if known else self._clock() + OBJECTION_SECONDS
+        if len(self._objections) >= MAX_OBJECTING_MODELS and (upstream, model) not in self._objections:
+            del self._objections[next(iter(self._objections))]
+        self._objections[upstream, model] = joined, until
 
-    def is_unsealed(self, model: str) -> bool:
-        """Whether a model is known to refuse `include: reasoning.encrypted_content`."""
-        return model in self._unsealed
+    def objections(self, upstream: str, model: str) -> Objections:
+        """Return what a model of a server is known to object to."""
+        objections, until = self._objections.get((upstream, model), (NO_OBJECTIONS, 0.0))
+        if until > self._clock():
+            return objections
+        self._objections.pop((upstream, model), None)
+        return NO_OBJECTIONS
 
 
 def means_absence(refusal: UpstreamRefusal) -> bool:

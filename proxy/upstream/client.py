@@ -22,8 +22,10 @@ from aiohttp import hdrs
 from aiohttp.web import AppKey
 from yarl import URL
 
+from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
+from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 from proxy.upstream.errors import refusal
 from proxy.upstream.headers import turn_headers
 
@@ -70,6 +72,8 @@ class Upstream:
         base = URL(url)
         self._session = session
         self._base = str(base.with_query(None)).rstrip("/")
+        #: What it is called where somebody has to know who made something: as it is configured, wherever it listens.
+        self.name = _name_of(URL(config.url))
         self._query_string = base.raw_query_string
         self.max_response_bytes = config.max_response_bytes
         self.max_event_bytes = config.max_event_bytes
@@ -137,6 +141,12 @@ class Upstream:
             raise translate(exc) from exc
 
 
+def _name_of(url: URL) -> str:
+    """Return host, port and path: neither the scheme nor what may be a key."""
+    port = "" if url.port is None or url.is_default_port() else f":{url.port}"
+    return f"{url.host or ''}{port}{url.path.rstrip('/')}"
+
+
 def create_session(config: UpstreamConfig) -> aiohttp.ClientSession:
     """Return a session that adds nothing of its own: no cookies, user agent, decompression or proxies."""
     connect = config.connect_timeout_seconds
@@ -149,6 +159,10 @@ def create_session(config: UpstreamConfig) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
         auto_decompress=False,
+        # Gateways answer with more than aiohttp takes by itself, and the model has been paid by then.
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
     )
 
 
@@ -172,9 +186,13 @@ async def read_json_answer(response: aiohttp.ClientResponse, limit: int) -> dict
 
     limit: bytes. Raises as `read_body` does, and BadGateway for any other body.
     """
-    body = await read_body(response, limit)
+    return parse_json_answer(await read_body(response, limit))
+
+
+def parse_json_answer(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a whole body is, as far as it can be read as one. Raises BadGateway."""
     try:
-        parsed = orjson.loads(body)
+        parsed = lenient_json.loads_lenient(body)
     except orjson.JSONDecodeError as exc:
         raise BadGateway("The upstream's answer is not JSON.") from exc
     if not isinstance(parsed, dict):

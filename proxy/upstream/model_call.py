@@ -1,18 +1,29 @@
-"""Model call: one client request's question to the model server, asked again where a model can't do what we add."""
+"""Model call: one client request's question to the model server, asked again without what the model objects to.
+
+reader     what is known of the model that is asked
+request    what it is asked, in the form that this reader takes (`context.model_request`)
+refusal    names something that the client never sent, or an item of its history: asked again without it, and the
+           next questions too; anything else is the client's to know, in its own words (`upstream.complaints`)
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import hdrs
 
 from proxy.context.budget import OMITTED
-from proxy.context.request_body import upstream_body
+from proxy.context.model_request import ModelRequest, View, turn_model_request
+from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
-from proxy.protocol.errors import BadGateway, UpstreamRefusal
-from proxy.upstream.client import RESPONSES, iter_chunks, read_body, read_json_answer
+from proxy.protocol.errors import ApiError, BadGateway, UpstreamRefusal
+from proxy.protocol.notes import Maker
+from proxy.upstream.client import RESPONSES, iter_chunks, parse_json_answer
+from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
 
 if TYPE_CHECKING:
@@ -22,11 +33,19 @@ if TYPE_CHECKING:
 
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
-    from proxy.context.input import TurnInput
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.capabilities import Capabilities
     from proxy.upstream.client import Upstream
-    from storage import OpenedTurn
+
+#: Refusals after which a question is not asked once more; each of them has named something else.
+MAX_OBJECTIONS = 8
+
+#: Makes what a reader is asked, and says how many items of the history it is not shown.
+Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
+
+
+#: Bytes of a body that are looked at to tell what it is.
+_MAX_START_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +58,114 @@ class Inbound:
 
 
 class ModelCall:
-    """Asks the upstream on behalf of one client request, as often as that takes."""
+    """Asks the upstream on behalf of one client request, as often as that takes. pairs: see `Reader`."""
 
     def __init__(
-        self, upstream: Upstream, capabilities: Capabilities, budget: TokenBudget, caller: Caller, inbound: Inbound
+        self,
+        upstream: Upstream,
+        capabilities: Capabilities,
+        budget: TokenBudget,
+        caller: Caller,
+        inbound: Inbound,
+        *,
+        pairs: bool = True,
     ) -> None:
         self._upstream = upstream
         self._capabilities = capabilities
         self._budget = budget
         self._inbound = inbound
+        self._pairs = pairs
+        self._asked: ModelRequest | None = None
         self.caller = caller
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
 
+    def reader(self, request: TurnRequest, model: str = "") -> Reader:
+        """Return what is known of the model that a request asks, or of another one."""
+        name = model or request.model
+        objections = self._capabilities.objections(self._upstream.name, name)
+        return Reader(self._upstream.name, name, objections, request.exempt_tools, self._pairs)
+
+    def maker(self, request: TurnRequest, model: Any) -> Maker:
+        """Return who makes what the upstream answers to a request. model: as it calls itself."""
+        return Maker(self._upstream.name, request.model, model if isinstance(model, str) else "")
+
     @asynccontextmanager
     async def ask(
-        self, request: TurnRequest, opened: OpenedTurn, turn_input: TurnInput, *, keeps: bool
+        self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool
     ) -> AsyncIterator[ModelAnswer]:
-        """Ask for a turn's answer, a second time without encrypted reasoning if the model has none (OpenAI says 400).
+        """Ask for a turn's answer. view: what a reader is shown. keeps: the answer's items will be stored.
 
-        request: as the upstream gets it. keeps: the answer's items will be stored. Raises ApiError.
+        Raises ApiError.
         """
-        opened, omitted = await self._budget.fit(request.body, opened, turn_input)
-        model = str(request.body.get("model"))
-        ask_encrypted = keeps and not self._capabilities.is_unsealed(model)
-        body = upstream_body(request, opened, turn_input, ask_encrypted=ask_encrypted)
-        async with AsyncExitStack() as stack:
-            try:
-                answer = await stack.enter_async_context(self.post(body, omitted=omitted))
-            except UpstreamRefusal as refusal:
-                if not ask_encrypted or request.show_encrypted or not _refuses_encrypted(refusal):
-                    raise
-                self._capabilities.note_unsealed(model)
-                body = upstream_body(request, opened, turn_input, ask_encrypted=False)
-                answer = await stack.enter_async_context(self.post(body, omitted=omitted))
+
+        async def compose(reader: Reader) -> tuple[ModelRequest, int]:
+            opened, turn_input = view(reader)
+            opened, omitted = await self._budget.fit(request.body, opened, turn_input)
+            return turn_model_request(request, reader, opened, turn_input, ask_encrypted=keeps), omitted
+
+        async with self.put(request, compose) as answer:
             yield answer
 
     @asynccontextmanager
-    async def post(self, body: bytes, path: str = RESPONSES, *, omitted: int = 0) -> AsyncIterator[ModelAnswer]:
-        """Post a body as it is. path: below the upstream's URL. omitted: see ModelAnswer. Raises ApiError."""
+    async def put(
+        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = ""
+    ) -> AsyncIterator[ModelAnswer]:
+        """Put a question on behalf of a request. path: below the upstream's URL. model: if it is not the request's.
+
+        Raises ApiError.
+        """
+        reader = self.reader(request, model)
+        refusals: list[tuple[UpstreamRefusal, Objections]] = []
+        async with AsyncExitStack() as stack:
+            while True:
+                self._asked, omitted = await compose(reader)
+                try:
+                    answer = await stack.enter_async_context(self._post(self._asked.body(), path, omitted))
+                    break
+                except UpstreamRefusal as refusal:
+                    found = self._object(refusal, refusals)
+                    if found is None:
+                        raise in_the_clients_words(refusal, self._asked, request.source) from refusal
+                    reader = replace(reader, objections=reader.objections | found)
+            self._remember(reader, refusals)
+            yield answer
+
+    def learn(self, error: Mapping[str, Any]) -> None:
+        """Remember what a model objected to in the middle of its answer: the next turn goes without.
+
+        Unless it named a place, only items are left out: a failure's words may be about anything.
+        """
+        found = find_objection(UpstreamRefusal(400, error), self._asked) if self._asked is not None else None
+        if self._asked is not None and found is not None and (found.seals or found.items or error.get("param")):
+            reader = self._asked.reader
+            self._capabilities.note_objections(reader.upstream, reader.model, found)
+
+    def _object(
+        self, refusal: UpstreamRefusal, refusals: list[tuple[UpstreamRefusal, Objections]]
+    ) -> Objections | None:
+        """Return what a model objects to, None if it is nothing that can be left out; keep what it did before."""
+        if self._asked is None or len(refusals) >= MAX_OBJECTIONS:
+            return None
+        if refusals and refusal.to_dict() == refusals[-1][0].to_dict():
+            # it was something else
+            refusals.pop()
+        found = find_objection(refusal, self._asked)
+        if found is not None:
+            refusals.append((refusal, found))
+        else:
+            self._remember(self._asked.reader, refusals)
+        return found
+
+    def _remember(self, reader: Reader, refusals: list[tuple[UpstreamRefusal, Objections]]) -> None:
+        found = NO_OBJECTIONS
+        for _, objections in refusals:
+            found |= objections
+        if found:
+            self._capabilities.note_objections(reader.upstream, reader.model, found)
+
+    @asynccontextmanager
+    async def _post(self, body: bytes, path: str, omitted: int) -> AsyncIterator[ModelAnswer]:
         headers = request_headers(self._inbound.headers, self.caller.credentials)
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
@@ -93,6 +181,10 @@ class ModelAnswer:
         self._answer = answer
         self._upstream = upstream
         self._omitted = omitted
+        self._chunks = iter_chunks(answer)
+        self._room = upstream.max_response_bytes
+        #: What was read to see what the body is.
+        self._start = b""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -102,38 +194,64 @@ class ModelAnswer:
             headers[OMITTED] = str(self._omitted)
         return headers
 
-    @property
-    def is_json(self) -> bool:
-        """Whether it says that it is one JSON body."""
-        return self._answer.content_type == "application/json"
+    async def is_stream(self, *, expected: bool) -> bool:
+        """Return whether it is a stream of events, as its first bytes tell, whatever its head says.
 
-    def is_stream(self, *, expected: bool) -> bool:
-        """Whether it is a stream of events. expected: what it is if it does not say."""
+        expected: what it is if neither tells. Raises BadGateway, GatewayTimeout.
+        """
+        start = b""
+        while (found := sse.is_stream(start)) is None and len(start) < _MAX_START_BYTES:
+            chunk = await self._next()
+            if not chunk:
+                break
+            start = (start + chunk).lstrip(b" \t\r\n")
+        self._start = start
+        if found is not None:
+            return found
         untold = not self._answer.headers.get(hdrs.CONTENT_TYPE)
         return self._answer.content_type == "text/event-stream" or (untold and expected)
 
     async def read(self) -> bytes:
         """Return the whole body. Raises BadGateway, GatewayTimeout."""
-        return await read_body(self._answer, self._upstream.max_response_bytes)
+        pieces = []
+        while chunk := await self._next():
+            pieces.append(chunk)
+        return b"".join(pieces)
 
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
-        return await read_json_answer(self._answer, self._upstream.max_response_bytes)
+        return parse_json_answer(await self.read())
 
-    async def events(self) -> AsyncIterator[list[sse.Event]]:
+    async def events(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[list[sse.Event]]:
         """Yield the events of a stream as they arrive, some at a time.
 
-        Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
+        patience: tells for how many seconds more events are waited for; None: for as long as the upstream may be
+        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout,
+        EventTooLarge, but nothing once patience is limited.
         """
         decoder = sse.SseDecoder(self._upstream.max_event_bytes)
-        room = self._upstream.max_response_bytes
-        async for chunk in iter_chunks(self._answer):
-            room -= len(chunk)
-            if room < 0:
-                raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
+        while chunk := await self._next(patience()):
             if events := decoder.feed(chunk):
                 yield events
         yield decoder.flush()
+
+    async def _next(self, seconds: float | None = None) -> bytes:
+        """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
+        if self._start:
+            chunk, self._start = self._start, b""
+            return chunk
+        if seconds is None:
+            chunk = await anext(self._chunks, b"")
+        else:
+            try:
+                async with asyncio.timeout(seconds):
+                    chunk = await anext(self._chunks, b"")
+            except (TimeoutError, ApiError):
+                return b""
+        self._room -= len(chunk)
+        if self._room < 0:
+            raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
+        return chunk
 
 
 def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:

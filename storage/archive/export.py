@@ -12,6 +12,7 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, place_of, read_chain, split_calls
 from storage.conversations import read_facts
+from storage.envelope import open_envelope
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, ArchivedResponse, Chain
 
 #: Items, and entries of the journal, that are read in one call at most; and bytes after which a call stops.
@@ -77,8 +78,8 @@ class Export:
         keys = [self._keys.conversation, self._keys.index]
         flat = await self._run("export_items", keys, [segment, start, stop, PAGE_BYTES])
         return [
-            ArchivedItem(segment, start + i, data, None if mark is None else CallMark.parse(mark.decode()))
-            for i, (data, mark) in enumerate(zip(flat[::2], flat[1::2], strict=True))
+            _read_item(segment, start + i, element, mark)
+            for i, (element, mark) in enumerate(zip(flat[::2], flat[1::2], strict=True))
         ]
 
     def _select(self, row: Sequence[Any]) -> ArchivedAppend | None:
@@ -118,6 +119,11 @@ class Export:
         return await self._scripts.run(
             Call(script, [self._keys.head, *keys], [*self._who, *arguments], str(self._who[1]))
         )
+
+
+def _read_item(segment: int, offset: int, element: bytes, mark: bytes | None) -> ArchivedItem:
+    data, note = open_envelope(element)
+    return ArchivedItem(segment, offset, data, None if mark is None else CallMark.parse(mark.decode()), note=note)
 
 
 def _read_branch(reply: Sequence[Any]) -> ArchivedBranch:

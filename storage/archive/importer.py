@@ -12,6 +12,7 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.client.values import join_calls
 from storage.conversations import read_facts
+from storage.envelope import wrap
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, Chain, Conversation, ImportSource
 
 Part = TypeVar("Part")
@@ -130,7 +131,7 @@ class Importer:
     def _item_parts(self, items: Sequence[ArchivedItem]) -> list[Argument]:
         parts: list[Argument] = [self._base + items[0].segment, items[0].offset]
         for item in items:
-            parts += [item.id, item.data, str(item.mark or "")]
+            parts += [item.id, wrap(item.data, item.note), str(item.mark or "")]
         return parts
 
     def _append_parts(self, append: ArchivedAppend) -> list[Argument]:

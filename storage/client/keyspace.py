@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from storage.client.channel import Argument
 from storage.client.keys import OwnerKeys, PartitionKeys
 from storage.client.scripts import Call, Scripts
+from storage.envelope import wrap
 from storage.partitions import partition_of
 from storage.records import Entry
 
@@ -47,5 +48,5 @@ def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:
     for entry in entries:
         yield entry.origin.value
         yield entry.id
-        yield entry.data
+        yield wrap(entry.data, entry.note)
         yield str(entry.mark)

@@ -56,9 +56,9 @@ async def new_conversation(proxy: Proxy) -> str:
     return str(conversation["id"])
 
 
-async def items_of(proxy: Proxy, conversation_id: str) -> list[dict[str, Any]]:
-    """Return the items of a conversation, oldest first (at most 100)."""
-    _, page = await proxy.call("GET", f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
+async def items_of(proxy: Proxy, conversation_id: str, query: str = "") -> list[dict[str, Any]]:
+    """Return the items of a conversation, oldest first (at most 100). query: more of it, beginning with `&`."""
+    _, page = await proxy.call("GET", f"/v1/conversations/{conversation_id}/items?order=asc&limit=100{query}")
     return list(page["data"])
 
 

@@ -359,10 +359,13 @@ async def test_what_was_being_made_goes_on_where_it_was_once_its_lease_is_over(r
     proxy = await reopen(later_seconds=LATER, held=False, turns={"lock_lease_seconds": 1.0})
     made = await over(proxy, running["response"])
     assert made["status"] == "completed"
-    async with proxy.http.get(f"{proxy.url}{path}?stream=true", headers={"Authorization": f"Bearer {ALICE}"}) as answer:
-        told = await answer.text()
-    assert told.startswith(running["told"])
-    assert len(told) > len(running["told"])
+    # 0.1 began such a stream without `queued`: what it had told is told anew, whole and in order
+    events = (await ask(proxy.http, proxy.url, ALICE, f"{path}?stream=true"))["body"]
+    assert [event["type"] for event in events[:3]] == [
+        f"response.{kind}" for kind in ("created", "queued", "in_progress")
+    ]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["response"] == (await proxy.call("GET", path))[1]
     items = await items_of(proxy, f"/v1/conversations/{running['conversation']}/items")
     assert items[-1:] == made["output"]
     assert seen(items[:-1]) == [says("begin"), says("interrupted")]

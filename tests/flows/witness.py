@@ -17,7 +17,11 @@ from tests.flows.conftest import Proxy
 from tests.proxy.relay.strict import EVENTS, NULLABLE, REQUIRED, accept_item
 
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
-CALL_OUTPUTS = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
+CALL_OUTPUTS = {
+    "computer_call": "computer_call_output",
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+}
 
 
 class Reading:
@@ -26,6 +30,7 @@ class Reading:
     def __init__(self, proxy: Proxy, body: dict[str, Any]) -> None:
         self._proxy, self._body = proxy, {"model": "echo", "stream": True, **body}
         self.events: list[dict[str, Any]] = []
+        self.comments = 0
 
     async def __aenter__(self) -> Self:
         headers = {"Authorization": "Bearer sk-alice"}
@@ -49,7 +54,10 @@ class Reading:
         return response
 
     async def _frame(self) -> dict[str, Any]:
-        name, data, blank = [await self._answer.content.readline() for _ in range(3)]
+        while (name := await self._answer.content.readline()).startswith(b":"):
+            self.comments += 1
+            assert await self._answer.content.readline() == b"\n"
+        data, blank = [await self._answer.content.readline() for _ in range(2)]
         assert (name[:7], data[:6], blank) == (b"event: ", b"data: ", b"\n")
         event: dict[str, Any] = orjson.loads(data[6:])
         assert name == b"event: %b\n" % event["type"].encode()
@@ -63,7 +71,7 @@ def accept_events(events: list[dict[str, Any]]) -> None:
     final = events[-1]["response"]
     for event in events:
         model = EVENTS.get(event["type"])
-        if model is not None:
+        if model is not None and "item" not in model.model_fields:
             model.model_validate(event)
         if "response" in event:
             accept_response(event["response"])
@@ -71,7 +79,7 @@ def accept_events(events: list[dict[str, Any]]) -> None:
             for owned in ("conversation", "previous_response_id", "store", "background", "created_at"):
                 assert event["response"].get(owned) == final.get(owned)
         if "item" in event:
-            accept_item(event["item"])
+            accept_item(event["item"], announced=event["type"].endswith(".added"))
     added = [event["item"]["id"] for event in events if event["type"] == "response.output_item.added"]
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     spoken_of = {event["item_id"] for event in events if "item_id" in event and event["type"] in EVENTS}
@@ -98,8 +106,13 @@ def accept_response(response: dict[str, Any]) -> None:
 
 def answered(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the input of a turn that follows on `output`: outputs for its calls, then a message."""
+    screenshot = {"type": "computer_screenshot", "image_url": "data:image/png;base64,"}
     outputs: list[dict[str, Any]] = [
-        {"type": CALL_OUTPUTS[item["type"]], "call_id": item["call_id"], "output": "42"}
+        {
+            "type": CALL_OUTPUTS[item["type"]],
+            "call_id": item["call_id"],
+            "output": screenshot if item["type"] == "computer_call" else "42",
+        }
         for item in output
         if item["type"] in CALL_OUTPUTS
     ]

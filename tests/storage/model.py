@@ -306,6 +306,11 @@ def living(items: Sequence[Item]) -> list[bytes]:
     return [item.data for item in items if item.alive]
 
 
+def shown(items: Sequence[Item]) -> list[bytes]:
+    """Return what a model is shown of items: one that was added twice in one call only where it was first."""
+    return list({item.id: item.data for item in items if item.alive}.values())
+
+
 def role_of(data: bytes) -> str:
     """Return the role of a message, '' for any other item."""
     head, _, rest = data.partition(b'"role":"')

@@ -28,7 +28,7 @@ from storage import (
     partition_of,
 )
 from tests.storage.builders import EVERYTHING
-from tests.storage.model import Branch, Conversation, Item, Partition, Response, Turn, living
+from tests.storage.model import Branch, Conversation, Item, Partition, Response, Turn, living, shown
 
 OWNERS = ("alice", "bob")
 #: Ids that clients choose, the same ones in every partition.
@@ -143,7 +143,7 @@ class Driver:
     def check_opened(self, partition: str, opened: OpenedTurn, history: Sequence[Item]) -> None:
         """Compare what a turn was opened with."""
         here = self.partitions.get(partition, Partition(""))
-        assert opened.history == b",".join(living(history))
+        assert opened.history == b",".join(shown(history))
         assert opened.pending - here.unsure == here.waiting(history)
         expected = {}
         for item in list(here.known.values())[-4:]:

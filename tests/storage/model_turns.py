@@ -24,7 +24,7 @@ from storage import (
     new_partition,
     partition_of,
 )
-from tests.storage.model import Branch, Partition, Response, Start, Turn, last_id, living
+from tests.storage.model import Branch, Partition, Response, Start, Turn, last_id, shown
 from tests.storage.model_branches import SPELLING, BranchOperations
 from tests.storage.model_driver import OWNERS, facts_of
 
@@ -65,7 +65,7 @@ class TurnOperations(BranchOperations):
         if opened is None:
             return None
         possible = [one for one in starts if isinstance(one, Start)]
-        possible = [one for one in possible if b",".join(living(one.base)) == opened.history]
+        possible = [one for one in possible if b",".join(shown(one.base)) == opened.history]
         turn = Turn(conversation.owner, conversation.partition, opened, possible[0].base, token, conversation)
         turn.fork, turn.starts = fork, possible
         for start in possible:

@@ -170,7 +170,7 @@ async def test_items_are_resolved_from_any_partition(store: Store):
     wanted = [*await ids_in(store, made), *await ids_in(store, other), id_of(answer)]
     strange = [id_of(item) for item in (await store.items.list_page(STRANGER, theirs.id, PageRequest())).items]
     known = await store.items.resolve(OWNER, [*wanted, *strange, "msg_unknown", wanted[0]])
-    assert {item_id: texts([data])[0] for item_id, data in known.items()} == dict(
+    assert {item_id: texts([one.data])[0] for item_id, one in known.items()} == dict(
         zip(wanted, ["one", "two", "three"], strict=True)
     )
     assert await store.items.resolve(OWNER, []) == {}

@@ -89,13 +89,14 @@ async def test_a_deleted_conversation_is_restored_with_its_ids(proxy: Proxy):
 
 async def test_a_restored_conversation_goes_on_in_another_store(proxy: Proxy, start_proxy: StartProxy):
     conversation, responses = await converse(proxy)
-    there = await start_proxy(redis={"prefix": "there"})
+    # its reasoning is for the model server that made it
+    there = await start_proxy(redis={"prefix": "there"}, upstream={"url": proxy.upstream.url})
     assert (await restore(there, await export(proxy, conversation)))[0] == 201
     for source in ({"conversation": conversation}, {"previous_response_id": responses[0]}):
-        there.upstream.script(Reply.json(200, model_answer("three", REASONING, model="m")))
+        proxy.upstream.script(Reply.json(200, model_answer("three", REASONING, model="m")))
         status, _ = await there.call("POST", "/v1/responses", {"model": "m", "input": "go on", **source})
         assert status == 200
-    sent = [len(request.json["input"]) for request in there.upstream.requests]
+    sent = [len(request.json["input"]) for request in proxy.upstream.requests[-2:]]
     assert sent == [8, 5]
 
 

@@ -43,7 +43,7 @@ class Diary:
 
 async def run(proxy: Proxy, *observers: Diary) -> TurnResult:
     services = proxy.app[SERVICES]
-    call = services.model_call(Caller("token:alice", None), Inbound({}))
+    call = services.model_call(Caller("token:alice", {}), Inbound({}))
     request = read_request({"model": "echo", "input": "hi"})
     return await proxy.app[TURNS].run(Turn(services, call, request, Unattended(), observers=observers))
 

@@ -62,7 +62,7 @@ def pretty(event: Event) -> bytes:
 
 
 STRANGERS: list[Event] = [
-    {"type": "keepalive"},
+    {"type": "x.limits"},
     {"type": "response.future.delta", "delta": "?", "x": {"a": []}},
     {"type": "codex.rate_limits", "limits": [1, 2.5]},
 ]
@@ -176,7 +176,8 @@ async def test_frames_leave_whole_however_they_arrive(proxy: Proxy):
             pieces[-1] += data
             if ends_chunk:
                 pieces.append(b"")
-    assert len(pieces) > len(WHOLE)
+    # those that announce a message, a call and parts wait for the text that comes first
+    assert len(pieces) > len(WHOLE) - 4
     assert all(piece.endswith(b"\n\n") for piece in pieces[:-1])
 
 

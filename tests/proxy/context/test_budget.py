@@ -74,20 +74,20 @@ async def test_what_was_used_a_while_ago_is_still_remembered():
 )
 async def test_nothing_is_left_out_unasked_or_without_a_window(body):
     opened = OpenedTurn(items=[item("word " * 500)])
-    assert await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], item("now"))) == (opened, 0)
+    assert await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], [item("now")])) == (opened, 0)
 
 
 async def test_a_history_that_is_too_long_is_fitted():
     opened = OpenedTurn(items=[item("old " * 500), item("new")], chain=b"1:0:2")
     body = {"model": "small", "truncation": "auto"}
-    fitted, omitted = await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], item("now")))
+    fitted, omitted = await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], [item("now")]))
     assert (fitted.items, fitted.chain, omitted) == ([item("new")], b"1:0:2", 1)
 
 
 async def test_tools_and_instructions_take_their_part_of_the_window():
     opened = OpenedTurn(items=[item("one " * 20), item("two")])
     body = {"model": "small", "truncation": "auto", "instructions": "word " * 60}
-    fitted, _ = await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], item("now")))
+    fitted, _ = await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], [item("now")]))
     assert fitted.items == [item("two")]
 
 
@@ -95,5 +95,5 @@ async def test_where_input_and_history_are_one_the_latest_questions_stay():
     questions = [item("one " * 200), item("two " * 200)]
     opened = OpenedTurn(items=[item("old " * 50), item("answer", "assistant"), *questions])
     body = {"model": "small", "truncation": "auto"}
-    fitted, omitted = await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], b""))
+    fitted, omitted = await TokenBudget({"small": 100}).fit(body, opened, TurnInput([], []))
     assert (fitted.items, omitted) == (questions, 2)

@@ -8,7 +8,9 @@ import msgspec
 import orjson
 import pytest
 
-from proxy.context.compacted import Compacted, calls_after, divide, is_summary, kind_of, pack, split, unpack, window
+from proxy.context.compacted import Compacted, calls_after, divide, is_summary, kind_of, pack, unpack, window
+from proxy.context.model_input import Given, model_input
+from proxy.context.reader import Reader
 
 USER, ASSISTANT = "user", "assistant"
 
@@ -80,7 +82,15 @@ def test_somebody_else_s_item_goes_on_sealed_with_the_messages_right_before_it()
     assert shown(items) == ["rules", "c", "compaction", "d"]
     place, sent = window(items, lambda *_: None)[2]
     assert place == 4
+    (sent,) = model_input(Given([sent], {}, frozenset(), 1), Reader("server", "model")).items
     assert orjson.loads(sent) == {"type": "compaction", "encrypted_content": "gAAAA"}
+
+
+def test_somebody_else_s_item_that_the_model_can_t_read_stands_for_nothing():
+    foreign = thing("compaction", encrypted_content="gAAAA")
+    items = [message(USER, "a"), message(ASSISTANT, "b"), foreign, message(USER, "c")]
+    shown_then = window(items, lambda *_: None, lambda item: item != foreign)
+    assert shown_then == [(0, items[0]), (1, items[1]), (3, items[3])]
 
 
 def test_only_items_that_are_sent_are_opened():
@@ -99,10 +109,8 @@ def test_what_is_packed_comes_out_as_it_was():
         unpack(b"{}")
 
 
-def test_items_are_split_as_their_bytes_are():
+def test_what_an_item_is_is_seen_by_its_bytes():
     items = [b'{"id":"a","type":"x","n":1.50}', message(USER, "},{"), b'{"role":"user","type":"message"}']
-    assert split(b",".join(items)) == items
-    assert split(b"") == []
     assert [kind_of(item).type for item in items] == ["x", "message", "message"]
     assert [kind_of(item).is_user for item in items] == [False, True, True]
 

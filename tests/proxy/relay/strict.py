@@ -15,6 +15,7 @@ from openai.types.responses import Response, ResponseOutputItem, ResponseStreamE
 
 from proxy.protocol.sse import DONE, Event, SseDecoder
 from proxy.relay import Outcome, Ownership, Relay
+from tests.proxy.relay.invariants import accept_told
 
 SAMPLES = Path(__file__).parents[2] / "upstream_samples"
 
@@ -132,6 +133,7 @@ def finish(relay: Relay, frames: bytes) -> tuple[list[dict[str, Any]], Outcome]:
 def accept_stream(events: list[dict[str, Any]]) -> None:
     """Fail unless the events are complete, numbered, and taken by the state machine of openai's stream helper."""
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    accept_told(events)
     state: ResponseStreamState[Any] = ResponseStreamState(text_format=omit, input_tools=omit)
     for event in events:
         model = EVENTS.get(event["type"])
@@ -140,7 +142,7 @@ def accept_stream(events: list[dict[str, Any]]) -> None:
         if "response" in model.model_fields:
             accept_response(event["response"])
         elif "item" in model.model_fields:
-            accept_item(event["item"])
+            accept_item(event["item"], announced=event["type"].endswith(".added"))
         else:
             model.model_validate(event)
         with warnings.catch_warnings():
@@ -149,9 +151,14 @@ def accept_stream(events: list[dict[str, Any]]) -> None:
             state.handle_event(model.construct(**event))
 
 
-def accept_item(item: dict[str, Any]) -> None:
-    """Fail unless openai's model and Open Responses' schema take the item. Types that they don't know pass."""
+def accept_item(item: dict[str, Any], *, announced: bool = False) -> None:
+    """Fail unless openai's model and Open Responses' schema take the item. Types that they don't know pass.
+
+    announced: it may lack what OpenAI itself leaves out of an announcement.
+    """
     model = ITEMS.get(item["type"])
+    if announced and item["type"] == "web_search_call":
+        item = {"action": {"type": "search", "query": ""}, **item}
     if model is not None:
         model.model_validate(item)
     if item["type"] == "reasoning":

@@ -48,9 +48,11 @@ def test_items_without_names_are_told_apart_behind_it():
     for place, item in enumerate((one, two)):
         event = {"type": "response.output_item.done", "output_index": place, "item": item}
         frames += relay.feed(sse_event(event))
-    _, outcome = finish(relay, frames + relay.feed(sse_event(completed(message("one"), message("two, corrected")))))
+    final = completed(message("uno"), {**message("dos"), "phase": "final_answer"})
+    _, outcome = finish(relay, frames + relay.feed(sse_event(final)))
     texts = [item["content"][0]["text"] for item in outcome.items[1:]]
-    assert texts == ["one", "two, corrected"]
+    assert texts == ["one", "two"]
+    assert [item.get("phase") for item in outcome.items[1:]] == [None, "final_answer"]
     assert [item["id"] for item in outcome.items] == ["compaction-0", "message-1", "message-2"]
 
 

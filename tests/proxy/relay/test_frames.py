@@ -26,12 +26,34 @@ def test_the_type_may_stand_in_the_event_name_alone():
     assert relay.interrupt().items[0]["content"][0]["text"] == "Hi"
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", b"[1]", b'"text"', b"{}", b'{"type": 5}', b'{"type": ""}'])
-def test_what_is_no_event_is_refused_without_quoting_it(data):
+@pytest.mark.parametrize("data", [b"nonsense", b"[1]", b'"text"', b'{"type": 5}', b'{"type": ""}', b'{"up": true}'])
+def test_what_is_no_event_is_skipped_and_counted(data):
+    relay = Relay(ownership())
+    assert relay.feed(Event(None, data)) == b""
+    assert (relay.skipped, relay.pings) == (1, 0)
+    finish(relay, b"")
+
+
+@pytest.mark.parametrize("data", [b"", b" ", b"{}", b"ping", b": ping", b"null", b'{"type": "ping"}', b"PING"])
+def test_a_heartbeat_is_no_event(data):
+    relay = Relay(ownership())
+    assert relay.feed(Event("ping", data)) == relay.feed(Event(None, data)) == b""
+    assert (relay.skipped, relay.pings) == (0, 2)
+
+
+@pytest.mark.parametrize("kind", ["ping", "keepalive", "heartbeat", "response.keepalive"])
+def test_a_ping_with_fields_is_no_event(kind):
+    relay = Relay(ownership())
+    assert relay.feed(Event(kind, b'{"type": "%b", "sequence_number": 3}' % kind.encode())) == b""
+    assert relay.pings == 1
+
+
+@pytest.mark.parametrize("name", ["response.output_text.delta", "response.unheard_of", None])
+def test_an_event_of_a_response_that_is_not_json_is_refused_without_quoting_it(name):
     relay = Relay(ownership())
     with pytest.raises(MalformedEvent) as refusal:
-        relay.feed(Event(None, data))
-    assert "nonsense" not in str(refusal.value)
+        relay.feed(Event(name, b'{"type": "response.output_text.delta", "secret'))
+    assert "secret" not in str(refusal.value)
     finish(relay, b"")
 
 

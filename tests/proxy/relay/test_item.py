@@ -16,7 +16,7 @@ UNGUESSABLE = {"computer_call_output", "additional_tools", "program", "program_o
 def completed(item: dict[str, Any], status: str = "completed") -> dict[str, Any]:
     item = {"id": "ours", "call_id": "call_1", **copy.deepcopy(item)}
     complete_item(item, status)
-    accept_item(item)
+    accept_item(item, announced=status == "in_progress")
     return item
 
 

@@ -1,7 +1,16 @@
 import pytest
 
+from proxy.context.reader import NO_OBJECTIONS, Objections
 from proxy.protocol.errors import UpstreamRefusal
-from proxy.upstream.capabilities import MAX_ABSENCES, MEMORY_SECONDS, Capabilities, means_absence
+from proxy.upstream.capabilities import (
+    MAX_ABSENCES,
+    MAX_OBJECTING_MODELS,
+    MAX_OBJECTIONABLE_ITEMS,
+    MEMORY_SECONDS,
+    OBJECTION_SECONDS,
+    Capabilities,
+    means_absence,
+)
 
 PATH = "/responses/input_tokens"
 
@@ -34,6 +43,34 @@ def test_no_more_are_remembered_than_there_is_room_for():
     assert not capabilities.is_absent(PATH, "m0")
     assert capabilities.is_absent(PATH, "m1")
     assert capabilities.is_absent(PATH, f"m{MAX_ABSENCES}")
+
+
+def test_objections_are_remembered_for_a_while_for_that_server_and_model():
+    clock = Clock()
+    capabilities = Capabilities(clock)
+    include, seal = Objections(settings=frozenset({"include"})), Objections(seals=frozenset({"rs_1"}))
+    capabilities.note_objections("server", "m", include)
+    clock.now += OBJECTION_SECONDS / 2
+    capabilities.note_objections("server", "m", seal)
+    assert capabilities.objections("server", "m") == include | seal
+    assert capabilities.objections("server", "other") == NO_OBJECTIONS
+    assert capabilities.objections("elsewhere", "m") == NO_OBJECTIONS
+    # what comes later does not make the first last longer
+    clock.now += OBJECTION_SECONDS / 2
+    assert capabilities.objections("server", "m") == NO_OBJECTIONS
+
+
+def test_no_more_objections_are_remembered_than_there_is_room_for():
+    capabilities = Capabilities(Clock())
+    one = Objections(settings=frozenset({"include"}))
+    for n in range(MAX_OBJECTING_MODELS + 1):
+        capabilities.note_objections("server", f"m{n}", one)
+    assert capabilities.objections("server", "m0") == NO_OBJECTIONS
+    assert capabilities.objections("server", "m1") == one
+    for n in (0, 1):
+        many = frozenset(f"rs_{n}_{i}" for i in range(MAX_OBJECTIONABLE_ITEMS))
+        capabilities.note_objections("server", "m1", Objections(items=many))
+        assert capabilities.objections("server", "m1").items == many
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,173 @@
+"""Model input: which items go to a model, and in which form. With `context.item_form` the one place that decides. Pure.
+
+Items are stored as they came; what a model takes back is less:
+
+    what only answers have                                    not sent
+    a call without its output, an output without its call     stay stored, and are not sent
+    a call whose arguments are no JSON                        neither it nor its output
+    reasoning without the item that followed it               not sent
+    reasoning, or a program, of another model                 the readable summary of reasoning, or nothing
+    reasoning without seal, content and summary               not sent: it is only an id
+    a seal                                                    to its maker only, without the item's id: it is bound to
+                                                              the id that its maker gave, which nobody here knows
+    what the model was found to refuse (`Objections`)         not sent
+
+It is the same for an item whenever it is sent to the same model, so that the bytes of a history stay the same from turn
+to turn. A history of messages, calls and outputs that needs none of this goes unparsed: that is seen by its bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
+
+from proxy.context.item_form import (
+    CALL_ID,
+    CREATED_BY,
+    INCOMPLETE,
+    NO_ARGUMENTS,
+    OutgoingItem,
+    field_value,
+    form_of,
+    read_outgoing,
+    without_fields,
+)
+from proxy.context.reader import Reader
+from proxy.protocol.item_types import ITEM_TYPES
+
+#: Within these a stored item has its id, of at most 64 characters, its type and its role.
+_HEAD_BYTES = 100
+_MESSAGE, _ASSISTANT = b'"type":"message","role":"', b'"role":"assistant"'
+_CALL, _OUTPUT = b'","type":"function_call","', b'","type":"function_call_output","'
+#: In a tool round any of these is to be looked into.
+_UNUSUAL = (CREATED_BY, INCOMPLETE, NO_ARGUMENTS)
+
+#: Items that are looked into, by their place among all that were given. Messages hardly ever are.
+OutgoingItems = dict[int, OutgoingItem]
+
+
+class ModelInput(NamedTuple):
+    """What a model is sent. places: where each item was among those that were given."""
+
+    items: Sequence[bytes]
+    places: Sequence[int]
+
+
+class Given(NamedTuple):
+    """Items as the store has them. notes, severed: see `storage.OpenedTurn`. start: where a request's own begin."""
+
+    items: Sequence[bytes]
+    notes: Mapping[str, str]
+    severed: AbstractSet[str]
+    start: int
+
+
+def model_input(given: Given, reader: Reader) -> ModelInput:
+    """Return what a model is sent of items."""
+    items, objections = given.items, reader.objections
+    heads = [item[:_HEAD_BYTES] for item in items]
+    is_plain = not (given.notes or objections.types or objections.fields or objections.items)
+    if is_plain and b"".join(heads).count(_MESSAGE) == len(items):
+        return ModelInput(items, range(len(items)))
+    others = [place for place, head in enumerate(heads) if _MESSAGE not in head]
+    if is_plain and _are_rounds(others, items, heads):
+        return ModelInput(items, range(len(items)))
+    looked_into = range(len(items)) if objections.fields_of("message") else others
+    pieces = {place: read_outgoing(items[place], given.notes) for place in looked_into}
+    for piece in pieces.values():
+        piece.sent = form_of(piece, reader)
+    _leave_out_unpaired(pieces, reader, given.start)
+    _leave_out_programs(pieces.values())
+    _leave_out_thoughts(pieces, heads, given)
+    sent = [pieces[place].sent if place in pieces else item for place, item in enumerate(items)]
+    return ModelInput(
+        [item for item in sent if item is not None], [place for place, item in enumerate(sent) if item is not None]
+    )
+
+
+def reads_compaction(item: bytes, notes: Mapping[str, str], reader: Reader) -> bool:
+    """Whether a model can read a compaction that some model server made."""
+    return form_of(read_outgoing(item, notes), reader) is not None
+
+
+def _are_rounds(places: Sequence[int], items: Sequence[bytes], heads: Sequence[bytes]) -> bool:
+    """Whether items are calls of functions with one output each, that need no look into them."""
+    kinds = b"".join([heads[place] for place in places])
+    calls = kinds.count(_CALL)
+    if len(places) != 2 * calls or calls != kinds.count(_OUTPUT):
+        return False
+    rounds = b",".join([items[place] for place in places])
+    counts = Counter(CALL_ID.findall(rounds))
+    return len(counts) == calls and set(counts.values()) == {2} and not any(one in rounds for one in _UNUSUAL)
+
+
+def _leave_out_unpaired(pieces: OutgoingItems, reader: Reader, start: int) -> None:
+    """Leave out calls that no output follows, then outputs whose call is not there.
+
+    A whole call that the request brings itself, and does not answer, is for the client to know of.
+    """
+    answered: set[str] = set()
+    for place, piece in reversed(pieces.items()):
+        if piece.sent is None:
+            continue
+        if piece.row.is_output:
+            answered.add(piece.answers)
+        elif piece.opens and piece.opens not in answered and _needs_output(piece, reader, is_own=place >= start):
+            piece.sent = None
+    asked: set[str] = set()
+    gone = {piece.opens for piece in pieces.values() if piece.opens and piece.sent is None}
+    for piece in pieces.values():
+        if piece.type == "compaction" and piece.sent is not None:
+            # what it stands for may hold the call
+            return
+        if not piece.row.is_output:
+            asked.update([piece.opens] if piece.sent is not None else [])
+        elif piece.answers not in asked and (piece.answers in gone or (reader.pairs and _needs_call(piece))):
+            piece.sent = None
+
+
+def _needs_output(piece: OutgoingItem, reader: Reader, *, is_own: bool) -> bool:
+    if not piece.row.is_call or piece.type not in ITEM_TYPES:
+        return False
+    if INCOMPLETE in piece.item:
+        return True
+    is_exempt = piece.row.is_paired and reader.exempt and field_value(piece.item, "name") in reader.exempt
+    return reader.pairs and not is_own and not is_exempt
+
+
+def _needs_call(piece: OutgoingItem) -> bool:
+    # what outputs of unknown types belong to is not known
+    return piece.type in ITEM_TYPES and (bool(piece.answers) or piece.row.is_paired)
+
+
+def _leave_out_programs(pieces: Iterable[OutgoingItem]) -> None:
+    """Let calls that a program made be the model's own where the program is not sent."""
+    gone = {piece.opens for piece in pieces if piece.type == "program" and piece.sent is None}
+    for piece in pieces if gone else ():
+        if piece.sent is not None and b'"caller_id":"' in piece.sent:
+            caller = field_value(piece.sent, "caller")
+            if isinstance(caller, dict) and caller.get("caller_id") in gone:
+                piece.sent = without_fields(piece.sent, ("caller",))
+
+
+def _leave_out_thoughts(pieces: OutgoingItems, heads: Sequence[bytes], given: Given) -> None:
+    """Leave out reasoning that is not followed by what it led to; a request's own may be at its end."""
+    for place, piece in reversed(pieces.items()):
+        if piece.type == "reasoning":
+            at_end = place + 1 == len(heads)
+            leads = len(heads) > given.start if at_end else _is_led_to(place + 1, pieces, heads)
+            piece.is_led_on = leads and piece.id not in given.severed
+            piece.sent = piece.sent if piece.is_led_on else None
+
+
+def _is_led_to(place: int, pieces: OutgoingItems, heads: Sequence[bytes]) -> bool:
+    """Whether reasoning may have led to what stands at a place: a model made it, and it is sent."""
+    piece = pieces.get(place)
+    if piece is None or piece.type == "message":
+        return _ASSISTANT in heads[place]
+    if piece.type == "reasoning":
+        # another model's is not sent, and may stand between
+        return piece.is_led_on
+    return piece.sent is not None and piece.is_made

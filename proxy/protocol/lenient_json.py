@@ -1,0 +1,104 @@
+"""JSON that is not quite JSON: read strictly first, by the fast parser, and only where that refuses as far as it goes.
+
+    half a surrogate pair (`\\ud83d`), bytes that are not UTF-8     U+FFFD
+    NaN, Infinity, numbers beyond a double                          null
+    a byte order mark                                               dropped
+
+Whoever stores such a value could never send it on: each of these is refused by some model server, and then with every
+turn again. Anything else that is not JSON stays refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+import orjson
+
+_BOM = b"\xef\xbb\xbf"
+
+#: The integers that the fast parser reads as such; it makes floats of others.
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+#: Digits of the longest of them, with its sign.
+_MAX_DIGITS = 20
+
+
+def loads_lenient(data: bytes, *, torn: str = "") -> Any:
+    """Return what `data` says. Raises orjson.JSONDecodeError, with the strict parser's words.
+
+    torn: a field of the outermost object that may end in half a surrogate pair, or begin with one: such halves are
+    left in it, because the other half may come with the next event.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as strict:
+        return _repaired(data, torn, strict)
+
+
+def _repaired(data: bytes, torn: str, strict: orjson.JSONDecodeError) -> Any:
+    try:
+        value = _DECODER.decode(_decoded(data.removeprefix(_BOM)))
+        left = value.get(torn) if type(value) is dict else None
+        value = _mended(value)
+        if type(left) is str:
+            value[torn] = mend_inside(left)
+    except (ValueError, RecursionError):
+        _refuse(strict)
+    return value
+
+
+def _refuse(strict: orjson.JSONDecodeError) -> NoReturn:
+    raise strict from None
+
+
+def mend(text: str) -> str:
+    """Return `text` with its surrogate pairs joined, and U+FFFD for halves that stand alone."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def mend_inside(text: str) -> str:
+    """Return `text` mended, but for a low half that it begins with and a high half that it ends with."""
+    start = text[:1] if is_low(text[:1]) else ""
+    end = text[-1:] if is_high(text[-1:]) else ""
+    return start + mend(text[len(start) : len(text) - len(end)]) + end
+
+
+def is_high(character: str) -> bool:
+    """Whether a character is the first half of a surrogate pair."""
+    return "\ud800" <= character <= "\udbff"
+
+
+def is_low(character: str) -> bool:
+    """Whether a character is the second half of a surrogate pair."""
+    return "\udc00" <= character <= "\udfff"
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        # Java and JavaScript write halves of pairs as if they were characters.
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
+
+
+def _mended(value: Any) -> Any:
+    if type(value) is str:
+        return mend(value)
+    if type(value) is dict:
+        return {mend(name): _mended(inner) for name, inner in value.items()}
+    return [_mended(inner) for inner in value] if type(value) is list else value
+
+
+def _number(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def _integer(digits: str) -> int | float | None:
+    if len(digits) <= _MAX_DIGITS and _SMALLEST <= int(digits) <= _LARGEST:
+        return int(digits)
+    return _number(digits)
+
+
+_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=lambda _: None)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.protocol.lenient_json import loads_lenient
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a": NaN, "b": [Infinity, -Infinity, 1e999, -1e999]}', {"a": None, "b": [None] * 4}),
+        (b'["\\ud83d\\ude00", "\\ud83d", "\\ude00 \\ud83d"]', ["\U0001f600", "\ufffd", "\ufffd \ufffd"]),
+        (b'{"\\ud83d": 1}', {"\ufffd": 1}),
+        (b'["a\xffb", "\xf0\x9f"]', ["a\ufffdb", "\ufffd"]),
+        # a pair that was written as if its halves were characters
+        (b'["\xed\xa0\xbd\xed\xb8\x80"]', ["\U0001f600"]),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (b"[12345678901234567890123, 18446744073709551615, NaN]", [1.2345678901234568e22, 18446744073709551615, None]),
+    ],
+)
+def test_what_is_almost_json_is_read_and_can_be_written(data: bytes, value: Any):
+    assert loads_lenient(data) == value
+    orjson.dumps(loads_lenient(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"{'a': 1}", b"[1] 2", b"nan", b'["\n"]', b"[" * 100_000, b"[1,]"])
+def test_what_is_no_json_is_refused_with_the_place(data: bytes):
+    with pytest.raises(orjson.JSONDecodeError, match="line"):
+        loads_lenient(data)
+
+
+@pytest.mark.parametrize(
+    ("delta", "left"),
+    [
+        (b"hi \\ud83d", "hi \ud83d"),
+        (b"\\ude00!", "\ude00!"),
+        (b"\\ude00 \\ud83d", "\ude00 \ud83d"),
+        (b"\\ud83d", "\ud83d"),
+        (b"a\\ud83db\\ud83d", "a\ufffdb\ud83d"),
+    ],
+)
+def test_a_torn_field_keeps_the_halves_at_its_ends_and_nothing_else_does(delta: bytes, left: str):
+    read = loads_lenient(b'{"delta": "%b", "other": "%b"}' % (delta, delta), torn="delta")
+    assert read["delta"] == left
+    assert "\ufffd" in read["other"]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(0, 9) | st.text(), st.lists))
+def test_what_is_json_is_read_as_ever(value: Any):
+    assert loads_lenient(orjson.dumps(value)) == value
