@@ -18,7 +18,7 @@ import pytest
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.faults.test_kills import Server, free_port
 from tests.flows.witness import items_of, new_conversation
-from tests.proxy.cli.test_main import environment
+from tests.proxy.cli.serving import environment
 from tests.upstream import CUT, HANG, Reply
 
 HELLO = {"model": "echo", "input": "hello"}

@@ -1,79 +1,17 @@
 """The command as its user meets it: processes, exit statuses, what is printed where."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from proxy import __version__
+from tests.proxy.cli.serving import capture, environment, run
 from tests.upstream import HANG, Reply, ScriptedUpstream
-
-ROOT = Path(__file__).parents[3]
-PIPE = subprocess.PIPE
-
-
-def environment():
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("BRANCHLINE_")}
-    return {**clean, "PYTHONPATH": str(ROOT)}
-
-
-def run(*arguments, **variables):
-    command = [sys.executable, "-m", "proxy", *map(str, arguments)]
-    return capture(command, {**environment(), **variables})
-
-
-def capture(command, env):
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-class Served:
-    """A running `branchline serve`; `block` is what it printed, `url` the base URL in it."""
-
-    def __init__(self, process, block):
-        self.process = process
-        self.block = block
-        self.url = block.partition('base_url = "')[2].partition('"')[0]
-
-    async def end(self):
-        """Return exit status and stderr, after waiting for the end."""
-        _, errors = await self.process.communicate()
-        return self.process.returncode, errors.decode()
-
-
-@pytest.fixture
-async def serve(tmp_path):
-    running = []
-
-    async def start(*arguments):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "proxy", "serve", "--port", "0"),
-            *("--data-dir", tmp_path / "data", "--upstream", "echo", *arguments),
-            stdout=PIPE,
-            stderr=PIPE,
-            env=environment(),
-            cwd=ROOT,
-        )
-        running.append(process)
-        assert process.stdout
-        block = ""
-        while "OPENAI_BASE_URL" not in block:
-            line = await process.stdout.readline()
-            assert line, (await process.communicate())[1].decode()
-            block += line.decode()
-        return Served(process, block)
-
-    yield start
-    for process in running:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 def test_version_is_told_without_loading_a_server():
@@ -141,8 +79,7 @@ async def test_a_second_signal_ends_at_once(serve):
             turn = asyncio.create_task(session.post(f"{served.url}/responses", json=body))
             await upstream.wait_for_requests(1)
             served.process.send_signal(signal.SIGTERM)
-            while b"stopping" not in await served.process.stderr.readline():
-                pass
+            await served.logged("stopping")
             served.process.send_signal(signal.SIGTERM)
             assert (await served.end())[0] == 128 + signal.SIGTERM
             turn.cancel()
