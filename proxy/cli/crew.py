@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import Config
 
 #: Seconds of service after which a death is not counted with the ones before it.
-STEADY_SECONDS = 30.0
+STEADY_SERVICE_SECONDS = 30.0
 #: Deaths in a row after which nothing is tried any more, if no worker is left that serves.
 MAX_DEATHS = 5
 #: Seconds before a replacement is started: none the first time, then these, doubled each time.
@@ -154,7 +154,7 @@ class Crew:
 
     def _count_death(self, how: str, served_seconds: float) -> None:
         """Raise StartError, after giving up, for one too many."""
-        self._deaths = self._deaths + 1 if served_seconds < STEADY_SECONDS else 1
+        self._deaths = self._deaths + 1 if served_seconds < STEADY_SERVICE_SECONDS else 1
         if self._deaths >= MAX_DEATHS and not any(worker.is_ready for worker in self._members):
             failure = StartError(f"the workers end again and again, {self._deaths} times in a row; the last: {how}")
             self._give_up(failure)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from proxy.cli.messages import CONNECTION, LEAVE, Load, Report, write_report
+from proxy.cli.messages import CONNECTION, LEAVE, Load, WorkerReport, write_report
 from proxy.runtime.tasks import periodic
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Intake:
         self._taken = 0
         self._told = Load(0, 0)
 
-    def tell(self, report: Report) -> None:
+    def tell(self, report: WorkerReport) -> None:
         """Send a report; it is lost if the supervisor is gone."""
         try:
             self._channel.send(write_report(report))

@@ -18,8 +18,8 @@ BACKLOG = 1024
 #: Connections that are accepted before anything else has its turn.
 ACCEPTED_AT_ONCE = 64
 #: Seconds until the next attempt while nobody takes a connection, or none can be accepted.
-PAUSE_SECONDS = 0.05
-TROUBLED_PAUSE_SECONDS = 1.0
+UNTAKEN_PAUSE = 0.05
+TROUBLED_PAUSE = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Listener:
         self._retry = None
         while self._held:
             if not self._pass_on(self._held[0]):
-                self._pause(PAUSE_SECONDS)
+                self._pause(UNTAKEN_PAUSE)
                 return
             self._held.pop(0).close()
         for each in self._sockets:
@@ -91,11 +91,11 @@ class Listener:
             except OSError as exc:
                 # the system has no descriptor or no memory for one more
                 logger.warning("no connection can be accepted: %s", exc.strerror)
-                self._pause(TROUBLED_PAUSE_SECONDS)
+                self._pause(TROUBLED_PAUSE)
                 return
             if not self._pass_on(connection):
                 self._held.append(connection)
-                self._pause(PAUSE_SECONDS)
+                self._pause(UNTAKEN_PAUSE)
                 return
             connection.close()
 

@@ -2,7 +2,7 @@
 
 A worker is this very command again, `CHANNEL_VARIABLE` in its environment. On its standard input it gets its
 `Assignment`; then both talk over a socket pair, the channel. Down it come orders of one byte, a `CONNECTION` with the
-descriptor of a client's socket; up it come `Report`s, a line of JSON each. Either knows by its end that the other died.
+descriptor of a client's socket; up it come `WorkerReport`s, a line of JSON each. Either knows by its end that the other died.
 
 The place of metrics: where there are several workers the supervisor listens on the port for metrics, so that there is
 one target and one set. Its values are those that prometheus_client's multiprocess mode keeps: every worker counts in
@@ -57,9 +57,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     open: int
 
 
-Report: TypeAlias = Ready | Failed | Load
+WorkerReport: TypeAlias = Ready | Failed | Load
 
-_decode_report = msgspec.json.Decoder(Report)
+_decode_report = msgspec.json.Decoder(WorkerReport)
 
 
 def write_assignment(assignment: Assignment) -> bytes:
@@ -72,12 +72,12 @@ def read_assignment(data: bytes) -> Assignment:
     return msgspec.json.decode(data, type=Assignment, dec_hook=lambda _, value: Secret(value))
 
 
-def write_report(report: Report) -> bytes:
+def write_report(report: WorkerReport) -> bytes:
     """Return a report as one line."""
     return msgspec.json.encode(report) + b"\n"
 
 
-def read_report(line: bytes) -> Report:
+def read_report(line: bytes) -> WorkerReport:
     """Return the report of a line; ValueError for anything else."""
-    report: Report = _decode_report.decode(line)
+    report: WorkerReport = _decode_report.decode(line)
     return report

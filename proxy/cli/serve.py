@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from proxy.app import create_app, create_runner
+from proxy.app import create_app, create_runner, stop
 from proxy.cli.banner import render_banner
 from proxy.cli.process import listen_error, loop_factory, on_signals, set_up_logging, start_services
 from proxy.config.validation import warnings
@@ -35,10 +35,10 @@ def serve(config: Config) -> None:
 async def _serve(config: Config) -> None:
     runner = create_runner(create_app(config))
     starting = asyncio.create_task(_start(runner, config))
-    stop = asyncio.Event()
+    stopping = asyncio.Event()
 
     def begin_stop() -> None:
-        stop.set()
+        stopping.set()
         starting.cancel()
 
     on_signals(begin_stop)
@@ -47,10 +47,10 @@ async def _serve(config: Config) -> None:
         if not starting.cancelled():
             starting.result()
             print(_block(runner, config), flush=True)
-            await stop.wait()
+            await stopping.wait()
         logger.info("stopping")
     finally:
-        await runner.cleanup()
+        await stop(runner)
 
 
 async def _start(runner: web.AppRunner, config: Config) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import Config
 
 #: Seconds beyond `server.shutdown_timeout_seconds` that workers get to stop before they are killed.
-STOP_SECONDS = 10.0
+STOP_GRACE_SECONDS = 10.0
 #: Seconds between two looks for orphans.
 ORPHANS_SECONDS = 2.0
 
@@ -181,7 +181,7 @@ class Supervisor:
             crew.stop()
         seconds = max((crew.config.server.shutdown_timeout_seconds for crew in self._crews), default=0.0)
         try:
-            async with asyncio.timeout(seconds + STOP_SECONDS):
+            async with asyncio.timeout(seconds + STOP_GRACE_SECONDS):
                 await self._wait_for_crews()
         except TimeoutError:
             logger.warning("stopping: workers that have not ended are killed")

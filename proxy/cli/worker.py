@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from proxy.app import create_app, create_runner
+from proxy.app import create_app, create_runner, stop
 from proxy.background.worker import WORKER
 from proxy.cli.intake import Intake
 from proxy.cli.messages import CHANNEL_VARIABLE, Failed, Ready, read_assignment
@@ -63,13 +63,13 @@ async def _work(config: Config, channel: socket.socket) -> int:
     runner = create_runner(app)
     starting = asyncio.create_task(start_services(runner))
 
-    def stop() -> None:
+    def begin_stop() -> None:
         leaving.set()
         stopping.set()
         starting.cancel()
 
-    on_signals(stop)
-    intake = Intake(channel, leave=leaving.set, stop=stop)
+    on_signals(begin_stop)
+    intake = Intake(channel, leave=leaving.set, stop=begin_stop)
     try:
         await asyncio.wait({starting})
         if not starting.cancelled():
@@ -83,7 +83,7 @@ async def _work(config: Config, channel: socket.socket) -> int:
         intake.tell(Failed(str(exc), exc.status))
         return exc.status
     finally:
-        await runner.cleanup()
+        await stop(runner)
     return 0
 
 

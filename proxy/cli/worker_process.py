@@ -26,7 +26,7 @@ from proxy.cli.messages import (
 from proxy.cli.process import StartError, ending
 
 #: Seconds after which a worker that does not say that it is ready has failed.
-START_SECONDS = 60.0
+READY_SECONDS = 60.0
 #: Bytes of reports that are read at a time.
 READ_BYTES = 65_536
 
@@ -66,7 +66,6 @@ class WorkerProcess:
             ours.close()
             raise
         worker = cls(assignment.index, process, ours)
-        logger.info("%s starts", worker)
         try:
             await _hand_in(process, write_assignment(assignment))
         except BaseException:
@@ -96,10 +95,10 @@ class WorkerProcess:
     async def until_ready(self) -> None:
         """Wait until it takes connections. Raises StartError: it ended, said why it can't, or took too long."""
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(READY_SECONDS):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            raise StartError(f"{self} was not ready within {START_SECONDS:.0f} s") from None
+            raise StartError(f"{self} was not ready within {READY_SECONDS:.0f} s") from None
 
     def give(self, connection: socket.socket) -> bool:
         """Pass a connection on, which the caller then closes; return whether that was possible."""
@@ -162,6 +161,7 @@ class WorkerProcess:
             case Ready() if not self._ready.done():
                 self._ready_at = time.monotonic()
                 self._ready.set_result(None)
+                logger.info("%s is ready", self)
             case Failed(message, status) if not self._ready.done():
                 self._fail(StartError(message, status=status))
             case Load() as load:

@@ -86,6 +86,22 @@ async def test_a_second_signal_ends_at_once(serve):
             await asyncio.wait({turn})
 
 
+async def test_what_comes_in_on_an_open_connection_while_turns_end_is_refused_and_not_kept_waiting(serve):
+    async with ScriptedUpstream() as upstream, aiohttp.ClientSession() as session, aiohttp.ClientSession() as another:
+        upstream.script(Reply.raw(200, "application/json", chunks=[go := asyncio.Event(), b"{}"]))
+        served = await serve("--upstream", upstream.url)
+        await (await session.get(f"{served.url}/responses/resp_0")).read()
+        body = {"model": "m", "input": "hello"}
+        turn = asyncio.create_task(another.post(f"{served.url}/responses", json=body))
+        await upstream.wait_for_requests(1)
+        served.process.terminate()
+        await served.logged("waiting for 1 running turns")
+        assert (await session.get(f"{served.url}/responses/resp_0")).status == 503
+        go.set()
+        await turn
+        assert (await served.end())[0] == 0
+
+
 async def test_a_port_in_use_is_one_line_and_leaves_no_store_running(serve, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -119,6 +135,9 @@ async def test_check_lists_what_works_and_fails_with_what_does_not(tmp_path):
         ["ok", "store"],
         ["ok", "upstream"],
         ["ok", "auth"],
+    ]
+    assert run("check", "--upstream", "echo", "--data-dir", tmp_path, "--workers", "3").stdout.splitlines()[3:] == [
+        "ok    workers   3 processes"
     ]
     told = run("check", "--upstream", "echo", "--redis", "redis://:hunter2@127.0.0.1:9")
     assert told.returncode == 1

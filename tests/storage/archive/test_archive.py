@@ -117,7 +117,9 @@ def call(partition: str, mark: str) -> Entry:
 
 async def richly(store: Store) -> tuple[Conversation, dict[str, str]]:
     """A conversation with everything in it, and some of its responses by name."""
-    conversation = await start(store, "one", "two", title="A title", project_id="p", referrer="r", metadata={"a": "b", "empty": ""})
+    conversation = await start(
+        store, "one", "two", title="A title", project_id="p", referrer="r", metadata={"a": "b", "empty": ""}
+    )
     first = await turn(store, "first", conversation=conversation)
     second = await turn(store, "second", conversation=conversation)
     items = await ids_in(store, conversation)
