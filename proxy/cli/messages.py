@@ -2,7 +2,7 @@
 
 A worker is this very command again, `CHANNEL_VARIABLE` in its environment. On its standard input it gets its
 `Assignment`; then both talk over a socket pair, the channel. Down it come orders of one byte, a `CONNECTION` with the
-descriptor of a client's socket; up it come `WorkerReport`s, a line of JSON each. Either knows by its end that the other died.
+descriptor of a client's socket; up it come `WorkerReport`s, a line of JSON each. Its end says that the other one died.
 
 The place of metrics: where there are several workers the supervisor listens on the port for metrics, so that there is
 one target and one set. Its values are those that prometheus_client's multiprocess mode keeps: every worker counts in
