@@ -23,7 +23,9 @@ class OrphanReaper:
 
 
 def _ended_child() -> int | None:
-    """Return the id of a child that has ended and stays so."""
+    """Return the id of a child that has ended and was not reaped; None where the system can't say (macOS)."""
+    if not hasattr(os, "waitid"):
+        return None
     try:
         result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -45,7 +45,10 @@ def work() -> int:
     """Be a worker until told otherwise; return the exit status."""
     # meant for the supervisor: one that is sent to all processes must not end its workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    config = read_assignment(sys.stdin.buffer.read()).config
+    if not (assignment := sys.stdin.buffer.read()):
+        # the supervisor has died already
+        return 1
+    config = read_assignment(assignment).config
     set_up_logging(config.log.level, shared=True)
     with (
         socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE))) as channel,

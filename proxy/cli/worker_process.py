@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import sys
@@ -27,6 +28,8 @@ from proxy.cli.process import StartError, ending
 
 #: Seconds after which a worker that does not say that it is ready has failed.
 READY_SECONDS = 60.0
+#: Seconds without taking a connection after which a worker is given no more, if there are others.
+STUCK_SECONDS = 1.0
 #: Bytes of reports that are read at a time.
 READ_BYTES = 65_536
 
@@ -47,6 +50,8 @@ class WorkerProcess:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready_at = 0.0
         self._given = 0
+        #: Since when the longest waiting of the connections that it was given waits to be taken, about.
+        self._waits_since = math.inf
         self._load = Load(0, 0)
         asyncio.get_running_loop().add_reader(channel, self._read)
         self.ended = asyncio.create_task(self._watch())
@@ -87,10 +92,10 @@ class WorkerProcess:
         return time.monotonic() - self._ready_at if self._ready_at else 0.0
 
     @property
-    def busyness(self) -> tuple[int, int]:
-        """What the next connection is given by: the least. Connections not taken yet, then all that it has."""
-        waiting = self._given - self._load.taken
-        return waiting, waiting + self._load.open
+    def busyness(self) -> tuple[bool, int]:
+        """The worker with the least gets the next connection: whether it takes none at all, and how many it has."""
+        is_stuck = time.monotonic() - self._waits_since > STUCK_SECONDS
+        return is_stuck, self._given - self._load.taken + self._load.open
 
     async def until_ready(self) -> None:
         """Wait until it takes connections. Raises StartError: it ended, said why it can't, or took too long."""
@@ -108,6 +113,8 @@ class WorkerProcess:
             # it has just died, or has not taken any for long
             logger.debug("%s was given no connection: %s", self, exc)
             return False
+        if self._given == self._load.taken:
+            self._waits_since = time.monotonic()
         self._given += 1
         return True
 
@@ -165,6 +172,8 @@ class WorkerProcess:
             case Failed(message, status) if not self._ready.done():
                 self._fail(StartError(message, status=status))
             case Load() as load:
+                if load.taken > self._load.taken:
+                    self._waits_since = time.monotonic() if load.taken < self._given else math.inf
                 self._load = load
 
     def _fail(self, error: StartError) -> None:

@@ -14,9 +14,9 @@ reaper = OrphanReaper()
 reaper.reap()
 ours = subprocess.Popen(["sleep", "60"])
 for _ in range(2):
-    if os.fork() == 0:
+    if (child := os.fork()) == 0:
         os._exit(3)
-    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 zombies = []
 for _ in range(4):
     reaper.reap()
