@@ -1,8 +1,9 @@
-"""Fixtures of every suite: the store on a fake and on a real server."""
+"""Fixtures of every suite: the store on a fake and on a real server, a scripted model server, old stores."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -18,12 +19,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from storage import Store
 from storage.embedded import find_binary
 from tests.fake import connect_fake
+from tests.layouts import NAMES, Layout
+from tests.upstream import ScriptedUpstream
 
 # A shared or busy machine makes data slowly (the first text it makes takes seconds); that is no failure.
 settings.register_profile("branchline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("branchline")
 
 RETENTION_SECONDS = 30 * 86_400
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C: what a script runs in the background ignores it, and so would every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +73,16 @@ async def store(redis: AsyncRedis) -> AsyncIterator[Store]:
     store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """A model server that answers as the test says."""
+    async with ScriptedUpstream() as server:
+        yield server
+
+
+@pytest.fixture(params=NAMES)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """A store as an earlier version left it, one after the other."""
+    return Layout.read(request.param)

@@ -1,4 +1,4 @@
-"""What a caller can be told went wrong, and the one place that writes it down as JSON.
+"""Errors: what a caller can be told went wrong, and the one place that writes it down as JSON.
 
     ApiError
     ├── BadRequest           400  the caller's input; names the parameter

@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
     from storage import Store
 
-#: Those that read the logs of events.
-FOLLOWERS: AppKey[Followers] = AppKey("followers")
-
-
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the logs, and between two while the store can't be reached.
@@ -45,6 +41,9 @@ LOG_GRACE_SECONDS = 0.5
 FRESH_SECONDS = 60.0
 #: Numbers of events have no more digits.
 MAX_DIGITS = 15
+
+#: Those that read the logs of events.
+FOLLOWERS: AppKey[Followers] = AppKey("followers")
 
 
 class Broken(Exception):

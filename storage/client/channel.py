@@ -55,6 +55,9 @@ class ServerChannel:
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """Send all in one write, read all; once more on a fresh connection if an idle one turns out dead."""
+        if not commands:
+            # asyncio would try to write nothing again and again, and never close the connection (CPython 3.12, 3.13)
+            return []
         async with asyncio.timeout(self._timeout_seconds), self._free:
             if self._idle:
                 try:

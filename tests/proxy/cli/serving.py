@@ -1,37 +1,16 @@
-"""`branchline` in processes of its own: run to its end, or serving."""
+"""A running `branchline serve`: what it prints, what it logs, how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from asyncio.subprocess import PIPE
 
-ROOT = Path(__file__).parents[3]
-PIPE = subprocess.PIPE
+from tests.processes import ROOT, environment
 
 #: Seconds after which something that was waited for does not come any more.
 PATIENCE_SECONDS = 40.0
-
-
-def environment() -> dict[str, str]:
-    """This process's environment without settings, and with this source tree."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("BRANCHLINE_")}
-    return {**clean, "PYTHONPATH": str(ROOT)}
-
-
-def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    command = [sys.executable, "-m", "proxy", *map(str, arguments)]
-    return capture(command, {**environment(), **variables})
-
-
-def capture(command: Sequence[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run any program to its end and keep what it prints."""
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 class Served:

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from proxy import __version__
-from tests.proxy.cli.serving import capture, environment, run
+from tests.processes import capture, environment, run
 from tests.upstream import HANG, Reply, ScriptedUpstream
 
 

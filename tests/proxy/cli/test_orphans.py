@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.proxy.cli.serving import capture, environment
+from tests.processes import capture, environment
 
 SCRIPT = """
 import os, subprocess, sys

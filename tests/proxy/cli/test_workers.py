@@ -17,8 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.processes import run
 from tests.proxy.cli.conftest import Serve
-from tests.proxy.cli.serving import Served, run
+from tests.proxy.cli.serving import Served
 from tests.proxy.relay.streams import MESSAGE, WHOLE
 from tests.upstream import HANG, Reply, ScriptedUpstream
 

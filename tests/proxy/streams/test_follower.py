@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest
 from proxy.streams.follower import POLL_SECONDS, Broken, Followers, LogReader, frames_from, read_starting_after
-from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store, new_partition
+from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store
 from tests.roundtrips import RoundTripCounter
-from tests.storage.builders import OWNER, connect, take_turn
+from tests.storage.builders import OWNER, connect, new_log, take_turn
 from tests.storage.servers import run_valkey
-
-
-def new_log() -> EventLog:
-    return EventLog(OWNER, ids.new_response_id(new_partition(), stored=True))
 
 
 async def append(store: Store, log: EventLog, number: int, frames: bytes = b"e\n\n", *, last: bool = False) -> None:
