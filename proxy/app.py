@@ -172,8 +172,26 @@ async def provide_worker(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def stop(runner: web.AppRunner) -> None:
+    """Stop listening, let turns and other requests finish (`stop_turns`), and end the services.
+
+    aiohttp's own `cleanup` would begin with the connections that are idle: it reads nothing more from them and leaves
+    them open, so that a client's next request would get no answer before the last turn has ended.
+    """
+    for site in list(runner.sites):
+        await site.stop()
+    if runner.server is not None:
+        await stop_turns(runner.app)
+    await runner.cleanup()
+
+
 async def stop_turns(app: web.Application) -> None:
-    """Refuse new requests; let turns and other requests finish within the configured time. What is left is cut."""
+    """Refuse new requests; let turns and other requests finish within the configured time. What is left is cut.
+
+    A second call does nothing.
+    """
+    if app[STOPPING].is_set():
+        return
     app[STOPPING].set()
     seconds = app[CONFIG].server.shutdown_timeout_seconds
     start = time.monotonic()

@@ -125,8 +125,11 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """Take nothing more, let finish what runs, then give the rest back to the other replicas."""
+    async def drain(self, timeout_seconds: float | None) -> None:
+        """Take nothing more, let finish what runs, then give the rest back to the other replicas.
+
+        timeout_seconds: None, for as long as it takes.
+        """
         await self._taking.aclose()
         unclaimed = [(run, task) for run, task in self._runs.values() if run.job is None]
         for _, task in unclaimed:

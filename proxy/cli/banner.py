@@ -18,8 +18,11 @@ _AUTH = {
 }
 
 
-def render_banner(config: Config, address: tuple[str, int], store: str) -> str:
-    """Return the start-up block. address: host and port listened on. store: what holds the state."""
+def render_banner(config: Config, address: tuple[str, int], store: str, workers: int = 1) -> str:
+    """Return the start-up block.
+
+    address: host and port listened on. store: what holds the state. workers: processes that serve.
+    """
     base = base_url(*address)
     return "\n".join(
         [
@@ -28,6 +31,7 @@ def render_banner(config: Config, address: tuple[str, int], store: str) -> str:
             f"  store     {store}",
             f"  upstream  {describe_upstream(config.upstream.url)}",
             f"  auth      {_AUTH[config.auth.mode]}",
+            *([f"  workers   {workers}"] if workers > 1 else []),
             "",
             f'  base_url = "{base}"',
             f"  OPENAI_BASE_URL={base}",

@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from proxy.auth.authenticators import create_authenticator
+from proxy.cli.processors import worker_count
 from proxy.config.values import describe_redis, describe_upstream
 from proxy.protocol.errors import ApiError
 from proxy.upstream.client import Upstream, create_session
@@ -47,13 +48,18 @@ class Finding:
 
 
 async def diagnose(config: Config) -> list[Finding]:
-    """Look at every part that a server with `config` needs; never raises for one that does not work."""
+    """Look at every part that a server with `config` needs; never raises for one that does not work.
+
+    Several workers are told too, as `auto` does not say how many it means.
+    """
+    workers = worker_count(config.server.workers)
     patience = min(PATIENCE_SECONDS, config.upstream.read_timeout_seconds)
     async with create_session(msgspec.structs.replace(config.upstream, read_timeout_seconds=patience)) as session:
         return [
             await _finding("store", _check_store(config)),
             await _finding("upstream", _check_upstream(config, session)),
             await _finding("auth", _check_auth(config, session)),
+            *([Finding("workers", works=True, text=f"{workers} processes")] if workers > 1 else []),
         ]
 
 

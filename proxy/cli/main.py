@@ -73,11 +73,25 @@ def _seconds(text: str) -> float:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from proxy.cli.messages import CHANNEL_VARIABLE
+
+    if CHANNEL_VARIABLE in os.environ:
+        from proxy.cli.worker import work
+
+        return work()
     config = _load(options)
-    from proxy.cli.serve import StartError, serve
+    from proxy.cli.process import StartError
+    from proxy.cli.processors import worker_count
 
     try:
-        serve(config)
+        if worker_count(config.server.workers) == 1:
+            from proxy.cli.serve import serve
+
+            serve(config)
+        else:
+            from proxy.cli.supervisor import supervise
+
+            supervise(config, lambda: _read(options))
     except StartError as exc:
         return _fail(str(exc), exc.status)
     return 0
@@ -165,13 +179,20 @@ def _version(_: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> Config:
-    from proxy.config.loading import ConfigError, load_config
+    from proxy.config.loading import ConfigError
 
-    given = {key: value for key, value in vars(options).items() if key in FLAGS and value is not None}
     try:
-        return load_config(options.config, os.environ, given)
+        return _read(options)
     except ConfigError as exc:
         sys.exit(_fail(str(exc), 2))
+
+
+def _read(options: argparse.Namespace) -> Config:
+    """Return the settings; ConfigError if they can't be used."""
+    from proxy.config.loading import load_config
+
+    given = {key: value for key, value in vars(options).items() if key in FLAGS and value is not None}
+    return load_config(options.config, os.environ, given)
 
 
 def _fail(message: str, status: int) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 FLAGS = {
     "server.host": ("--host", "HOST", "address to listen on"),
     "server.port": ("--port", "PORT", "port to listen on; 0 lets the system choose"),
+    "server.workers": ("--workers", "N", "processes that serve on the port, or auto: one a processor"),
     "upstream.url": ("--upstream", "URL", "base URL of the model server, or echo"),
     "data.dir": ("--data-dir", "DIR", "folder of the embedded Valkey"),
     "redis.url": ("--redis", "URL", "Redis or Valkey to use in place of the embedded one"),

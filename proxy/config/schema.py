@@ -85,6 +85,10 @@ def _words(info: inspect.Type) -> str:
             return "a list of text"
         case inspect.DictType():
             return f"a table of names ({_words(info.key_type)}) and values ({_words(info.value_type)})"
+        case inspect.LiteralType(values):
+            return ", ".join(f'"{value}"' for value in values)
+        case inspect.UnionType(types):
+            return " or ".join(map(_words, types))
         case _:
             return "text"
 

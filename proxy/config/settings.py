@@ -47,6 +47,9 @@ class ServerConfig(Section, frozen=True):
     host: NotEmpty = "127.0.0.1"
     #: Port to listen on; 0 lets the system choose.
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    #: Processes that serve on this port; `auto`: one for each processor. More than one have a supervisor above them,
+    #: which replaces those that die and reads the settings anew on SIGHUP.
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1
     #: Largest request body, in bytes, as sent and after decompression.
     max_body_bytes: Count = 64 * 1024 * 1024
     #: Deepest nesting of a JSON body.

@@ -63,8 +63,11 @@ class RunningTurns:
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ApiError | StoreError):
             logger.error("turn ended with an error", exc_info=error)
 
-    async def drain(self, timeout_seconds: float) -> None:
-        """Refuse new turns, let running ones finish, then end what is left as if its client had gone."""
+    async def drain(self, timeout_seconds: float | None) -> None:
+        """Refuse new turns, let running ones finish, then end what is left as if its client had gone.
+
+        timeout_seconds: None, for as long as it takes.
+        """
         self._draining = True
         if self._running:
             logger.info("waiting for %d running turns", len(self._running))

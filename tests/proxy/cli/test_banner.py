@@ -15,6 +15,8 @@ def test_the_block_has_what_an_app_needs():
         "auth      passthrough: every caller by its own upstream key",
     ):
         assert f"  {line}\n" in block
+    assert "workers" not in block
+    assert "  workers   4\n" in render_banner(Config(), ("127.0.0.1", 8080), "embedded", workers=4)
 
 
 @pytest.mark.parametrize(

@@ -4,60 +4,14 @@ import asyncio
 import re
 import signal
 import socket
-import subprocess
 import sys
 
 import aiohttp
 import pytest
 
 from proxy import __version__
-from tests.processes import ROOT, capture, environment, run
+from tests.processes import capture, environment, run
 from tests.upstream import HANG, Reply, ScriptedUpstream
-
-PIPE = subprocess.PIPE
-
-
-class Served:
-    """A running `branchline serve`; `block` is what it printed, `url` the base URL in it."""
-
-    def __init__(self, process, block):
-        self.process = process
-        self.block = block
-        self.url = block.partition('base_url = "')[2].partition('"')[0]
-
-    async def end(self):
-        """Return exit status and stderr, after waiting for the end."""
-        _, errors = await self.process.communicate()
-        return self.process.returncode, errors.decode()
-
-
-@pytest.fixture
-async def serve(tmp_path):
-    running = []
-
-    async def start(*arguments):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "proxy", "serve", "--port", "0"),
-            *("--data-dir", tmp_path / "data", "--upstream", "echo", *arguments),
-            stdout=PIPE,
-            stderr=PIPE,
-            env=environment(),
-            cwd=ROOT,
-        )
-        running.append(process)
-        assert process.stdout
-        block = ""
-        while "OPENAI_BASE_URL" not in block:
-            line = await process.stdout.readline()
-            assert line, (await process.communicate())[1].decode()
-            block += line.decode()
-        return Served(process, block)
-
-    yield start
-    for process in running:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 def test_version_is_told_without_loading_a_server():
@@ -125,12 +79,27 @@ async def test_a_second_signal_ends_at_once(serve):
             turn = asyncio.create_task(session.post(f"{served.url}/responses", json=body))
             await upstream.wait_for_requests(1)
             served.process.send_signal(signal.SIGTERM)
-            while b"stopping" not in await served.process.stderr.readline():
-                pass
+            await served.logged("stopping")
             served.process.send_signal(signal.SIGTERM)
             assert (await served.end())[0] == 128 + signal.SIGTERM
             turn.cancel()
             await asyncio.wait({turn})
+
+
+async def test_what_comes_in_on_an_open_connection_while_turns_end_is_refused_and_not_kept_waiting(serve):
+    async with ScriptedUpstream() as upstream, aiohttp.ClientSession() as session, aiohttp.ClientSession() as another:
+        upstream.script(Reply.raw(200, "application/json", chunks=[go := asyncio.Event(), b"{}"]))
+        served = await serve("--upstream", upstream.url)
+        await (await session.get(f"{served.url}/responses/resp_0")).read()
+        body = {"model": "m", "input": "hello"}
+        turn = asyncio.create_task(another.post(f"{served.url}/responses", json=body))
+        await upstream.wait_for_requests(1)
+        served.process.terminate()
+        await served.logged("waiting for 1 running turns")
+        assert (await session.get(f"{served.url}/responses/resp_0")).status == 503
+        go.set()
+        await turn
+        assert (await served.end())[0] == 0
 
 
 async def test_a_port_in_use_is_one_line_and_leaves_no_store_running(serve, tmp_path):
@@ -166,6 +135,9 @@ async def test_check_lists_what_works_and_fails_with_what_does_not(tmp_path):
         ["ok", "store"],
         ["ok", "upstream"],
         ["ok", "auth"],
+    ]
+    assert run("check", "--upstream", "echo", "--data-dir", tmp_path, "--workers", "3").stdout.splitlines()[3:] == [
+        "ok    workers   3 processes"
     ]
     told = run("check", "--upstream", "echo", "--redis", "redis://:hunter2@127.0.0.1:9")
     assert told.returncode == 1

@@ -109,6 +109,8 @@ def test_what_kubernetes_adds_for_a_service_is_passed_over():
             'server.port in config.toml: expected an integer between 0 and 65535, got "x"',
         ),
         ("[server]\nport = 70000", "…: expected an integer between 0 and 65535, got 70000"),
+        ("[server]\nworkers = 0", '…: expected an integer between 1 and 256 or "auto", got 0'),
+        ("[server]\nworkers = 'all'", '…: expected an integer between 1 and 256 or "auto", got "all"'),
         ("[server]\nport = true", "…: expected an integer between 0 and 65535, got true"),
         ("[server]\nhost = ''", 'server.host in config.toml: expected text, not empty, got ""'),
         (

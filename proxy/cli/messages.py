@@ -1,0 +1,83 @@
+"""What a supervisor and its workers tell each other.
+
+A worker is this very command again, `CHANNEL_VARIABLE` in its environment. On its standard input it gets its
+`Assignment`; then both talk over a socket pair, the channel. Down it come orders of one byte, a `CONNECTION` with the
+descriptor of a client's socket; up it come `WorkerReport`s, a line of JSON each. Its end says that the other one died.
+
+The place of metrics: where there are several workers the supervisor listens on the port for metrics, so that there is
+one target and one set. Its values are those that prometheus_client's multiprocess mode keeps: every worker counts in
+memory-mapped files of its own, named by `Assignment.index`, in a folder that the supervisor makes and clears at its
+start; whoever is asked adds them up. So what a worker counted outlives it, also `kill -9`, and asking takes nobody's
+time. An index belongs to one process at a time and is given again after that one ended, so its counters go on and there
+are no more files than workers at a time. (Asking each worker over the channel would lose the counts of a dead one, and
+a sum that falls is a reset to Prometheus, which then counts everything again.)
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from proxy.config.settings import Config, Secret
+
+#: Holds the descriptor of the channel. It does not begin as settings do, among which it would be an error.
+CHANNEL_VARIABLE = "_BRANCHLINE_WORKER_CHANNEL"
+
+#: Take this connection; its descriptor comes along.
+CONNECTION = b"c"
+#: Others take new connections from now on: leave when what is open has ended.
+LEAVE = b"l"
+#: Stop as on SIGTERM.
+STOP = b"s"
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a worker is started with. index: its number from 1, of its own while it lives. config: all settings."""
+
+    index: int
+    config: Config
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The worker takes connections."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The worker can't start, and ends. message: for the terminal. status: for the exit."""
+
+    message: str
+    status: int
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """What a worker has to do. taken: connections that it has taken, in all. open: those that are open."""
+
+    taken: int
+    open: int
+
+
+WorkerReport: TypeAlias = Ready | Failed | Load
+
+_decode_report = msgspec.json.Decoder(WorkerReport)
+
+
+def write_assignment(assignment: Assignment) -> bytes:
+    """Return an assignment as JSON, its secrets in the clear."""
+    return msgspec.json.encode(assignment, enc_hook=str)
+
+
+def read_assignment(data: bytes) -> Assignment:
+    """Return the assignment that was written; ValueError for anything else."""
+    return msgspec.json.decode(data, type=Assignment, dec_hook=lambda _, value: Secret(value))
+
+
+def write_report(report: WorkerReport) -> bytes:
+    """Return a report as one line."""
+    return msgspec.json.encode(report) + b"\n"
+
+
+def read_report(line: bytes) -> WorkerReport:
+    """Return the report of a line; ValueError for anything else."""
+    report: WorkerReport = _decode_report.decode(line)
+    return report

@@ -1,0 +1,104 @@
+"""Serving process: what the single server, the supervisor and its workers have in common.
+
+Errors of the start, the log, the event loop, signals. Imports no server: a supervisor is there in no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from storage.embedded import EmbeddedUnavailable
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+logger = logging.getLogger(__name__)
+
+_LISTEN_PROBLEMS = {
+    errno.EADDRINUSE: "another program listens there; choose another --port",
+    errno.EADDRNOTAVAIL: "this machine does not have that address",
+    errno.EACCES: "ports below 1024 need more rights; choose another --port",
+}
+
+
+class StartError(Exception):
+    """The server can't start; `str()` is one line for the terminal. status: what the process exits with."""
+
+    def __init__(self, message: str, *, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def set_up_logging(level: str, *, shared: bool = False) -> None:
+    """Write one line a record to stderr: ours from `level` up, other libraries' from warnings up.
+
+    shared: other processes write there too, so each line has the process id behind the logger's name. A line is one
+    write, so that lines of several processes do not mix. A second call changes only the level.
+    """
+    name = f"%(name)s[{os.getpid()}]" if shared else "%(name)s"
+    logging.basicConfig(
+        stream=sys.stderr, format=f"%(asctime)s %(levelname)s {name}: %(message)s", level=logging.WARNING
+    )
+    # What no line shows need not be looked up for each (the logging cookbook's own advice).
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    for package in ("proxy", "storage"):
+        logging.getLogger(package).setLevel(level.upper())
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loop; None where there is no uvloop, for the standard one."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    return factory
+
+
+def on_signals(stop: Callable[[], None], end: Callable[[], None] = lambda: None) -> None:
+    """Call `stop` at the first SIGTERM or SIGINT; at the second call `end` and exit at once, with 128 + its number."""
+    stopping = False
+
+    def receive(number: int) -> None:
+        nonlocal stopping
+        if stopping:
+            end()
+            os._exit(128 + number)
+        stopping = True
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, receive, number)
+
+
+async def start_services(runner: web.AppRunner) -> None:
+    """Start the application's services. Raises StartError."""
+    try:
+        await runner.setup()
+    except EmbeddedUnavailable as exc:
+        raise StartError(str(exc)) from exc
+    except ValueError as exc:
+        # what only shows when the parts are made: a key file that is none, an algorithm that does not fit
+        logger.debug("the configuration does not work", exc_info=True)
+        raise StartError(str(exc), status=2) from exc
+
+
+def listen_error(host: str, port: int, exc: OSError) -> StartError:
+    """Return in plain words why it was not possible to listen on `host` and `port`."""
+    if isinstance(exc, socket.gaierror):
+        return StartError(f"can't listen on {host}: there is no such host")
+    reason = _LISTEN_PROBLEMS.get(exc.errno or 0, exc.strerror)
+    return StartError(f"can't listen on {host} port {port}: {reason}")
+
+
+def ending(code: int) -> str:
+    """Say how a process ended, by its exit code as asyncio has it (negative: a signal)."""
+    return f"ended with status {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"

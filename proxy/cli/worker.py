@@ -1,0 +1,137 @@
+"""Worker: one of several processes that serve on one port; takes the connections that the supervisor passes on.
+
+It ends in one of two ways. Told to stop, by a signal too, or when its supervisor has died, it does what a single
+process does. Told to leave, because others take its place, it does what is left on its connections, however long that
+takes, and asks the clients to open new ones; those that stay silent are closed in the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs, web
+
+from proxy.app import create_app, create_runner, stop
+from proxy.background.worker import WORKER
+from proxy.cli.intake import Intake
+from proxy.cli.messages import CHANNEL_VARIABLE, Failed, Ready, read_assignment
+from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
+from proxy.http.middleware import RUNNING
+from proxy.turns.running import TURNS
+from proxy.websocket.connections import CONNECTIONS
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Config
+
+#: Seconds that a connection may be silent before a worker that leaves closes it: longer than clients and reverse
+#: proxies keep one that they do not use (nginx 60 s, Go 90 s), so that it is not closed under a request on its way.
+SILENT_SECONDS = 100.0
+#: Seconds between two looks at what is left.
+LEAVING_PAUSE = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+def work() -> int:
+    """Be a worker until told otherwise; return the exit status."""
+    # meant for the supervisor: one that is sent to all processes must not end its workers
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if not (assignment := sys.stdin.buffer.read()):
+        # the supervisor has died already
+        return 1
+    config = read_assignment(assignment).config
+    set_up_logging(config.log.level, shared=True)
+    with (
+        socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE))) as channel,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
+        channel.set_inheritable(False)
+        channel.settimeout(0)
+        return runner.run(_work(config, channel))
+
+
+async def _work(config: Config, channel: socket.socket) -> int:
+    leaving, stopping = asyncio.Event(), asyncio.Event()
+    app = create_app(config)
+    app.on_response_prepare.append(_ask_to_reconnect(leaving))
+    runner = create_runner(app)
+    starting = asyncio.create_task(start_services(runner))
+
+    def begin_stop() -> None:
+        leaving.set()
+        stopping.set()
+        starting.cancel()
+
+    on_signals(begin_stop)
+    intake = Intake(channel, leave=leaving.set, stop=begin_stop)
+    try:
+        await asyncio.wait({starting})
+        if not starting.cancelled():
+            starting.result()
+            async with intake.taking(_server(runner)):
+                intake.tell(Ready())
+                await leaving.wait()
+                if not stopping.is_set():
+                    await _until(stopping, _leave(runner))
+    except StartError as exc:
+        intake.tell(Failed(str(exc), exc.status))
+        return exc.status
+    finally:
+        await stop(runner)
+    return 0
+
+
+def _server(runner: web.AppRunner) -> web.Server:
+    if runner.server is None:
+        raise RuntimeError("the application was not set up")
+    return runner.server
+
+
+async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` to its end, or until the event is set."""
+    working, waiting = asyncio.create_task(work), asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        waiting.cancel()
+        await asyncio.wait({working, waiting})
+    if not working.cancelled():
+        working.result()
+
+
+async def _leave(runner: web.AppRunner) -> None:
+    """Wait for the end of everything that this process has begun or that is still asked of it."""
+    logger.info("others take new connections; leaving when what is open here has ended")
+    app = runner.app
+    await asyncio.gather(app[WORKER].drain(None), _finish_requests(app, _server(runner)))
+    await app[TURNS].drain(None)
+    logger.info("left")
+
+
+async def _finish_requests(app: web.Application, server: web.Server) -> None:
+    silent_until = time.monotonic() + SILENT_SECONDS
+    while app[RUNNING] or (server.connections and time.monotonic() < silent_until):
+        # also those that were upgraded just now, on a connection that was open
+        app[CONNECTIONS].stop()
+        await asyncio.sleep(LEAVING_PAUSE)
+
+
+def _ask_to_reconnect(leaving: asyncio.Event) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return what has every answer, once this process is leaving, tell its client that its connection ends with it."""
+
+    async def ask(_: web.Request, response: web.StreamResponse) -> None:
+        if leaving.is_set() and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            response.headers[hdrs.CONNECTION] = "close"
+            response.force_close()
+
+    return ask
