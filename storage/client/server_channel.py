@@ -127,7 +127,7 @@ class ServerChannel(Channel):
 
     def _opened(self, dialing: asyncio.Task[PipelinedConnection]) -> None:
         self._dialing = None
-        if not dialing.cancelled() and dialing.exception() is None:
+        if not dialing.cancelled() and dialing.exception() is None and dialing.result().is_open:
             self._connections.append(dialing.result())
 
     def _changed(self, connection: PipelinedConnection) -> None:
