@@ -29,6 +29,7 @@ class ServerChannel(Channel):
         self._limit = limit
         self._timeout_seconds = timeout_seconds
         self._is_blocking = blocking
+        self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -65,7 +66,8 @@ class ServerChannel(Channel):
         return replies
 
     async def close(self) -> None:
-        """Close every connection; what is under way fails."""
+        """Close every connection; what is under way fails, and what comes later."""
+        self._is_closed = True
         if self._loop is asyncio.get_running_loop():
             if self._dialing is not None:
                 self._dialing.cancel()
@@ -98,7 +100,7 @@ class ServerChannel(Channel):
     async def _find(self, deadline: float) -> PipelinedConnection:
         """Return a connection with room: a new one while there may be more, or one that has room again."""
         async with asyncio.timeout_at(deadline):
-            while True:
+            while not self._is_closed:
                 if len(self._connections) < self._limit:
                     try:
                         connection = await self._open()
@@ -113,6 +115,7 @@ class ServerChannel(Channel):
                     if not connection.is_full:
                         return connection
                 await self._changes.wait()
+        raise redis_errors.ConnectionError("the channel is closed")
 
     async def _open(self) -> PipelinedConnection:
         """Return the next new connection; all that wait for one wait for the same."""
@@ -122,7 +125,7 @@ class ServerChannel(Channel):
         dialing = self._dialing
         await asyncio.wait([dialing])
         if dialing.cancelled():
-            raise redis_errors.ConnectionError("the channel was closed")
+            raise redis_errors.ConnectionError("the channel is closed")
         return dialing.result()
 
     def _opened(self, dialing: asyncio.Task[PipelinedConnection]) -> None:

@@ -34,6 +34,7 @@ class Act(Enum):
     NEVER = auto()  # and none to what comes after it on this connection
     CLOSE = auto()  # before the reply
     CUT = auto()  # in the middle of the reply
+    TWICE = auto()  # one reply more than there should be
     GARBAGE = auto()  # no reply, but not RESP either
     READONLY = auto()
     LOADING = auto()
@@ -66,6 +67,8 @@ def reply_to(act: Act, argument: bytes) -> bytes:
             return _bulk(argument.ljust(LONG_BYTES))
         case Act.PUSHED:
             return b">2\r\n+invalidate\r\n" + _bulk(b"pushed") + _bulk(argument)
+        case Act.TWICE:
+            return 2 * _bulk(argument)
         case Act.GARBAGE:
             return b"garbage\r\n"
         case Act.READONLY | Act.LOADING | Act.NOREPLICAS | Act.UNBLOCKED:
