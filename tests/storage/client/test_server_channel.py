@@ -433,10 +433,15 @@ def test_a_channel_goes_on_in_another_loop(valkey_url: str):
         max_connections=1,
     )
 
-    async def main(text: str) -> None:
-        assert await echo(channel, text) == text.encode()
+    run(_echo_in(channel, "first"), asyncio.new_event_loop)
 
-    for text in ("first", "second"):
-        run(main(text), asyncio.new_event_loop)
-    run(channel.close(), asyncio.new_event_loop)
+    async def again() -> None:
+        await _echo_in(channel, "second")
+        await channel.close()
+
+    run(again(), asyncio.new_event_loop)
     gc.collect()
+
+
+async def _echo_in(channel: Channel, text: str) -> None:
+    assert await echo(channel, text) == text.encode()
