@@ -1,14 +1,19 @@
 # make help   lists the targets
 #
-# Needs make, a C compiler and CPython 3.11 or newer. Everything else goes into .venv, from the network the first
-# time and whenever pyproject.toml has changed; after that it works offline.
+# Needs make, a C compiler and CPython 3.11 or newer. Everything else goes into VENV (.venv), from the network the first
+# time and whenever pyproject.toml has changed; after that it works offline. VENV is made with PYTHON, or with the first
+# interpreter that works.
 
 PORT ?= 8080
 UPSTREAM ?= echo
 ARGS ?=
 
-VENV := .venv
+VENV ?= .venv
+PYTHON ?= python3.13 python3.12 python3.11 python3.14 python3 python
 BIN := $(VENV)/bin
+
+# Set, it would have each of the hundred processes that the tests start compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_PYTHON_VERSION_WARNING := 1
@@ -20,6 +25,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
 	@echo 'variables: PORT=8080  UPSTREAM=echo (the built-in model) or a base URL  ARGS="more arguments"'
+	@echo '           VENV=.venv  PYTHON=python3.12 (what VENV is made with)'
 
 run: $(VENV)/installed ## serve on 127.0.0.1:8080, with the built-in echo model unless UPSTREAM=http://…/v1
 	@exec $(BIN)/branchline serve --port '$(PORT)' --upstream '$(UPSTREAM)' $(ARGS)
@@ -45,18 +51,18 @@ docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.to
 bench: $(VENV)/installed-dev ## run the benchmarks; ARGS are theirs
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-clean: ## remove .venv, caches and build output; data stays
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv*, caches and build output; data stays
+	@rm -rf .venv .venv-* $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@for python in python3.13 python3.12 python3.11 python3.14 python3 python; do \
+	@for python in $(PYTHON); do \
 		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 			echo "making $(VENV) with $$("$$python" --version)"; \
 			exec "$$python" -m venv $(VENV); \
 		fi; \
 	done; \
-	echo 'No CPython 3.11 or newer with its venv module was found on PATH.' >&2; \
+	echo 'No CPython 3.11 or newer with its venv module was found: $(PYTHON).' >&2; \
 	exit 1
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python

@@ -63,7 +63,6 @@ MAX_HEADER_BYTES = 32 * 1024
 #: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
 CLEANUP_SECONDS = 0.5
 
-
 log = logging.getLogger(__name__)
 
 
@@ -151,7 +150,11 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_followers(app: web.Application) -> AsyncIterator[None]:
     """Look into the logs of events that clients follow."""
-    async with Followers(app[STORE], app[CONFIG].server.keepalive_seconds).serving() as followers:
+    config = app[CONFIG]
+    followers_of_all = Followers(
+        app[STORE], config.server.keepalive_seconds, ordinary_logs=config.streams.keep == "all"
+    )
+    async with followers_of_all.serving() as followers:
         app[FOLLOWERS] = followers
         yield
 

@@ -27,15 +27,14 @@ from proxy.config.values import KEY_BYTES, key_from_text
 if TYPE_CHECKING:
     from proxy.config.settings import Config
 
-#: Seals what only this service may read again.
-SEALER: AppKey[Sealer] = AppKey("sealer")
-
-
 #: What sealed text begins with; the digit is the version of the format.
 PREFIX = "blseal1_"
 KEY_FILE = "sealing.key"
 
 _NONCE_BYTES = 12
+
+#: Seals what only this service may read again.
+SEALER: AppKey[Sealer] = AppKey("sealer")
 
 
 class Unsealable(Exception):

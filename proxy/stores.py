@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import Config
 
-
 #: What is kept for ever without a conversation around it has this time to live, so that every key still has one.
 FOREVER_SECONDS = 100 * 365 * 86_400
 

@@ -40,7 +40,7 @@ class CallMark(NamedTuple):
         return self.sign in (CallSign.CALL, CallSign.OPTIONAL_CALL)
 
     def __str__(self) -> str:
-        return f"{self.sign}{self.key}"
+        return self.sign + self.key
 
 
 #: Of an item that has to do with no call.

@@ -1,4 +1,4 @@
-"""Fixtures of every suite: the store on a fake and on a real server."""
+"""Fixtures of every suite: the store on a fake and on a real server, a scripted model server, old stores."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from storage import Store
 from storage.embedded import find_binary
 from tests.fake import channels_to, connect_fake
+from tests.layouts import NAMES, Layout
+from tests.upstream import ScriptedUpstream
 
 # A shared or busy machine makes data slowly (the first text it makes takes seconds); that is no failure.
 settings.register_profile("branchline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,3 +66,16 @@ async def store(redis: AsyncRedis) -> AsyncIterator[Store]:
     store = Store(*channels_to(redis), prefix="test", retention_seconds=RETENTION_SECONDS)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """A model server that answers as the test says."""
+    async with ScriptedUpstream() as server:
+        yield server
+
+
+@pytest.fixture(params=NAMES)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """A store as an earlier version left it, one after the other."""
+    return Layout.read(request.param)

@@ -1,4 +1,4 @@
-"""The shape of the imports: one way, over few levels, and as docs/architecture.md draws them."""
+"""The shape of the imports: one way, over few levels, and as docs/architecture.md draws them; tests stand alone."""
 
 from __future__ import annotations
 
@@ -103,6 +103,42 @@ def test_every_package_says_what_lives_there_and_what_it_may_import(face: Path):
     said = ast.get_docstring(ast.parse(face.read_text("utf-8"))) or ""
     assert said.splitlines()[0].endswith(".")
     assert re.search(r"^Imports .*\.", said, re.MULTILINE), "what it may import: a line that begins with 'Imports'"
+
+
+def test_tests_of_modules_stand_in_folders_that_are_called_as_their_packages():
+    for package in ("proxy", "storage"):
+        folders = [path.parent for path in (ROOT / "tests" / package).rglob("*.py")]
+        names = {str(folder.relative_to(ROOT / "tests")) for folder in folders}
+        assert {name for name in names if not (ROOT / name / "__init__.py").is_file()} == set()
+        assert len(names) > 1
+
+
+def test_no_test_module_imports_another():
+    """What several suites need stands in a module that is named for it."""
+    between = {}
+    for path in (ROOT / "tests").rglob("*.py"):
+        if taken := imported_tests(ast.parse(path.read_text("utf-8"))):
+            between[str(path.relative_to(ROOT))] = taken
+    assert between == {}
+
+
+def test_an_import_of_a_test_module_is_noticed():
+    source = "from tests.a.test_a import x\nfrom tests.b import test_b, talk\nimport tests.test_c\nfrom . import test_d"
+    assert imported_tests(ast.parse(source)) == {"test_a", "test_b", "test_c", "test_d"}
+    assert imported_tests(ast.parse("from tests.flows.talk import post\nfrom aiohttp import test_utils")) == set()
+
+
+def imported_tests(tree: ast.Module) -> set[str]:
+    """The test modules of this repository that a module imports."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            home = f"tests.{node.module}" if node.level else node.module
+            names += [f"{home}.{each.name}" for each in node.names]
+        elif isinstance(node, ast.Import):
+            names += [each.name for each in node.names]
+    ours = [name.split(".") for name in names if name.startswith("tests.")]
+    return {part for name in ours for part in name if part.startswith("test_")}
 
 
 def test_only_who_speaks_http_knows_its_requests():

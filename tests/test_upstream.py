@@ -8,13 +8,7 @@ import pytest
 import zstandard
 
 from tests.samples import load_sample, sample_names
-from tests.upstream import CUT, HANG, Reply, ScriptedUpstream
-
-
-@pytest.fixture
-async def upstream():
-    async with ScriptedUpstream() as server:
-        yield server
+from tests.upstream import CUT, HANG, Reply
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""api.items."""
+"""The endpoints under /v1/conversations/{conversation_id}/items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""api.rendering."""
+"""Rendering: conversations, branches, items and lists of them as the JSON that clients get."""
 
 from __future__ import annotations
 

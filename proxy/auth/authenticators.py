@@ -1,4 +1,4 @@
-"""Who the caller is, and which credential goes upstream in its name.
+"""Authenticators: who the caller is, and which credential goes upstream in its name.
 
     auth.mode     owner                              credential sent upstream
     passthrough   token:<SHA-256 of the token>       upstream.api_key, else the caller's own header

@@ -1,4 +1,4 @@
-"""auth.caller."""
+"""Caller: who sent a request, and what finds that out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from aiohttp.web import AppKey, RequestKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
 #: Owners that nobody had to prove to be.
 UNPROVEN = frozenset({"anonymous", "local"})
-
 
 #: Tells who a caller is.
 AUTHENTICATOR: AppKey[Authenticator] = AppKey("authenticator")

@@ -1,4 +1,4 @@
-"""Keys that JSON Web Tokens are verified with: a shared secret, a PEM file, or a key set behind a URL.
+"""JSON Web Keys that tokens are verified with: a shared secret, a PEM file, or a key set behind a URL.
 
 Only the configured algorithms count, and each key verifies only those that fit its type (RFC 8725, 3.1 and
 3.2). What a token says about its algorithm selects among them and adds nothing.

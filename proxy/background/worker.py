@@ -40,10 +40,6 @@ from storage import EventLog, Job, JobEntry, StoreError, Unavailable
 if TYPE_CHECKING:
     from proxy.services import Services
 
-#: Runs background responses.
-WORKER: AppKey[Worker] = AppKey("worker")
-
-
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks after what runs: a cancelled response ends within these.
@@ -56,6 +52,9 @@ CLAIM_PAUSES = (0.02, 0.1, 0.5)
 STORE_PAUSE = 1.0
 
 _SERVER_ERROR = "server_error"
+
+#: Runs background responses.
+WORKER: AppKey[Worker] = AppKey("worker")
 
 
 class Run:

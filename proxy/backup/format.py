@@ -6,7 +6,7 @@
     item           every item once: the segments in order, each from offset 0 on; null where one was deleted
     end            how many there were of each
 
-A file as a whole is checked by `proxy.verifier`.
+A file as a whole is checked by `proxy.backup.verifier`.
 """
 
 from __future__ import annotations

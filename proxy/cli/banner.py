@@ -1,4 +1,4 @@
-"""What `branchline serve` prints once it listens, and how places are named without their secrets."""
+"""Start-up banner: what `branchline serve` prints once it listens, and how places are named without their secrets."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
 
-
 #: What compactions are sealed for.
 PURPOSE = "compaction"
 

@@ -1,4 +1,4 @@
-"""Where settings come from: a TOML file, over it the environment, over that the command line.
+"""Settings loader: a TOML file, over it the environment, over that the command line.
 
 Every value is checked on its own, so that an error names the key, the source it came from and what is expected
 there. No message holds a secret.

@@ -1,4 +1,4 @@
-"""The configuration tree as a flat table: every key with its type, its default and its environment variable."""
+"""Settings schema: every key of the configuration with its type, its default and its environment variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What single values can't tell: the settings that don't go together, and the URLs that can't be used.
+"""Settings validation: what single values can't tell, settings that don't go together and URLs that can't be used.
 
 A rule yields pairs of the key to change and what is wrong with it; no text holds a secret.
 """

@@ -1,4 +1,4 @@
-"""config.values."""
+"""Values of settings: addresses to listen on, URLs without their secrets, keys from text."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ REMEMBERED_ITEMS = 50_000
 #: Bytes of items that are counted in between; more are counted in a thread, so that other turns go on meanwhile.
 MAX_BYTES_BETWEEN = 64 * 1024
 
-
 #: The header that says how many items of the history the model was not shown.
 OMITTED = "x-branchline-omitted-items"
 

@@ -1,4 +1,4 @@
-"""The older Chat Completions API in front of the echo model: its request, its answer, its chunks. No I/O."""
+"""Chat Completions: the older API in front of the echo model: its request, its answer, its chunks. No I/O."""
 
 from __future__ import annotations
 

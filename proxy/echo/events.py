@@ -1,4 +1,4 @@
-"""A finished Response object told as the stream of events that OpenAI would have sent while it was made."""
+"""Echo events: a finished Response object told as the stream that OpenAI would have sent while it was made."""
 
 from __future__ import annotations
 

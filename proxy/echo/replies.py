@@ -1,4 +1,4 @@
-"""The echo model's mind: reads a request as a stateless model server does and decides what to answer. No I/O.
+"""Echo replies: what the built-in model answers to a request, read as a stateless model server does. No I/O.
 
 What it says depends on the request alone, and says how much history it was given, so that a test or a reader
 sees at once whether the state in front of it works.

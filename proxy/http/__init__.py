@@ -1,4 +1,4 @@
-"""What surrounds every handler, and what they share: middlewares, CORS, bodies, content codings, delivery.
+"""What surrounds every handler, and what they share: middlewares, CORS, bodies, answers, delivery.
 
 Imports `auth`, `context`, `relay`, and what is below these.
 """

@@ -1,4 +1,4 @@
-"""http.answers."""
+"""Answers: JSON, ids of the path checked, and writes that outlive the client who asked for them."""
 
 from __future__ import annotations
 

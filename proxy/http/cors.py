@@ -1,4 +1,4 @@
-"""http.cors."""
+"""CORS: which pages of other origins a browser lets call, and the preflights that ask."""
 
 from __future__ import annotations
 

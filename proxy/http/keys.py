@@ -1,6 +1,6 @@
 """Typed keys of what an application and a request carry: the one place where services meet their users.
 
-The values are set by the cleanup contexts in `proxy.app` and by the middlewares in `proxy.middleware`.
+The values are set by the cleanup contexts in `proxy.app` and by the middlewares in `proxy.http.middleware`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from storage import Store
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 #: The configuration that the application was created with.
 CONFIG: web.AppKey[Config] = web.AppKey("config", Config)

@@ -1,4 +1,4 @@
-"""What happens around every handler, outermost first: `MIDDLEWARES` and `SIGNALS` are that order.
+"""Middlewares: what happens around every handler, outermost first; `MIDDLEWARES` and `SIGNALS` are that order.
 
 identify      gives the request its id
 log_request   writes one line when it is over
@@ -39,7 +39,6 @@ from storage import StoreError
 
 #: Written to the log for a request whose client left before the answer (nginx's number; never sent).
 CLIENT_LEFT = 499
-
 
 #: `SO_LINGER` on, for 0 seconds: closing the socket resets the connection.
 RESET = struct.pack("ii", 1, 0)

@@ -21,13 +21,6 @@ from storage import ANYBODY, KeptAnswer, KeyClaim, KeyState, Store, StoreError, 
 if TYPE_CHECKING:
     from proxy.config.settings import IdempotencyConfig
 
-#: Idempotency keys that requests hold.
-CLAIMS: AppKey[Claims] = AppKey("claims")
-
-#: The idempotency key that this request holds. Set on a request that came with a key and is to be carried out.
-HELD: RequestKey[Held] = RequestKey("held")
-
-
 logger = logging.getLogger(__name__)
 
 #: First and longest pause between two looks at a key that somebody else holds, in seconds.
@@ -40,6 +33,12 @@ _PASSING = frozenset({401, 403, 408, 425, 429})
 
 #: Response id → its answer made anew from the store, None if it was not stored.
 Restate: TypeAlias = Callable[[str], Awaitable[KeptAnswer | None]]
+
+#: Idempotency keys that requests hold.
+CLAIMS: AppKey[Claims] = AppKey("claims")
+
+#: The idempotency key that this request holds. Set on a request that came with a key and is to be carried out.
+HELD: RequestKey[Held] = RequestKey("held")
 
 
 class Held:
@@ -117,9 +116,14 @@ class Claims:
         backoff = self._backoff()
         holder, restated = "", None
         while True:
-            standing = await self.store.idempotency.claim(
-                claim, fingerprint, self.lease_seconds, round(retention_seconds), aside=holder
-            )
+            try:
+                standing = await self.store.idempotency.claim(
+                    claim, fingerprint, self.lease_seconds, round(retention_seconds), aside=holder
+                )
+            except asyncio.CancelledError:
+                # the key may have been taken for a client that has left: a repeat would wait until its lease is over
+                await self._hold(claim, retention_seconds).release()
+                raise
             if standing.state is KeyState.REUSED:
                 raise KeyReused
             if standing.answer is not None:

@@ -1,4 +1,4 @@
-"""RunningTurns whose answer is kept for whoever asks again: under the client's key, or because nobody took it."""
+"""Turns whose answer is kept for whoever asks again: under the client's key, or because nobody took it."""
 
 from __future__ import annotations
 

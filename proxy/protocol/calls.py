@@ -10,6 +10,7 @@ from typing import Any
 from proxy.protocol.item_types import item_type_of
 from storage import CallMark, CallSign
 
+_NO_MARK = CallMark()
 _PLAIN_CALL_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -23,10 +24,10 @@ def mark_of(item: dict[str, Any], exempt: AbstractSet[str] = frozenset()) -> Cal
     """
     call_id = item.get("call_id")
     if not isinstance(call_id, str) or not call_id:
-        return CallMark()
+        return _NO_MARK
     row = item_type_of(item["type"])
     if row.is_output:
-        return CallMark(CallSign.OUTPUT, call_key(call_id)) if row.is_paired else CallMark()
+        return CallMark(CallSign.OUTPUT, call_key(call_id)) if row.is_paired else _NO_MARK
     must = row.is_paired and item.get("status") != "incomplete" and item.get("name") not in exempt
     return CallMark(CallSign.CALL if must else CallSign.OPTIONAL_CALL, call_key(call_id))
 

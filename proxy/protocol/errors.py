@@ -1,4 +1,4 @@
-"""What a caller can be told went wrong, and the one place that writes it down as JSON.
+"""Errors: what a caller can be told went wrong, and the one place that writes it down as JSON.
 
     ApiError
     ├── BadRequest           400  the caller's input; names the parameter
@@ -15,7 +15,7 @@
     ├── UpgradeRequired      426  WebSocket asked for, not offered
     ├── InternalError        500
     ├── BadGateway           502  the upstream broke off or spoke nonsense
-    ├── ServiceUnavailable          503  the store or the upstream can't be reached; retry
+    ├── ServiceUnavailable   503  the store or the upstream can't be reached; retry
     ├── GatewayTimeout       504
     └── UpstreamRefusal       *   the upstream's own 4xx/5xx, in our envelope
 

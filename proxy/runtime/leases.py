@@ -1,4 +1,4 @@
-"""The locks that running turns hold, renewed together: one task and one round trip for all of them."""
+"""Leases: the locks that running turns hold, renewed together: one task and one round trip for all of them."""
 
 from __future__ import annotations
 

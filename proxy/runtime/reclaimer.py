@@ -1,4 +1,4 @@
-"""Frees what a deleted branch leaves behind, soon after the answer and off its path.
+"""Reclaimer: frees what a deleted branch leaves behind, soon after the answer and off its path.
 
 Best effort: what is dropped here (too many at once, the store away, the process killed) `branchline gc` frees.
 """
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
     from storage import Store
 
-#: Frees what deleted branches leave behind.
-RECLAIMER: AppKey[Reclaimer] = AppKey("reclaimer")
-
-
 #: Conversations that wait to be swept; further ones are left to `branchline gc`.
 MAX_WAITING_CONVERSATIONS = 1000
 #: Seconds that it rests after a failure of its own.
 REST_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
+
+#: Frees what deleted branches leave behind.
+RECLAIMER: AppKey[Reclaimer] = AppKey("reclaimer")
 
 
 class Reclaimer:

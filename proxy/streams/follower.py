@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
     from storage import Store
 
-#: Those that read the logs of events.
-FOLLOWERS: AppKey[Followers] = AppKey("followers")
-
-
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the logs, and between two while the store can't be reached.
@@ -46,16 +42,23 @@ FRESH_SECONDS = 60.0
 #: Numbers of events have no more digits.
 MAX_DIGITS = 15
 
+#: Those that read the logs of events.
+FOLLOWERS: AppKey[Followers] = AppKey("followers")
+
 
 class Broken(Exception):
     """What was told can't be continued: the log was begun anew or is gone, or this server stops."""
 
 
 class Followers:
-    """All readers of logs in this process. keepalive_seconds: silence that a stream may have."""
+    """All readers of logs in this process. keepalive_seconds: silence that a stream may have.
 
-    def __init__(self, store: Store, keepalive_seconds: float) -> None:
+    ordinary_logs: the events of ordinary streams are kept too (`streams.keep`), from a moment after they were sent.
+    """
+
+    def __init__(self, store: Store, keepalive_seconds: float, *, ordinary_logs: bool = False) -> None:
         self.store = store
+        self.ordinary_logs = ordinary_logs
         self._keepalive_seconds = keepalive_seconds
         self._waiting: dict[EventQuery, list[asyncio.Future[EventPage]]] = {}
         self._streams: set[HttpDelivery] = set()
@@ -153,13 +156,16 @@ class LogReader:
         is_fresh = abs(ids.age_seconds(self._response_id)) < FRESH_SECONDS
         backoff = Backoff(POLL_SECONDS, POLL_SECONDS, LOG_GRACE_SECONDS if is_fresh else 0.0, cut_last=True)
         while True:
+            # whoever was told the id a moment ago may be here before the first events are in the log
             try:
                 self._page = await self._read()
-                break
             except ResponseNotFound:
-                # whoever was told the id a moment ago may be here before the first events are in the log
                 if not await backoff.pause():
                     raise
+            else:
+                late = self._followers.ordinary_logs and not self._page.kept
+                if not (late and await backoff.pause()):
+                    break
         if not self._page.kept:
             raise BadRequest(
                 "This response was not created in background mode with stream=true, or its events are not kept any "

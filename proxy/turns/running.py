@@ -17,14 +17,13 @@ from storage import StoreError
 if TYPE_CHECKING:
     from proxy.turns.turn import Turn, TurnResult
 
-#: The turns that are running.
-TURNS: AppKey[RunningTurns] = AppKey("turns")
-
-
 logger = logging.getLogger(__name__)
 
 #: Seconds that turns get to write down what they have once they were told to end.
 LAST_WORDS_SECONDS = 5.0
+
+#: The turns that are running.
+TURNS: AppKey[RunningTurns] = AppKey("turns")
 
 
 class RunningTurns:

@@ -1,4 +1,4 @@
-"""The model server's client: what goes upstream, what comes back, and what its failures are called here.
+"""Upstream client: what goes upstream, what comes back, and what its failures are called here.
 
 aiohttp's client exceptions are translated in this module and nowhere else:
 
@@ -25,30 +25,12 @@ from yarl import URL
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
 from proxy.upstream.errors import refusal
-from proxy.upstream.headers import request_headers, response_headers, turn_headers
+from proxy.upstream.headers import turn_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
     from proxy.config.settings import UpstreamConfig
-
-#: The model server's client.
-UPSTREAM: AppKey[Upstream] = AppKey("upstream")
-
-
-__all__ = [
-    "Upstream",
-    "UpstreamCut",
-    "create_session",
-    "iter_chunks",
-    "iter_raw",
-    "read_body",
-    "read_json_answer",
-    "refusal",
-    "request_headers",
-    "response_headers",
-    "translate",
-]
 
 #: Where responses are made, below the upstream's URL.
 RESPONSES = "/responses"
@@ -63,8 +45,10 @@ MAX_BYTES_AT_ONCE = 256 * 1024
 #: Longest error answer that is read.
 MAX_REFUSAL_BYTES = 1024 * 1024
 
-
 log = logging.getLogger(__name__)
+
+#: The model server's client.
+UPSTREAM: AppKey[Upstream] = AppKey("upstream")
 
 
 class UpstreamCut(BadGateway):

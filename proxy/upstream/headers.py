@@ -1,4 +1,4 @@
-"""upstream.headers."""
+"""Headers on their way between client and model server: which go on, which stay here. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from multidict import CIMultiDict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
 
 #: Headers of one connection, not of the message (RFC 9110, 7.6.1), and obsolete ones like them.
 HOP_BY_HOP = frozenset(

@@ -1,4 +1,4 @@
-"""The WebSocket connections of this process: one task looks after all of them, none has a timer of its own."""
+"""WebSocket connections of this process: one task looks after all of them, none has a timer of its own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from aiohttp.web import AppKey
 
 from proxy.runtime.tasks import periodic
 
-#: The WebSocket connections that are open.
-CONNECTIONS: AppKey[Connections] = AppKey("sockets")
-
-
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks, at most.
 LONGEST_WATCH_PAUSE = 1.0
+
+#: The WebSocket connections that are open.
+CONNECTIONS: AppKey[Connections] = AppKey("sockets")
 
 
 class Watched(Protocol):

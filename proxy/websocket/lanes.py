@@ -1,4 +1,4 @@
-"""Work in lanes: in order within a lane, lanes beside each other, no more than so many at a time."""
+"""Lanes: work in order within a lane, lanes beside each other, no more than so many at a time."""
 
 from __future__ import annotations
 

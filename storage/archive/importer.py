@@ -66,7 +66,10 @@ class Importer:
             "referrer": conversation.referrer,
             **{f"m:{key}": value for key, value in conversation.metadata.items()},
         }
-        known = [(name, value) for name, value in facts.items() if value]
+        # an empty metadata value is a value; of the other facts an empty one is none
+        known = [
+            (name, value) for name, value in facts.items() if value is not None and (value or name.startswith("m:"))
+        ]
         names = [(branch.name, self._base + branch.line) for branch in self._source.branches]
         reach = [(self._base + segment, to) for segment, to in self._reach.items()]
         arguments: list[Argument] = [

@@ -205,8 +205,12 @@ class PipelinedConnection(asyncio.Protocol):
                 pieces += exchange.packed
                 exchange.packed = []
                 self._waiting.append(exchange)
-        if pieces:
-            self._transport.writelines(pieces)
+        # not by writelines: on CPython 3.12 and 3.13 it may forget to pause (CVE-2024-12254)
+        if self.is_full:
+            for piece in pieces:
+                self._transport.write(piece)
+        elif pieces:
+            self._transport.write(b"".join(pieces))
         if self.is_full and not self._is_paused:
             self.resume_writing()
 

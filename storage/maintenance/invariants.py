@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from operator import itemgetter
 
-from storage.calls import CallMark, pair
+from storage.calls import NO_MARK, CallMark, pair
 from storage.client.values import FIELD_BREAK, place_of, score_of, split_calls
-from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Partition, Span, parse_entry, reach_of
+from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Partition, Span, reach_of
 from storage.partitions import partition_of
 
 #: Seconds by which two lifetimes that were read one after the other may differ.
@@ -63,7 +63,8 @@ def garbage(partition: Partition) -> Counter[str]:
         if key.startswith("call:"):
             found["index entries"] += value not in partition.index
         else:
-            found["index entries"] += not any(partition.is_there(segment) for segment, _ in parse_entry(value)[0])
+            places, _ = partition.entries[key]
+            found["index entries"] += not any(partition.is_there(segment) for segment, _ in places)
     for name in ("journal", "tombstones"):
         for score in partition.scores.get(name, {}).values():
             found["notes"] += not partition.is_there(place_of(score)[0])
@@ -165,10 +166,7 @@ def _out_of_bounds(partition: Partition, spans: list[Span]) -> Iterator[str]:
 
 
 def _of_index_places(partition: Partition) -> Iterator[str]:
-    for key, value in partition.index.items():
-        if key.startswith("call:"):
-            continue
-        places, _ = parse_entry(value)
+    for key, (places, _) in partition.entries.items():
         if not places:
             yield f"index entry {key} names no place"
         for segment, offset in places:
@@ -238,7 +236,7 @@ def _of_reached_items(partition: Partition) -> Iterator[str]:
         for offset, item in enumerate(ids):
             if not item or not reached[segment][offset]:
                 continue
-            places, mark = parse_entry(partition.index.get(item, ""))
+            places, mark = partition.entries.get(item, ((), NO_MARK))
             if (segment, offset) not in places:
                 yield f"item {item} at {segment}:{offset} is not in the index"
             elif mark.is_call and f"call:{mark.key}" not in partition.index:

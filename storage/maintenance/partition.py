@@ -55,6 +55,11 @@ class Partition:
         """Item id -> places and mark; `call:ID` -> item id."""
         return self.hashes.get("index", {})
 
+    @cached_property
+    def entries(self) -> dict[str, tuple[list[tuple[int, int]], CallMark]]:
+        """Item id -> its places (segment, offset) and its mark."""
+        return {key: parse_entry(value) for key, value in self.index.items() if not key.startswith("call:")}
+
     @property
     def conversation(self) -> dict[str, str] | None:
         """The facts of its living conversation."""
@@ -113,9 +118,8 @@ class Partition:
     def marks(self) -> dict[int, list[tuple[int, CallMark]]]:
         """Segment -> offset and mark of its live items that have one, in order."""
         marks: dict[int, list[tuple[int, CallMark]]] = {}
-        for item, value in self.index.items():
-            places, mark = parse_entry(value)
-            for segment, offset in places if mark.sign and not item.startswith("call:") else ():
+        for item, (places, mark) in self.entries.items():
+            for segment, offset in places if mark.sign else ():
                 if self.segments.get(segment, [])[offset : offset + 1] == [item]:
                     marks.setdefault(segment, []).append((offset, mark))
         return {segment: sorted(found) for segment, found in marks.items()}

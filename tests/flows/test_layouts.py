@@ -12,10 +12,12 @@ from redis.asyncio import Redis
 
 from proxy.config.settings import Secret
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import respond
 from tests.flows.witness import answered
-from tests.layouts import NAMES, Layout
+from tests.items import user
+from tests.layouts import Layout
 from tests.layouts.answers import ask, render
-from tests.layouts.story import ALICE, BOB, CAROL, user
+from tests.layouts.story import ALICE, BOB, CAROL
 from tests.upstream import HANG, Reply
 
 SHOWN = "include[]=reasoning.encrypted_content"
@@ -26,11 +28,6 @@ MADE = {"status", "output", "usage", "completed_at", "service_tier"}
 LATER = 60.0
 
 Open = Callable[..., Awaitable[Proxy]]
-
-
-@pytest.fixture(params=NAMES)
-def layout(request: pytest.FixtureRequest) -> Layout:
-    return Layout.read(request.param)
 
 
 @pytest.fixture
@@ -87,13 +84,6 @@ def reply_to(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The input of a turn after these items: outputs for the calls that wait, and a message."""
     outputs = {item["call_id"] for item in items if item["type"].endswith("_output")}
     return answered([item for item in items if "call_id" in item and item["call_id"] not in outputs])
-
-
-async def turn(proxy: Proxy, text: Any, *, key: str = ALICE, expect: int = 200, **fields: Any) -> Any:
-    """Take a turn; return the response."""
-    status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": text, **fields}, key=key)
-    assert status == expect, response
-    return response
 
 
 async def items_of(proxy: Proxy, path: str, query: str = "", key: str = ALICE) -> list[dict[str, Any]]:
@@ -191,7 +181,7 @@ async def test_a_conversation_that_was_to_expire_is_kept_from_its_next_turn_on(p
     conversation = layout.names["expiring"]
     key = partition_key(conversation)
     assert await proxy.redis.ttl(key) > 90 * 86_400
-    await turn(proxy, "stay", conversation=conversation, key=CAROL)
+    await respond(proxy, input="stay", conversation=conversation, key=CAROL)
     assert await proxy.redis.ttl(key) == -1
 
 
@@ -201,7 +191,7 @@ async def test_a_conversation_that_was_to_expire_is_kept_from_its_next_turn_on(p
 async def test_a_conversation_goes_on_where_it_is(proxy: Proxy, layout: Layout):
     path = f"/v1/conversations/{layout.names['trip']}/items"
     before = await items_of(proxy, path)
-    answer = await turn(proxy, "and now?", conversation=layout.names["trip"])
+    answer = await respond(proxy, input="and now?", conversation=layout.names["trip"])
     assert asked(proxy) == [*seen(before), says("and now?")]
     after = await items_of(proxy, path)
     assert after[:-2] == before
@@ -216,7 +206,7 @@ async def test_every_branch_goes_on_by_itself(proxy: Proxy, layout: Layout):
     before = {name: await items_of(proxy, f"{path}/items", f"&branch={name}") for name in names}
     assert len({str(items) for items in before.values()}) == len(names) > 5
     for name in names:
-        await turn(proxy, f"on {name}", conversation={"id": trip, "branch": name})
+        await respond(proxy, input=f"on {name}", conversation={"id": trip, "branch": name})
         assert asked(proxy) == [*seen(before[name]), says(f"on {name}")]
     for name in names:
         assert seen(await items_of(proxy, f"{path}/items", f"&branch={name}"))[:-1] == [
@@ -251,21 +241,23 @@ async def test_a_long_conversation_goes_on_without_what_was_deleted(proxy: Proxy
     path = f"/v1/conversations/{layout.names['many']}/items"
     before = await items_of(proxy, path)
     assert len(before) > 100
-    await turn(
-        proxy, [{"type": "item_reference", "id": "msg_brought-along"}, user("more")], conversation=path.split("/")[3]
+    await respond(
+        proxy,
+        input=[{"type": "item_reference", "id": "msg_brought-along"}, user("more")],
+        conversation=path.split("/")[3],
     )
     assert asked(proxy) == [*seen(before), says("more")]
 
 
 async def test_calls_wait_for_their_outputs(proxy: Proxy, layout: Layout):
     conversation = layout.names["tools"]
-    await turn(proxy, "and?", conversation=conversation, expect=400)
+    await respond(proxy, input="and?", conversation=conversation, expect=400)
     outputs = [{"type": "function_call_output", "call_id": one, "output": "rain"} for one in layout.names["calls"]]
-    await turn(proxy, outputs[:1], conversation=conversation, expect=400)
-    await turn(proxy, outputs, conversation=conversation)
+    await respond(proxy, input=outputs[:1], conversation=conversation, expect=400)
+    await respond(proxy, input=outputs, conversation=conversation)
     assert [item.get("call_id") for item in asked(proxy)[-4:]] == layout.names["calls"] * 2
-    await turn(proxy, "now?", conversation={"id": conversation, "branch": "before-the-calls"})
-    await turn(proxy, "and?", previous_response_id=layout.names["calling"], expect=400)
+    await respond(proxy, input="now?", conversation={"id": conversation, "branch": "before-the-calls"})
+    await respond(proxy, input="and?", previous_response_id=layout.names["calling"], expect=400)
 
 
 async def test_every_response_goes_on_from_what_it_was_given_and_answered(proxy: Proxy, layout: Layout):
@@ -273,7 +265,7 @@ async def test_every_response_goes_on_from_what_it_was_given_and_answered(proxy:
     for told in singles(layout, "responses"):
         if given := await given_to_next(proxy, told["as"], told["body"]):
             said = reply_to(given)
-            await turn(proxy, said, previous_response_id=told["body"]["id"], key=told["as"])
+            await respond(proxy, input=said, previous_response_id=told["body"]["id"], key=told["as"])
             assert asked(proxy)[: len(given)] == seen(given)
             assert len(asked(proxy)) == len(given) + len(said)
             went_on += 1
@@ -282,23 +274,23 @@ async def test_every_response_goes_on_from_what_it_was_given_and_answered(proxy:
 
 async def test_chains_go_on(proxy: Proxy, layout: Layout):
     for name, length in (("chain", 10), ("left", 3)):
-        answer = await turn(proxy, "six", previous_response_id=layout.names[name])
+        answer = await respond(proxy, input="six", previous_response_id=layout.names[name])
         assert len(asked(proxy)) == length + 1
-        await turn(proxy, "seven", previous_response_id=answer["id"])
+        await respond(proxy, input="seven", previous_response_id=answer["id"])
         assert len(asked(proxy)) == length + 3
     for path in layout.names["deleted"]:
         if "/responses/" in path:
-            await turn(proxy, "six", previous_response_id=path.rpartition("/")[2], expect=400)
+            await respond(proxy, input="six", previous_response_id=path.rpartition("/")[2], expect=400)
 
 
 async def test_a_summary_still_stands_for_what_it_summarised(proxy: Proxy, layout: Layout):
-    await turn(proxy, "go on", conversation=layout.names["compacted"])
+    await respond(proxy, input="go on", conversation=layout.names["compacted"])
     texts = ["".join(part["text"] for part in item["content"]) for item in asked(proxy)]
     assert texts[0].startswith("<conversation_summary>")
     assert "SUMMARY" in texts[0]
     assert texts[1:3:2] == ["go on"]
     assert "a b c d e" not in "".join(texts)
-    await turn(proxy, "go on", previous_response_id=layout.names["compacted chain"])
+    await respond(proxy, input="go on", previous_response_id=layout.names["compacted chain"])
     assert "SUMMARY" in asked(proxy)[0]["content"][0]["text"]
 
 
@@ -344,7 +336,7 @@ async def test_what_waits_is_made(reopen: Open, layout: Layout):
         assert seen(history)[-1] == says(body["input"])
         assert request.headers["Authorization"] == f"Bearer {ALICE}"
         assert request.path_qs.endswith(f"?trace={one['trace']}")
-        await turn(proxy, "goes on", previous_response_id=queued["id"])
+        await respond(proxy, input="goes on", previous_response_id=queued["id"])
         assert len(asked(proxy)) == len(history) + 2
     conversation = layout.names["waiting"]["plain"]["body"]["conversation"]
     items = await items_of(proxy, f"/v1/conversations/{conversation}/items")
@@ -357,7 +349,7 @@ async def test_what_waits_is_made(reopen: Open, layout: Layout):
 
 async def test_what_waits_keeps_its_branch(proxy: Proxy, layout: Layout):
     conversation = layout.names["waiting"]["plain"]["body"]["conversation"]
-    refused = await turn(proxy, "me first", conversation=conversation, expect=400)
+    refused = await respond(proxy, input="me first", conversation=conversation, expect=400)
     assert refused["error"]["code"] == "conversation_locked"
 
 
@@ -383,7 +375,7 @@ async def test_what_was_being_made_is_left_to_its_server_while_that_has_its_leas
     assert (status, cancelled["status"]) == (200, "cancelled")
     events = (await ask(proxy.http, proxy.url, ALICE, f"{path}?stream=true"))["body"]
     assert events[-1]["response"]["status"] == "cancelled"
-    await turn(proxy, "instead", conversation=layout.names["running"]["conversation"])
+    await respond(proxy, input="instead", conversation=layout.names["running"]["conversation"])
 
 
 # Requests that come again.

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import Proxy
-from tests.flows.witness import new_conversation
+from tests.flows.streams import read_stream
+from tests.flows.talk import new_conversation
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -60,17 +61,11 @@ def first_times(entered: list[Stop], stops: list[Stop]) -> list[Stop]:
     return sorted((stop for stop in stops if stop in entered), key=entered.index)
 
 
-async def stream(proxy: Proxy, path: str, body: dict[str, Any]) -> bytes:
-    async with proxy.http.post(f"{proxy.url}{path}", json=body, headers=HEADERS) as answer:
-        assert answer.status == 200
-        return await answer.read()
-
-
 async def test_a_streamed_turn(proxy: Proxy):
     conversation = await new_conversation(proxy)
     with followed() as entered:
         body = {"model": "echo", "input": "hi", "stream": True, "conversation": conversation}
-        assert (await stream(proxy, "/v1/responses", body)).endswith(b"data: [DONE]\n\n")
+        assert (await read_stream(proxy, body)).endswith(b"data: [DONE]\n\n")
     stops = told("A streamed turn with a conversation")
     assert len(stops) <= MOST_STOPS
     assert first_times(entered, stops) == stops
@@ -81,7 +76,7 @@ async def test_a_turn_comes_back_to_no_stop_that_it_has_left(proxy: Proxy):
     conversation = await new_conversation(proxy)
     with followed() as entered:
         body = {"model": "echo", "input": "hi", "stream": True, "conversation": conversation}
-        await stream(proxy, "/v1/responses", body)
+        await read_stream(proxy, body)
     stops = told("A streamed turn with a conversation")
     once = [stop for stop in stops if stop[0] not in {"turns/turn", "relay/relay", "http/delivery"}]
     assert [stop for stop in entered if stop in once] == once
@@ -90,7 +85,7 @@ async def test_a_turn_comes_back_to_no_stop_that_it_has_left(proxy: Proxy):
 async def test_a_background_response(proxy: Proxy):
     with followed() as entered:
         body = {"model": "echo", "input": "hi", "stream": True, "background": True}
-        assert (await stream(proxy, "/v1/responses", body)).endswith(b"data: [DONE]\n\n")
+        assert (await read_stream(proxy, body)).endswith(b"data: [DONE]\n\n")
     stops = told("A background response")
     assert first_times(entered, stops) == stops
 
@@ -107,11 +102,11 @@ async def test_a_turn_on_a_websocket(proxy: Proxy):
 
 async def test_an_edit_with_a_new_answer(proxy: Proxy):
     conversation = await new_conversation(proxy)
-    await stream(proxy, "/v1/responses", {"model": "echo", "input": "hi", "conversation": conversation})
+    await read_stream(proxy, {"model": "echo", "input": "hi", "conversation": conversation})
     _, items = await proxy.call("GET", f"/v1/conversations/{conversation}/items?order=asc")
     path = f"/v1/conversations/{conversation}/items/{items['data'][0]['id']}/edit"
     with followed() as entered:
-        await stream(proxy, path, {"model": "echo", "content": "hello", "regenerate": True, "stream": True})
+        await read_stream(proxy, {"model": "echo", "content": "hello", "regenerate": True, "stream": True}, path)
     stops = told("An edit with a new answer")
     assert first_times(entered, stops) == stops
 

@@ -138,15 +138,3 @@ async def accept_follow_up(proxy: Proxy, response: dict[str, Any], before: int =
             told.get(key) for key in ("content", "arguments", "summary")
         ]
     return request
-
-
-async def new_conversation(proxy: Proxy) -> str:
-    """Return the id of a new, empty conversation."""
-    _, conversation = await proxy.call("POST", "/v1/conversations")
-    return str(conversation["id"])
-
-
-async def items_of(proxy: Proxy, conversation_id: str) -> list[dict[str, Any]]:
-    """Return the items of a conversation, oldest first (at most 100)."""
-    _, page = await proxy.call("GET", f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
-    return list(page["data"])

@@ -78,7 +78,8 @@ class Snapshot:
             for command in _WRITERS[key["type"]](key["key"], key["value"]):
                 pipeline.execute_command(*command)
             if key["ttl_ms"] is not None:
-                pipeline.pexpire(key["key"], key["ttl_ms"])
+                # counted from the moment that all instants are moved to: writing the keys takes a while
+                pipeline.pexpireat(key["key"], snapshot.now_ms + key["ttl_ms"])
         await pipeline.execute()
         return snapshot
 

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from tests.items import user
 from tests.proxy.relay.streams import WHOLE, completed
 from tests.upstream import CUT, HANG, Reply, ScriptedUpstream
 
@@ -82,11 +83,6 @@ def event_in(frame: bytes) -> dict[str, Any]:
     """The event of one frame of a stream."""
     event: dict[str, Any] = orjson.loads(frame.partition(b"\ndata: ")[2])
     return event
-
-
-def user(text: str) -> dict[str, Any]:
-    """A user's message."""
-    return {"role": "user", "content": text}
 
 
 def says(*output: dict[str, Any]) -> Reply:

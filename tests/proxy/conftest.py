@@ -51,9 +51,9 @@ def serve_proxy(serve: Serve) -> ServeProxy:
 
 
 @pytest.fixture
-async def upstream() -> AsyncIterator[ScriptedUpstream]:
-    async with ScriptedUpstream() as server:
-        yield server
+async def proxy(serve_proxy: ServeProxy, upstream: ScriptedUpstream) -> URL:
+    """The origin of the proxy in front of that model server."""
+    return await serve_proxy(upstream.url)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from proxy.config.settings import AuthConfig, Config, DataConfig, ErrorsConfig, 
 from proxy.http.keys import REQUEST_ID
 from proxy.upstream.client import UpstreamCut
 from storage import Unavailable as StoreUnavailable
-from tests.proxy.conftest import NO_STORE, Exchange, Serve, ServeProxy
+from tests.proxy.conftest import NO_STORE, Exchange, Serve
 from tests.upstream import HANG, Reply, ScriptedUpstream
 
 REQUEST_ID_SHAPE = re.compile(r"req_[0-9a-f]{32}")
@@ -28,11 +28,6 @@ PREFLIGHT = {
     "Access-Control-Request-Method": "POST",
     "Access-Control-Request-Headers": "authorization, x-stainless-os",
 }
-
-
-@pytest.fixture
-async def proxy(serve_proxy: ServeProxy, upstream: ScriptedUpstream) -> URL:
-    return await serve_proxy(upstream.url)
 
 
 @pytest.fixture

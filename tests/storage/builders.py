@@ -17,6 +17,7 @@ from storage import (
     CommitResult,
     Conversation,
     Entry,
+    EventLog,
     Lease,
     OpenedTurn,
     Origin,
@@ -237,6 +238,28 @@ async def take_turn(
     commit = finished(opened, partition=partition, conversation=conversation, owner=owner, **facts)
     assert (await store.turns.commit(commit)).result is CommitResult.OK
     return commit.response_id
+
+
+async def take_named_turn(
+    store: Store, answer: str = "answer", answers: Sequence[str] | None = None, **facts: Any
+) -> str:
+    """Take a turn whose response names its own id, as real ones do."""
+    place = facts["conversation"].id if "conversation" in facts else facts["previous"]
+    response_id = ids.new_response_id(partition_of(place), stored=True)
+    body = orjson.dumps({"id": response_id, "object": "response", "metadata": {"says": answer}, "tools": []})
+    return await take_turn(
+        store,
+        response_id=response_id,
+        body=body,
+        answers=[answer] if answers is None else answers,
+        model="m-1",
+        **facts,
+    )
+
+
+def new_log(token: str = "", *, response_id: str = "", owner: str = OWNER) -> EventLog:
+    """Return the event log of a response, a new one unless it is named."""
+    return EventLog(owner, response_id or ids.new_response_id(new_partition(), stored=True), token)
 
 
 async def continue_from(store: Store, response_id: str) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from proxy.protocol import ids
 from storage import (
     EventBatch,
     EventLog,
@@ -16,22 +15,17 @@ from storage import (
     ResponseNotFound,
     Store,
     Unavailable,
-    new_partition,
     partition_of,
 )
 from storage.event_logs import TRIP_BYTES
 from tests.roundtrips import RoundTripCounter
-from tests.storage.builders import OWNER, STRANGER, connect, take_turn
+from tests.storage.builders import OWNER, STRANGER, connect, new_log, take_turn
 from tests.storage.inspection import keys_of
 from tests.storage.servers import run_valkey
 
 LIMIT = 1024 * 1024
 TTL = 100.0
 LEASE = 10.0
-
-
-def new_log(token: str = "", *, response_id: str = "", owner: str = OWNER) -> EventLog:
-    return EventLog(owner, response_id or ids.new_response_id(new_partition(), stored=True), token)
 
 
 def batch(first: int, *events: str) -> EventBatch:

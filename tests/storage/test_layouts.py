@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from tests.layouts import NAMES, Layout
+from tests.layouts import Layout
 from tests.layouts.snapshot import Snapshot
 from tests.storage.builders import store_on
 
@@ -15,11 +15,6 @@ PREFIX = "branchline"
 DAY = 86_400.0
 #: Time that loading and reading may take together, in ms.
 SLACK_MS = 20_000
-
-
-@pytest.fixture(params=NAMES)
-def layout(request: pytest.FixtureRequest) -> Layout:
-    return Layout.read(request.param)
 
 
 @pytest.mark.parametrize("later_seconds", [0.0, 60.0, DAY + 60.0, 31 * DAY])

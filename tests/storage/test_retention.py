@@ -21,7 +21,6 @@ from storage import (
     Store,
     partition_of,
 )
-from tests.storage.archive.test_archive import turn
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -34,6 +33,7 @@ from tests.storage.builders import (
     read_all,
     start,
     store_on,
+    take_named_turn,
     take_turn,
 )
 from tests.storage.everything import use_everything
@@ -76,12 +76,12 @@ async def age(redis: Any, conversation: Conversation, seconds: int) -> None:
 
 async def grown(store: Store, conversation: Conversation) -> str:
     """Give a conversation turns, branches, a deleted item and a chain beside it; return the chain's last response."""
-    response = await turn(store, conversation=conversation)
+    response = await take_named_turn(store, conversation=conversation)
     item = (await ids_in(store, conversation))[0]
     await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.AFTER, item, "b"))
     await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.WITHOUT, item, backup="old"))
     await store.items.delete(OWNER, conversation.id, (await ids_in(store, conversation))[-1])
-    return await turn(store, previous=response)
+    return await take_named_turn(store, previous=response)
 
 
 async def test_all_keys_of_a_conversation_live_for_the_same_time_and_its_head_goes_first(redis: Any, short: Store):

@@ -4,8 +4,8 @@
 -- An entry is four arguments: mode, id, bytes, mark.
 --   mode m: an id minted for this call. c: an id that the client brought: if it is known here the stored item is
 --   used and the bytes are ignored, and so for its second time in one call. r: a reference, known here or an error.
---   mark (storage/calls.py): `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an output,
---   `-call_id` for an output, or empty.
+--   mark (storage/calls.py): `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an
+--   output, `-call_id` for an output, or empty.
 
 local FIELDS = 4
 

@@ -20,30 +20,20 @@ from proxy.cli.maintenance import UpkeepError
 from proxy.config.settings import Config, RedisConfig, Secret
 from proxy.stores import open_store
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import model_answer
+from tests.items import user
 from tests.upstream import Reply
 
 IMPORT = "/v1/conversations/import"
 REASONING = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "sealed"}
 
 
-def message(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def answer(text: str) -> Reply:
-    content = [{"type": "output_text", "text": text, "annotations": []}]
-    said = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
-    return Reply.json(
-        200, {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": [REASONING, said]}
-    )
-
-
 async def converse(proxy: Proxy, key: str = "sk-alice", **facts: Any) -> tuple[str, list[str]]:
     """A conversation of two turns and a second branch; its id and the responses."""
-    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [message("first")], **facts}, key=key)
+    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [user("first")], **facts}, key=key)
     responses = []
     for text in ("one", "two"):
-        proxy.upstream.script(answer(text))
+        proxy.upstream.script(Reply.json(200, model_answer(text, REASONING, model="m")))
         body = {"model": "m", "input": f"say {text}", "conversation": conversation["id"]}
         status, response = await proxy.call("POST", "/v1/responses", body, key=key)
         assert status == 200, response
@@ -102,7 +92,7 @@ async def test_a_restored_conversation_goes_on_in_another_store(proxy: Proxy, st
     there = await start_proxy(redis={"prefix": "there"})
     assert (await restore(there, await export(proxy, conversation)))[0] == 201
     for source in ({"conversation": conversation}, {"previous_response_id": responses[0]}):
-        there.upstream.script(answer("three"))
+        there.upstream.script(Reply.json(200, model_answer("three", REASONING, model="m")))
         status, _ = await there.call("POST", "/v1/responses", {"model": "m", "input": "go on", **source})
         assert status == 200
     sent = [len(request.json["input"]) for request in there.upstream.requests]
@@ -253,7 +243,7 @@ async def test_an_export_is_gone_on_with_where_it_stopped(
 ):
     same, changed, cut = [(await converse(proxy))[0] for _ in range(3)]
     await export_to(tmp_path, config)
-    await proxy.call("POST", f"/v1/conversations/{changed}/items", {"items": [message("later")]})
+    await proxy.call("POST", f"/v1/conversations/{changed}/items", {"items": [user("later")]})
     file = tmp_path / f"{cut}.jsonl"
     file.write_bytes(b"\n".join(file.read_bytes().splitlines()[:-1]) + b"\n")
     untouched = (tmp_path / f"{same}.jsonl").stat().st_mtime_ns

@@ -8,56 +8,29 @@ from typing import Any
 
 import pytest
 
+from tests.flows.branches.api import error_of, fork, items_on, names, text_on
 from tests.flows.conftest import Proxy, StartProxy
+from tests.items import user
 from tests.upstream import Reply
-
-
-def message(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def error_of(answer: Any) -> tuple[str | None, str | None]:
-    return answer["error"]["param"], answer["error"]["code"]
 
 
 async def converse(proxy: Proxy, texts: str = "abcd") -> tuple[str, list[str]]:
     """Make a conversation with one message a letter; return its path and the ids."""
-    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [message(text) for text in texts]})
+    _, conversation = await proxy.call("POST", "/v1/conversations", {"items": [user(text) for text in texts]})
     path = f"/v1/conversations/{conversation['id']}"
     _, page = await proxy.call("GET", f"{path}/items?order=asc&limit=100")
     return path, [item["id"] for item in page["data"]]
-
-
-async def fork(proxy: Proxy, path: str, name: str, **body: Any) -> dict[str, Any]:
-    status, branch = await proxy.call("POST", f"{path}/branches", {"name": name, **body})
-    assert status == 201, branch
-    return dict(branch)
-
-
-async def items_on(proxy: Proxy, path: str, branch: str = "", **query: str) -> list[dict[str, Any]]:
-    params = {"order": "asc", "limit": "100", "branch": branch, **query}
-    status, page = await proxy.call("GET", f"{path}/items", params=params)
-    assert status == 200, page
-    return list(page["data"])
 
 
 async def ids_on(proxy: Proxy, path: str, branch: str = "", **query: str) -> list[str]:
     return [item["id"] for item in await items_on(proxy, path, branch, **query)]
 
 
-async def text_on(proxy: Proxy, path: str, branch: str = "", **query: str) -> str:
-    return "".join(item["content"][0]["text"] for item in await items_on(proxy, path, branch, **query))
-
-
 async def append(proxy: Proxy, path: str, branch: str, text: str) -> str:
-    body = {"items": [message(text)]}
+    body = {"items": [user(text)]}
     status, page = await proxy.call("POST", f"{path}/items", body, params={"branch": branch})
     assert status == 200, page
     return str(page["first_id"])
-
-
-async def names(proxy: Proxy, path: str) -> list[str]:
-    return [branch["name"] for branch in (await proxy.call("GET", f"{path}/branches"))[1]["data"]]
 
 
 async def test_main_is_a_branch_from_the_start(proxy: Proxy):
@@ -250,7 +223,7 @@ async def test_bad_and_unknown_names_in_paths_and_queries_are_refused(proxy: Pro
         ("/branches/{}/compare/MAIN", "GET", None),
         ("/branches/{}/compare/alsonot", "GET", None),
         ("/items?branch={}", "GET", None),
-        ("/items?branch={}", "POST", {"items": [message("x")]}),
+        ("/items?branch={}", "POST", {"items": [user("x")]}),
         ("/items?branch={}", "POST", {"items": [{"type": "compaction_trigger"}]}),
         (f"/items/{ids[0]}?branch={{}}", "DELETE", None),
         (f"/items/{ids[0]}?mode=branch&branch={{}}", "DELETE", None),
@@ -646,7 +619,7 @@ async def test_a_foreign_a_deleted_and_an_unknown_conversation_are_told_apart_by
         ("GET", "/branches/MAIN/compare/draft", None),
         ("GET", "/items?branch=draft", None),
         ("GET", f"/items?at={ids[0]}", None),
-        ("POST", "/items?branch=draft", {"items": [message("x")]}),
+        ("POST", "/items?branch=draft", {"items": [user("x")]}),
         ("POST", "/items?branch=draft", {"items": [{"type": "compaction_trigger"}]}),
         ("DELETE", f"/items/{ids[0]}?branch=draft", None),
         ("DELETE", f"/items/{ids[0]}?mode=branch", None),

@@ -8,28 +8,19 @@ from typing import Any
 import openai
 import pytest
 
-from tests.flows.branches.test_branches import error_of, fork, items_on, names, text_on
+from tests.flows.branches.api import error_of, fork, items_on, names, text_on
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.faults.test_events import settled
-from tests.flows.turns.test_streams import frames
+from tests.flows.streams import frames
+from tests.flows.talk import model_answer, respond, sent, settled
 from tests.flows.witness import accept_events, accept_response
+from tests.items import texts
 from tests.proxy.relay.streams import CALL, WHOLE
 from tests.upstream import CUT, HANG, Reply
 
 
-def reply(text: str, **response: Any) -> Reply:
-    """An upstream's plain answer of one message."""
-    content = [{"type": "output_text", "text": text, "annotations": []}]
-    message = {"id": "msg_up", "type": "message", "role": "assistant", "status": "completed", "content": content}
-    return Reply.json(200, {"id": "up", "object": "response", "status": "completed", "output": [message], **response})
-
-
 async def say(proxy: Proxy, conversation: Any, text: Any, answer: str, **body: Any) -> dict[str, Any]:
-    proxy.upstream.script(reply(answer))
-    body = {"model": "m-1", "input": text, "conversation": conversation, **body}
-    status, response = await proxy.call("POST", "/v1/responses", body)
-    assert status == 200, response
-    return dict(response)
+    proxy.upstream.script(Reply.json(200, model_answer(answer)))
+    return await respond(proxy, **{"model": "m-1", "input": text, "conversation": conversation, **body})
 
 
 async def converse(proxy: Proxy) -> tuple[str, list[str]]:
@@ -43,11 +34,6 @@ async def converse(proxy: Proxy) -> tuple[str, list[str]]:
 
 def id_of(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def seen(proxy: Proxy) -> str:
-    """What the model was given last."""
-    return "".join(item["content"][0]["text"] for item in proxy.upstream.requests[-1].json["input"])
 
 
 async def stream(proxy: Proxy, path: str, body: Any) -> list[dict[str, Any]]:
@@ -97,13 +83,13 @@ async def test_an_edit_may_bring_parts(proxy: Proxy):
 
 async def test_an_edit_is_answered_when_that_is_asked_for(proxy: Proxy):
     path, ids = await converse(proxy)
-    proxy.upstream.script(reply("C"))
+    proxy.upstream.script(Reply.json(200, model_answer("C")))
     body = {"content": "c", "regenerate": True, "temperature": 0.5}
     status, answer = await proxy.call("POST", f"{path}/items/{ids[2]}/edit", body)
     assert status == 200
     accept_response(answer["response"])
     request = proxy.upstream.requests[-1].json
-    assert seen(proxy) == "aAc"
+    assert "".join(texts(sent(proxy))) == "aAc"
     assert (request["model"], request["temperature"], request["store"]) == ("m-1", 0.5, False)
     assert not {"content", "regenerate", "conversation"} & request.keys()
     assert answer["response"]["conversation"] == {"id": id_of(path), "branch": "MAIN"}
@@ -208,11 +194,11 @@ async def test_what_is_not_there_is_404_and_so_is_what_belongs_to_others(proxy: 
 
 async def test_an_answer_is_made_anew(proxy: Proxy):
     path, ids = await converse(proxy)
-    proxy.upstream.script(reply("C"))
+    proxy.upstream.script(Reply.json(200, model_answer("C")))
     status, answer = await proxy.call("POST", f"{path}/items/{ids[3]}/regenerate")
     assert status == 200
     accept_response(answer["response"])
-    assert (seen(proxy), proxy.upstream.requests[-1].json["model"]) == ("aAb", "m-1")
+    assert ("".join(texts(sent(proxy))), proxy.upstream.requests[-1].json["model"]) == ("aAb", "m-1")
     assert (answer["branch"], answer["branch_created"], answer["user_item_id"]) == ("MAIN", True, ids[2])
     assert answer["new_branch"]["forked_from_item_id"] == ids[2]
     assert await text_on(proxy, path) == "aAbC"
@@ -235,7 +221,7 @@ async def test_each_of_many_answers_is_kept(proxy: Proxy):
     path, ids = await converse(proxy)
     backups = []
     for text in "CDE":
-        proxy.upstream.script(reply(text))
+        proxy.upstream.script(Reply.json(200, model_answer(text)))
         _, answer = await proxy.call("POST", f"{path}/items/{ids[2]}/regenerate", {})
         backups.append(answer["old_main_backup"])
     assert await text_on(proxy, path) == "aAbE"
@@ -244,7 +230,7 @@ async def test_each_of_many_answers_is_kept(proxy: Proxy):
 
 async def test_an_earlier_answer_drops_what_followed(proxy: Proxy):
     path, ids = await converse(proxy)
-    proxy.upstream.script(reply("X"))
+    proxy.upstream.script(Reply.json(200, model_answer("X")))
     _, answer = await proxy.call("POST", f"{path}/items/{ids[1]}/regenerate", {})
     assert (await text_on(proxy, path), answer["user_item_id"]) == ("aX", ids[0])
 
@@ -278,9 +264,9 @@ async def test_an_answer_with_tool_calls_is_made_anew_from_the_question(proxy: P
     await say(proxy, conversation["id"], [output], "A")
     path = f"/v1/conversations/{conversation['id']}"
     _, page = await proxy.call("GET", f"{path}/items")
-    proxy.upstream.script(reply("B"))
+    proxy.upstream.script(Reply.json(200, model_answer("B")))
     status, _ = await proxy.call("POST", f"{path}/items/{page['data'][0]['id']}/regenerate", {})
-    assert (status, seen(proxy), await text_on(proxy, path)) == (200, "a", "aB")
+    assert (status, "".join(texts(sent(proxy))), await text_on(proxy, path)) == (200, "a", "aB")
 
 
 async def test_what_has_no_question_is_refused(proxy: Proxy):
@@ -381,7 +367,7 @@ async def test_of_two_regenerations_at_once_one_runs(proxy: Proxy):
 async def test_a_turn_forks_and_runs_there(proxy: Proxy, streamed: bool):
     path, ids = await converse(proxy)
     source = {"id": id_of(path), "branch": "draft", "fork_from": ids[1]}
-    proxy.upstream.script(reply("C"))
+    proxy.upstream.script(Reply.json(200, model_answer("C")))
     body = {"model": "m", "input": "c", "conversation": source}
     if streamed:
         events = await stream(proxy, "/responses", body)
@@ -390,14 +376,14 @@ async def test_a_turn_forks_and_runs_there(proxy: Proxy, streamed: bool):
     else:
         _, response = await proxy.call("POST", "/v1/responses", body)
     assert response["conversation"] == {"id": id_of(path), "branch": "draft"}
-    assert seen(proxy) == "aAc"
+    assert "".join(texts(sent(proxy))) == "aAc"
     assert (await text_on(proxy, path), await text_on(proxy, path, "draft")) == ("aAbB", "aAcC")
     _, branch = await proxy.call("GET", f"{path}/branches/draft")
     assert (branch["parent_branch"], branch["forked_from_item_id"]) == ("MAIN", ids[1])
     assert (branch["item_count"], branch["is_active"]) == (4, False)
     follow = await say(proxy, {"id": id_of(path), "branch": "draft"}, "d", "D")
     assert follow["conversation"] == {"id": id_of(path), "branch": "draft"}
-    assert (seen(proxy), await text_on(proxy, path, "draft")) == ("aAcCd", "aAcCdD")
+    assert ("".join(texts(sent(proxy))), await text_on(proxy, path, "draft")) == ("aAcCd", "aAcCdD")
 
 
 async def test_the_official_client_forks_without_knowing_branches(proxy: Proxy):
@@ -426,7 +412,7 @@ async def test_a_turn_goes_back_to_a_response(proxy: Proxy):
     await say(proxy, id_of(path), "d", "D")
     response = await say(proxy, {"id": id_of(path), "at": first["id"], "branch": "back"}, "e", "E")
     assert response["conversation"]["branch"] == "back"
-    assert (seen(proxy), await text_on(proxy, path, "back")) == ("aAbBcCe", "aAbBcCeE")
+    assert ("".join(texts(sent(proxy))), await text_on(proxy, path, "back")) == ("aAbBcCe", "aAbBcCeE")
     assert await text_on(proxy, path) == "aAbBcCdD"
     assert await text_on(proxy, path, at=first["id"]) == "aAbBcC"
     assert await text_on(proxy, path, at=page["last_id"]) == "a"
@@ -435,11 +421,11 @@ async def test_a_turn_goes_back_to_a_response(proxy: Proxy):
 async def test_a_side_chain_comes_back_as_a_branch(proxy: Proxy):
     path, _ = await converse(proxy)
     response = await say(proxy, id_of(path), "c", "C")
-    proxy.upstream.script(reply("X"))
+    proxy.upstream.script(Reply.json(200, model_answer("X")))
     body = {"model": "m", "input": "x", "previous_response_id": response["id"]}
     _, aside = await proxy.call("POST", "/v1/responses", body)
     await say(proxy, {"id": id_of(path), "at": aside["id"], "branch": "aside"}, "y", "Y")
-    assert (seen(proxy), await text_on(proxy, path, "aside")) == ("aAbBcCxXy", "aAbBcCxXyY")
+    assert ("".join(texts(sent(proxy))), await text_on(proxy, path, "aside")) == ("aAbBcCxXy", "aAbBcCxXyY")
 
 
 async def test_a_failed_turn_leaves_no_branch(proxy: Proxy):
@@ -462,7 +448,7 @@ async def test_an_unstored_turn_makes_no_branch_unless_items_are_appended_all_th
         path, ids = await converse(proxy)
         source = {"id": id_of(path), "branch": "draft", "fork_from": ids[1]}
         await say(proxy, source, "c", "C", store=False)
-        assert (seen(proxy), await names(proxy, path)) == ("aAc", expected)
+        assert ("".join(texts(sent(proxy))), await names(proxy, path)) == ("aAc", expected)
 
 
 async def test_turns_run_at_once_on_two_branches_and_not_on_one(proxy: Proxy):

@@ -9,8 +9,7 @@ import pytest
 
 from storage import partition_of
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.turns.test_idempotency import post
-from tests.flows.witness import items_of, new_conversation
+from tests.flows.talk import items_of, new_conversation, post
 from tests.storage.inspection import keys_that_hold
 from tests.upstream import HANG, Reply
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from proxy.runtime.reclaimer import RECLAIMER
 from tests.flows.conftest import Proxy
+from tests.items import user
 from tests.storage.inspection import keys_that_hold
 
 
-def message(text: str) -> dict[str, str]:
-    return {"type": "message", "role": "user", "content": text}
-
-
 async def test_a_deleted_branch_leaves_redis(proxy: Proxy):
-    _, made = await proxy.call("POST", "/v1/conversations", {"items": [message("shared")]})
+    _, made = await proxy.call("POST", "/v1/conversations", {"items": [user("shared")]})
     path = f"/v1/conversations/{made['id']}"
     status, _ = await proxy.call("POST", f"{path}/branches", {"name": "draft"})
     assert status == 201
-    status, added = await proxy.call("POST", f"{path}/items?branch=draft", {"items": [message("mine alone")]})
+    status, added = await proxy.call("POST", f"{path}/items?branch=draft", {"items": [user("mine alone")]})
     assert status == 200
     item_id = added["data"][0]["id"].encode()
     assert len(await keys_that_hold(proxy.redis, item_id)) == 2

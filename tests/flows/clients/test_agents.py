@@ -12,19 +12,17 @@ from agents import (
     ModelSettings,
     OpenAIConversationsSession,
     OpenAIResponsesModel,
-    RunConfig,
     Runner,
-    function_tool,
 )
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from openai.types.shared import Reasoning
 from pydantic import BaseModel
 
+from tests.flows.clients.agents import QUIET, look_up
 from tests.flows.conftest import Proxy
-from tests.flows.witness import items_of, new_conversation
+from tests.flows.talk import items_of, new_conversation, sent
+from tests.items import kinds
 from tests.upstream import Reply
-
-QUIET = RunConfig(tracing_disabled=True)
 
 
 class Report(BaseModel):
@@ -34,12 +32,6 @@ class Report(BaseModel):
     words: int
 
 
-@function_tool
-def look_up(city: str) -> str:
-    """Tell the weather of a city."""
-    return f"It rains in {city}."
-
-
 def agent(client: AsyncOpenAI, **options: Any) -> Agent[Any]:
     model = OpenAIResponsesModel(model="echo", openai_client=client)
     return Agent(name="Parrot", instructions="Repeat.", model=model, **options)
@@ -47,10 +39,6 @@ def agent(client: AsyncOpenAI, **options: Any) -> Agent[Any]:
 
 async def say(speaker: Agent[Any], text: Any, **options: Any) -> Any:
     return await Runner.run(speaker, text, run_config=QUIET, **options)
-
-
-def kinds(items: list[Any]) -> list[str]:
-    return [item.get("role") or item["type"] for item in items]
 
 
 @pytest.fixture
@@ -94,7 +82,7 @@ async def test_a_session_carries_reasoning_and_tool_rounds(proxy: Proxy, client:
         assert f"It rains in {city}." in result.final_output
     a_round = ["user", "reasoning", "function_call", "function_call_output", "reasoning", "assistant"]
     assert kinds(await session.get_items()) == a_round * 2
-    assert kinds(proxy.upstream.requests[-1].json["input"]) == a_round + a_round[:4]
+    assert kinds(sent(proxy)) == a_round + a_round[:4]
 
 
 async def test_a_session_carries_encrypted_reasoning_that_the_proxy_does_not_store(proxy: Proxy, client: AsyncOpenAI):
@@ -124,7 +112,7 @@ async def test_a_run_on_a_conversation_sends_only_what_is_new(proxy: Proxy, clie
         assert f"It rains in {city}." in result.final_output
     a_round = ["user", "reasoning", "function_call", "function_call_output", "reasoning", "assistant"]
     assert kinds(await items_of(proxy, conversation)) == a_round * 2
-    assert kinds(proxy.upstream.requests[-1].json["input"]) == a_round + a_round[:4]
+    assert kinds(sent(proxy)) == a_round + a_round[:4]
 
 
 @pytest.mark.parametrize("automatic", [False, True])
@@ -140,7 +128,7 @@ async def test_a_run_chains_on_the_previous_response(proxy: Proxy, client: Async
         )
         assert f"It rains in place{number}." in result.final_output
         previous = result.last_response_id
-    assert len(proxy.upstream.requests[-1].json["input"]) == 4 * 2 + 3
+    assert len(sent(proxy)) == 4 * 2 + 3
     assert proxy.upstream.requests[-1].json["store"] is False
 
 
@@ -155,7 +143,7 @@ async def test_a_handoff_takes_the_history_along(proxy: Proxy, client: AsyncOpen
         options["conversation_id"] = await new_conversation(proxy)
     result = await say(first, "call transfer_to_spanish now", **options)
     assert result.last_agent.name == "Spanish"
-    assert kinds(proxy.upstream.requests[-1].json["input"]) == ["user", "function_call", "function_call_output"]
+    assert kinds(sent(proxy)) == ["user", "function_call", "function_call_output"]
     again = (
         "call look_up Madrid"
         if source != "nothing"
@@ -166,7 +154,7 @@ async def test_a_handoff_takes_the_history_along(proxy: Proxy, client: AsyncOpen
     )
     result = await say(result.last_agent, again, **options)
     assert "It rains in Madrid." in result.final_output
-    assert len(proxy.upstream.requests[-1].json["input"]) == 4 + 3
+    assert len(sent(proxy)) == 4 + 3
 
 
 @pytest.mark.parametrize("source", ["session", "conversation", "chain"])
@@ -187,7 +175,7 @@ async def test_a_streamed_run_tells_its_events_and_is_remembered(proxy: Proxy, c
         assert [event.name for event in told if event.type == "run_item_stream_event"][-1] == "message_output_created"
         if source == "chain":
             options = {"previous_response_id": run.last_response_id}
-    assert len(proxy.upstream.requests[-1].json["input"]) == 6 + 4
+    assert len(sent(proxy)) == 6 + 4
 
 
 async def test_an_agent_hands_in_structured_output(proxy: Proxy, client: AsyncOpenAI):
@@ -209,7 +197,7 @@ async def test_an_agent_gives_its_previous_answers_back_as_input(proxy: Proxy, c
         result = await say(speaker, history)
         assert f"It rains in place{number}." in result.final_output
         history = result.to_input_list()
-    assert len(proxy.upstream.requests[-1].json["input"]) == 6 * 2 + 4
+    assert len(sent(proxy)) == 6 * 2 + 4
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import pytest
 import zstandard
 
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.witness import Reading, items_of, new_conversation
+from tests.flows.talk import items_of, new_conversation, respond, sent
+from tests.flows.witness import Reading
+from tests.items import kinds, texts
 from tests.upstream import Reply
 
 Item = dict[str, Any]
@@ -42,29 +44,10 @@ def result(call: Item, output: str = "It rains.") -> Item:
     return {"type": "function_call_output", "call_id": call["call_id"], "output": output}
 
 
-def kinds(items: list[Item]) -> list[str]:
-    return [item.get("role") or item["type"] for item in items]
-
-
-def texts(items: list[Item]) -> list[str]:
-    return [part["text"] for item in items for part in item.get("content") or item.get("summary") or []]
-
-
-def sent(proxy: Proxy) -> list[Item]:
-    """The input of the newest request that the model server got."""
-    return list(proxy.upstream.requests[-1].json["input"])
-
-
 async def streamed(proxy: Proxy, items: list[Item], **fields: Any) -> list[Item]:
     """Take a streamed turn and return its output."""
     async with Reading(proxy, {"input": items, **fields}) as reading:
         return list((await reading.end())["output"])
-
-
-async def plain(proxy: Proxy, items: list[Item], **fields: Any) -> Item:
-    status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": items, **fields})
-    assert status == 200, response
-    return dict(response)
 
 
 async def test_ai_sdk_refers_to_earlier_answers_instead_of_repeating_them(proxy: Proxy):
@@ -115,7 +98,7 @@ async def test_ai_sdk_refers_to_calls_that_the_provider_ran(proxy: Proxy):
     output = await streamed(proxy, [user("search")])
     assert kinds(output) == ["web_search_call", "mcp_approval_request"]
     approved = {"type": "mcp_approval_response", "approval_request_id": output[1]["id"], "approve": True}
-    await plain(proxy, [user("search"), *map(reference, output), approved])
+    await respond(proxy, input=[user("search"), *map(reference, output), approved])
     got = sent(proxy)
     assert got[1] == {**search, "id": output[0]["id"]}
     assert got[2] == {**approval, "id": output[1]["id"]}
@@ -130,10 +113,10 @@ async def test_ai_sdk_with_a_conversation_sends_what_is_new(proxy: Proxy):
 
 
 async def test_ai_sdk_with_a_previous_response_still_refers_to_its_texts(proxy: Proxy):
-    first = await plain(proxy, [user("one")])
+    first = await respond(proxy, input=[user("one")])
     # items of the chain come again, as references and in full: the model gets each once
     again = [user("one"), reference(first["output"][0]), user("two")]
-    await plain(proxy, again[1:], previous_response_id=first["id"])
+    await respond(proxy, input=again[1:], previous_response_id=first["id"])
     assert kinds(sent(proxy)) == ["user", "assistant", "user"]
 
 
@@ -169,7 +152,11 @@ async def test_langchain_sends_the_whole_history_again_with_our_ids(proxy: Proxy
     tools = {"tools": [LOOK_UP], **THINKING}
 
     async def turn() -> list[Item]:
-        return await streamed(proxy, history, **tools) if stream else (await plain(proxy, history, **tools))["output"]
+        return (
+            await streamed(proxy, history, **tools)
+            if stream
+            else (await respond(proxy, input=history, **tools))["output"]
+        )
 
     history = [{"type": "message", **user("call look_up Paris")}]
     thought, call = await turn()
@@ -202,9 +189,9 @@ async def test_langchain_sends_the_whole_history_again_with_our_ids(proxy: Proxy
 async def test_langchain_names_an_image_by_its_id_alone(proxy: Proxy):
     image = {"id": "ig_up", "type": "image_generation_call", "status": "completed", "result": "iVBORw0KGgo="}
     proxy.upstream.script(Reply.json(200, {"object": "response", "status": "completed", "output": [image]}))
-    output = (await plain(proxy, [user("draw")]))["output"]
+    output = (await respond(proxy, input=[user("draw")]))["output"]
     named = {"type": "image_generation_call", "id": output[0]["id"]}
-    await plain(proxy, [user("draw"), named, user("bigger")])
+    await respond(proxy, input=[user("draw"), named, user("bigger")])
     assert sent(proxy)[1] == {**image, "id": output[0]["id"]}
 
 
@@ -221,11 +208,11 @@ async def test_langchain_takes_the_first_events_id_for_its_chain(proxy: Proxy):
 
 
 async def test_langchain_replays_a_history_into_a_chain_that_has_it(proxy: Proxy):
-    first = await plain(proxy, [user("one")], **THINKING)
+    first = await respond(proxy, input=[user("one")], **THINKING)
     replay = [*first["output"], user("two")]
-    second = await plain(proxy, replay, previous_response_id=first["id"], **THINKING)
+    second = await respond(proxy, input=replay, previous_response_id=first["id"], **THINKING)
     assert kinds(sent(proxy)) == ["user", "reasoning", "assistant", "user"]
-    await plain(proxy, [*first["output"], *second["output"], user("three")], previous_response_id=second["id"])
+    await respond(proxy, input=[*first["output"], *second["output"], user("three")], previous_response_id=second["id"])
     assert kinds(sent(proxy)) == ["user", "reasoning", "assistant"] * 2 + ["user"]
 
 

@@ -11,7 +11,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 from tests.flows.conftest import Proxy
-from tests.flows.witness import items_of, new_conversation
+from tests.flows.talk import items_of, new_conversation
 from tests.proxy.relay.strict import EVENTS
 from tests.upstream import HANG, Reply
 

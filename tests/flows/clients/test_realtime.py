@@ -7,21 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from agents import Agent, Runner, function_tool
+from agents import Agent, Runner
 from agents.models.openai_responses import OpenAIResponsesWSModel, ResponsesWebSocketError
 from openai import AsyncOpenAI
 from openai.types.responses import Response
 
-from tests.flows.clients.test_agents import QUIET
+from tests.flows.clients.agents import QUIET, look_up
 from tests.flows.conftest import Proxy
-from tests.flows.witness import items_of, new_conversation
+from tests.flows.talk import items_of, new_conversation
 from tests.upstream import Reply
-
-
-@function_tool
-def look_up(city: str) -> str:
-    """Tell the weather of a city."""
-    return f"It rains in {city}."
 
 
 @asynccontextmanager

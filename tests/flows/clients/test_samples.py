@@ -9,14 +9,8 @@ import orjson
 import pytest
 
 from tests.flows.conftest import Proxy
-from tests.flows.witness import (
-    Reading,
-    accept_follow_up,
-    accept_response,
-    accept_stored,
-    items_of,
-    new_conversation,
-)
+from tests.flows.talk import items_of, new_conversation
+from tests.flows.witness import Reading, accept_follow_up, accept_response, accept_stored
 from tests.samples import load_sample, sample_names
 from tests.upstream import Reply
 

@@ -11,69 +11,11 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
-from proxy.turns.running import TURNS
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.turns.test_responses import all_items, texts
+from tests.flows.streams import OPENING, Stream, answer_after, delta
+from tests.flows.talk import items_of, new_conversation, sent, settled
+from tests.items import texts
 from tests.upstream import CUT, HANG, Reply
-
-MESSAGE = {"id": "m1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-
-
-def delta(text: str) -> dict[str, Any]:
-    return {"type": "response.output_text.delta", "item_id": "m1", "output_index": 0, "content_index": 0, "delta": text}
-
-
-OPENING: list[Any] = [
-    {"type": "response.created", "response": {"id": "r1", "object": "response", "status": "in_progress"}},
-    {"type": "response.output_item.added", "output_index": 0, "item": MESSAGE},
-    delta("Once upon"),
-]
-
-
-def answer_after(gate: asyncio.Event) -> Reply:
-    """An answer that begins and waits for the test before it ends."""
-    return Reply.sse([*OPENING, gate, {"type": "response.completed", "response": {}}])
-
-
-class Stream:
-    """A streamed turn read event by event, which can be left in the middle."""
-
-    def __init__(self, proxy: Proxy, body: dict[str, Any]) -> None:
-        self._proxy, self._body = proxy, {"model": "m", "stream": True, "input": "hi", **body}
-        self.events: list[Any] = []
-
-    async def __aenter__(self) -> Self:
-        self.response = await self._proxy.http.post(
-            f"{self._proxy.url}/v1/responses", json=self._body, headers={"Authorization": "Bearer sk-alice"}
-        )
-        assert self.response.status == 200, await self.response.text()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.response.close()
-
-    async def until(self, event_type: str) -> Any:
-        while True:
-            line = await self.response.content.readline()
-            assert line, f"the stream ended before {event_type}"
-            if line.startswith(b"data: {"):
-                self.events.append(orjson.loads(line[6:]))
-                if self.events[-1]["type"] == event_type:
-                    return self.events[-1]
-
-    async def rest(self) -> bytes:
-        return await self.response.content.read()
-
-
-async def settled(proxy: Proxy) -> None:
-    """Wait until no turn runs any more."""
-    turns = proxy.app[TURNS]
-    while turns._running:
-        await asyncio.wait(list(turns._running))
-
-
-async def new_conversation(proxy: Proxy) -> str:
-    return str((await proxy.call("POST", "/v1/conversations"))[1]["id"])
 
 
 async def plain(proxy: Proxy, **body: Any) -> tuple[int, Any]:
@@ -123,8 +65,8 @@ async def test_a_turn_whose_lock_was_taken_over_fails_and_appends_nothing(start_
         gate.set()
         failed = await first.until("response.failed")
     assert failed["response"]["error"]["code"] == "conversation_conflict"
-    assert texts({"input": await all_items(proxy, conversation)})[0] == "other"
-    assert len(await all_items(proxy, conversation)) == 2
+    assert texts(await items_of(proxy, conversation))[0] == "other"
+    assert len(await items_of(proxy, conversation)) == 2
     status, stored = await proxy.call("GET", f"/v1/responses/{failed['response']['id']}")
     assert (status, stored["status"]) == (200, "failed")
     assert stored["output"][0]["content"][0]["text"] == "Once upon"
@@ -139,7 +81,7 @@ async def test_a_turn_whose_lock_ran_out_with_nobody_else_there_still_commits(pr
         await proxy.redis.delete(*await proxy.redis.keys("*:lock:*"))
         gate.set()
         await first.until("response.completed")
-    assert len(await all_items(proxy, conversation)) == 2
+    assert len(await items_of(proxy, conversation)) == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -169,7 +111,7 @@ async def test_an_upstream_error_before_the_first_byte_is_passed_on_and_leaves_n
     got, answer = await plain(proxy, conversation=conversation, stream=stream)
     assert (got, answer["error"]["code"]) == (status, code)
     assert message is None or answer["error"]["message"] == message
-    assert await all_items(proxy, conversation) == []
+    assert await items_of(proxy, conversation) == []
     assert (await plain(proxy, conversation=conversation))[0] == 200
 
 
@@ -196,12 +138,12 @@ async def test_an_upstream_cut_in_the_middle_fails_the_response_and_appends_noth
     assert numbers == list(range(len(numbers)))
     assert failed["response"]["output"][0]["content"][0]["text"] == "Once upon"
     assert failed["response"]["output"][0]["status"] == "incomplete"
-    assert await all_items(proxy, conversation) == []
+    assert await items_of(proxy, conversation) == []
     status, stored = await proxy.call("GET", f"/v1/responses/{failed['response']['id']}")
     assert (status, stored) == (200, failed["response"])
     await plain(proxy, previous_response_id=stored["id"], input="again")
     # a chain goes on from before the failed turn
-    assert texts(proxy.upstream.requests[-1].json) == ["again"]
+    assert texts(sent(proxy)) == ["again"]
 
 
 async def test_an_upstream_that_never_stops_talking_is_cut_off(start_proxy: StartProxy):
@@ -232,8 +174,8 @@ async def left_in_the_middle(proxy: Proxy) -> tuple[str, str]:
 
 async def test_keep_appends_the_input_and_the_partial_answer_when_the_client_leaves(proxy: Proxy):
     conversation, response_id = await left_in_the_middle(proxy)
-    items = await all_items(proxy, conversation)
-    assert texts({"input": items}) == ["hi", "Once upon"]
+    items = await items_of(proxy, conversation)
+    assert texts(items) == ["hi", "Once upon"]
     assert [item["status"] for item in items] == ["completed", "incomplete"]
     status, stored = await proxy.call("GET", f"/v1/responses/{response_id}")
     assert (status, stored["status"]) == (200, "incomplete")
@@ -243,7 +185,7 @@ async def test_keep_appends_the_input_and_the_partial_answer_when_the_client_lea
 async def test_discard_keeps_nothing_when_the_client_leaves(start_proxy: StartProxy):
     proxy = await start_proxy(turns={"on_disconnect": "discard"})
     conversation, response_id = await left_in_the_middle(proxy)
-    assert await all_items(proxy, conversation) == []
+    assert await items_of(proxy, conversation) == []
     assert (await proxy.call("GET", f"/v1/responses/{response_id}"))[0] == 404
     assert (await plain(proxy, conversation=conversation))[0] == 200
 
@@ -257,7 +199,7 @@ async def test_finish_reads_to_the_end_and_commits_when_the_client_leaves(start_
         await stream.until("response.output_text.delta")
     gate.set()
     await settled(proxy)
-    assert texts({"input": await all_items(proxy, conversation)}) == ["hi", "Once upon a time"]
+    assert texts(await items_of(proxy, conversation)) == ["hi", "Once upon a time"]
 
 
 @pytest.mark.parametrize("policy", ["keep", "finish", "discard"])
@@ -275,7 +217,7 @@ async def test_a_plain_turn_whose_client_leaves_is_finished_or_leaves_nothing(st
         await proxy.upstream.client_left.wait()
     await settled(proxy)
     expected = {"keep": [], "finish": ["hi", "Once upon"], "discard": []}[policy]
-    assert texts({"input": await all_items(proxy, conversation)}) == expected
+    assert texts(await items_of(proxy, conversation)) == expected
 
 
 async def test_a_conversation_deleted_during_the_turn_still_gets_its_answer_and_no_items(proxy: Proxy):
@@ -301,9 +243,9 @@ async def test_items_added_during_a_turn_are_kept_before_it(proxy: Proxy):
         assert (await proxy.call("POST", f"/v1/conversations/{conversation}/items", body))[0] == 200
         gate.set()
         done = await stream.until("response.completed")
-    assert texts({"input": await all_items(proxy, conversation)}) == ["X", "hi", "Once upon"]
+    assert texts(await items_of(proxy, conversation)) == ["X", "hi", "Once upon"]
     await plain(proxy, previous_response_id=done["response"]["id"], input="on")
-    assert texts(proxy.upstream.requests[-1].json) == ["hi", "Once upon", "on"]
+    assert texts(sent(proxy)) == ["hi", "Once upon", "on"]
 
 
 async def test_a_store_that_is_down_refuses_a_turn_before_the_upstream_is_called(start_proxy: StartProxy):
@@ -358,7 +300,7 @@ async def test_a_commit_waits_for_the_store_and_nothing_is_lost(proxy: Proxy):
             await blockade.wait_for_refusal(before)
             await blockade.lift()
             await stream.until("response.completed")
-    assert len(await all_items(proxy, conversation)) == 2
+    assert len(await items_of(proxy, conversation)) == 2
 
 
 async def test_a_commit_that_never_succeeds_fails_with_the_text_delivered(start_proxy: StartProxy):
@@ -400,7 +342,7 @@ async def test_a_client_that_stops_reading_counts_as_gone(start_proxy: StartProx
         await reader.readuntil(b"Once upon")
         async with asyncio.timeout(20):
             await settled(proxy)
-        items = await all_items(proxy, conversation)
+        items = await items_of(proxy, conversation)
         assert [item["role"] for item in items] == ["user", "assistant"]
         assert items[1]["status"] == {"keep": "incomplete", "finish": "completed"}[policy]
         assert (await plain(proxy, conversation=conversation))[0] == 200
@@ -433,4 +375,4 @@ async def test_stopping_lets_turns_finish_then_ends_them_as_if_their_clients_had
         await stopping
     assert ended["response"]["output"][0]["content"][0]["text"] == "Once upon"
     again = await start_proxy()
-    assert texts({"input": await all_items(again, conversation)}) == ["hi", "Once upon"]
+    assert texts(await items_of(again, conversation)) == ["hi", "Once upon"]

@@ -3,72 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-HEADERS = {"Authorization": "Bearer sk-alice"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Server:
-    """A proxy in a process of its own, with its embedded Valkey and the built-in model."""
-
-    process: asyncio.subprocess.Process
-    url: str
-    http: aiohttp.ClientSession
-
-    @property
-    def valkey_pid(self) -> int:
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-
-    async def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the answer's JSON, or None if there was no successful answer."""
-        try:
-            async with self.http.request(method, self.url + path, json=body, headers=HEADERS) as response:
-                return await response.json() if response.status == 200 else None
-        except aiohttp.ClientError:
-            return None
-
-    async def ready(self) -> None:
-        """Wait until the store is there."""
-        async with asyncio.timeout(30):
-            while await self.call("GET", "/readyz") is None:  # noqa: ASYNC110 (another process: there is no event)
-                await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def running_server(data: Path, port: int) -> AsyncIterator[Server]:
-    command = ["-m", "proxy", "serve", "--port", str(port), "--upstream", "echo", "--data-dir", str(data)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-    async with aiohttp.ClientSession() as http:
-        server = Server(process, f"http://127.0.0.1:{port}", http)
-        try:
-            await server.ready()
-            yield server
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+from tests.flows.servers import Server, running_server
+from tests.processes import free_port
 
 
 @dataclass
@@ -128,7 +73,7 @@ async def test_nothing_that_a_client_was_told_is_lost(tmp_path: Path, victims: t
     told = Told([], {})
     port = free_port()
     for _ in range(2):
-        async with running_server(tmp_path, port) as server:
+        async with running_server(port, "--upstream", "echo", "--data-dir", str(tmp_path)) as server:
             stop = asyncio.Event()
             clients = [asyncio.create_task(told.talk(server, stop)) for _ in range(4)]
             goal = len(told.responses) + 20
@@ -144,7 +89,7 @@ async def test_nothing_that_a_client_was_told_is_lost(tmp_path: Path, victims: t
             await asyncio.gather(*clients)
             if victims == ("valkey",):
                 await told.check(server)
-    async with running_server(tmp_path, port) as server:
+    async with running_server(port, "--upstream", "echo", "--data-dir", str(tmp_path)) as server:
         await told.check(server)
         await no_invariant_is_broken(tmp_path)
     await no_invariant_is_broken(tmp_path)

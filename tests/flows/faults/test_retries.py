@@ -10,40 +10,34 @@ import orjson
 import pytest
 
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.turns.test_idempotency import Answer, said
-from tests.flows.witness import items_of, new_conversation
+from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
 from tests.upstream import HANG, Reply
 
 FINISH = {"on_disconnect": "finish"}
 HELLO = {"model": "echo", "input": "hello"}
 
 
-async def post(proxy: Proxy, body: Any, attempt: int, path: str = "/v1/responses", owner: str = "sk-alice") -> Answer:
-    headers = {"Authorization": f"Bearer {owner}", "x-stainless-retry-count": str(attempt)}
-    async with proxy.http.post(proxy.url + path, json=body, headers=headers) as response:
-        return Answer(response, await response.read())
+async def attempt(proxy: Proxy, body: Any, number: int, path: str = "/v1/responses", owner: str = "sk-alice") -> Answer:
+    """Send a request as the official clients do: with the number of times that it was sent before, and without key."""
+    return await post(proxy, path, body, None, owner=owner, headers={"x-stainless-retry-count": str(number)})
 
 
 async def leave(proxy: Proxy, body: Any, *, gate: asyncio.Event, path: str = "/v1/responses") -> None:
     """Send a first attempt, go away once the model server has it, and let that answer."""
     before = len(proxy.upstream.requests)
-    leaving = asyncio.create_task(post(proxy, body, 0, path))
+    leaving = asyncio.create_task(attempt(proxy, body, 0, path))
     await proxy.upstream.wait_for_requests(before + 1)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    while not await noted(proxy):
+    while not await idempotency_records(proxy):
         continue
     gate.set()
-
-
-async def noted(proxy: Proxy) -> Any:
-    return await proxy.redis.keys("*:idempotency:*")
 
 
 def late(proxy: Proxy, text: str = "late") -> asyncio.Event:
     """Let the next answer wait for an event."""
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[gate, said(text)]))
+    proxy.upstream.script(answer_when(gate, text))
     return gate
 
 
@@ -53,7 +47,7 @@ async def test_openais_client_gets_the_answer_that_it_timed_out_for(start_proxy:
     gate = late(proxy, "worth waiting for")
     client = proxy.client(timeout=0.5).with_options(max_retries=2)
     call = asyncio.create_task(client.responses.create(model="echo", input="hi", conversation=conversation))
-    while not await noted(proxy):
+    while not await idempotency_records(proxy):
         continue
     gate.set()
     response = await call
@@ -68,7 +62,7 @@ async def test_openais_client_gets_a_stream_that_it_timed_out_for(start_proxy: S
     gate = late(proxy, "in pieces")
     client = proxy.client(timeout=0.5).with_options(max_retries=2)
     call = asyncio.create_task(client.responses.create(model="echo", input="hi", stream=True))
-    while not await noted(proxy):
+    while not await idempotency_records(proxy):
         continue
     gate.set()
     events: list[Any] = [event async for event in await call]
@@ -85,25 +79,25 @@ async def test_by_default_a_turn_that_timed_out_is_given_up_and_the_retry_makes_
     response = await client.responses.create(model="echo", input="hi", conversation=conversation)
     assert response.output_text.startswith("You said")
     assert len(await items_of(proxy, conversation)) == 2
-    assert await noted(proxy) == []
+    assert await idempotency_records(proxy) == []
 
 
 async def test_the_answer_is_delivered_once(start_proxy: StartProxy):
     proxy = await start_proxy(turns=FINISH)
     await leave(proxy, HELLO, gate=late(proxy))
-    first, second = await post(proxy, HELLO, 1), await post(proxy, HELLO, 1)
+    first, second = await attempt(proxy, HELLO, 1), await attempt(proxy, HELLO, 1)
     assert [one.replayed for one in (first, second)] == [True, False]
     assert first.json["id"] != second.json["id"]
-    assert await noted(proxy) == []
+    assert await idempotency_records(proxy) == []
 
 
 async def test_a_retry_waits_for_the_first_attempt_also_on_another_replica(start_proxy: StartProxy):
     proxy, other = await start_proxy(turns=FINISH), await start_proxy(turns=FINISH)
     conversation = await new_conversation(proxy)
     body, gate = {**HELLO, "conversation": conversation}, asyncio.Event()
-    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[gate, said("late")]))
+    proxy.upstream.script(answer_when(gate, "late"))
     await leave(proxy, body, gate=asyncio.Event())
-    retry = asyncio.create_task(post(other, body, 1))
+    retry = asyncio.create_task(attempt(other, body, 1))
     done, _ = await asyncio.wait([retry], timeout=0.3)
     assert not done
     gate.set()
@@ -118,20 +112,20 @@ async def test_another_body_or_a_first_attempt_or_another_owner_gets_none_of_it(
     proxy = await start_proxy(turns=FINISH)
     await leave(proxy, HELLO, gate=late(proxy))
     answers = [
-        await post(proxy, {**HELLO, **other}, 1),
-        await post(proxy, HELLO, 0),
-        await post(proxy, HELLO, 1, owner="sk-bob"),
+        await attempt(proxy, {**HELLO, **other}, 1),
+        await attempt(proxy, HELLO, 0),
+        await attempt(proxy, HELLO, 1, owner="sk-bob"),
     ]
     assert [answer.replayed for answer in answers] == [False] * 3
-    assert (await post(proxy, HELLO, 1)).replayed
+    assert (await attempt(proxy, HELLO, 1)).replayed
 
 
 async def test_an_unstored_turn_is_not_kept(start_proxy: StartProxy):
     proxy = await start_proxy(turns=FINISH)
     body = {**HELLO, "store": False}
     await leave(proxy, body, gate=late(proxy))
-    assert not (await post(proxy, body, 1)).replayed
-    assert await noted(proxy) == []
+    assert not (await attempt(proxy, body, 1)).replayed
+    assert await idempotency_records(proxy) == []
 
 
 async def test_a_later_attempt_that_came_to_nothing_hides_the_earlier_answer(start_proxy: StartProxy):
@@ -140,9 +134,9 @@ async def test_a_later_attempt_that_came_to_nothing_hides_the_earlier_answer(sta
     proxy.upstream.script(Reply.json(500, {"error": {"message": "no"}}))
     gate = asyncio.Event()
     proxy.upstream.script(Reply.raw(500, "application/json", chunks=[gate, b"{}"]))
-    assert (await post(proxy, HELLO, 0)).status == 500
+    assert (await attempt(proxy, HELLO, 0)).status == 500
     await leave(proxy, HELLO, gate=gate)
-    answer = await post(proxy, HELLO, 1)
+    answer = await attempt(proxy, HELLO, 1)
     assert not answer.replayed
 
 
@@ -156,7 +150,7 @@ async def test_an_edit_is_not_made_twice(start_proxy: StartProxy):
     for stream in (False, True):
         body = {"content": "y", "regenerate": True, "model": "echo", "stream": stream}
         await leave(proxy, body, gate=late(proxy), path=path)
-        answer = await post(proxy, body, 1, path)
+        answer = await attempt(proxy, body, 1, path)
         assert answer.replayed
         text = answer.body if not stream else answer.body.split(b"\ndata: ")[-2].split(b"\n\n")[0]
         assert orjson.loads(text)["branch_created"] is True
@@ -180,7 +174,7 @@ async def test_a_partial_answer_that_was_kept_is_not_generated_again(proxy: Prox
         await response.content.readuntil(b"par")
     while len(await items_of(proxy, conversation)) < 2:
         continue
-    answer = await post(proxy, body, 1)
+    answer = await attempt(proxy, body, 1)
     assert (answer.replayed, b"event: response.incomplete" in answer.body) == (True, True)
     assert len(proxy.upstream.requests) == 1
     assert [item["status"] for item in await items_of(proxy, conversation)] == ["completed", "incomplete"]
@@ -189,13 +183,13 @@ async def test_a_partial_answer_that_was_kept_is_not_generated_again(proxy: Prox
 async def test_it_can_be_turned_off(start_proxy: StartProxy):
     proxy = await start_proxy(turns=FINISH, idempotency={"retry_minutes": 0.0})
     gate = late(proxy)
-    leaving = asyncio.create_task(post(proxy, HELLO, 0))
+    leaving = asyncio.create_task(attempt(proxy, HELLO, 0))
     await proxy.upstream.wait_for_requests(1)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     gate.set()
-    assert not (await post(proxy, HELLO, 1)).replayed
-    assert await noted(proxy) == []
+    assert not (await attempt(proxy, HELLO, 1)).replayed
+    assert await idempotency_records(proxy) == []
 
 
 async def test_openais_client_repeats_a_409_of_a_first_attempt_that_still_runs(start_proxy: StartProxy):

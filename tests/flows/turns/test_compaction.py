@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from proxy.echo.events import play
 from proxy.echo.replies import Answer
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.witness import Reading, accept_response, accept_stored
+from tests.items import kinds, user
 from tests.upstream import CUT, HANG, Reply, Step
 
 COMPACT = "/v1/responses/compact"
@@ -57,10 +59,6 @@ def says(text: str, *steps: Step) -> Reply:
     return Reply.sse([*events[:-1], *steps, events[-1]])
 
 
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
 def sent(proxy: Proxy, at: int = -1) -> list[str]:
     """A request's input by its texts; a summary's as `<text>`; other items by their type."""
     names = []
@@ -71,10 +69,6 @@ def sent(proxy: Proxy, at: int = -1) -> list[str]:
             text = f"<{text.splitlines()[3]}>"
         names.append(text if text != INSTRUCTIONS else "SUMMARISE")
     return names
-
-
-def kinds(items: list[dict[str, Any]]) -> list[str]:
-    return [item.get("role") or item["type"] for item in items]
 
 
 async def turn(proxy: Proxy, text: Any, *, stream: bool = False, key: str = "sk-alice", **fields: Any) -> Any:
@@ -566,16 +560,17 @@ async def test_the_agents_session_compacts_and_goes_on(proxy: Proxy):
     client = proxy.client()
     model = OpenAIResponsesModel(model="gpt-echo", openai_client=client)
     agent: Agent[Any] = Agent(name="Parrot", model=model)
-    session = OpenAIResponsesCompactionSession(
-        "s", SQLiteSession("s"), client=client, model="gpt-echo", should_trigger_compaction=lambda _: True
-    )
     run = RunConfig(tracing_disabled=True)
-    for text in ("one", "two"):
-        proxy.upstream.script(says(f"Re {text}"), says(f"SUM {text}"))
-        await Runner.run(agent, text, session=session, run_config=run)
-    items: Any = await session.get_items()
-    assert kinds(items) == ["user", "user", "compaction"]
-    result = await Runner.run(agent, "three", session=session, run_config=run)
+    with closing(SQLiteSession("s")) as kept:
+        session = OpenAIResponsesCompactionSession(
+            "s", kept, client=client, model="gpt-echo", should_trigger_compaction=lambda _: True
+        )
+        for text in ("one", "two"):
+            proxy.upstream.script(says(f"Re {text}"), says(f"SUM {text}"))
+            await Runner.run(agent, text, session=session, run_config=run)
+        items: Any = await session.get_items()
+        assert kinds(items) == ["user", "user", "compaction"]
+        result = await Runner.run(agent, "three", session=session, run_config=run)
     assert "three" in result.final_output
     assert any(name == "<SUM two>" for request in range(-3, 0) for name in sent(proxy, request))
 

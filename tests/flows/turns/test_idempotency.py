@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,49 +13,17 @@ import orjson
 import pytest
 
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.faults.test_kills import Server, free_port
-from tests.flows.witness import items_of, new_conversation
-from tests.proxy.cli.test_main import environment
+from tests.flows.servers import running_server
+from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
+from tests.processes import free_port
 from tests.upstream import CUT, HANG, Reply
 
 HELLO = {"model": "echo", "input": "hello"}
 
 
-class Answer:
-    """What came back: status, headers, body."""
-
-    def __init__(self, response: aiohttp.ClientResponse, body: bytes) -> None:
-        self.status, self.headers, self.body = response.status, response.headers, body
-        self.replayed = response.headers.get("idempotent-replayed") == "true"
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.body)
-
-
-async def post(
-    proxy: Proxy, path: str, body: Any, key: str = "k1", *, owner: str = "sk-alice", **options: Any
-) -> Answer:
-    headers = {"Authorization": f"Bearer {owner}", "Idempotency-Key": key, **options.pop("headers", {})}
-    data = body if isinstance(body, bytes) else orjson.dumps(body)
-    headers.setdefault("Content-Type", "application/json")
-    async with proxy.http.post(proxy.url + path, data=data, headers=headers, **options) as response:
-        return Answer(response, await response.read())
-
-
-def said(text: str) -> bytes:
-    """A model server's answer."""
-    item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
-    return orjson.dumps({"id": "r", "object": "response", "status": "completed", "output": [item]})
-
-
-async def records(proxy: Proxy) -> Any:
-    return await proxy.redis.keys("*:idempotency:*")
-
-
 async def lose_the_answer(proxy: Proxy) -> None:
     """Make the only record look as if its replica had died after the commit, before it wrote the answer down."""
-    (key,) = await records(proxy)
+    (key,) = await idempotency_records(proxy)
     await proxy.redis.hdel(key, "status", "type", "body")
     await proxy.redis.hset(key, mapping={"token": "dead", "lease": "0"})
 
@@ -107,7 +72,7 @@ async def test_keys_of_two_owners_have_nothing_to_do_with_each_other(proxy: Prox
 async def test_a_repeat_waits_for_the_first_also_on_another_replica(start_proxy: StartProxy):
     proxy, other = await start_proxy(), await start_proxy()
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[gate, said("once")]))
+    proxy.upstream.script(answer_when(gate, "once"))
     first = asyncio.create_task(post(proxy, "/v1/responses", HELLO))
     await proxy.upstream.wait_for_requests(1)
     repeats = [asyncio.create_task(post(one, "/v1/responses", HELLO)) for one in (proxy, other)]
@@ -123,7 +88,7 @@ async def test_a_repeat_waits_for_the_first_also_on_another_replica(start_proxy:
 async def test_a_repeat_does_not_wait_for_ever(start_proxy: StartProxy):
     proxy = await start_proxy(idempotency={"wait_seconds": 0.1})
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[gate, said("once")]))
+    proxy.upstream.script(answer_when(gate, "once"))
     first = asyncio.create_task(post(proxy, "/v1/responses", HELLO))
     await proxy.upstream.wait_for_requests(1)
     repeat = await post(proxy, "/v1/responses", HELLO)
@@ -136,7 +101,7 @@ async def test_a_repeat_does_not_wait_for_ever(start_proxy: StartProxy):
 async def test_a_long_turn_keeps_its_key(start_proxy: StartProxy):
     proxy = await start_proxy(turns={"lock_lease_seconds": 1.0}, idempotency={"wait_seconds": 1.5})
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[gate, said("late")]))
+    proxy.upstream.script(answer_when(gate, "late"))
     first = asyncio.create_task(post(proxy, "/v1/responses", HELLO))
     await proxy.upstream.wait_for_requests(1)
     # longer than the lease: without renewal the repeat would run
@@ -218,7 +183,7 @@ async def test_a_key_that_is_none_is_refused(proxy: Proxy, key: str):
 async def test_without_a_key_nothing_is_written_and_other_paths_know_no_keys(proxy: Proxy):
     await post(proxy, "/v1/responses", HELLO, "")
     await post(proxy, "/v1/chat/completions", {"model": "echo", "messages": []})
-    assert await records(proxy) == []
+    assert await idempotency_records(proxy) == []
     assert proxy.upstream.requests[-1].headers["Idempotency-Key"] == "k1"
 
 
@@ -286,7 +251,7 @@ async def test_a_client_that_leaves_before_the_answer_frees_its_key(proxy: Proxy
 async def test_a_turn_that_is_finished_without_its_client_answers_the_repeat(start_proxy: StartProxy):
     proxy = await start_proxy(turns={"on_disconnect": "finish"})
     gate = asyncio.Event()
-    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[gate, said("in the end")]))
+    proxy.upstream.script(answer_when(gate, "in the end"))
     await leave_while_running(proxy, HELLO)
     repeat = asyncio.create_task(post(proxy, "/v1/responses", HELLO))
     gate.set()
@@ -296,20 +261,25 @@ async def test_a_turn_that_is_finished_without_its_client_answers_the_repeat(sta
     assert len(proxy.upstream.requests) == 1
 
 
-async def test_an_addition_is_finished_and_kept_although_its_client_left(proxy: Proxy):
+async def test_an_addition_is_finished_and_kept_although_its_client_left(start_proxy: StartProxy):
+    # whoever comes again does not have to wait until a lease is over
+    proxy = await start_proxy(idempotency={"wait_seconds": 1.0})
     conversation = await new_conversation(proxy)
     path, body = f"/v1/conversations/{conversation}/items", {"items": [{"role": "user", "content": "x"}]}
     keys = [f"key {number}" for number in range(30)]
+    began = time.monotonic()
+    await post(proxy, path, body)
+    usual_seconds = time.monotonic() - began
     for number, key in enumerate(keys):
         leaving = asyncio.create_task(post(proxy, path, body, key))
         # somewhere between the arrival of the request and its answer
-        await asyncio.wait([leaving], timeout=number * 0.0002)
+        await asyncio.wait([leaving], timeout=usual_seconds * number / len(keys))
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
     answers = [await post(proxy, path, body, key) for key in keys]
     assert {answer.status for answer in answers} == {200}
     assert any(answer.replayed for answer in answers)
-    assert len(await items_of(proxy, conversation)) == len(keys)
+    assert len(await items_of(proxy, conversation)) == 1 + len(keys)
 
 
 async def test_a_background_response_is_made_once(proxy: Proxy):
@@ -342,28 +312,6 @@ async def test_unreachable_store_refuses_before_anything_is_done(start_proxy: St
     assert proxy.upstream.requests == []
 
 
-@asynccontextmanager
-async def running_process(valkey_url: str, upstream_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """Run a replica in a process of its own; give it and its URL."""
-    port = free_port()
-    command = ["-m", "proxy", "serve", "--port", str(port), "--upstream", upstream_url, "--redis", valkey_url]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environment() | {"BRANCHLINE_TURNS_LOCK_LEASE_SECONDS": "1"},
-    )
-    try:
-        async with aiohttp.ClientSession() as http:
-            await Server(process, f"http://127.0.0.1:{port}", http).ready()
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
 async def test_what_a_killed_replica_was_asked_is_done_once_by_the_others(start_proxy: StartProxy, valkey_url: str):
     proxy = await start_proxy(turns={"lock_lease_seconds": 1.0, "lock_wait_seconds": 10.0})
     keys = {f"key {number}": await new_conversation(proxy) for number in range(24)}
@@ -371,14 +319,15 @@ async def test_what_a_killed_replica_was_asked_is_done_once_by_the_others(start_
     def body(conversation: str) -> dict[str, Any]:
         return {**HELLO, "conversation": conversation}
 
-    async with running_process(valkey_url, proxy.upstream.url) as (process, url):
-        doomed = replace(proxy, url=url)
+    options = ("--upstream", proxy.upstream.url, "--redis", valkey_url)
+    async with running_server(free_port(), *options, TURNS_LOCK_LEASE_SECONDS="1") as server:
+        doomed = replace(proxy, url=server.url)
         asked = [
             asyncio.create_task(post(doomed, "/v1/responses", body(conversation), key))
             for key, conversation in keys.items()
         ]
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-        process.kill()
+        server.process.kill()
         told = await asyncio.gather(*asked, return_exceptions=True)
     assert any(isinstance(answer, aiohttp.ClientError) for answer in told)
     answers = await asyncio.gather(

@@ -14,8 +14,9 @@ from proxy.websocket.connection import Connection as ServerSide
 from proxy.websocket.connections import CONNECTIONS
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection, said
-from tests.flows.faults.test_events import OPENING, answer_after
-from tests.flows.witness import items_of, new_conversation
+from tests.flows.streams import OPENING, answer_after
+from tests.flows.talk import items_of, new_conversation
+from tests.items import texts
 from tests.upstream import Reply
 
 NOT_FOUND = (400, "previous_response_not_found", "previous_response_id")
@@ -34,7 +35,7 @@ def calling() -> Reply:
 
 async def input_texts(proxy: Proxy, response_id: str) -> list[str]:
     _, page = await proxy.call("GET", f"/v1/responses/{response_id}/input_items?order=asc")
-    return [item["content"][0]["text"] for item in page["data"]]
+    return texts(page["data"])
 
 
 async def test_unstored_turns_follow_each_other_with_nothing_in_the_store(proxy: Proxy):

@@ -8,17 +8,9 @@ import openai
 import pytest
 
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import items_of, sent
+from tests.items import texts
 from tests.upstream import Reply
-
-
-def texts(body: Any) -> list[str]:
-    """The texts of a request's input, in order."""
-    return [part["text"] for item in body["input"] for part in item.get("content", [])]
-
-
-async def all_items(proxy: Proxy, conversation_id: str) -> list[Any]:
-    _, page = await proxy.call("GET", f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
-    return list(page["data"])
 
 
 async def test_a_conversation_grows_turn_by_turn_and_the_upstream_sees_all_of_it(proxy: Proxy):
@@ -33,7 +25,7 @@ async def test_a_conversation_grows_turn_by_turn_and_the_upstream_sees_all_of_it
     assert [item["role"] for item in sent["input"]] == ["user", "assistant"] * 2 + ["user"]
     assert sent["store"] is False
     assert "conversation" not in sent
-    assert len(await all_items(proxy, conversation.id)) == 6
+    assert len(await items_of(proxy, conversation.id)) == 6
     assert "I saw 4 earlier items" in response.output_text
 
 
@@ -102,11 +94,11 @@ async def test_a_chain_into_a_conversation_is_a_snapshot_and_leaves_it_alone(pro
     ]
     for branch, request in zip(branches, proxy.upstream.requests[-2:], strict=True):
         assert branch.conversation is None
-        assert "X" not in texts(request.json)
+        assert "X" not in texts(request.json["input"])
         assert len(request.json["input"]) == 3
-    assert len(await all_items(proxy, conversation.id)) == 3
+    assert len(await items_of(proxy, conversation.id)) == 3
     await client.responses.create(model="echo", input="on", conversation=conversation.id)
-    assert texts(proxy.upstream.requests[-1].json)[2:] == ["X", "on"]
+    assert texts(sent(proxy))[2:] == ["X", "on"]
 
 
 async def test_chains_of_a_deleted_conversation_go_on(proxy: Proxy):
@@ -122,7 +114,7 @@ async def test_chains_of_a_deleted_conversation_go_on(proxy: Proxy):
 async def test_items_of_a_deleted_conversation_are_not_found_by_their_ids(proxy: Proxy):
     client = proxy.client()
     conversation = await client.conversations.create(items=[{"role": "user", "content": "gone"}])
-    item = (await all_items(proxy, conversation.id))[0]
+    item: Any = (await items_of(proxy, conversation.id))[0]
     first = await client.responses.create(model="echo", input="in", conversation=conversation.id)
     await client.conversations.delete(conversation.id)
     for reference in (item["id"], first.output[0].id):
@@ -131,10 +123,10 @@ async def test_items_of_a_deleted_conversation_are_not_found_by_their_ids(proxy:
         assert (await proxy.call("POST", "/v1/conversations", {"items": body["input"]}))[0] == 404
     mine: Any = {**item, "content": [{"type": "input_text", "text": "mine"}]}
     await client.responses.create(model="echo", input=[mine])
-    assert texts(proxy.upstream.requests[-1].json) == ["mine"]
+    assert texts(sent(proxy)) == ["mine"]
     # a chain of one of its responses still knows them, and what it adds can be referred to
     second = await client.responses.create(model="echo", input=[item], previous_response_id=first.id)
-    assert texts(proxy.upstream.requests[-1].json)[:1] == ["gone"]
+    assert texts(sent(proxy))[:1] == ["gone"]
     assert len(proxy.upstream.requests[-1].json["input"]) == 3
     later: Any = {"type": "item_reference", "id": second.output[0].id}
     await client.responses.create(model="echo", input=[later])
@@ -207,7 +199,7 @@ async def test_unstored_turns_use_a_conversation_and_are_appended_only_if_config
     conversation = await client.conversations.create(items=[{"role": "user", "content": "before"}])
     response = await client.responses.create(model="echo", input="hi", store=False, conversation=conversation.id)
     assert "I saw 1 earlier item" in response.output_text
-    assert len(await all_items(proxy, conversation.id)) == (3 if append else 1)
+    assert len(await items_of(proxy, conversation.id)) == (3 if append else 1)
     with pytest.raises(openai.NotFoundError):
         await client.responses.retrieve(response.id)
     await client.responses.create(model="echo", input="again", conversation=conversation.id)
@@ -227,7 +219,7 @@ async def test_a_tool_round_works_in_a_conversation(proxy: Proxy):
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "42"}
     second = await client.responses.create(model="echo", input=[result], conversation=conversation.id, tools=tools)
     assert "42" in second.output_text
-    assert [item["type"] for item in await all_items(proxy, conversation.id)] == [
+    assert [item["type"] for item in await items_of(proxy, conversation.id)] == [
         "message",
         "function_call",
         "function_call_output",
@@ -239,17 +231,17 @@ async def test_references_resolve_across_conversations_and_responses(proxy: Prox
     client = proxy.client()
     one = await client.responses.create(model="echo", input="first")
     conversation = await client.conversations.create(items=[{"role": "user", "content": "second"}])
-    item = (await all_items(proxy, conversation.id))[0]
+    item: Any = (await items_of(proxy, conversation.id))[0]
     references: Any = [
         {"type": "item_reference", "id": one.output[0].id},
         {"id": item["id"]},
         {"role": "user", "content": "third"},
     ]
     again = await client.responses.create(model="echo", input=references)
-    sent = proxy.upstream.requests[-1].json["input"]
-    assert [one["type"] for one in sent] == ["message"] * 3
-    assert sent[0]["id"] == one.output[0].id
-    assert texts({"input": sent[1:]}) == ["second", "third"]
+    got = sent(proxy)
+    assert [one["type"] for one in got] == ["message"] * 3
+    assert got[0]["id"] == one.output[0].id
+    assert texts(got[1:]) == ["second", "third"]
     more = await client.responses.create(model="echo", input="x", previous_response_id=again.id)
     assert "I saw 4 earlier items" in more.output_text
     for key, body in (("sk-bob", references[:1]), ("sk-bob", references[1:2])):
@@ -344,9 +336,9 @@ async def test_a_history_of_10000_items_is_injected_whole_and_in_order(proxy: Pr
         model="echo", input=[{"role": "user", "content": f"n{i}"} for i in range(10_000)]
     )
     await client.responses.create(model="echo", input="last", previous_response_id=first.id)
-    sent = texts(proxy.upstream.requests[-1].json)
-    assert sent[:10_000] == [f"n{i}" for i in range(10_000)]
-    assert len(sent) == 10_002
+    got = texts(sent(proxy))
+    assert got[:10_000] == [f"n{i}" for i in range(10_000)]
+    assert len(got) == 10_002
 
 
 async def test_responses_that_are_no_background_ones_cannot_be_cancelled_or_resumed(proxy: Proxy):

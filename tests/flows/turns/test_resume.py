@@ -17,13 +17,16 @@ from proxy.streams.follower import FOLLOWERS
 from storage import EventBatch, EventLog, new_partition, partition_of
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection
-from tests.flows.witness import accept_events, new_conversation
+from tests.flows.streams import read_stream
+from tests.flows.talk import new_conversation
+from tests.flows.witness import accept_events
 from tests.proxy.relay.streams import WHOLE
 from tests.upstream import CUT, Reply
 
 ALL = {"streams": {"keep": "all"}}
 ALICE = {"Authorization": "Bearer sk-alice"}
 LEASE = 30.0
+ONE_TWO_THREE = {"input": "one two three"}
 
 
 def events_in(stream: bytes) -> list[bytes]:
@@ -37,14 +40,6 @@ def events_in(stream: bytes) -> list[bytes]:
 def body_of(frame: bytes) -> dict[str, Any]:
     body: dict[str, Any] = orjson.loads(frame.partition(b"\ndata: ")[2])
     return body
-
-
-async def post(proxy: Proxy, **body: Any) -> bytes:
-    """Run a streamed turn and return its bytes."""
-    body = {"model": "echo", "input": "one two three", "stream": True, **body}
-    async with proxy.http.post(f"{proxy.url}/v1/responses", json=body, headers=ALICE) as answer:
-        assert answer.status == 200, await answer.text()
-        return await answer.read()
 
 
 def stream_url(proxy: Proxy, response_id: str, starting_after: int | str | None = None) -> str:
@@ -122,7 +117,7 @@ async def owner_of(proxy: Proxy) -> str:
 
 async def test_a_stream_is_told_again_byte_by_byte_by_any_replica(start_proxy: StartProxy):
     one, other = await start_proxy(**ALL), await start_proxy()
-    told = await post(one)
+    told = await read_stream(one, ONE_TWO_THREE)
     response_id = id_in(events_in(told)[0])
     for proxy in (one, other):
         assert await resume(proxy, response_id) == told
@@ -131,7 +126,7 @@ async def test_a_stream_is_told_again_byte_by_byte_by_any_replica(start_proxy: S
 
 async def test_any_event_can_be_gone_on_from(start_proxy: StartProxy):
     proxy = await start_proxy(**ALL)
-    events = events_in(await post(proxy))
+    events = events_in(await read_stream(proxy, ONE_TWO_THREE))
     assert len(events) > 8
     for number in range(len(events) + 1):
         assert events_in(await resume(proxy, id_in(events[0]), number)) == events[number + 1 :]
@@ -141,7 +136,7 @@ async def test_any_event_can_be_gone_on_from(start_proxy: StartProxy):
 @pytest.mark.parametrize("value", ["x", "-1", "1.5", "1e3", "٣", "9" * 400])
 async def test_what_is_no_sequence_number_is_refused(start_proxy: StartProxy, value: str):
     proxy = await start_proxy(**ALL)
-    response_id = id_in(events_in(await post(proxy))[0])
+    response_id = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])
     async with proxy.http.get(stream_url(proxy, response_id, value), headers=ALICE) as answer:
         error = (await answer.json())["error"]
         assert (answer.status, error["param"], error["code"]) == (400, "starting_after", "invalid_value")
@@ -149,7 +144,7 @@ async def test_what_is_no_sequence_number_is_refused(start_proxy: StartProxy, va
 
 async def test_an_empty_starting_after_means_all(start_proxy: StartProxy):
     proxy = await start_proxy(**ALL)
-    told = await post(proxy)
+    told = await read_stream(proxy, ONE_TWO_THREE)
     async with proxy.http.get(stream_url(proxy, id_in(events_in(told)[0]), ""), headers=ALICE) as answer:
         assert await answer.read() == told
 
@@ -191,7 +186,7 @@ async def test_events_can_be_followed_before_the_turn_has_a_record(start_proxy: 
 
 
 async def test_events_of_ordinary_streams_are_not_kept_by_default(proxy: Proxy):
-    response_id = id_in(events_in(await post(proxy))[0])
+    response_id = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])
     status, body = await proxy.call("GET", f"/v1/responses/{response_id}?stream=true")
     assert (status, body["error"]["param"]) == (400, "stream")
     assert not [key async for key in proxy.redis.scan_iter("*events*")]
@@ -200,14 +195,14 @@ async def test_events_of_ordinary_streams_are_not_kept_by_default(proxy: Proxy):
 @pytest.mark.parametrize("body", [{"stream": False}, {"store": False}])
 async def test_only_streams_that_are_stored_are_kept(start_proxy: StartProxy, body: dict[str, Any]):
     proxy = await start_proxy(**ALL)
-    await post(proxy, **body)
+    await read_stream(proxy, {**ONE_TWO_THREE, **body})
     assert not [key async for key in proxy.redis.scan_iter("*events*")]
 
 
 async def test_events_of_others_are_like_unknown_ones(start_proxy: StartProxy):
     proxy = await start_proxy(**ALL)
     gate, reply = gated()
-    finished = id_in(events_in(await post(proxy))[0])
+    finished = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])
     proxy.upstream.script(reply)
     body = {"model": "m", "input": "hi", "stream": True}
     async with proxy.http.post(f"{proxy.url}/v1/responses", json=body, headers=ALICE) as answer:
@@ -226,7 +221,7 @@ async def test_events_of_others_are_like_unknown_ones(start_proxy: StartProxy):
 
 async def test_the_log_of_a_deleted_response_is_gone(start_proxy: StartProxy):
     proxy = await start_proxy(**ALL)
-    response_id = id_in(events_in(await post(proxy))[0])
+    response_id = id_in(events_in(await read_stream(proxy, ONE_TWO_THREE))[0])
     await proxy.call("DELETE", f"/v1/responses/{response_id}")
     status, _ = await proxy.call("GET", f"/v1/responses/{response_id}?stream=true")
     assert status == 404
@@ -234,7 +229,7 @@ async def test_the_log_of_a_deleted_response_is_gone(start_proxy: StartProxy):
 
 async def test_logs_live_as_long_as_configured(start_proxy: StartProxy):
     proxy = await start_proxy(streams={"keep": "all", "retention_seconds": 50.0})
-    events_in(await post(proxy))
+    events_in(await read_stream(proxy, ONE_TWO_THREE))
     (key,) = [key async for key in proxy.redis.scan_iter("*events*")]
     assert 40 < await proxy.redis.ttl(key) <= 50
 
@@ -261,7 +256,7 @@ async def test_a_log_without_an_end_ends_as_its_response_did(
     start_proxy: StartProxy, status: str, kind: str, logged: int
 ):
     proxy = await start_proxy(**ALL)
-    response = body_of(events_in(await post(proxy))[-1])["response"]
+    response = body_of(events_in(await read_stream(proxy, ONE_TWO_THREE))[-1])["response"]
     # the run that wrote the log died between its commit and its last event
     partition = f"branchline:{{{partition_of(response['id'])}}}"
     await proxy.redis.delete(f"{partition}:events:{response['id']}")
@@ -349,7 +344,7 @@ async def test_a_server_that_stops_breaks_followers_off(start_proxy: StartProxy)
 async def test_an_upstream_that_breaks_off_is_told_again_as_it_was(start_proxy: StartProxy):
     proxy = await start_proxy(**ALL)
     proxy.upstream.script(Reply.sse([*WHOLE[:6], CUT], done=False))
-    told = await post(proxy)
+    told = await read_stream(proxy, ONE_TWO_THREE)
     assert body_of(events_in(told)[-1])["type"] == "response.failed"
     assert await resume(proxy, id_in(events_in(told)[0])) == told
 

@@ -12,6 +12,7 @@ import pytest
 from proxy.http.keys import STORE
 from storage.client.library import load_scripts
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import respond
 from tests.roundtrips import RoundTripCounter
 
 ITEM = {"role": "user", "content": "hi"}
@@ -34,12 +35,6 @@ async def proxy(start_proxy: StartProxy, counter: RoundTripCounter) -> Proxy:
     while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process: there is no event)
         await asyncio.sleep(0.01)
     return proxy
-
-
-async def respond(proxy: Proxy, **body: Any) -> Any:
-    status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body})
-    assert status == 200, response
-    return response
 
 
 async def grow(proxy: Proxy, turns: int, kind: str) -> dict[str, Any]:

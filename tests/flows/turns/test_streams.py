@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -13,28 +13,14 @@ import openai
 import orjson
 import pytest
 
-from proxy.protocol import sse
 from tests.flows.conftest import Proxy
-from tests.flows.faults.test_events import Stream
-from tests.flows.witness import (
-    Reading,
-    accept_follow_up,
-    accept_response,
-    accept_stored,
-    answered,
-    items_of,
-    new_conversation,
-)
+from tests.flows.streams import Stream, frames
+from tests.flows.talk import items_of, new_conversation
+from tests.flows.witness import Reading, accept_follow_up, accept_response, accept_stored, answered
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, WHOLE, body, completed
 from tests.upstream import Reply
 
 Event = dict[str, Any]
-
-
-def frames(events: Iterable[Event], *, done: bool = True) -> bytes:
-    """The bytes of a stream as a careful server sends them."""
-    told = [sse.encode(event["type"], orjson.dumps(event)) for event in events]
-    return b"".join([*told, sse.DONE] if done else told)
 
 
 def without(*keys: str) -> list[Event]:

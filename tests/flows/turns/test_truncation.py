@@ -6,6 +6,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import sent
+from tests.items import texts
 from tests.upstream import Reply
 
 OMITTED = "x-branchline-omitted-items"
@@ -24,16 +26,6 @@ async def talk(client: AsyncOpenAI, items: list[Any]) -> str:
     return made.id
 
 
-def seen(proxy: Proxy) -> list[Any]:
-    """Return the items that the model was shown last."""
-    items: list[Any] = proxy.upstream.requests[-1].json["input"]
-    return items
-
-
-def texts(items: list[Any]) -> list[str]:
-    return [item["content"][0]["text"] for item in items if item["type"] == "message"]
-
-
 @pytest.fixture
 async def proxy(start_proxy: StartProxy) -> Proxy:
     """A proxy that knows the echo model as one with a very small window."""
@@ -48,7 +40,7 @@ async def test_the_oldest_turns_are_left_out_of_the_request_and_kept_in_the_stor
     )
     omitted = int(raw.headers[OMITTED])
     assert 25 < omitted < 39
-    assert texts(seen(proxy)) == [*(f"{n} {WORDS}" for n in range(omitted, 40)), "now"]
+    assert texts(sent(proxy)) == [*(f"{n} {WORDS}" for n in range(omitted, 40)), "now"]
     assert raw.parse().truncation == "auto"
     assert proxy.upstream.requests[-1].json["truncation"] == "auto"
     stored = [item async for item in await client.conversations.items.list(conversation, limit=100)]
@@ -73,7 +65,7 @@ async def test_unasked_nothing_is_left_out(proxy: Proxy, truncation: Any):
         model="echo", input="now", conversation=conversation, truncation=truncation
     )
     assert OMITTED not in raw.headers
-    assert len(seen(proxy)) == 41
+    assert len(sent(proxy)) == 41
 
 
 async def test_without_a_window_the_model_server_decides(start_proxy: StartProxy):
@@ -84,7 +76,7 @@ async def test_without_a_window_the_model_server_decides(start_proxy: StartProxy
         model="echo", input="now", conversation=conversation, truncation="auto"
     )
     assert OMITTED not in raw.headers
-    assert (len(seen(proxy)), proxy.upstream.requests[-1].json["truncation"]) == (41, "auto")
+    assert (len(sent(proxy)), proxy.upstream.requests[-1].json["truncation"]) == (41, "auto")
 
 
 async def test_calls_and_outputs_go_together_and_system_messages_stay(proxy: Proxy):
@@ -98,7 +90,7 @@ async def test_calls_and_outputs_go_together_and_system_messages_stay(proxy: Pro
         ]
     conversation = await talk(client, items)
     await client.responses.create(model="echo", input="now", conversation=conversation, truncation="auto")
-    shown = seen(proxy)
+    shown = sent(proxy)
     assert texts(shown)[0] == "Mind your manners."
     assert 3 < len(shown) < 30
     calls = [item["call_id"] for item in shown if item["type"] == "function_call"]
@@ -117,7 +109,7 @@ async def test_a_chain_of_responses_is_cut_too_and_the_next_turns_begin_alike(pr
             max_output_tokens=40,
         )
         previous = raw.parse().id
-        beginnings.append(seen(proxy)[0]["id"])
+        beginnings.append(sent(proxy)[0]["id"])
         cuts.append(int(raw.headers.get(OMITTED, 0)))
     assert cuts[0] == 0
     assert cuts[-1] > 20
@@ -137,7 +129,7 @@ async def test_what_must_stay_is_sent_even_if_it_is_too_long(proxy: Proxy):
         {"model": "echo", "input": "word " * 2000, "conversation": conversation, "truncation": "auto"},
     )
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
-    assert len(seen(proxy)) == 1
+    assert len(sent(proxy)) == 1
 
 
 async def test_the_room_for_the_answer_counts(proxy: Proxy):
@@ -145,6 +137,6 @@ async def test_the_room_for_the_answer_counts(proxy: Proxy):
     conversation = await talk(client, [WORDS] * 12)
     body = {"model": "echo", "input": "now", "conversation": conversation, "truncation": "auto", "store": False}
     await proxy.call("POST", "/v1/responses", body)
-    assert len(seen(proxy)) == 13
+    assert len(sent(proxy)) == 13
     await proxy.call("POST", "/v1/responses", {**body, "max_output_tokens": 200})
-    assert len(seen(proxy)) < 10
+    assert len(sent(proxy)) < 10

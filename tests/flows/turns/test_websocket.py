@@ -13,8 +13,9 @@ from aiohttp import WSMsgType
 from proxy.turns.running import TURNS
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection, said
-from tests.flows.faults.test_events import OPENING, answer_after, settled
-from tests.flows.witness import accept_stored, items_of, new_conversation
+from tests.flows.streams import OPENING, answer_after
+from tests.flows.talk import items_of, new_conversation, settled
+from tests.flows.witness import accept_stored
 from tests.upstream import CUT, HANG, Reply
 
 

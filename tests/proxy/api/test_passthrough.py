@@ -19,11 +19,6 @@ from tests.upstream import CUT, HANG, Reply, ScriptedUpstream
 PATH = "/v1/files"
 
 
-@pytest.fixture
-async def proxy(serve_proxy: ServeProxy, upstream: ScriptedUpstream) -> URL:
-    return await serve_proxy(upstream.url)
-
-
 # Requests
 
 

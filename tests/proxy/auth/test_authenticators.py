@@ -10,7 +10,6 @@ import time
 import traceback
 from typing import Any
 
-import aiohttp
 import jwt
 import pytest
 from aiohttp import web
@@ -24,7 +23,7 @@ from proxy.auth.jwks import KeySet
 from proxy.config.settings import AuthConfig, Config, JwtConfig, Secret, ServerConfig, UpstreamConfig
 from proxy.config.values import is_loopback
 from proxy.protocol.errors import ServiceUnavailable, Unauthorized, error_body
-from tests.proxy.auth.test_jwks import Clock, KeyServer, as_jwk, private_key, public_jwk, public_pem
+from tests.proxy.auth.keys import Clock, KeyServer, as_jwk, private_key, public_jwk, public_pem
 
 SECRET = Secret("correct horse battery staple, with enough bytes for the longest hash there is")
 API_KEY = Secret("sk-upstream")
@@ -67,17 +66,6 @@ def hand_made(header, payload, key):
     """Return a token signed with HMAC-SHA256 whatever its header says and whatever the key looks like."""
     signed = f"{encode_part(header)}.{encode_part(payload)}"
     return f"{signed}.{encode_part(hmac.digest(key, signed.encode(), 'sha256'))}"
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-async def session():
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture

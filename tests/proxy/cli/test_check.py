@@ -6,16 +6,10 @@ from proxy.cli import check as diagnosis
 from proxy.cli.check import Finding, diagnose
 from proxy.config.settings import AuthConfig, Config, DataConfig, JwtConfig, RedisConfig, Secret, UpstreamConfig
 from storage.embedded import find_binary
-from tests.upstream import HANG, Reply, ScriptedUpstream
+from tests.upstream import HANG, Reply
 
 #: Port 9 is `discard`; nothing listens on it here.
 CLOSED = "127.0.0.1:9"
-
-
-@pytest.fixture
-async def upstream():
-    async with ScriptedUpstream() as running:
-        yield running
 
 
 async def found(subject, tmp_path, **sections):

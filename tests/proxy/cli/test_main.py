@@ -1,36 +1,20 @@
 """The command as its user meets it: processes, exit statuses, what is printed where."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from proxy import __version__
+from tests.processes import ROOT, capture, environment, run
 from tests.upstream import HANG, Reply, ScriptedUpstream
 
-ROOT = Path(__file__).parents[3]
 PIPE = subprocess.PIPE
-
-
-def environment():
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("BRANCHLINE_")}
-    return {**clean, "PYTHONPATH": str(ROOT)}
-
-
-def run(*arguments, **variables):
-    command = [sys.executable, "-m", "proxy", *map(str, arguments)]
-    return capture(command, {**environment(), **variables})
-
-
-def capture(command, env):
-    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 class Served:

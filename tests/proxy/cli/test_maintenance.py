@@ -28,7 +28,7 @@ from storage import (
     new_partition,
     partition_of,
 )
-from tests.proxy.cli.test_main import environment, run
+from tests.processes import environment, run
 from tests.storage.servers import run_valkey
 
 

@@ -174,11 +174,6 @@ def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].removeprefix("response.") for event in events]
 
 
-def texts(items: list[dict[str, Any]]) -> list[str]:
-    """Return the texts of messages, part by part."""
-    return [part["text"] for item in items for part in item["content"]]
-
-
 def only(events: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     """Return the one event of type `response.<kind>`."""
     (event,) = (event for event in events if event["type"] == f"response.{kind}")

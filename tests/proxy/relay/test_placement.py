@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.items import texts
 from tests.proxy.relay.streams import CALL, MESSAGE, TEXT, WHOLE, body, completed
-from tests.proxy.relay.strict import kinds, only, run, texts
+from tests.proxy.relay.strict import kinds, only, run
 
 
 def test_without_index_and_id_the_open_item_is_meant():

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.relay import Relay
+from tests.items import texts
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
-from tests.proxy.relay.strict import accept_response, finish, kinds, only, ownership, run, sse_event, texts
+from tests.proxy.relay.strict import accept_response, finish, kinds, only, ownership, run, sse_event
 
 MESSAGE_EVENTS = [
     "output_item.added",

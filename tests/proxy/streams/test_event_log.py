@@ -14,13 +14,13 @@ from redis.asyncio import Redis
 
 from proxy.config.settings import Config, StreamsConfig
 from proxy.delivery import TurnOutput, Unattended
-from proxy.protocol import ids, sse
+from proxy.protocol import sse
 from proxy.runtime.leases import Leases
 from proxy.services import Services
 from proxy.streams import event_log as eventlog
 from proxy.streams.event_log import EventLogWriter, StreamLog, split_frames
-from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store, new_partition, partition_of
-from tests.storage.builders import OWNER, connect, take_turn
+from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store, partition_of
+from tests.storage.builders import OWNER, connect, new_log, take_turn
 from tests.storage.servers import run_valkey
 
 LIMIT = 64 * 1024 * 1024
@@ -30,10 +30,6 @@ def services_on(store: Store, retention_seconds: float = 100.0) -> Services:
     config = msgspec.structs.replace(Config(), streams=StreamsConfig(retention_seconds=retention_seconds))
     unused: dict[str, Any] = {field.name: None for field in dataclasses.fields(Services)}
     return Services(**{**unused, "store": store, "config": config, "leases": Leases(store, 10.0)})
-
-
-def new_log() -> EventLog:
-    return EventLog(OWNER, ids.new_response_id(new_partition(), stored=True))
 
 
 def frame(text: str) -> bytes:

@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest
-from proxy.streams.follower import POLL_SECONDS, Broken, Followers, frames_from, read_starting_after
-from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store, new_partition
+from proxy.streams.follower import POLL_SECONDS, Broken, Followers, LogReader, frames_from, read_starting_after
+from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store
 from tests.roundtrips import RoundTripCounter
-from tests.storage.builders import OWNER, connect
+from tests.storage.builders import OWNER, connect, new_log, take_turn
 from tests.storage.servers import run_valkey
-
-
-def new_log() -> EventLog:
-    return EventLog(OWNER, ids.new_response_id(new_partition(), stored=True))
 
 
 async def append(store: Store, log: EventLog, number: int, frames: bytes = b"e\n\n", *, last: bool = False) -> None:
@@ -56,6 +51,24 @@ async def test_a_reader_learns_that_nobody_writes_any_more_and_that_there_is_no_
     assert (page.batches, page.ended, page.running) == ([], False, False)
     with pytest.raises(ResponseNotFound):
         await followers.next(after(new_log(), 0))
+
+
+async def test_a_stream_is_told_again_to_whoever_comes_before_its_first_events_are_kept(store: Store):
+    response_id = await take_turn(store)
+    log = EventLog(OWNER, response_id)
+    reader = LogReader(Followers(store, 15.0, ordinary_logs=True), after(log, 0), show_encrypted=False)
+    beginning = asyncio.create_task(reader.begin())
+    await asyncio.sleep(POLL_SECONDS)
+    await append(store, log, 0, last=True)
+    await beginning
+    assert not reader.waits
+
+
+async def test_nobody_waits_for_events_that_are_not_kept(store: Store):
+    response_id = await take_turn(store)
+    reader = LogReader(Followers(store, 15.0), after(EventLog(OWNER, response_id), 0), show_encrypted=False)
+    with pytest.raises(BadRequest, match="not kept"):
+        await reader.begin()
 
 
 async def test_a_stopped_follower_breaks_off_those_that_wait_and_those_that_come(followers: Followers, store: Store):

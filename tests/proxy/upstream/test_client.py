@@ -21,9 +21,9 @@ from proxy.upstream.client import (
     iter_chunks,
     iter_raw,
     read_body,
-    refusal,
     translate,
 )
+from proxy.upstream.errors import refusal
 from proxy.upstream.headers import request_headers, response_headers
 from tests.upstream import CUT, HANG, Reply, ScriptedUpstream
 

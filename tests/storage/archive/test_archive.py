@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,7 @@ from tests.storage.builders import (
     reference,
     start,
     store_on,
+    take_named_turn,
     take_turn,
 )
 from tests.storage.inspection import keys_of
@@ -81,21 +82,6 @@ async def restore(store: Store, text: bytes, owner: str = OWNER) -> bool:
     return (await store.archive.restore(owner, Backup(io.BytesIO(text))))[1]
 
 
-async def turn(store: Store, answer: str = "answer", answers: Sequence[str] | None = None, **facts: Any) -> str:
-    """Take a turn whose response names its own id, as real ones do."""
-    place = facts["conversation"].id if "conversation" in facts else facts["previous"]
-    response_id = ids.new_response_id(partition_of(place), stored=True)
-    body = orjson.dumps({"id": response_id, "object": "response", "metadata": {"says": answer}, "tools": []})
-    return await take_turn(
-        store,
-        response_id=response_id,
-        body=body,
-        answers=[answer] if answers is None else answers,
-        model="m-1",
-        **facts,
-    )
-
-
 async def forked(store: Store, conversation: Conversation, point: ForkPoint, target: str = "", **names: str) -> str:
     done = await store.branches.create(OWNER, conversation.id, "", Fork(point, target, **names), [])
     return done.branch.name
@@ -117,23 +103,25 @@ def call(partition: str, mark: str) -> Entry:
 
 async def richly(store: Store) -> tuple[Conversation, dict[str, str]]:
     """A conversation with everything in it, and some of its responses by name."""
-    conversation = await start(store, "one", "two", title="A title", project_id="p", referrer="r", metadata={"a": "b"})
-    first = await turn(store, "first", conversation=conversation)
-    second = await turn(store, "second", conversation=conversation)
+    conversation = await start(
+        store, "one", "two", title="A title", project_id="p", referrer="r", metadata={"a": "b", "empty": ""}
+    )
+    first = await take_named_turn(store, "first", conversation=conversation)
+    second = await take_named_turn(store, "second", conversation=conversation)
     items = await ids_in(store, conversation)
     partition = partition_of(conversation.id)
     await add(store, conversation, call(partition, "+call_1"), call(partition, "~call_2"))
     await forked(store, conversation, ForkPoint.AFTER, items[3], name="draft", description="An idea")
     await store.items.append(OWNER, conversation.id, "draft", [minted(partition, "on draft")])
     await forked(store, conversation, ForkPoint.BEFORE, items[4], backup="MAIN_old")
-    third = await turn(store, "third", conversation=conversation)
+    third = await take_named_turn(store, "third", conversation=conversation)
     await store.items.append(OWNER, conversation.id, "", [Entry(Origin.REFERENCE, items[5], b"")])
     await forked(store, conversation, ForkPoint.TIP, name="doomed")
     await store.branches.activate(OWNER, conversation.id, "doomed")
-    lost = await turn(store, "lost", conversation=conversation)
+    lost = await take_named_turn(store, "lost", conversation=conversation)
     await store.branches.activate(OWNER, conversation.id, "MAIN")
     await store.branches.delete(OWNER, conversation.id, "doomed")
-    aside = await turn(store, "aside", previous=first)
+    aside = await take_named_turn(store, "aside", previous=first)
     await store.items.delete(OWNER, conversation.id, items[1])
     await forked(store, conversation, ForkPoint.TIP, name="empty")
     await store.branches.activate(OWNER, conversation.id, "draft")
@@ -184,11 +172,11 @@ async def test_all_goes_on_after_an_import(store: Store, other: Store):
     conversation, responses = await richly(store)
     await restore(other, await export(store, conversation))
     for one in (store, other):
-        await turn(one, "fourth", conversation=conversation)
-        await turn(one, "beside", previous=responses["second"])
+        await take_named_turn(one, "fourth", conversation=conversation)
+        await take_named_turn(one, "beside", previous=responses["second"])
         await forked(one, conversation, ForkPoint.AT, responses["third"], name="again")
         await one.branches.activate(OWNER, conversation.id, "again")
-        await turn(one, "on again", conversation=conversation)
+        await take_named_turn(one, "on again", conversation=conversation)
     assert await read_all(other, conversation) == await read_all(store, conversation)
     opened = [await open_turn(one, conversation=conversation, branch="MAIN_old") for one in (store, other)]
     assert opened[0].pending == opened[1].pending == {"call_1"}
@@ -236,16 +224,16 @@ async def test_a_deleted_conversation_comes_back(store: Store):
     conversation, responses = await richly(store)
     before = await everything(store, conversation, responses)
     text = await export(store, conversation)
-    chained = await turn(store, "chained", previous=responses["second"])
+    chained = await take_named_turn(store, "chained", previous=responses["second"])
     await store.conversations.delete(OWNER, conversation.id)
-    later = await turn(store, "after the deletion", previous=chained)
+    later = await take_named_turn(store, "after the deletion", previous=chained)
     history = await continue_from(store, later)
     assert await restore(store, text)
     assert await everything(store, conversation, responses) == before
     assert await continue_from(store, later) == history
     assert await list_ids(store) == [conversation.id]
     # one that reads little of what the others read must not be taken for all that is read
-    await turn(store, "beside", previous=responses["first"])
+    await take_named_turn(store, "beside", previous=responses["first"])
     await store.sweeper.sweep_all(lambda _: None)
     assert await everything(store, conversation, responses) == before
     assert await continue_from(store, later) == history
@@ -254,7 +242,7 @@ async def test_a_deleted_conversation_comes_back(store: Store):
 
 async def test_an_item_deleted_after_a_return_is_gone_from_where_it_lay_before_too(redis: Redis, store: Store):
     conversation = await start(store, "secret", "other")
-    response = await turn(store, conversation=conversation)
+    response = await take_named_turn(store, conversation=conversation)
     item = (await ids_in(store, conversation))[0]
     text = await export(store, conversation)
     await store.conversations.delete(OWNER, conversation.id)
@@ -466,11 +454,11 @@ async def test_an_export_has_what_was_there_when_it_began(store: Store, other: S
     conversation, responses = await richly(store)
     before = await export(store, conversation)
     begun = await store.archive.export(OWNER, conversation.id)
-    late = await turn(store, "late", conversation=conversation)
-    await turn(store, "after late", previous=late)
+    late = await take_named_turn(store, "late", conversation=conversation)
+    await take_named_turn(store, "after late", previous=late)
     seen = (await ids_in(store, conversation))[-1]
-    await turn(store, "reads what came late", previous=responses["aside"], says=[reference(seen)])
-    await turn(store, "failed", previous=responses["first"], mode=CommitMode.RECORD, says=[], answers=[])
+    await take_named_turn(store, "reads what came late", previous=responses["aside"], says=[reference(seen)])
+    await take_named_turn(store, "failed", previous=responses["first"], mode=CommitMode.RECORD, says=[], answers=[])
     await forked(store, conversation, ForkPoint.TIP, name="late")
     lines = b"".join([piece async for piece in write_lines(begun)])
     assert lines == before
@@ -550,10 +538,10 @@ async def test_random_histories_survive_an_import(redis: Redis, store: Store, ot
         active = (await store.conversations.read(OWNER, conversation.id)).active_branch
         free = [name for name in names if name not in {"MAIN", active}]
         if action == "turn":
-            responses[f"{step}"] = await turn(store, f"answer {step}", conversation=conversation)
+            responses[f"{step}"] = await take_named_turn(store, f"answer {step}", conversation=conversation)
         elif action == "chain" and responses:
             previous = random_source.choice(list(responses.values()))
-            responses[f"{step}"] = await turn(store, f"beside {step}", previous=previous)
+            responses[f"{step}"] = await take_named_turn(store, f"beside {step}", previous=previous)
         elif action == "fork" and items:
             await forked(store, conversation, ForkPoint.AFTER, random_source.choice(items), name=f"b{step}")
         elif action == "edit" and items:
