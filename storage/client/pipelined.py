@@ -96,6 +96,7 @@ class PipelinedConnection(asyncio.Protocol):
         #: Bytes that came since the last reply ended.
         self._unfinished_bytes = 0
         self._has_ended = False
+        self._end_reason = "the connection is not used any more"
         self._closed: asyncio.Future[None] = self._loop.create_future()
         #: Whether it takes commands.
         self.is_open = False
@@ -123,7 +124,7 @@ class PipelinedConnection(asyncio.Protocol):
         packed = [cast(bytes, hiredis.pack_command(command)) for command in commands]  # type: ignore[arg-type]
         exchange = _Exchange(self._loop.create_future(), packed, deadline)
         if not self.is_open:
-            exchange.fail(redis_errors.ConnectionError("the connection is closed"))
+            exchange.fail(redis_errors.ConnectionError(self._end_reason))
             return exchange.future
         if not self._queued:
             self._loop.call_soon(self._write)
@@ -141,13 +142,13 @@ class PipelinedConnection(asyncio.Protocol):
             self.is_open = False
             queued, self._queued = self._queued, []
             for exchange in queued:
-                exchange.fail(redis_errors.ConnectionError("the connection is not used any more"))
+                exchange.fail(redis_errors.ConnectionError(self._end_reason))
             self._changed(self)
         self._close_if_unused()
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "the connection was given up") -> None:
         """Close at once; what waits fails."""
-        self._end("the connection was given up")
+        self._end(reason)
         self._transport.abort()
 
     async def wait_closed(self) -> None:
@@ -218,7 +219,9 @@ class PipelinedConnection(asyncio.Protocol):
         if isinstance(reply, hiredis.PushNotification):
             return
         if not self._waiting:
-            raise redis_errors.InvalidResponse("a reply that nobody waits for")
+            # a server that has too many clients says so at once, before it is asked
+            self.abort(str(reply) if isinstance(reply, Exception) else "a reply came that nobody waits for")
+            return
         exchange = self._waiting[0]
         exchange.replies.append(reply)
         if isinstance(reply, Exception) and _refuses(reply):
@@ -257,7 +260,9 @@ class PipelinedConnection(asyncio.Protocol):
 
     def _end(self, reason: str) -> None:
         was_open, self.is_open = self.is_open, False
-        self._has_ended = True
+        if self._has_ended:
+            return
+        self._has_ended, self._end_reason = True, reason
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

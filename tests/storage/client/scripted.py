@@ -103,7 +103,7 @@ class ScriptedServer:
         self.reads.set()
         self._cuts = itertools.cycle(cuts)
         self._folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -127,8 +127,9 @@ class ScriptedServer:
     async def stop(self) -> None:
         """Close everything, as a server does that ends."""
         self._server.close()
-        for task in self._tasks:
+        for task, writer in self._tasks.items():
             task.cancel()
+            writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
@@ -143,8 +144,8 @@ class ScriptedServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = writer
+        task.add_done_callback(self._tasks.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer([])
@@ -166,7 +167,7 @@ class ScriptedServer:
 
     async def _answer(self, commands: hiredis.Reader, peer: Peer, writer: asyncio.StreamWriter) -> bool:
         """Do an act for each command that is there; False if the connection is to be closed."""
-        replies = bytearray()
+        replies = b""
         is_served = True
         while is_served and (command := commands.gets()):
             if command[0] == b"HELLO":
@@ -177,6 +178,7 @@ class ScriptedServer:
             reply = reply_to(act, command[1])
             if act is Act.LATE:
                 await self._send(replies, writer)
+                replies = b""
                 await asyncio.sleep(LATE_SECONDS)
             is_served = act not in (Act.CLOSE, Act.CUT)
             peer.is_mute = act is Act.NEVER
@@ -184,13 +186,13 @@ class ScriptedServer:
         await self._send(replies, writer)
         return is_served
 
-    async def _send(self, replies: bytearray, writer: asyncio.StreamWriter) -> None:
+    async def _send(self, replies: bytes, writer: asyncio.StreamWriter) -> None:
         for size in itertools.islice(self._cuts, MOST_CUTS):
             if size < len(replies):
                 writer.write(replies[:size])
-                del replies[:size]
+                replies = replies[size:]
                 # so that the client reads what is there
                 await asyncio.sleep(0.001)
-        writer.write(replies)
-        replies.clear()
+        if replies:
+            writer.write(replies)
         await writer.drain()
