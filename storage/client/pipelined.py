@@ -213,7 +213,8 @@ class PipelinedConnection(asyncio.Protocol):
         elif pieces:
             self._transport.write(b"".join(pieces))
         if self.is_full and not self._is_paused:
-            self.resume_writing()
+            self.is_full = False
+            self._changed(self)
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, hiredis.PushNotification):
