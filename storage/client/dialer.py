@@ -17,7 +17,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from storage.client.channel import Command
-from storage.client.pipelined import PipelinedConnection
+from storage.client.pipelined import PipelinedConnection, Refused
 
 
 class Dialer:
@@ -95,7 +95,13 @@ class Dialer:
             commands.append(("CLIENT", "SETNAME", options.client_name))
         if options.db:
             commands.append(("SELECT", options.db))
-        for reply in await connection.send(commands, deadline) if commands else ():
+        if not commands:
+            return
+        try:
+            replies = await connection.send(commands, deadline)
+        except Refused as refusal:
+            replies = refusal.replies
+        for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
 

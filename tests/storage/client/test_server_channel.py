@@ -246,6 +246,15 @@ async def test_a_server_that_refuses_on_a_new_connection_too_is_told_of_and_aske
 
 
 @in_virtual_time
+async def test_a_server_that_refuses_while_it_is_greeted():
+    async with ScriptedServer([Act.READONLY]) as server, channel_to(f"{server.url}?db=3") as channel:
+        with pytest.raises(redis_errors.ReadOnlyError):
+            await echo(channel, "text")
+        assert await echo(channel, "later") == b"later"
+        assert [peer.heard for peer in server.peers] == [[b"3"], [b"3", b"later"]]
+
+
+@in_virtual_time
 async def test_what_is_not_written_yet_goes_to_the_next_server():
     async with scripted(Act.READONLY) as (server, channel):
 
