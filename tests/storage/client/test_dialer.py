@@ -105,10 +105,14 @@ async def test_a_login_that_is_refused(port: int, login: str, protocol: str):
             await ask(channel, "PING")
 
 
-async def test_a_database_that_is_not_there(port: int):
-    async with channel_to(f"redis://app:{IN_URL}@127.0.0.1:{port}/999") as channel:
+async def test_a_database_that_is_not_there_leaves_no_connection(port: int):
+    login = f"redis://app:{IN_URL}@127.0.0.1:{port}"
+    async with channel_to(f"{login}/999") as channel, Redis.from_url(login) as witness:
         with pytest.raises(redis_errors.ResponseError, match="out of range"):
             await ask(channel, "PING")
+        async with asyncio.timeout(3):
+            while [one for one in await witness.client_list() if one["user"] == "app" and one["cmd"] == "select"]:
+                pass
 
 
 async def test_a_server_that_has_all_clients_it_may_have():
