@@ -15,15 +15,14 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import orjson
@@ -103,36 +102,49 @@ async def model() -> AsyncIterator[str]:
 # --- replicas -----------------------------------------------------------------------------------------------------
 
 
+#: Starts `branchline serve` with arguments and environment variables; returns what kills it.
+Launch: TypeAlias = Callable[[Sequence[str], Mapping[str, str]], Callable[[], None]]
+
+
+def launch(arguments: Sequence[str], variables: Mapping[str, str]) -> Callable[[], None]:
+    """Start a replica in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "proxy", "serve", *arguments],
+        env={**os.environ, **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def kill() -> None:
+        process.kill()
+        process.wait()
+
+    return kill
+
+
 @dataclass
 class Replica:
     """A Branchline in a process of its own, that is killed and started again."""
 
-    command: list[str]
-    environment: dict[str, str]
+    launch: Launch
+    arguments: list[str]
+    variables: dict[str, str]
     url: str
-    process: subprocess.Popen[bytes] | None = None
+    kill: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+        self.kill = self.launch(self.arguments, self.variables)
 
 
-def replica(redis_url: str, prefix: str, upstream: str) -> Replica:
+def replica(launch: Launch, redis_url: str, prefix: str, upstream: str) -> Replica:
     port = free_port()
-    serve = ["serve", "--redis", redis_url, "--port", str(port), "--upstream", upstream]
-    environment = {
-        **os.environ,
+    variables = {
         "BRANCHLINE_REDIS_PREFIX": prefix,
         "BRANCHLINE_SEALING_KEY": KEY,
         "BRANCHLINE_TURNS_LOCK_LEASE_SECONDS": str(LEASE_SECONDS),
     }
-    return Replica([sys.executable, "-m", "proxy", *serve], environment, f"http://127.0.0.1:{port}")
+    arguments = ["--redis", redis_url, "--port", str(port), "--upstream", upstream]
+    return Replica(launch, arguments, variables, f"http://127.0.0.1:{port}")
 
 
 # --- clients ------------------------------------------------------------------------------------------------------
@@ -292,32 +304,35 @@ UNDISTURBED = [
 ]
 
 
-async def failover(redis_url: str, *, worlds: int, runs: int, seed: int) -> Log:
+async def failover(redis_url: str, *, worlds: int, runs: int, seed: int, launch: Launch = launch) -> Log:
     """Do so many runs in all, in so many worlds at a time, and return what happened."""
     log = Log()
     async with model() as upstream, aiohttp.ClientSession(headers=HEADERS) as session:
-        await asyncio.gather(
-            *(_world(session, redis_url, upstream, log, (seed * 1000 + i, runs // worlds)) for i in range(worlds))
-        )
+
+        async def run_world(number: int) -> None:
+            replicas = [replica(launch, redis_url, f"world{number}", upstream) for _ in range(2)]
+            await _run(World(session, replicas, random.Random(number), log), runs // worlds)
+            log.faults += await audit(redis_url, f"world{number}")
+
+        await asyncio.gather(*(run_world(seed * 1000 + i) for i in range(worlds)))
     return log
 
 
-async def _world(
-    session: aiohttp.ClientSession, redis_url: str, upstream: str, log: Log, plan: tuple[int, int]
-) -> None:
-    number, runs = plan
-    prefix = f"world{number}"
-    world = World(session, [replica(redis_url, prefix, upstream) for _ in range(2)], random.Random(number), log)
+async def _run(world: World, runs: int) -> None:
     try:
         for one in world.replicas:
             one.start()
         for one in world.replicas:
-            await ready(session, one.url)
+            await ready(world.session, one.url)
         for _ in range(runs):
             await world.run()
     finally:
         for one in world.replicas:
             one.kill()
+
+
+async def audit(redis_url: str, prefix: str) -> list[str]:
+    """Return which of the store's invariants do not hold."""
     store = Store.connect(
         redis_url,
         prefix=prefix,
@@ -325,8 +340,10 @@ async def _world(
         max_connections=4,
         retention_seconds=2_592_000,
     )
-    log.faults += (await store.auditor.audit()).complaints
-    await store.close()
+    try:
+        return (await store.auditor.audit()).complaints
+    finally:
+        await store.close()
 
 
 async def main() -> int:

@@ -35,8 +35,11 @@ from storage.embedded import find_binary
 Sweep = Callable[[], Awaitable[object]]
 
 
-async def storm(urls: list[str], *, clients: int, seconds: float, seed: int, sweep: Sweep) -> Log:
-    """Let clients loose on a new conversation, check what is left of it, and return what happened."""
+async def storm(urls: list[str], *, clients: int, seconds: float, seed: int, sweep: Sweep, least: int = 0) -> Log:
+    """Let clients loose on a new conversation, check what is left of it, and return what happened.
+
+    least: they go on until each operation was done so often, however slow the machine is.
+    """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, headers={"Authorization": "Bearer storm"}) as session:
         log = Log()
@@ -44,15 +47,19 @@ async def storm(urls: list[str], *, clients: int, seconds: float, seed: int, swe
         root = {"type": "message", "role": "user", "content": "root"}
         _, made = await wire.call("POST", "/v1/conversations", {"items": [root]})
         wire = replace(wire, path=f"/v1/conversations/{made['id']}")
-        stop = time.monotonic() + seconds
+        end = time.monotonic() + seconds
+
+        def is_over() -> bool:
+            return time.monotonic() >= end and min(log.done.values(), default=0) >= least
+
         workers = [Client(wire, number, seed) for number in range(clients)]
-        await asyncio.gather(_keep_sweeping(sweep, log, stop), *(worker.work(stop) for worker in workers))
+        await asyncio.gather(_keep_sweeping(sweep, log, is_over), *(worker.work(is_over) for worker in workers))
         await judge(wire, {name: kept for worker in workers for name, kept in worker.own.items()})
     return log
 
 
-async def _keep_sweeping(sweep: Sweep, log: Log, stop: float) -> None:
-    while time.monotonic() < stop:
+async def _keep_sweeping(sweep: Sweep, log: Log, is_over: Callable[[], bool]) -> None:
+    while not is_over():
         await sweep()
         log.done["sweep"] += 1
         await asyncio.sleep(0.05)

@@ -25,8 +25,8 @@ class Client:
         self._dice = random.Random(f"{seed} {number}")
         self._responses: dict[str, list[str]] = {}
 
-    async def work(self, stop: float) -> None:
-        """Do things at random until the time is over."""
+    async def work(self, is_over: Callable[[], bool]) -> None:
+        """Do things at random until it is over."""
         weights: dict[Callable[[], Awaitable[None]], int] = {
             self.append: 8,
             self.take_turn: 8,
@@ -52,7 +52,8 @@ class Client:
             self.delete_own: 2,
         }
         actions = list(weights)
-        while clock() < stop:
+        self._log.done.update(dict.fromkeys((action.__name__ for action in actions), 0))
+        while not is_over():
             action = self._dice.choices(actions, list(weights.values()))[0]
             if len(self._log.names) > MANY and action in {self.fork, self.take_forking_turn}:
                 action = self.delete_branch

@@ -151,20 +151,18 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
 async def provide_followers(app: web.Application) -> AsyncIterator[None]:
     """Look into the logs of events that clients follow."""
     config = app[CONFIG]
-    followers_of_all = Followers(
-        app[STORE], config.server.keepalive_seconds, ordinary_logs=config.streams.keep == "all"
-    )
-    async with followers_of_all.serving() as followers:
+    readers = Followers(app[STORE], config.server.keepalive_seconds, ordinary_logs=config.streams.keep == "all")
+    async with readers.serving() as followers:
         app[FOLLOWERS] = followers
         yield
 
 
-async def provide_sockets(app: web.Application) -> AsyncIterator[None]:
+async def provide_connections(app: web.Application) -> AsyncIterator[None]:
     """Look after WebSocket connections."""
     server, limits = app[CONFIG].server, app[CONFIG].websocket
     shortest = min(server.unread_seconds, limits.ping_seconds, limits.max_seconds)
-    async with Connections(shortest).serving() as sockets:
-        app[CONNECTIONS] = sockets
+    async with Connections(shortest).serving() as connections:
+        app[CONNECTIONS] = connections
         yield
 
 
@@ -269,5 +267,5 @@ CONTEXTS = [
     provide_turns,
     provide_followers,
     provide_worker,
-    provide_sockets,
+    provide_connections,
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -26,6 +27,12 @@ settings.register_profile("branchline", deadline=None, suppress_health_check=[He
 settings.load_profile("branchline")
 
 RETENTION_SECONDS = 30 * 86_400
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C: what a script runs in the background ignores it, and so would every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

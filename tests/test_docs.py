@@ -181,6 +181,21 @@ def test_every_folder_of_the_code_has_its_row_in_contributing():
     assert [folder for folder in folders if f"`{folder}/" not in table] == []
 
 
+def test_modules_that_contributing_lists_after_their_folder_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    lists = re.findall(r"`((?:proxy|storage)/[\w/]+/)`: ((?:`\w+`(?:, )?)+)", text)
+    assert lists
+    named = [f"{folder}{name}" for folder, names in lists for name in re.findall(r"\w+", names)]
+    assert [one for one in named if not ((ROOT / one).is_dir() or (ROOT / f"{one}.py").is_file())] == []
+
+
+def test_a_line_of_the_log_names_the_logger_that_writes_it():
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    loggers = re.findall(r"^\S+ \S+ (?:INFO|WARNING|ERROR) ((?:proxy|storage)[\w.]+): ", text, re.MULTILINE)
+    assert loggers
+    assert [name for name in loggers if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
+
+
 def test_every_command_of_the_scripts_is_named_for_the_operator_s_rights():
     text = (ROOT / "docs" / "storage.md").read_text("utf-8")
     sources = [path.read_text("utf-8") for path in (ROOT / "storage" / "lua").rglob("*.lua")]

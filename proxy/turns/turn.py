@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from proxy.turns.continuation import Continuation
     from proxy.turns.opening import Opening
     from proxy.upstream.model_call import ModelAnswer, ModelCall
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,11 @@ class Turn:
 
     async def _tell_end(self, end: TurnResult | BaseException) -> None:
         for observer in reversed(self._observers):
-            await observer.ended(end)
+            try:
+                await observer.ended(end)
+            except Exception:
+                # the others hold keys and logs that only this lets go of
+                logger.exception("turn %s: an observer failed at its end", self.response_id)
 
     # --- open -----------------------------------------------------------------------------------------------------
 

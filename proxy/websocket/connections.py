@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 LONGEST_WATCH_PAUSE = 1.0
 
 #: The WebSocket connections that are open.
-CONNECTIONS: AppKey[Connections] = AppKey("sockets")
+CONNECTIONS: AppKey[Connections] = AppKey("connections")
 
 
 class Watched(Protocol):

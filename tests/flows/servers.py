@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from tests.processes import environment
+from tests.processes import start_server
 
 HEADERS = {"Authorization": "Bearer sk-alice"}
 
@@ -22,15 +21,20 @@ HEADERS = {"Authorization": "Bearer sk-alice"}
 class Server:
     """A proxy in a process of its own."""
 
-    process: asyncio.subprocess.Process
+    process: BaseProcess
     url: str
     http: aiohttp.ClientSession
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
     def valkey_pid(self) -> int:
         """The process of its embedded Valkey."""
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()[0])
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """Return the answer's JSON, or None if there was no successful answer."""
@@ -53,18 +57,14 @@ async def running_server(port: int, *options: str, **settings: str) -> AsyncIter
 
     options: of `branchline serve`; settings: environment variables without their `BRANCHLINE_`.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", "--port", str(port), *options),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=environment() | {f"BRANCHLINE_{name}": value for name, value in settings.items()},
-    )
+    variables = {f"BRANCHLINE_{name}": value for name, value in settings.items()}
+    process = start_server(["--port", str(port), *options], variables)
     async with aiohttp.ClientSession() as http:
         server = Server(process, f"http://127.0.0.1:{port}", http)
         try:
             await server.ready()
             yield server
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
+            process.join()
+            process.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,6 +23,7 @@ NO_STORE = RedisConfig(url=Secret("redis://127.0.0.1:1"))
 Serve = Callable[[web.Application], Awaitable[URL]]
 ServeProxy = Callable[..., Awaitable[URL]]
 Exchange = Callable[[URL, bytes], Awaitable[bytes]]
+Complaints = Callable[[], list[str]]
 
 
 @pytest.fixture
@@ -54,6 +56,18 @@ def serve_proxy(serve: Serve) -> ServeProxy:
 async def proxy(serve_proxy: ServeProxy, upstream: ScriptedUpstream) -> URL:
     """The origin of the proxy in front of that model server."""
     return await serve_proxy(upstream.url)
+
+
+@pytest.fixture
+def complaints(caplog: pytest.LogCaptureFixture) -> Complaints:
+    """Gives what was logged as worse than a fact, but that there is no store: the worker says so at any time."""
+    caplog.set_level("INFO")
+
+    def logged() -> list[str]:
+        bad = [record for record in caplog.records if record.levelno > logging.INFO]
+        return [record.getMessage() for record in bad if record.name != "proxy.background.worker"]
+
+    return logged
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tests.storage.builders import (
     start,
     take_turn,
 )
+from tests.storage.snapshots import Snapshots
 from tests.storage.talks import Talk
 
 
@@ -87,14 +88,22 @@ PLACES: dict[str, Callable[[Store], Awaitable[Place]]] = {
     "chain of 1": lambda store: deep_chain(store, 1),
     "chain of 200": lambda store: deep_chain(store, 200),
 }
-everywhere = pytest.mark.parametrize("place", PLACES)
 
 
-@everywhere
+@pytest.fixture(scope="session")
+def snapshots() -> Snapshots:
+    return Snapshots()
+
+
+@pytest.fixture(params=PLACES)
+async def at(request: pytest.FixtureRequest, snapshots: Snapshots, valkey: Redis, valkey_store: Store) -> Place:
+    """Each of the places."""
+    return await snapshots.make(valkey, request.param, lambda: PLACES[request.param](valkey_store))
+
+
 async def test_a_turn_on_a_conversation_is_one_trip_to_open_and_one_to_commit(
-    counter: RoundTripCounter, counted: Store, valkey_store: Store, place: str
+    counter: RoundTripCounter, counted: Store, at: Place
 ):
-    at = await PLACES[place](valkey_store)
     with expect(counter, 1):
         opened = await open_turn(counted, conversation=at.conversation, item_ids=[at.item, at.far], call_ids=["call_a"])
     assert set(opened.known) == {at.item, at.far}
@@ -103,20 +112,16 @@ async def test_a_turn_on_a_conversation_is_one_trip_to_open_and_one_to_commit(
         await counted.turns.commit(commit)
 
 
-@everywhere
 async def test_a_turn_after_a_response_is_one_trip_to_open_and_one_to_commit(
-    counter: RoundTripCounter, counted: Store, valkey_store: Store, place: str
+    counter: RoundTripCounter, counted: Store, at: Place
 ):
-    at = await PLACES[place](valkey_store)
     with expect(counter, 1):
         opened = await open_turn(counted, previous=at.response, item_ids=[at.item, at.far])
     with expect(counter, 1):
         await counted.turns.commit(finished(opened, partition=partition_of(at.response)))
 
 
-@everywhere
-async def test_every_reading_is_one_trip(counter: RoundTripCounter, counted: Store, valkey_store: Store, place: str):
-    at = await PLACES[place](valkey_store)
+async def test_every_reading_is_one_trip(counter: RoundTripCounter, counted: Store, at: Place):
     conversation_id = at.conversation.id
     readings: list[Callable[[], Awaitable[object]]] = [
         lambda: counted.conversations.read(OWNER, conversation_id),
@@ -248,12 +253,13 @@ async def commands_of(valkey: Redis) -> Counter[str]:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_what_is_done_to_a_branch_takes_as_many_trips_and_commands_however_long_it_is(
-    counter: RoundTripCounter, counted: Store, valkey: Redis, valkey_store: Store, name: str
+    counter: RoundTripCounter, counted: Store, snapshots: Snapshots, valkey: Redis, valkey_store: Store, name: str
 ):
     trips, operate = OPERATIONS[name]
+    longest = await snapshots.make(valkey, "talk of 10,000", lambda: long_talk(valkey_store, 10_000))
+    talks = {10_000: replace(longest, store=valkey_store, ids={**longest.ids}), 20: await long_talk(valkey_store, 20)}
     spent = []
-    for items in (20, 10_000):
-        talk = await long_talk(valkey_store, items)
+    for items, talk in talks.items():
         before = await commands_of(valkey)
         with expect(counter, trips):
             await operate(counted, talk, talk.ids[f"u{items // 2 + 4}"])

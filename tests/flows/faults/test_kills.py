@@ -79,7 +79,7 @@ async def test_nothing_that_a_client_was_told_is_lost(tmp_path: Path, victims: t
             goal = len(told.responses) + 20
             while len(told.responses) < goal:  # noqa: ASYNC110 (the goal is counted by four tasks)
                 await asyncio.sleep(0.01)
-            pids = {"proxy": server.process.pid, "valkey": server.valkey_pid}
+            pids = {"proxy": server.pid, "valkey": server.valkey_pid}
             for victim in victims:
                 os.kill(pids[victim], signal.SIGKILL)
             if victims == ("valkey",):

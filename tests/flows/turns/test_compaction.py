@@ -294,7 +294,8 @@ async def test_openai_s_own_reader_takes_the_stream(proxy: Proxy):
     assert [item.type for item in final.output] == ["compaction", "message"]
 
 
-async def test_a_client_that_leaves_while_a_summary_is_written_leaves_nothing_behind(proxy: Proxy):
+async def test_a_client_that_leaves_while_a_summary_is_written_leaves_nothing_behind(start: Start):
+    proxy = await start(turns={"lock_wait_seconds": 10.0})
     before = [user(LONG), {"role": "assistant", "content": "Yes."}]
     conversation = (await proxy.call("POST", "/v1/conversations", {"items": before}))[1]["id"]
     proxy.upstream.script(says("SUM", HANG))
