@@ -1,10 +1,11 @@
-"""Store: the way in for the rest of Branchline, every subject over one connection pool."""
+"""Store: the way in for the rest of Branchline, every subject over one channel."""
 
 from __future__ import annotations
 
 from storage.archive.archive import Archive
 from storage.branches import Branches
-from storage.client.connection import Client, connect, open_channel
+from storage.client.channel import Channel
+from storage.client.connection import connect, open_blocking_channel, open_channel
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
 from storage.conversations import Conversations
@@ -23,19 +24,21 @@ class Store:
     """All state, in one Redis or Valkey, by subject: `conversations`, `items`, `branches`, `turns`, `responses`, ….
 
     `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
+
+    channel, queue: to the same server; queue for what waits there for jobs, at most for timeout_seconds.
     """
 
     def __init__(
         self,
-        client: Client,
+        channel: Channel,
+        queue: Channel,
         *,
         prefix: str,
         retention_seconds: int,
         conversation_seconds: int = 0,
         timeout_seconds: float = 5.0,
-        max_connections: int = 256,
     ) -> None:
-        self._channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections)
+        self._channel = channel
         keyspace = Keyspace(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
         #: What the server is called where people read it.
         self.description = ""
@@ -45,7 +48,6 @@ class Store:
         self.turns = Turns(keyspace, self.items)
         self.responses = Responses(keyspace)
         self.events = EventLogs(keyspace)
-        queue = open_channel(client, timeout_seconds=timeout_seconds, max_connections=1)
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
         self.idempotency = Idempotency(keyspace)
         self.archive = Archive(keyspace)
@@ -72,12 +74,12 @@ class Store:
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
         return cls(
-            client,
+            open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections),
+            open_blocking_channel(client, timeout_seconds=timeout_seconds),
             prefix=prefix,
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
-            max_connections=max_connections,
         )
 
     async def ping(self) -> None:

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from storage import Store
 from storage.embedded import find_binary
-from tests.fake import connect_fake
+from tests.fake import channels_to, connect_fake
 from tests.layouts import NAMES, Layout
 from tests.upstream import ScriptedUpstream
 
@@ -70,7 +70,7 @@ async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
 @pytest.fixture
 async def store(redis: AsyncRedis) -> AsyncIterator[Store]:
     """The store on that server."""
-    store = Store(redis, prefix="test", retention_seconds=RETENTION_SECONDS)
+    store = Store(*channels_to(redis), prefix="test", retention_seconds=RETENTION_SECONDS)
     yield store
     await store.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,6 +10,11 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 from fakeredis.aioredis import FakeAsyncRedisConnection
 from fakeredis.commands_mixins.scripting_mixin import LUA_MODULE
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from storage.client.channel import Channel, Command
+from storage.client.connection import open_blocking_channel, open_channel
 
 PIECE_BYTES = 4096
 
@@ -28,6 +33,45 @@ class InPieces(FakeAsyncRedisConnection):
         whole = _joined(command)
         pieces = [whole[i : i + PIECE_BYTES] for i in range(0, len(whole), PIECE_BYTES)]
         await super().send_packed_command(pieces, check_health)
+
+
+class FakeChannel(Channel):
+    """Exchanges with the fake server, each alone on a connection: it has no transport that they could share."""
+
+    def __init__(self, client: FakeAsyncRedis) -> None:
+        self._pool = client.connection_pool
+        self._idle: list[InPieces] = []
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._idle.pop() if self._idle else self._pool.make_connection()
+        await connection.connect()
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            replies = [await self._read(connection) for _ in commands]
+        except BaseException:
+            # replies may still be on their way
+            await connection.disconnect()
+            raise
+        self._idle.append(connection)
+        return replies
+
+    async def _read(self, connection: InPieces) -> Any:
+        try:
+            return await connection.read_response()
+        except redis_errors.ResponseError as error:
+            return error
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect()
+
+
+def channels_to(client: Redis) -> tuple[Channel, Channel]:
+    """Return the two channels of a store on a server of the tests, be it a fake."""
+    if isinstance(client, FakeAsyncRedis):
+        return FakeChannel(client), FakeChannel(client)
+    channel = open_channel(client, timeout_seconds=5.0, max_connections=256)
+    return channel, open_blocking_channel(client, timeout_seconds=5.0)
 
 
 def _joined(command: bytes | str | Iterable[bytes]) -> bytes:

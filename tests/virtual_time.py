@@ -10,21 +10,24 @@ from typing import Any
 
 
 class SkippingSelector(selectors.DefaultSelector):
-    """A selector that does not wait when there is a time to wait for: that time has come."""
+    """A selector that does not wait when there is a time to wait for, and nothing to do before: that time has come."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if not timeout or timeout < 0:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None or timeout < 0:
             return super().select(timeout)
         self.now += timeout
-        return super().select(0)
+        return []
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop in virtual time, which begins at 0. For what waits for time only: nothing real happens meanwhile."""
+    """A loop in virtual time, which begins at 0. For what waits for time, or for sockets with both ends in the loop."""
 
     def __init__(self) -> None:
         self._skipping = SkippingSelector()

@@ -92,7 +92,8 @@ class RedisConfig(Section, frozen=True):
     prefix: Name = "branchline"
     #: Seconds that one command may take.
     timeout_seconds: Positive = 5.0
-    #: Connections kept open at most.
+    #: Connections at most: one carries all commands, and more are opened only while it is busy with megabytes of data.
+    #: Background work waits for jobs on one more.
     max_connections: Count = 256
 
 

@@ -11,7 +11,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 
-from storage.client.channel import Channel, ClusterChannel, ServerChannel
+from storage.client.channel import Channel
+from storage.client.cluster_channel import ClusterChannel
+from storage.client.dialer import Dialer
+from storage.client.server_channel import ServerChannel
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -78,4 +81,11 @@ def open_channel(client: Client, *, timeout_seconds: float, max_connections: int
     """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included."""
     if isinstance(client, RedisCluster):
         return ClusterChannel(client, timeout_seconds=timeout_seconds)
-    return ServerChannel(client.connection_pool, limit=max_connections, timeout_seconds=timeout_seconds)
+    return ServerChannel(Dialer(client.connection_pool), limit=max_connections, timeout_seconds=timeout_seconds)
+
+
+def open_blocking_channel(client: Client, *, timeout_seconds: float) -> Channel:
+    """Return a channel for commands that the server keeps waiting: nothing else waits behind them."""
+    if isinstance(client, RedisCluster):
+        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+    return ServerChannel(Dialer(client.connection_pool), limit=1, timeout_seconds=timeout_seconds, blocking=True)

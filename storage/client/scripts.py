@@ -12,7 +12,18 @@ from storage.client.library import load_scripts
 from storage.errors import REFUSALS, StoreError, Unavailable
 
 #: Redis's answers that mean "not now": the server is up but can't do what it was asked.
-_NOT_NOW = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+_NOT_NOW = (
+    "OOM",
+    "READONLY",
+    "MISCONF",
+    "NOREPLICAS",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "BUSY",
+    "UNBLOCKED",
+)
 
 #: The same where redis-py has a class for the answer and takes its code off.
 _NOT_NOW_ERRORS = (

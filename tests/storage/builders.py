@@ -29,6 +29,7 @@ from storage import (
     partition_of,
 )
 from storage.client.library import load_scripts
+from tests.fake import channels_to
 
 PREFIX = "test"
 OWNER = "alice"
@@ -43,7 +44,7 @@ async def store_on(
 ) -> AsyncIterator[Store]:
     """Give a store on a client."""
     store = Store(
-        client,
+        *channels_to(client),
         prefix=prefix,
         retention_seconds=retention_seconds,
         conversation_seconds=conversation_seconds,

@@ -32,25 +32,29 @@ class OwnServer:
 
 
 @contextlib.contextmanager
-def run_valkey(*options: str) -> Iterator[OwnServer]:
-    """Run a real server with further command line options. Nothing it holds is kept."""
+def run_valkey(*options: str, config: Path | None = None, password: str | None = None) -> Iterator[OwnServer]:
+    """Run a real server with further command line options. Nothing it holds is kept.
+
+    config: its configuration file, which a Sentinel writes too. password: of its default user.
+    """
     folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
     socket = folder / "valkey.sock"
-    command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    program = [str(find_binary()), *([str(config)] if config else [])]
+    command = [*program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--dir", str(folder), *options], stdout=log, stderr=log)
     server = OwnServer(f"unix://{socket}", process)
     try:
-        _wait_until_ready(socket, folder / "log")
+        _wait_until_ready(socket, folder / "log", password)
         yield server
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_ready(socket: Path, log: Path) -> None:
+def _wait_until_ready(socket: Path, log: Path, password: str | None) -> None:
     deadline = time.monotonic() + 20
-    with Redis(unix_socket_path=str(socket)) as client:
+    with Redis(unix_socket_path=str(socket), password=password) as client:
         while True:
             try:
                 client.ping()

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
 from storage import Store
-from tests.fake import connect_fake
+from tests.fake import channels_to, connect_fake
 from tests.storage.builders import PREFIX, RETENTION_SECONDS, store_on
 from tests.storage.model_driver import OWNERS
 from tests.storage.model_turns import TurnOperations
@@ -81,7 +81,7 @@ class Histories(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.fake = connect_fake()
         self.runner.run(self._clear())
-        self.store = Store(self.fake, prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
+        self.store = Store(*channels_to(self.fake), prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
         self.driver = TurnOperations(self.store)
         for _ in OWNERS:
             self.step("create_conversation", 1)

@@ -99,6 +99,7 @@ ANSWERS = {
     "CLUSTERDOWN The cluster is down": "ClusterDownError",
     "TRYAGAIN Multiple keys request during rehashing of slot": "TryAgainError",
     "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.": "BUSY",
+    "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)": "UNBLOCKED",
     "NOAUTH Authentication required.": "AuthenticationError",
     f"WRONGPASS invalid username-password pair {SECRET}": "AuthenticationError",
     "ERR max number of clients reached": "ConnectionError",

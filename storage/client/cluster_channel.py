@@ -1,0 +1,59 @@
+"""Cluster channel: commands to the nodes of a Redis cluster, over redis-py's client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from redis import exceptions as redis_errors
+from redis.asyncio.cluster import RedisCluster
+
+from storage.client.channel import SCAN_COUNT, Channel, Command
+
+
+class ClusterChannel(Channel):
+    """A cluster: each command goes to the node of its first key, all at the same time."""
+
+    def __init__(self, client: RedisCluster, *, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+        for name in ("HSCAN", "ZSCAN", "XREAD", "XREADGROUP"):
+            # replies as a single server gives them, not as redis-py's clients shape them
+            client.set_response_callback(name, _unshaped)
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send all, one exchange a command, concurrently."""
+        async with asyncio.timeout(self._timeout_seconds):
+            return list(await asyncio.gather(*(self._send(command) for command in commands)))
+
+    async def _send(self, command: Command) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except redis_errors.ResponseError as error:
+            return error
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """Yield matching keys, some 1,000 looked at a step, one primary after the other."""
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._client.initialize()
+        for node in self._client.get_primaries():
+            # redis-py gives its own form of SCAN's reply: the cursor by the node's name
+            cursor = 0
+            while True:
+                async with asyncio.timeout(self._timeout_seconds):
+                    reply: Any = await self._client.scan(cursor, pattern, SCAN_COUNT, target_nodes=node)
+                cursors, keys = reply
+                if keys:
+                    yield [key.decode() for key in keys]
+                cursor = cursors[node.name]
+                if cursor == 0:
+                    break
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+
+def _unshaped(response: Any, **_: Any) -> Any:
+    return response

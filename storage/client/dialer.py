@@ -1,0 +1,121 @@
+"""Dialer: opens pipelined connections to the server that a pool of redis-py's is for, and says hello.
+
+redis-py reads the URL and asks Sentinel; of its connections only what they were told is used: address, TLS, login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from redis import exceptions as redis_errors
+from redis.asyncio import ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.credentials import UsernamePasswordCredentialProvider
+
+from storage.client.channel import Command
+from storage.client.pipelined import PipelinedConnection, Refused
+
+
+class Dialer:
+    """Opens connections to one server; which one, it finds out each time: by DNS, or from Sentinel."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        #: What redis-py knows about the server. It is never connected.
+        self._options: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+
+    async def dial(self, changed: Callable[[PipelinedConnection], None]) -> PipelinedConnection:
+        """Return a new connection that is logged in; tried again as `retry` of redis-py's options says.
+
+        changed: see `PipelinedConnection`. Raises redis-py's ConnectionError or TimeoutError, TimeoutError, or an error
+        reply to the login.
+        """
+        connection: PipelinedConnection = await self._options.retry.call_with_retry(
+            partial(self._dial_once, changed), _try_again
+        )
+        return connection
+
+    async def close(self) -> None:
+        """Close what redis-py has open: its pool, and connections to Sentinel."""
+        await self._pool.aclose()
+        if isinstance(self._pool, SentinelConnectionPool):
+            await self._pool.sentinel_manager.aclose()
+
+    async def _dial_once(self, changed: Callable[[PipelinedConnection], None]) -> PipelinedConnection:
+        timeout_seconds: float = self._options.socket_connect_timeout
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        async with asyncio.timeout_at(deadline):
+            try:
+                transport, connection = await self._connect(partial(PipelinedConnection, changed))
+            except TimeoutError:
+                raise
+            except (OSError, UnicodeError) as error:
+                raise redis_errors.ConnectionError(f"the server can't be reached: {error}") from error
+            try:
+                self._keep_alive(transport)
+                await self._greet(connection, deadline)
+            except BaseException:
+                connection.abort()
+                raise
+            return connection
+
+    async def _connect(
+        self, protocol: Callable[[], PipelinedConnection]
+    ) -> tuple[asyncio.BaseTransport, PipelinedConnection]:
+        loop, options = asyncio.get_running_loop(), self._options
+        if isinstance(options, UnixDomainSocketConnection):
+            return await loop.create_unix_connection(protocol, options.path)
+        host, port = options.host, options.port
+        if isinstance(self._pool, SentinelConnectionPool):
+            host, port = await self._pool.get_master_address()  # type: ignore[no-untyped-call]
+        context = options.ssl_context.get() if isinstance(options, SSLConnection) else None
+        return await loop.create_connection(protocol, host, port, ssl=context)
+
+    def _keep_alive(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(self._options, UnixDomainSocketConnection) or not self._options.socket_keepalive:
+            return
+        its_socket: socket.socket = transport.get_extra_info("socket")
+        its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in self._options.socket_keepalive_options.items():
+            its_socket.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    async def _greet(self, connection: PipelinedConnection, deadline: float) -> None:
+        """Log in, and choose protocol, name and database, in one round trip."""
+        login, options = await self._login(), self._options
+        commands: list[Command] = []
+        if options.protocol == 3:
+            commands.append(("HELLO", 3, "AUTH", *login) if login else ("HELLO", 3))
+        elif login:
+            commands.append(("AUTH", *login))
+        if options.client_name:
+            commands.append(("CLIENT", "SETNAME", options.client_name))
+        if options.db:
+            commands.append(("SELECT", options.db))
+        if not commands:
+            return
+        try:
+            replies = await connection.send(commands, deadline)
+        except Refused as refusal:
+            replies = refusal.replies
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+
+    async def _login(self) -> tuple[str, ...]:
+        """Return user and password, or nothing."""
+        options = self._options
+        provider = options.credential_provider
+        if provider is None and (options.username or options.password):
+            provider = UsernamePasswordCredentialProvider(options.username, options.password)
+        if provider is None:
+            return ()
+        login = cast(tuple[str, ...], await provider.get_credentials_async())
+        return login if len(login) > 1 else ("default", *login)
+
+
+async def _try_again(_: Exception) -> None:
+    """Do nothing between two attempts: one that failed has left nothing behind."""

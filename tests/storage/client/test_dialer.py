@@ -1,0 +1,293 @@
+"""Connections to real servers of each kind: what they are told first, TLS, Sentinel, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from redis import Redis as SyncRedis
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from storage.client.channel import Channel
+from storage.client.connection import connect, open_channel
+from tests.storage.servers import OwnServer, run_valkey
+from tests.virtual_time import in_virtual_time
+
+TIMEOUT_SECONDS = 5.0
+PASSWORD = "p%ss:wörd"
+IN_URL = "p%25ss%3Aw%C3%B6rd"
+
+
+@asynccontextmanager
+async def channel_to(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> AsyncIterator[Channel]:
+    client = connect(url, timeout_seconds=timeout_seconds, max_connections=2)
+    channel = open_channel(client, timeout_seconds=timeout_seconds, max_connections=2)
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+async def ask(channel: Channel, *command: str) -> Any:
+    (reply,) = await channel.exchange([command])
+    return reply
+
+
+async def client_info(channel: Channel) -> dict[str, str]:
+    """What the server knows about the connection."""
+    line = (await ask(channel, "CLIENT", "INFO")).decode()
+    return dict(part.partition("=")[::2] for part in line.split())
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Port of a server that has the user `app`; without a login it serves nobody."""
+    (port,) = free_ports(1)
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--requirepass", PASSWORD)
+    with run_valkey(*options, password=PASSWORD), SyncRedis(port=port, password=PASSWORD) as client:
+        client.acl_setuser("app", enabled=True, passwords=[f"+{PASSWORD}"], keys="*", categories=["+@all"])
+        yield port
+
+
+# --- what a connection is told first ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("protocol", "resp"), [("", "3"), ("?protocol=3", "3"), ("?protocol=2", "2")])
+@pytest.mark.parametrize(("login", "user"), [(f"app:{IN_URL}@", "app"), (f":{IN_URL}@", "default")])
+async def test_a_connection_logs_in_and_chooses_protocol(port: int, protocol: str, resp: str, login: str, user: str):
+    async with channel_to(f"redis://{login}127.0.0.1:{port}/0{protocol}") as channel:
+        info = await client_info(channel)
+        assert (info["user"], info["resp"], info["db"], info["name"], info["lib-name"]) == (user, resp, "0", "", "")
+
+
+async def test_a_connection_has_a_name_and_a_database_if_the_url_says_so(port: int):
+    async with channel_to(f"redis://app:{IN_URL}@127.0.0.1:{port}/3?client_name=branchline") as channel:
+        info = await client_info(channel)
+        assert (info["db"], info["name"]) == ("3", "branchline")
+
+
+async def test_a_connection_without_a_login_says_hello_only(valkey_url: str):
+    for protocol in ("3", "2"):
+        async with channel_to(f"{valkey_url}?protocol={protocol}") as channel:
+            assert (await client_info(channel))["resp"] == protocol
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+@pytest.mark.parametrize("login", ["app:wrong@", ":wrong@", f"nobody:{IN_URL}@"])
+async def test_a_login_that_is_refused(port: int, login: str, protocol: str):
+    async with channel_to(f"redis://{login}127.0.0.1:{port}?protocol={protocol}") as channel:
+        with pytest.raises(redis_errors.AuthenticationError):
+            await ask(channel, "PING")
+
+
+async def test_a_database_that_is_not_there_leaves_no_connection(port: int):
+    login = f"redis://app:{IN_URL}@127.0.0.1:{port}"
+    async with channel_to(f"{login}/999") as channel, Redis.from_url(login) as witness:
+        with pytest.raises(redis_errors.ResponseError, match="out of range"):
+            await ask(channel, "PING")
+        async with asyncio.timeout(3):
+            while [one for one in await witness.client_list() if one["user"] == "app" and one["cmd"] == "select"]:
+                pass
+
+
+async def test_a_server_that_has_all_clients_it_may_have():
+    (port,) = free_ports(1)
+    with run_valkey("--bind", "127.0.0.1", "--port", str(port)) as server:
+        async with Redis.from_url(server.url) as client, channel_to(f"redis://127.0.0.1:{port}") as channel:
+            await client.config_set("maxclients", 1)
+            with pytest.raises(redis_errors.ConnectionError, match="max number of clients"):
+                await ask(channel, "PING")
+            await client.config_set("maxclients", 10)
+            assert await ask(channel, "PING") == b"PONG"
+
+
+async def test_keys_of_tcp_that_tell_a_dead_peer_are_set(port: int):
+    async with channel_to(f"redis://app:{IN_URL}@127.0.0.1:{port}") as channel:
+        await ask(channel, "PING")
+        (connection,) = channel._connections  # type: ignore[attr-defined]
+        its_socket = connection._transport.get_extra_info("socket")
+        assert its_socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert its_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+        assert its_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+# --- what can't be reached ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "unix:///nowhere/valkey.sock",
+        "redis://127.0.0.1:1",
+        f"redis://{'x' * 70}.example",
+        "redis+sentinel://127.0.0.1:1/main",
+    ],
+)
+async def test_a_server_that_can_not_be_reached(url: str):
+    async with channel_to(url) as channel:
+        with pytest.raises(redis_errors.ConnectionError):
+            await ask(channel, "PING")
+
+
+@in_virtual_time
+async def test_a_server_that_does_not_say_hello_back(tmp_path: Path):
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    async with (
+        await asyncio.start_unix_server(mute, tmp_path / "mute"),
+        channel_to(f"unix://{tmp_path}/mute") as channel,
+    ):
+        with pytest.raises(TimeoutError):
+            await ask(channel, "PING")
+        assert asyncio.get_running_loop().time() == pytest.approx(TIMEOUT_SECONDS)
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+
+def make_certificate(folder: Path) -> Path:
+    """Write a certificate for 127.0.0.1, which vouches for itself, and its key into one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "server.pem"
+    pem = serialization.Encoding.PEM
+    key_bytes = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(certificate.public_bytes(pem) + key_bytes)
+    return path
+
+
+@asynccontextmanager
+async def tls_in_front_of(server_socket: Path, certificate: Path) -> AsyncIterator[int]:
+    """Run a proxy that speaks TLS; gives its port. The tests' server knows none."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_unix_connection(server_socket)
+        one = asyncio.create_task(forward(reader, server_writer))
+        other = asyncio.create_task(forward(server_reader, writer))
+        await asyncio.wait([one, other], return_when=asyncio.FIRST_COMPLETED)
+        for task, end in ((one, writer), (other, server_writer)):
+            task.cancel()
+            end.transport.abort()
+        await asyncio.gather(one, other, return_exceptions=True)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 20):
+            writer.write(data)
+            await writer.drain()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tls(valkey_url: str, tmp_path: Path, loop: str):
+    certificate = make_certificate(tmp_path)
+
+    async def main() -> None:
+        async with tls_in_front_of(Path(valkey_url.removeprefix("unix://")), certificate) as port:
+            async with channel_to(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}") as channel:
+                assert await ask(channel, "ECHO", "a") == b"a"
+                long = "x" * (3 << 20)
+                assert list(await asyncio.gather(ask(channel, "ECHO", long), ask(channel, "ECHO", "b"))) == [
+                    long.encode(),
+                    b"b",
+                ]
+            async with channel_to(f"rediss://127.0.0.1:{port}") as channel:
+                with pytest.raises(redis_errors.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+                    await ask(channel, "PING")
+            await asyncio.sleep(0.1)
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+# --- Sentinel -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sentinel_world(folder: Path) -> Iterator[tuple[OwnServer, int, int]]:
+    """Run a primary, its replica and a Sentinel; gives the primary, and the ports of replica and Sentinel."""
+    port, replica, sentinel = free_ports(3)
+    local = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+    config = folder / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n")
+    with (
+        run_valkey(*local, "--port", str(port)) as primary,
+        run_valkey(*local, "--port", str(replica), "--replicaof", f"127.0.0.1 {port}"),
+        SyncRedis(port=port) as client,
+    ):
+        # so that Sentinel hears of the replica when it asks for the first time
+        while not client.info("replication")["connected_slaves"]:
+            pass
+        with run_valkey("--port", str(sentinel), "--bind", "127.0.0.1", "--sentinel", config=config):
+            yield primary, replica, sentinel
+
+
+async def test_sentinel_names_the_primary_before_and_after_a_failover(tmp_path: Path):
+    with sentinel_world(tmp_path) as (primary, replica, sentinel):
+        async with channel_to(f"redis+sentinel://127.0.0.1:{sentinel}/main?db=1") as channel:
+            assert await ask(channel, "SET", "key", "before") == b"OK"
+            assert b"role:master\r" in await ask(channel, "INFO", "replication")
+            assert (await client_info(channel))["db"] == "1"
+            async with asyncio.timeout(20), Redis(port=sentinel) as watcher:
+                while await watcher.execute_command("SENTINEL", "REPLICAS", "main") == []:
+                    pass
+                primary.kill()
+                while True:
+                    with contextlib.suppress(redis_errors.ConnectionError):
+                        assert await ask(channel, "SET", "key", "after") == b"OK"
+                        break
+            assert b"tcp_port:%d\r" % replica in await ask(channel, "INFO", "server")
