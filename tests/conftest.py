@@ -37,7 +37,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is loaded and collected by now out of the garbage collector: to look through it takes a tenth of all."""
+    """Keep what is loaded by now out of the garbage collector: to look through it takes a tenth of all."""
     gc.collect()
     gc.freeze()
 
