@@ -33,6 +33,7 @@ from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
+from proxy.http.hosts import KNOWN_HOSTS, KnownHosts
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
@@ -70,6 +71,7 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
+    app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()
     app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))

@@ -24,6 +24,13 @@ ModelName = Annotated[
     str,
     msgspec.Meta(pattern=r"^(\*|[^*\s]+\*?)\Z", description="a model's name, or the beginning of it with a * behind"),
 ]
+HostName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)\Z",
+        description="names of hosts without port, *.example for all below one, or *",
+    ),
+]
 KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
 
 
@@ -62,6 +69,10 @@ class ServerConfig(Section, frozen=True):
     unread_seconds: Positive = 300.0
     #: Origins that browsers may call from (`https://app.example`, or `*`); empty turns CORS off.
     cors_origins: tuple[str, ...] = ()
+    #: Names under which clients reach this server (`llm.example`, `*.example` for all below it, or `*`), where no
+    #: credential is asked for: then only they, `localhost` and IP addresses are answered, so that no web page reaches
+    #: this server through a name of its own (DNS rebinding).
+    allowed_hosts: tuple[HostName, ...] = ()
 
 
 class UpstreamConfig(Section, frozen=True):

@@ -3,6 +3,7 @@
 identify      gives the request its id
 log_request   writes one line when it is over
 answer_errors turns exceptions into answers, or cuts an answer that has begun
+require_known_host refuses names that a web page may have made its own
 preflight     answers CORS preflights
 admit         refuses requests while the server stops
 authenticate  finds out who is calling
@@ -22,6 +23,7 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
 from proxy.http.cors import allow_origin, preflight, require_own_origin
+from proxy.http.hosts import require_known_host
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
 from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
@@ -141,7 +143,7 @@ async def mark_started(request: web.Request, response: web.StreamResponse) -> No
 
 
 #: Outermost first.
-MIDDLEWARES = [identify, log_request, answer_errors, preflight, admit, authenticate]
+MIDDLEWARES = [identify, log_request, answer_errors, require_known_host, preflight, admit, authenticate]
 
 #: Called before the head of any answer is sent.
 SIGNALS = [mark_started, allow_origin]
