@@ -158,7 +158,7 @@ class JwtAuthenticator:
         if key is None:
             raise _refusal("no key for key id and algorithm")
         try:
-            return jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key.material,
                 algorithms=[algorithm],
@@ -169,6 +169,8 @@ class JwtAuthenticator:
             )
         except jwt.PyJWTError as exc:
             raise _refusal(type(exc).__name__) from None
+        _check_dates(claims)
+        return claims
 
 
 class TokenCache:
@@ -250,6 +252,14 @@ def _token_of(name: str, value: str) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise _refusal("characters that no token has")
     return token
+
+
+def _check_dates(claims: Mapping[str, Any]) -> None:
+    """Refuse dates that are no numbers (RFC 7519, 2): the library takes text for one, others would not."""
+    for name in ("exp", "nbf", "iat"):
+        date = claims.get(name, 0)
+        if isinstance(date, bool) or not isinstance(date, int | float):
+            raise _refusal(f"{name} claim")
 
 
 def _jwt_owner(claims: Mapping[str, Any]) -> str:

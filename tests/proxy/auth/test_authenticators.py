@@ -557,9 +557,9 @@ async def test_a_malformed_header_gets_the_same_answer_as_a_bad_token(remote, se
 
 
 HOSTILE_CLAIMS: dict[str, list[Any]] = {
-    "exp": ["x", [], {}, True, False, float("nan"), float("inf"), -(10**300)],
-    "nbf": ["x", [], {}, float("nan"), float("inf"), 10**300],
-    "iat": ["x", [], {}, float("nan"), float("inf"), 10**300],
+    "exp": ["x", str(2**40), "inf", [], {}, True, False, float("nan"), float("inf"), -(10**300)],
+    "nbf": ["x", "0", True, [], {}, float("nan"), float("inf"), 10**300],
+    "iat": ["x", "0", True, [], {}, float("nan"), float("inf"), 10**300],
     "sub": [0, False, [], {}, ""],
     "jti": [0, [], {}],
     "iss": ["a\nb"],
