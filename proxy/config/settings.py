@@ -97,7 +97,8 @@ class UpstreamConfig(Section, frozen=True):
 class RedisConfig(Section, frozen=True):
     """The Redis or Valkey server that holds all state."""
 
-    #: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; empty starts an embedded Valkey.
+    #: `redis://`, `unix://`, `redis+sentinel://` or `redis+cluster://`, with TLS `rediss://`, `rediss+sentinel://` or
+    #: `rediss+cluster://`; empty starts an embedded Valkey.
     url: Secret = Secret("")
     #: Put before every key.
     prefix: Name = "branchline"

@@ -26,7 +26,7 @@ from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
-from proxy.upstream.errors import refusal
+from proxy.upstream.errors import certificate_problem, refusal
 from proxy.upstream.headers import turn_headers
 
 if TYPE_CHECKING:
@@ -242,6 +242,8 @@ def translate(exc: Exception) -> ApiError:
     log.warning("upstream failed: %s", _describe(exc))
     if isinstance(exc, TimeoutError):
         return GatewayTimeout("The upstream did not answer in time.")
+    if problem := certificate_problem(exc):
+        return BadGateway(f"The upstream's certificate is not trusted: {problem}.", code="upstream_unreachable")
     if isinstance(exc, aiohttp.ClientConnectorError):
         return BadGateway("The upstream can't be reached.", code="upstream_unreachable")
     return BadGateway("The upstream broke off the connection or answered nonsense.")
