@@ -19,10 +19,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from multidict import CIMultiDict
 
-from proxy.auth.caller import CALLER
+from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
 from proxy.http.body import parse_object
 from proxy.http.keys import CONFIG, REQUEST_ID
-from proxy.protocol.errors import ApiError, InternalError, ServiceUnavailable, UpgradeRequired, method_not_allowed
+from proxy.protocol.errors import (
+    ApiError,
+    InternalError,
+    ServiceUnavailable,
+    Unauthorized,
+    UpgradeRequired,
+    method_not_allowed,
+)
 from proxy.protocol.store_errors import from_store_error
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
@@ -105,7 +112,9 @@ class Connection:
         self._config = request.app[CONFIG]
         self._inbound = Inbound(_headers(request), request.rel_url.raw_query_string)
         self._opened = self._heard = self._sent = self._pinged = time.monotonic()
-        self._full = self._ending = self._expired = False
+        self._full = self._ending = False
+        #: Why the connection has to end, where that is not the server's end.
+        self._over: ApiError | None = None
         self._closing: asyncio.Task[None] | None = None
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
@@ -144,8 +153,9 @@ class Connection:
         if transport is None:
             return
         if now - self._opened >= limits.max_seconds:
-            self._expired = True
-            self.end()
+            self._expire(too_old(limits.max_seconds))
+        elif time.time() >= self._request[CALLER].expires_at:
+            self._expire(Unauthorized())
         unread = self._config.server.unread_seconds
         if transport.get_write_buffer_size():
             lost = now - self._sent >= unread
@@ -165,16 +175,21 @@ class Connection:
         if self._lanes.idle:
             self._rest()
 
+    def _expire(self, reason: ApiError) -> None:
+        self._over = self._over or reason
+        self.end()
+
     def _rest(self) -> None:
         if self._ending and self._closing is None:
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
-        if self._expired:
-            await self.send([error_message(too_old(self._config.websocket.max_seconds))])
+        if self._over:
+            await self.send([error_message(self._over)])
+        code = WSCloseCode.POLICY_VIOLATION if isinstance(self._over, Unauthorized) else WSCloseCode.GOING_AWAY
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS if self._expired else LAST_CLOSE_SECONDS):
-                await self.socket.close(code=WSCloseCode.GOING_AWAY)
+            async with asyncio.timeout(CLOSE_SECONDS if self._over else LAST_CLOSE_SECONDS):
+                await self.socket.close(code=code)
 
     async def _receive(self) -> bytes | None:
         """Return the next message; None when the connection has ended."""
@@ -221,10 +236,21 @@ class Connection:
             self._names.add(lane)
 
     def _check_ending(self) -> None:
-        if self._expired:
-            raise too_old(self._config.websocket.max_seconds)
+        if self._over:
+            raise self._over
         if self._ending:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
+
+    async def _identify(self) -> Caller:
+        """Return who the next turn is for: what the client showed at the upgrade may have expired. Raises ApiError."""
+        try:
+            caller = await self._request.app[AUTHENTICATOR].authenticate(self._request.headers)
+            if caller.owner != self._request[CALLER].owner:
+                raise Unauthorized
+        except Unauthorized as refusal:
+            self._expire(refusal)
+            raise
+        return caller
 
     async def _answer(self, lane: str, message: Mapping[str, Any]) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
@@ -248,7 +274,7 @@ class Connection:
         if previous := request.source.previous_response_id:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
-        services, caller = app[SERVICES], self._request[CALLER]
+        services, caller = app[SERVICES], await self._identify()
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
         options = replace(options, resumable=log is not None)
