@@ -1,0 +1,261 @@
+"""Client connection: aiohttp's, with limits of its own, errors in our envelope, and word of the client's leaving.
+
+    a head        has `head_seconds` from its first byte, else 408
+    an answer     that nobody reads ends the connection after `unread_seconds`
+    too many      one that waits for a request makes room, the oldest first; where none does, 503
+    a half-close  (the client sends no more and still reads) is no leaving; see `ClientConnection.eof_received`
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+from proxy.http.keys import REQUEST_ID
+from proxy.protocol.errors import (
+    ApiError,
+    BadRequest,
+    InternalError,
+    RequestTimeout,
+    ServiceUnavailable,
+    error_body,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+#: What a client that may have left is sent before its answer has begun: any client must be able to read one
+#: (RFC 9110, 15.2), and one that is gone resets the connection.
+_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: First and longest pause between two looks whether it did, in seconds.
+FIRST_LOOK = 0.01
+LONGEST_PAUSE = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What clients may take. most: connections at a time; head_seconds, unread_seconds: see above.
+
+    error_format: of errors, as in `errors.format`.
+    """
+
+    most: int
+    head_seconds: float
+    unread_seconds: float
+    error_format: str
+
+
+class ClientConnection(web.RequestHandler):
+    """One client's connection. Its requests are answered one after the other."""
+
+    __slots__ = ("_head_timer", "_heads", "_limits", "_server", "on_leave", "probe")
+
+    def __init__(self, server: ClientServer, *, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._server = server
+        self._limits = limits
+        self._head_timer: asyncio.TimerHandle | None = None
+        #: Requests before the one whose head `_head_timer` is for.
+        self._heads = -1
+        #: Called once, when the client goes while its request is answered; None where nobody has to know.
+        self.on_leave: Callable[[], object] | None = None
+        #: Sends something that the client of an answer that has begun overlooks; None where nothing can be sent.
+        self.probe: Callable[[], object] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a whole request."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Refuse it if there are too many."""
+        super().connection_made(transport)
+        if not self._server.makes_room(self):
+            message = "This server has too many connections; please retry."
+            self._refuse(ServiceUnavailable(message, code="too_many_connections"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell whoever answers; nothing is cancelled that does not ask for it."""
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        if (leave := self.on_leave) is not None:
+            self.on_leave = None
+            leave()
+
+    def data_received(self, data: bytes) -> None:
+        """Give a head that has begun its time."""
+        super().data_received(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and self._heads != self._request_count and self.transport:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+            self._heads = self._request_count
+            self._head_timer = self._loop.call_later(self._limits.head_seconds, self._check_head)
+
+    def _check_head(self) -> None:
+        self._head_timer = None
+        if self.is_waiting and self._heads == self._request_count:
+            self._refuse(RequestTimeout("The head of the request did not arrive in time."))
+
+    def eof_received(self) -> bool:  # type: ignore[override] (aiohttp's never keeps the connection)
+        """Tell whether the connection stays: a client that sends no more may still read its answer.
+
+        One that has closed its connection looks the same at first, but resets it when it is sent anything; so it is
+        sent something that it overlooks, and a reset is watched for.
+        """
+        request = self._current_request
+        if request is None or self._upgraded or self._force_close or self.transport is None:
+            return False
+        if request.version < HttpVersion11 or not request.content.is_eof():
+            return False
+        if not request.writer.output_size:
+            self.transport.write(_STILL_THERE)
+        elif self.probe is not None:
+            self.probe()
+        else:
+            return False
+        if not self._messages:
+            # after this answer nothing can be asked any more
+            self._close = True
+        self._loop.call_later(FIRST_LOOK, self._look_for_reset, FIRST_LOOK)
+        return True
+
+    def _look_for_reset(self, pause: float) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            transport.abort()
+        elif self.is_waiting:
+            self.force_close()
+        else:
+            self._loop.call_later(pause, self._look_for_reset, min(2 * pause, LONGEST_PAUSE))
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer, in our envelope where the library made it, and see that it is read."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._in_envelope(request, resp)
+        done = await super().finish_response(request, resp, start_time)
+        self.probe = None
+        transport = self.transport
+        if transport is not None and (left := transport.get_write_buffer_size()):
+            self._loop.call_later(self._limits.unread_seconds, self._check_read, transport, left)
+        return done
+
+    def _check_read(self, transport: asyncio.Transport, before: int) -> None:
+        left = transport.get_write_buffer_size()
+        if left >= before:
+            log.info("a client that does not read its answer is cut off")
+            transport.abort()
+        elif left:
+            self._loop.call_later(self._limits.unread_seconds, self._check_read, transport, left)
+
+    def _in_envelope(self, request: web.BaseRequest, exc: web.HTTPException) -> web.Response:
+        error = BadRequest(f"{exc.reason}.")
+        error.status = exc.status
+        request_id = request[REQUEST_ID] = request.get(REQUEST_ID) or new_request_id()
+        return self._answer(error, request_id)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return the answer to what is not HTTP, or to what nobody else answered. Quotes nothing of the request."""
+        if isinstance(exc, HttpProcessingError):
+            # not its text: it quotes the request, which may hold a key
+            log.info("malformed request: %s", type(exc).__name__)
+        else:
+            log.error("a request failed outside of its handler", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        response = self._answer(_error_for(status, exc), new_request_id())
+        response.force_close()
+        return response
+
+    def _answer(self, error: ApiError, request_id: str) -> web.Response:
+        body = error_body(error, request_id, self._limits.error_format)
+        headers = {**error.headers, "x-request-id": request_id, hdrs.SERVER: "branchline"}
+        return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what was no request, and close the connection."""
+        if self.transport is not None:
+            self.transport.write(_raw(self._answer(error, new_request_id())))
+        self.force_close()
+
+
+class ClientServer(web.Server):
+    """A server on such connections. limits: for each and for all of them."""
+
+    def __init__(self, handler: Any, *, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(handler, limits=limits, **settings)
+        self._limits = limits
+
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self, loop=self._loop, **self._kwargs)
+
+    def makes_room(self, newest: ClientConnection) -> bool:
+        """Tell whether there is room for one more connection; of those that wait for a request the oldest makes it."""
+        if len(self._connections) <= self._limits.most:
+            return True
+        for one in self._connections:
+            if isinstance(one, ClientConnection) and one.is_waiting and one is not newest:
+                one.force_close()
+                return True
+        return False
+
+
+class ClientRunner(web.AppRunner):
+    """Serves an application on such connections. limits: see `ClientServer`; its other arguments are aiohttp's."""
+
+    def __init__(self, app: web.Application, *, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._limits = limits
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return ClientServer(
+            made.request_handler, limits=self._limits, request_factory=made.request_factory, **self._kwargs
+        )
+
+
+def client_connection(request: web.Request) -> ClientConnection:
+    """Return the connection that a request came on."""
+    connection = request.protocol
+    if not isinstance(connection, ClientConnection):
+        raise TypeError("the application is served by another runner")
+    return connection
+
+
+def new_request_id() -> str:
+    """Return `req_` + 32 hex digits."""
+    return f"req_{secrets.token_hex(16)}"
+
+
+def _error_for(status: int, exc: BaseException | None) -> ApiError:
+    if isinstance(exc, LineTooLong):
+        return BadRequest("The head of the request has a line that is too long.", code="invalid_request_head")
+    if status < 500:
+        return BadRequest("The request is not valid HTTP.", code="invalid_request_head")
+    return InternalError("The server had an error while processing your request.")
+
+
+def _raw(answer: web.Response) -> bytes:
+    head = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in answer.headers.items())]
+    body = answer.body if isinstance(answer.body, bytes) else b""
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "Connection: close", "\r\n"]).encode() + body
