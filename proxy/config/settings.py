@@ -57,6 +57,15 @@ class ServerConfig(Section, frozen=True):
     #: Processes that serve on this port; `auto`: one for each processor. More than one have a supervisor above them,
     #: which replaces those that die and reads the settings anew on SIGHUP.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1
+    #: Connections that one process has open at most, and not more than half of the files that it may open. Beyond that
+    #: the oldest that waits for a request makes room; if none does, a new one gets a 503.
+    max_connections: Count = 10_000
+    #: Seconds that the head of a request may take from its first byte.
+    header_timeout_seconds: Positive = 30.0
+    #: Seconds that the body of a request may take; silence in the middle of it at most 60.
+    body_timeout_seconds: Positive = 300.0
+    #: Seconds that a connection may wait for a request.
+    idle_timeout_seconds: Positive = 120.0
     #: Largest request body, in bytes, as sent and after decompression.
     max_body_bytes: Count = 64 * 1024 * 1024
     #: Deepest nesting of a JSON body.
@@ -65,7 +74,7 @@ class ServerConfig(Section, frozen=True):
     shutdown_timeout_seconds: NotNegative = 30.0
     #: Seconds of silence on a stream after which a comment is sent to keep middleboxes from closing it.
     keepalive_seconds: Positive = 15.0
-    #: Seconds that a client may leave its stream unread before it counts as gone.
+    #: Seconds that a client may leave its stream or its answer unread before it counts as gone.
     unread_seconds: Positive = 300.0
     #: Origins that browsers may call from (`https://app.example`, or `*`); empty turns CORS off.
     cors_origins: tuple[str, ...] = ()
@@ -161,6 +170,8 @@ class TurnsConfig(Section, frozen=True):
     lock_wait_seconds: NotNegative = 0.0
     #: Refuse a tool call without its output and an output without its call, as OpenAI does.
     check_tool_calls: bool = True
+    #: Seconds that a turn may take; then it fails with what it has. Of a background response: each attempt.
+    max_seconds: Positive = 3600.0
     #: Seconds that a finished answer waits for a store that can't be reached.
     commit_retry_seconds: NotNegative = 30.0
 

@@ -104,14 +104,17 @@ async def iter_body(
     """Yield the request's body as it arrives, still in its coding.
 
     limit: bytes. silence_seconds: longest wait for the next bytes; broken chunked framing shows as silence.
-    Raises PayloadTooLarge, before anything is read where Content-Length tells, and RequestTimeout.
+    Raises PayloadTooLarge, before anything is read where Content-Length tells, and RequestTimeout, also for a body that
+    takes longer than `server.body_timeout_seconds` as a whole.
     """
     if (held := request.get(_BODY)) is not None:
         yield held
         return
     _require_length(request.content_length or 0, limit)
     received = 0
-    while chunk := await _next_chunk(request, silence_seconds):
+    clock = asyncio.get_running_loop().time
+    end = clock() + request.app[CONFIG].server.body_timeout_seconds
+    while chunk := await _next_chunk(request, min(silence_seconds, end - clock())):
         received += len(chunk)
         _require_length(received, limit)
         yield chunk

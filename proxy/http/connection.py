@@ -1,20 +1,24 @@
 """Client connection: aiohttp's, with limits of its own, errors in our envelope, and word of the client's leaving.
 
-    a head        has `head_seconds` from its first byte, else 408
-    an answer     that nobody reads ends the connection after `unread_seconds`
-    too many      one that waits for a request makes room, the oldest first; where none does, 503
-    a half-close  (the client sends no more and still reads) is no leaving; see `ClientConnection.eof_received`
+a head        has `head_seconds` from its first byte, else 408
+an answer     that nobody reads ends the connection after `unread_seconds`
+too many      one that waits for a request makes room, the oldest first; where none does, 503
+a half-close  (the client sends no more and still reads) is no leaving; see `ClientConnection.eof_received`
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import resource
 import secrets
 import socket
+import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from proxy.http.keys import REQUEST_ID
@@ -36,7 +40,9 @@ if TYPE_CHECKING:
 _STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: First and longest pause between two looks whether it did, in seconds.
 FIRST_LOOK = 0.01
-LONGEST_PAUSE = 1.0
+LONGEST_LOOK_PAUSE = 1.0
+#: Descriptors that a process needs beside those of its clients and their turns.
+RESERVED_DESCRIPTORS = 64
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +63,7 @@ class ConnectionLimits:
 class ClientConnection(web.RequestHandler):
     """One client's connection. Its requests are answered one after the other."""
 
-    __slots__ = ("_head_timer", "_heads", "_limits", "_server", "on_leave", "probe")
+    __slots__ = ("_head_timer", "_heads", "_limits", "_only_reads", "_server", "on_leave", "probe")
 
     def __init__(self, server: ClientServer, *, limits: ConnectionLimits, **settings: Any) -> None:
         super().__init__(server, **settings)
@@ -66,6 +72,8 @@ class ClientConnection(web.RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         #: Requests before the one whose head `_head_timer` is for.
         self._heads = -1
+        #: The client sends no more.
+        self._only_reads = False
         #: Called once, when the client goes while its request is answered; None where nobody has to know.
         self.on_leave: Callable[[], object] | None = None
         #: Sends something that the client of an answer that has begun overlooks; None where nothing can be sent.
@@ -107,39 +115,49 @@ class ClientConnection(web.RequestHandler):
         if self.is_waiting and self._heads == self._request_count:
             self._refuse(RequestTimeout("The head of the request did not arrive in time."))
 
-    def eof_received(self) -> bool:  # type: ignore[override] (aiohttp's never keeps the connection)
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Tell whether the connection stays: a client that sends no more may still read its answer.
 
         One that has closed its connection looks the same at first, but resets it when it is sent anything; so it is
         sent something that it overlooks, and a reset is watched for.
         """
+        if self._upgraded or self._force_close or self.transport is None or not self._is_asked_for_answers():
+            return False
         request = self._current_request
-        if request is None or self._upgraded or self._force_close or self.transport is None:
+        if request is not None and request.writer.output_size and self.probe is None:
             return False
-        if request.version < HttpVersion11 or not request.content.is_eof():
-            return False
-        if not request.writer.output_size:
-            self.transport.write(_STILL_THERE)
-        elif self.probe is not None:
-            self.probe()
-        else:
-            return False
-        if not self._messages:
-            # after this answer nothing can be asked any more
-            self._close = True
-        self._loop.call_later(FIRST_LOOK, self._look_for_reset, FIRST_LOOK)
+        self._only_reads = True
+        self._look_for_reset(FIRST_LOOK)
         return True
 
-    def _look_for_reset(self, pause: float) -> None:
+    def _is_asked_for_answers(self) -> bool:
+        """Whether there are whole requests to answer, of clients that understand what they are sent meanwhile."""
+        if self._messages:
+            message, payload = self._messages[-1]
+            return payload.is_eof() and getattr(message, "version", HttpVersion10) >= HttpVersion11
+        request = self._current_request
+        return request is not None and request.content.is_eof() and request.version >= HttpVersion11
+
+    def _look_for_reset(self, pause: float, *, probed: bool = False) -> None:
         transport = self.transport
         if transport is None or transport.is_closing():
             return
         if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             transport.abort()
-        elif self.is_waiting:
-            self.force_close()
         else:
-            self._loop.call_later(pause, self._look_for_reset, min(2 * pause, LONGEST_PAUSE))
+            probed = probed or self._send_probe(transport)
+            again = partial(self._look_for_reset, min(2 * pause, LONGEST_LOOK_PAUSE), probed=probed)
+            self._loop.call_later(pause, again)
+
+    def _send_probe(self, transport: asyncio.Transport) -> bool:
+        request = self._current_request
+        if request is None:
+            return False
+        if not request.writer.output_size:
+            transport.write(_STILL_THERE)
+        elif self.probe is not None:
+            self.probe()
+        return True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -149,6 +167,9 @@ class ClientConnection(web.RequestHandler):
             resp = self._in_envelope(request, resp)
         done = await super().finish_response(request, resp, start_time)
         self.probe = None
+        if self._only_reads and not self._messages:
+            # nothing more can be asked
+            self._close = True
         transport = self.transport
         if transport is not None and (left := transport.get_write_buffer_size()):
             self._loop.call_later(self._limits.unread_seconds, self._check_read, transport, left)
@@ -207,6 +228,7 @@ class ClientServer(web.Server):
         self._limits = limits
 
     def __call__(self) -> ClientConnection:
+        """Return what takes the next connection."""
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def makes_room(self, newest: ClientConnection) -> bool:
@@ -242,6 +264,22 @@ def client_connection(request: web.Request) -> ClientConnection:
     return connection
 
 
+def most_connections(wanted: int) -> int:
+    """Return how many connections this process has descriptors for: each turn has one more, to the model server.
+
+    wanted: the system is asked for that many first; it gives what its hard limit allows.
+    """
+    needed = 2 * wanted + RESERVED_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            # macOS has a limit below its hard one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, (soft - RESERVED_DESCRIPTORS) // 2)
+
+
 def new_request_id() -> str:
     """Return `req_` + 32 hex digits."""
     return f"req_{secrets.token_hex(16)}"
@@ -256,6 +294,9 @@ def _error_for(status: int, exc: BaseException | None) -> ApiError:
 
 
 def _raw(answer: web.Response) -> bytes:
-    head = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in answer.headers.items())]
+    head = [
+        f"HTTP/1.1 {answer.status} {answer.reason}",
+        *(f"{name}: {value}" for name, value in answer.headers.items()),
+    ]
     body = answer.body if isinstance(answer.body, bytes) else b""
     return "\r\n".join([*head, f"Content-Length: {len(body)}", "Connection: close", "\r\n"]).encode() + body

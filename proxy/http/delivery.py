@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
+from proxy.http.connection import client_connection
 from proxy.protocol import sse
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class HttpDelivery:
         self.delivered = False
         self._last_sent = 0.0
         self._ended = False
+        self._probing: asyncio.Task[None] | None = None
 
     @property
     def started(self) -> bool:
@@ -59,11 +62,13 @@ class HttpDelivery:
         try:
             if self._response is None:
                 self._response = _EventStream(headers=self._headers)
+                client_connection(self._request).probe = self._probe
                 await self._response.prepare(self._request)
             self._last_sent = time.monotonic()
             if frames.endswith(sse.DONE):
                 # the last frames and the end of the body leave in one write
                 self._ended = True
+                client_connection(self._request).probe = None
                 await self._response.write_eof(frames)
                 self.delivered = True
             else:
@@ -90,6 +95,9 @@ class HttpDelivery:
             return
         if time.monotonic() - self._last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))
+
+    def _probe(self) -> None:
+        self._probing = asyncio.create_task(self.keep_alive(0.0))
 
     async def finish(self, body: bytes | None = None) -> web.StreamResponse:
         """Return the answer: one JSON body, or the stream, which is ended cleanly."""

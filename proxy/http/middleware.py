@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import socket
 import struct
 import time
@@ -22,7 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
-from proxy.http.connection import client_connection
+from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.hosts import require_known_host
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
@@ -76,7 +75,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     if task is None or request.transport is None:
         # the client has left before anything was done
         raise asyncio.CancelledError
-    request[REQUEST_ID] = _new_request_id()
+    request[REQUEST_ID] = new_request_id()
     running = request.app[RUNNING]
     running.add(task)
     task.add_done_callback(running.discard)
@@ -147,7 +146,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id on every answer and remember that it has begun."""
-    response.headers["x-request-id"] = request.get(REQUEST_ID) or _new_request_id()
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or new_request_id()
     if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
         response.headers[hdrs.SERVER] = "branchline"
     request[_STARTED] = response
@@ -244,7 +243,3 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
     if response is None:
         return 0
     return response.content_length if response.content_length is not None else response.body_length
-
-
-def _new_request_id() -> str:
-    return f"req_{secrets.token_hex(16)}"
