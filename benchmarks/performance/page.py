@@ -1,0 +1,3 @@
+from pathlib import Path
+DATA=Path("docs/performance")
+def publish(x): pass

@@ -1,0 +1,110 @@
+"""Statistics of a run: what was measured, one value a block of work, and what is said of it."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, order=True)
+class Sample:
+    """One value: of which measurement and case of it, of which server, in which repetition, of what."""
+
+    measure: str
+    case: str
+    target: str
+    repeat: int
+    quantity: str
+    value: float
+
+
+class Spread(NamedTuple):
+    """Several values of one thing."""
+
+    median: float
+    least: float
+    most: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the middle and the ends of at least one value."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the least value that so many percent of at least one value do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(0, int(rank) - 1)]
+
+
+class Samples:
+    """All values of a run, by what they are of."""
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self._all: list[Sample] = list(samples)
+
+    def __iter__(self) -> Iterable[Sample]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, measure: str, case: str, target: str, repeat: int, **quantities: float) -> None:
+        """Note what one block of work took."""
+        self._all += [Sample(measure, case, target, repeat, name, value) for name, value in quantities.items()]
+
+    def cases(self, measure: str) -> list[str]:
+        """Return the cases of a measurement, in the order in which they were first measured."""
+        return list(dict.fromkeys(one.case for one in self._all if one.measure == measure))
+
+    def targets(self, measure: str, case: str | None = None) -> list[str]:
+        """Return the servers that a measurement, or a case of it, has values of, in the order of the run."""
+        chosen = (one for one in self._all if one.measure == measure and case in (None, one.case))
+        return list(dict.fromkeys(one.target for one in chosen))
+
+    def of(self, measure: str, case: str, target: str, quantity: str) -> dict[int, float]:
+        """Return the values by repetition."""
+        key = (measure, case, target, quantity)
+        return {one.repeat: one.value for one in self._all if (one.measure, one.case, one.target, one.quantity) == key}
+
+    def spread(self, measure: str, case: str, target: str, quantity: str) -> Spread | None:
+        """Return the spread over all repetitions; None if there is none."""
+        values = self.of(measure, case, target, quantity)
+        return spread(list(values.values())) if values else None
+
+    def write(self, path: Path) -> None:
+        """Write all as CSV."""
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([field.name for field in fields(Sample)])
+            writer.writerows([*astuple(one)[:-1], f"{one.value:.6g}"] for one in self._all)
+
+    @classmethod
+    def read(cls, path: Path) -> Samples:
+        """Read what `write` wrote."""
+        with path.open(newline="") as file:
+            return cls(
+                Sample(**{**row, "repeat": int(row["repeat"]), "value": float(row["value"])})  # type: ignore[arg-type]
+                for row in csv.DictReader(file)
+            )
+
+
+def ratios(
+    over: dict[int, float], under: dict[int, float], of: Callable[[float, float], float] = lambda a, b: a / b
+) -> Spread | None:
+    """Return the spread of one thing ÷ another of the same repetition, so that a slow minute is in both.
+
+    Where no repetition has both: of the medians. None if there is nothing to compare.
+    """
+    pairs = [of(over[repeat], under[repeat]) for repeat in over if under.get(repeat)]
+    if pairs:
+        return spread(pairs)
+    if not over or not under:
+        return None
+    one = of(statistics.median(over.values()), statistics.median(under.values()))
+    return Spread(one, one, one)
