@@ -116,6 +116,8 @@ async def listening(url: str, started: subprocess.Popen[bytes] | None = None) ->
 
 async def until(holds: Callable[[], bool]) -> None:
     """Return once something holds. Raises TimeoutError."""
-    async with asyncio.timeout(START_SECONDS):
-        while not holds():
-            await asyncio.sleep(0.05)
+    deadline = time.monotonic() + START_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was waited for did not come")
+        await asyncio.sleep(0.05)

@@ -13,6 +13,9 @@ from typing import NamedTuple, cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
+#: What clients of every measurement send.
+HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer bench"}
+
 #: Most of a chunk's size line or of a trailer's line that is waited for.
 _MAX_LINE_BYTES = 1024
 
@@ -63,7 +66,7 @@ class MessageReader:
             self._read = self._read_size
         elif head.startswith(b"HTTP/") and head[9:12] not in (b"204", b"304"):
             raise WireError("an answer without a length")
-        if self._read == self._read_counted and self._left == 0 or self._read == self._read_head:
+        if (self._read == self._read_counted and self._left == 0) or self._read == self._read_head:
             self._finish()
         return end + 4
 
@@ -126,7 +129,8 @@ class Connection(asyncio.Protocol):
     """A client's connection that is kept: one request at a time."""
 
     def __init__(self, host: str) -> None:
-        self._head = f" HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer bench\r\nContent-Type: application/json\r\n"
+        fields = {"Host": host, **HEADERS}
+        self._head = " HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._transport: asyncio.Transport | None = None
         self._reader = MessageReader(self._begin, self._take, self._end)
         self._answer: asyncio.Future[Answer] | None = None

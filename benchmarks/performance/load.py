@@ -36,7 +36,7 @@ class Tally:
     latencies: list[float] = field(default_factory=list)
     lost: int = 0
     seconds: float = 0.0
-    cpu: Cpu = Cpu(0.0, 0.0)
+    cpu: Cpu = field(default_factory=lambda: Cpu(0.0, 0.0))
 
     def quantities(self) -> dict[str, float]:
         """Return the numbers of a block for its sample."""
@@ -160,10 +160,10 @@ async def metered(target: Target, tally: Tally, *work: Awaitable[None]) -> Tally
 async def interleaved(
     targets: Sequence[Target], repeats: int, block: Callable[[Target, int], Awaitable[None]]
 ) -> dict[str, str]:
-    """Run a block of each target in turn, `repeats` times; each round begins with another. Returns who failed and why.
+    """Run a block of each target in turn, so many times, each round beginning with another; return who failed and why.
 
-    So a machine that changes its speed changes it for all. A target with a share takes part in that share of the rounds,
-    at least in one. Raises WrongAnswer of a target that must not fail.
+    So a machine that changes its speed changes it for all. A target with a share takes part in that share of the
+    rounds, at least in one. Raises WrongAnswer of a target that must not fail.
     """
     failed: dict[str, str] = {}
     for repeat in range(repeats):

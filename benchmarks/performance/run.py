@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Run:
             model = await stack.enter_async_context(model_server())
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             bare = await stack.enter_async_context(bare_relay(model.url))
-            ours = await stack.enter_async_context(branchline(model.url))
+            ours = await stack.enter_async_context(branchline(f"{model.url}/v1"))
             peers = await self._start_peers(stack, folder, model.url)
             for name in self._chosen:
                 self._say(f"{name} …")
@@ -142,7 +142,7 @@ class Run:
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "kind": "quick" if self._options.quick else "full",
             "minutes": round((time.monotonic() - self._began) / 60, 1),
-            "machine": f"{os.cpu_count()} × {_processor()}",
+            "machine": f"{os.cpu_count()} processors, {_processor()}",
             "system": f"{platform.system()} {platform.release()}",
             "python": platform.python_version(),
             "load_before": round(load, 2),

@@ -54,7 +54,7 @@ async def _several(dialogue: Dialogue, tally: Tally, turns: int) -> None:
 
 @dataclass(frozen=True)
 class StoredPlan:
-    """How much is done. few, many: conversations in the store. turns: of each client in each conversation it takes up."""
+    """How much is done. few, many: conversations in the store. turns: of a client in each conversation it takes up."""
 
     few: int = 100
     many: int = 100_000
@@ -70,7 +70,7 @@ async def measure_stored(samples: Samples, model: str, plan: StoredPlan) -> None
         held: dict[str, list[str]] = {}
         targets = []
         for count in (plan.few, plan.many):
-            target = await stack.enter_async_context(branchline(model, f"{count:,} conversations"))
+            target = await stack.enter_async_context(branchline(f"{model}/v1", f"{count:,} conversations"))
             held[target.name] = await _fill(target, count)
             targets.append(target)
 
@@ -143,10 +143,12 @@ class WorkersPlan:
 
 
 async def measure_workers(samples: Samples, model: str, model_pid: int, plan: WorkersPlan) -> None:
-    """Load one worker and two with as much as they take. The load and the model server go on with less priority: last."""
+    """Load one worker and two with as much as they take. Afterwards this process has less priority: do it last."""
     async with AsyncExitStack() as stack:
         targets = [
-            await stack.enter_async_context(branchline(model, f"{workers} worker{'s' * (workers > 1)}", workers))
+            await stack.enter_async_context(
+                branchline(f"{model}/v1", f"{workers} worker{'s' * (workers > 1)}", workers)
+            )
             for workers in (1, 2)
         ]
         os.setpriority(os.PRIO_PROCESS, model_pid, plan.niceness)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Samples:
     def __init__(self, samples: Iterable[Sample] = ()) -> None:
         self._all: list[Sample] = list(samples)
 
-    def __iter__(self) -> Iterable[Sample]:
+    def __iter__(self) -> Iterator[Sample]:
         return iter(self._all)
 
     def __len__(self) -> int:
@@ -94,17 +94,20 @@ class Samples:
             )
 
 
-def ratios(
-    over: dict[int, float], under: dict[int, float], of: Callable[[float, float], float] = lambda a, b: a / b
-) -> Spread | None:
+def total(samples: Samples, measure: str, case: str, target: str) -> dict[int, float]:
+    """Return the processor time of a turn, proxy and store together, by repetition; in ms."""
+    proxy, store = (samples.of(measure, case, target, quantity) for quantity in ("proxy_ms", "store_ms"))
+    return {repeat: value + store[repeat] for repeat, value in proxy.items()}
+
+
+def ratios(over: dict[int, float], under: dict[int, float]) -> Spread | None:
     """Return the spread of one thing ÷ another of the same repetition, so that a slow minute is in both.
 
     Where no repetition has both: of the medians. None if there is nothing to compare.
     """
-    pairs = [of(over[repeat], under[repeat]) for repeat in over if under.get(repeat)]
-    if pairs:
+    if pairs := [value / under[repeat] for repeat, value in over.items() if under.get(repeat)]:
         return spread(pairs)
-    if not over or not under:
+    if not over or not any(under.values()):
         return None
-    one = of(statistics.median(over.values()), statistics.median(under.values()))
+    one = statistics.median(over.values()) / statistics.median(under.values())
     return Spread(one, one, one)

@@ -64,7 +64,9 @@ class _Listener:
         told = "".join(map(delta_text, self._stamps))
         found = _COMPLETED.search(self._kept)
         if found is None or len(self._stamps) != deltas - 1:
-            raise WrongAnswer(f"{target.name}: {len(self._stamps) + 1} of {deltas} deltas, completed: {found is not None}")
+            raise WrongAnswer(
+                f"{target.name}: {len(self._stamps) + 1} of {deltas} deltas, completed: {found is not None}"
+            )
         text = orjson.loads(found[1])["response"]["output"][-1]["content"][0]["text"]
         if not text.startswith(expected_text(tag, 1)) or not text.endswith("]] " + told):
             raise WrongAnswer(f"{target.name}: the deltas of {tag} are not its text, which is {text[:80]!r}")
@@ -88,9 +90,7 @@ async def open_used(target: Target, count: int) -> list[Connection]:
     return connections
 
 
-async def run_streams(
-    target: Target, connections: Sequence[Connection], name: str, deltas: int, gap_us: int
-) -> Round:
+async def run_streams(target: Target, connections: Sequence[Connection], name: str, deltas: int, gap_us: int) -> Round:
     """Run a stream a connection, all at once, and check every delta. Raises WrongAnswer."""
     took = Round([], [])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -100,12 +100,17 @@ async def bare_relay(model: str) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def branchline(model: str, name: str = "branchline", workers: int = 1) -> AsyncIterator[Target]:
-    """Run Branchline as it comes, with its embedded Valkey, which has every commit on disk before it answers."""
+async def branchline(
+    upstream: str, name: str = "branchline", workers: int = 1, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Target]:
+    """Run Branchline as it comes, with its embedded Valkey, which has every commit on disk before it answers.
+
+    upstream: `http://HOST:PORT/v1` or `echo`. variables: settings that differ, `BRANCHLINE_…`.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--upstream", f"{model}/v1", "--port", str(port), "--data-dir", folder, "--workers", str(workers)]
-        with command(sys.executable, "-m", "proxy", "serve", *options) as started:
+        options = ["--upstream", upstream, "--port", str(port), "--data-dir", folder, "--workers", str(workers)]
+        with command(sys.executable, "-m", "proxy", "serve", *options, variables=variables) as started:
             url = f"http://127.0.0.1:{port}"
             await listening(url, started)
             # one worker is the process itself, more have a supervisor above them

@@ -1,6 +1,6 @@
 """The yardstick: a bare aiohttp relay, which streams one POST to the upstream and its answer back.
 
-    python -m benchmarks.servers.bare PORT UPSTREAM
+python -m benchmarks.servers.bare PORT UPSTREAM
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python -m benchmarks.servers.model PORT
 
 What to do stands in the newest message that a request holds, wherever a gateway put it: `<<TAG|DELTAS|GAP>>` asks for
-DELTAS deltas, GAP microseconds apart (0: as fast as they can be written). The answer names the tag, how many messages the request held, and
-how many bytes it had. A delta is the time at which it was sent, so that whoever reads it knows how long it took.
+DELTAS deltas, GAP microseconds apart (0: as fast as they can be written). The answer names the tag, how many messages
+the request held, and how many bytes it had. A delta is the time at which it was sent, so that whoever reads it knows
+how long it took.
 """
 
 from __future__ import annotations
