@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.performance.statistics import Samples, Spread, ratios, spread, total
-
-OURS = "branchline"
-BARE = "bare"
-#: Servers that are no peers: ourselves, the yardstick, and the model server without anything before it.
-_NO_PEERS = {OURS, BARE, "direct"}
+from benchmarks.performance.statistics import BARE, DIRECT, OURS, Samples, Spread, ratios, spread, total
 
 
 @dataclass(frozen=True)
@@ -45,13 +40,13 @@ def _turns(samples: Samples) -> Iterator[Bar]:
         yield Bar(f"{names[kind]}: proxy ÷ bare relay, CPU", proxy, ratios(ours, bare))
         ours = samples.of("turns", kind, OURS, "store_ms")
         yield Bar(f"{names[kind]}: Valkey ÷ bare relay, CPU", store, ratios(ours, bare))
-    shallow, deep = (samples.of("depth", depth, OURS, "p50_ms") for depth in ("1", "1000"))
-    yield Bar("turn at depth 1,000 ÷ at depth 1, latency p50", 1.5, ratios(deep, shallow))
+    shallow, deep = (samples.of("depth", depth, OURS, "alone_p50_ms") for depth in ("1", "1000"))
+    yield Bar("turn at depth 1,000 ÷ at depth 1, one client, latency p50", 1.5, ratios(deep, shallow))
 
 
 def peers(samples: Samples, measure: str, case: str, *, whole: bool) -> list[str]:
     """Return the peers that a case has values of. whole: only those that lost no history in it."""
-    found = [name for name in samples.targets(measure, case) if name not in _NO_PEERS]
+    found = [name for name in samples.targets(measure, case) if name not in (DIRECT, BARE, OURS)]
     return [name for name in found if not whole or not any(samples.of(measure, case, name, "lost").values())]
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.performance.bars import OURS
-from benchmarks.performance.statistics import Samples, Spread, spread, total
+from benchmarks.performance.statistics import DIRECT, OURS, Samples, Spread, spread, total
 
 #: What costs more than so many times what we cost is left out of a chart whose axis begins at 0.
 MOST_TIMES = 6.0
@@ -62,8 +61,8 @@ def charts(samples: Samples) -> dict[str, list[Lines | Stacks]]:
     made: dict[str, list[Lines | Stacks]] = {
         "turns": [_turns(samples)],
         "depth": [
-            _depth(samples, "CPU of a turn", "ms, proxy + store"),
-            _depth(samples, "latency of a turn", "p50 ms"),
+            _depth(samples, "CPU of a turn, 16 clients", "ms, proxy + store"),
+            _depth(samples, "latency of a turn, one client", "p50 ms"),
         ],
         "streams": [_streams(samples, "CPU of a delta", "µs", "delta_us"), _streams(samples, "delay", "p99 ms", "")],
     }
@@ -92,14 +91,14 @@ def _depth(samples: Samples, title: str, y: str) -> Lines:
     def values(depth: str, name: str) -> Iterable[float]:
         if "CPU" in title:
             return total(samples, "depth", depth, name).values()
-        return samples.of("depth", depth, name, "p50_ms").values()
+        return samples.of("depth", depth, name, "alone_p50_ms").values()
 
     return Lines(title, "turns of the conversation", y, _lines(samples, "depth", values))
 
 
 def _streams(samples: Samples, title: str, y: str, quantity: str) -> Lines:
     def values(count: str, name: str) -> Iterable[float]:
-        if quantity and name == "direct":
+        if quantity and name == DIRECT:
             return ()
         return samples.of("streams", count, name, quantity or "delay_p99_ms").values()
 

@@ -9,17 +9,18 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.performance.bars import OURS
 from benchmarks.performance.charts import Lines, Stacks
+from benchmarks.performance.statistics import BARE, DIRECT, OURS
 
 #: Four and a half times as bright, or as dark, as either background.
 _INK = "#7a7a7a"
 #: Told apart by those who see no red or no green too.
 _COLOURS = {
     OURS: "#d55e00",
-    "bare": "#8c8c8c",
-    "direct": "#b8a000",
+    BARE: "#8c8c8c",
+    DIRECT: "#b8a000",
     "smg": "#2f8fd8",
     "agentic-api": "#00a378",
     "litellm": "#cc79a7",
@@ -75,8 +76,8 @@ def _draw_lines(axes: Axes, chart: Lines) -> None:
         axes.set_ylim(bottom=0)
     axes.grid(visible=True, color=_INK, alpha=0.25, lw=0.6)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
-        axis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_stacks(axes: Axes, chart: Stacks) -> None:

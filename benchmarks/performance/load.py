@@ -21,6 +21,8 @@ from benchmarks.wire import Connection
 
 #: The beginning of every question: with it an item has about 550 bytes.
 QUESTION = FILLER
+#: Items that one request may add to a conversation.
+ITEMS_A_REQUEST = 20
 #: What a block may take at most; a peer that takes longer is left out.
 BLOCK_SECONDS = 180.0
 
@@ -71,6 +73,7 @@ class Dialogue:
         self._memory = memory
         self._name = name
         self._held: list[bytes] = []
+        self._conversation = ""
         self._place = b""
         self._image_bytes = 0
         self.turns = 0
@@ -78,13 +81,11 @@ class Dialogue:
     async def begin(self) -> None:
         """Make the conversation, where there is to be one."""
         if self._memory is Memory.CONVERSATION and self._memory in self._target.remembers:
-            answer = await self._connection.request("POST", "/v1/conversations", b"{}")
-            if answer.status not in (200, 201):
-                raise WrongAnswer(f"{self._target.name}: {answer.status} {answer.body[:200]!r}")
-            self.resume(orjson.loads(answer.body)["id"], 0)
+            self.resume((await self._created("/v1/conversations", b"{}"))["id"], 0)
 
     def resume(self, conversation: str, turns: int) -> None:
         """Go on with a conversation that has so many turns."""
+        self._conversation = conversation
         self._place = b',"conversation":%s' % orjson.dumps(conversation)
         self.turns = turns
 
@@ -93,15 +94,25 @@ class Dialogue:
         self._connection.close()
 
     async def lead_up(self, turns: int) -> None:
-        """Let so many turns have been taken already; of a server that remembers none they are made up. Unmeasured."""
-        if self._memory is None or self._memory in self._target.remembers:
-            for _ in range(turns):
-                await self.turn(Tally())
-            return
+        """Let so many turns have been taken already: their items are added to the conversation, or to what is sent."""
         answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": 2 * FILLER}]}
-        for number in range(turns):
-            self._held += [question(f"{self._name}-{number}"), orjson.dumps(answer)]
+        items: list[bytes] = []
+        for number in range(self.turns, self.turns + turns):
+            items += [question(f"{self._name}-{number}"), orjson.dumps(answer)]
         self.turns += turns
+        if not self._place:
+            self._held += items
+            return
+        path = f"/v1/conversations/{self._conversation}/items"
+        for first in range(0, len(items), ITEMS_A_REQUEST):
+            body = b'{"items":[%s]}' % b",".join(items[first : first + ITEMS_A_REQUEST])
+            await self._created(path, body)
+
+    async def _created(self, path: str, body: bytes) -> Any:
+        status, said = await self._connection.request("POST", path, body)
+        if status not in (200, 201):
+            raise WrongAnswer(f"{self._target.name}: {status} {said[:300]!r}")
+        return orjson.loads(said)
 
     async def turn(self, tally: Tally, images: Sequence[str] = ()) -> None:
         """Take the next turn and check its answer. Raises WrongAnswer."""
@@ -148,13 +159,12 @@ async def dialogues(target: Target, memory: Memory | None, names: Iterable[str])
     return [Dialogue(await Connection.open(target.url), target, memory, name) for name in names]
 
 
-async def metered(target: Target, tally: Tally, *work: Awaitable[None]) -> Tally:
+async def metered(target: Target, tally: Tally, *work: Awaitable[None]) -> None:
     """Do all of the work at once; note in the tally how long it took and the processor time of the target."""
     before, start = target.cpu(), time.perf_counter()
     await asyncio.gather(*work)
     tally.seconds = time.perf_counter() - start
     tally.cpu = target.cpu().since(before)
-    return tally
 
 
 async def interleaved(

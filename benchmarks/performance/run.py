@@ -41,7 +41,7 @@ from benchmarks.performance.statistics import Samples
 from benchmarks.performance.streams import StreamsPlan, measure_first_byte, measure_streams
 from benchmarks.performance.target import Target, bare_relay, branchline, model_server
 from benchmarks.performance.turns import DepthsPlan, TurnsPlan, measure_depths, measure_turns
-from benchmarks.servers.peers import PEERS, Missing, install
+from benchmarks.servers.peers import PEERS, Missing, install, version
 
 #: What is measured, in this order: the last one lowers the run's own priority.
 MEASURES = ("turns", "depth", "first byte", "streams", "images", "stored", "workers")
@@ -62,15 +62,17 @@ class Plan:
 
 
 QUICK = Plan(
-    TurnsPlan(repeats=2, turns=40),
-    DepthsPlan(depths=(1, 40, 300, 1000), repeats=2, turns=8),
+    TurnsPlan(repeats=2),
+    DepthsPlan(depths=(1, 40, 300, 1000), repeats=2, turns=2, alone=6),
     StreamsPlan(
         gaps_us=((1, 1_000), (100, 10_000), (1_000, 40_000)), repeats=((1, 3), (100, 2), (1_000, 1)), openings=5
     ),
     ImagesPlan(repeats=2),
     StoredPlan(many=10_000, repeats=3),
-    WorkersPlan(repeats=3),
+    WorkersPlan(repeats=2),
 )
+#: In a quick run unless asked for: litellm takes twenty seconds to start and as much for each block of turns.
+QUICK_PEERS = ("smg", "agentic-api")
 
 
 class Run:
@@ -83,6 +85,8 @@ class Run:
         self._samples = Samples()
         self._notes: list[str] = []
         self._began = time.monotonic()
+        #: Whether something gave a wrong answer, or none, that must not.
+        self.failed = False
 
     async def measure(self) -> tuple[Samples, dict[str, Any]]:
         """Start the servers and measure what was chosen; returns all values and what describes the run."""
@@ -95,7 +99,12 @@ class Run:
             peers = await self._start_peers(stack, folder, model.url)
             for name in self._chosen:
                 self._say(f"{name} …")
-                self._note(name, await self._one(name, model, [bare, ours, *peers]))
+                try:
+                    failed = await self._one(name, model, [bare, ours, *peers])
+                except Exception as exc:  # what else was measured is worth keeping
+                    failed = {"THE RUN": f"{type(exc).__name__}: {exc}"}
+                    self.failed = True
+                self._note(name, failed)
         return self._samples, self._description(load, [peer.name for peer in peers])
 
     async def _one(self, name: str, model: Target, targets: list[Target]) -> dict[str, str]:
@@ -146,7 +155,7 @@ class Run:
             "system": f"{platform.system()} {platform.release()}",
             "python": platform.python_version(),
             "load_before": round(load, 2),
-            "peers": {name: PEERS[name].requirement for name in peers},
+            "peers": {name: version(PEERS[name], self._options.peer_folder) for name in peers},
             "notes": self._notes,
         }
 
@@ -163,7 +172,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="about 4 minutes instead of 20")
     parser.add_argument("--only", default="", metavar="MEASURES", help=f"some of: {','.join(MEASURES)}")
-    parser.add_argument("--peers", default=",".join(PEERS), help="some of them, or none (default: %(default)s)")
+    parser.add_argument(
+        "--peers", help=f"some of {','.join(PEERS)}, or none (default: all; in a quick run {','.join(QUICK_PEERS)})"
+    )
     parser.add_argument(
         "--peer-folder",
         type=Path,
@@ -174,6 +185,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=page.DATA, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--page", action="store_true", help="only write the page anew from the data that are there")
     options = parser.parse_args(arguments)
+    options.peers = options.peers or ",".join(QUICK_PEERS if options.quick else PEERS)
     for given, known in ((options.only, MEASURES), (options.peers.replace("none", ""), PEERS)):
         if unknown := set(filter(None, given.split(","))) - set(known):
             parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -191,8 +203,12 @@ def main() -> None:
         # The load must not stop to look for garbage while it measures.
         gc.freeze()
         gc.set_threshold(200_000)
-        samples, description = uvloop.run(Run(options).measure())
+        run = Run(options)
+        samples, description = uvloop.run(run.measure())
         options.output.mkdir(parents=True, exist_ok=True)
         samples.write(options.output / "measurements.csv")
         (options.output / "run.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+        if run.failed:
+            page.publish(options.output)
+            raise SystemExit("A wrong answer, or none: see the notes of the run.")
     page.publish(options.output)

@@ -9,6 +9,9 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
+#: The model server with nothing before it, the bare relay, ourselves.
+DIRECT, BARE, OURS = _FIRST = ("direct", "bare", "branchline")
+
 
 @dataclass(frozen=True, order=True)
 class Sample:
@@ -42,6 +45,12 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, int(rank) - 1)]
 
 
+def _amount(case: str) -> int:
+    """Return the number that a case begins with, 0 if it begins with none."""
+    digits = case.partition(" ")[0].replace(",", "")
+    return int(digits) if digits.isdigit() else 0
+
+
 class Samples:
     """All values of a run, by what they are of."""
 
@@ -59,13 +68,14 @@ class Samples:
         self._all += [Sample(measure, case, target, repeat, name, value) for name, value in quantities.items()]
 
     def cases(self, measure: str) -> list[str]:
-        """Return the cases of a measurement, in the order in which they were first measured."""
-        return list(dict.fromkeys(one.case for one in self._all if one.measure == measure))
+        """Return the cases of a measurement: those with a number by that, others in the order of the run."""
+        cases = dict.fromkeys(one.case for one in self._all if one.measure == measure)
+        return sorted(cases, key=_amount)
 
     def targets(self, measure: str, case: str | None = None) -> list[str]:
-        """Return the servers that a measurement, or a case of it, has values of, in the order of the run."""
-        chosen = (one for one in self._all if one.measure == measure and case in (None, one.case))
-        return list(dict.fromkeys(one.target for one in chosen))
+        """Return the servers that a measurement, or a case of it, has values of, the yardsticks and ourselves first."""
+        chosen = {one.target for one in self._all if one.measure == measure and case in (None, one.case)}
+        return sorted(chosen, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
 
     def of(self, measure: str, case: str, target: str, quantity: str) -> dict[int, float]:
         """Return the values by repetition."""

@@ -27,12 +27,13 @@ _COMPLETED = re.compile(rb'^data: ?(\{.*"type":\s?"response\.completed".*\})\r?$
 class StreamsPlan:
     """How much is done. gaps_us: by how many streams at once, microseconds between two deltas. repeats: by the same.
 
-    openings: how often `opened` streams are begun at once.
+    for_peers: most streams at once that peers get. openings: how often `opened` streams are begun at once.
     """
 
     deltas: int = 300
     gaps_us: tuple[tuple[int, int], ...] = ((1, 2_000), (100, 12_000), (1_000, 50_000), (2_000, 100_000))
-    repeats: tuple[tuple[int, int], ...] = ((1, 7), (100, 5), (1_000, 3), (2_000, 1))
+    repeats: tuple[tuple[int, int], ...] = ((1, 7), (100, 5), (1_000, 3), (2_000, 2))
+    for_peers: int = 1_000
     opened: int = 50
     openings: int = 15
 
@@ -121,7 +122,7 @@ async def measure_streams(samples: Samples, targets: Sequence[Target], plan: Str
     for count, gap_us in plan.gaps_us:
 
         async def block(target: Target, repeat: int, count: int = count, gap_us: int = gap_us) -> None:
-            if target.share < 1 and count > 1:
+            if not target.must and count > (plan.for_peers if target.share == 1 else 1):
                 return
             await _warm_up(target)
             idle.setdefault(target.name, target.memory_bytes())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.performance.bars import BARE, OURS, Bar, bars
-from benchmarks.performance.statistics import Samples, Spread, ratios, spread, total
+from benchmarks.performance.bars import Bar, bars
+from benchmarks.performance.statistics import BARE, DIRECT, OURS, Samples, Spread, ratios, spread, total
 from benchmarks.servers.peers import PEERS
 
 #: What stands in a cell that has nothing.
@@ -40,7 +40,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def run_table(description: dict[str, Any]) -> str:
     """Return when and where a run was made."""
-    peers = ", ".join(description["peers"].values()) or "none"
+    peers = ", ".join(f"{name} {version}" for name, version in description["peers"].items()) or "none"
     rows = [
         ["date", f"{description['date']}, a {description['kind']} run of {description['minutes']} minutes"],
         ["machine", f"{description['machine']}; {description['system']}; CPython {description['python']}"],
@@ -102,12 +102,20 @@ def depth_table(samples: Samples) -> str:
                 [
                     f"{int(depth):,}: {name}",
                     cell(spread(list(cost.values()))),
-                    cell(samples.spread("depth", depth, name, "p50_ms")),
                     cell(ratios(cost, total(samples, "depth", depth, BARE))),
+                    *(
+                        cell(samples.spread("depth", depth, name, of))
+                        for of in ("p50_ms", "p99_ms", "turns_per_second")
+                    ),
+                    cell(samples.spread("depth", depth, name, "alone_p50_ms")),
                     f"{lost / taken:.0%} of turns" if lost else "none",
                 ]
             )
-    return table(["depth", "proxy + store, CPU ms", "p50 ms", "CPU ÷ bare", "history lost"], rows)
+    head = [
+        *("depth", "proxy + store, CPU ms", "÷ bare", "p50 ms", "p99 ms", "turns a second"),
+        *("one client alone, p50 ms", "history lost"),
+    ]
+    return table(head, rows)
 
 
 def streams_table(samples: Samples) -> str:
@@ -115,10 +123,10 @@ def streams_table(samples: Samples) -> str:
     rows = []
     for count in samples.cases("streams"):
         bare = samples.of("streams", count, BARE, "delta_us")
-        direct = samples.spread("streams", count, "direct", "delay_p99_ms")
+        direct = samples.spread("streams", count, DIRECT, "delay_p99_ms")
         for name in samples.targets("streams", count):
             delay = samples.spread("streams", count, name, "delay_p99_ms")
-            if name == "direct" or delay is None:
+            if name == DIRECT or delay is None:
                 continue
             cost = samples.of("streams", count, name, "delta_us")
             added = max(0.0, delay.median - direct.median) if direct else None

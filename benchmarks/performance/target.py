@@ -71,7 +71,8 @@ class Target:
 
 def family(pid: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return a process with all that it has started, and apart from them those that are stores."""
-    found, stores = [pid], []
+    found: list[int] = [pid]
+    stores: list[int] = []
     for one in found:
         for child in children(one):
             name = Path(f"/proc/{child}/comm").read_text().strip()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TypeAlias
 
 from benchmarks.performance.load import Dialogue, Tally, dialogues, interleaved, metered
 from benchmarks.performance.statistics import Samples
 from benchmarks.performance.target import Memory, Target
+from benchmarks.wire import Connection
 
 #: Each block: how its turns are connected.
 KINDS = {"single": None, "conversation": Memory.CONVERSATION, "chain": Memory.CHAIN}
@@ -36,10 +41,8 @@ async def measure_turns(samples: Samples, targets: Sequence[Target], plan: Turns
             samples.add("turns", kind, target.name, repeat, **tally.quantities())
 
     for kind in KINDS:
-        await interleaved(targets, 1, lambda target, repeat, kind=kind: block(kind, target, repeat, counts=False))
-        failed |= await interleaved(
-            targets, plan.repeats, lambda target, repeat, kind=kind: block(kind, target, repeat)
-        )
+        await interleaved(targets, 1, partial(block, kind, counts=False))
+        failed |= await interleaved(targets, plan.repeats, partial(block, kind))
     return failed
 
 
@@ -51,61 +54,77 @@ async def _whole(dialogue: Dialogue, tally: Tally, turns: int) -> None:
 
 @dataclass(frozen=True)
 class DepthsPlan:
-    """How much is done. depths: the turn of a conversation that is measured. turns: of a block."""
+    """How much is done. depths: which turn of a conversation is measured. turns: of each client in a block.
+
+    alone: turns of a single client, which waits for nobody, after each block of all.
+    """
 
     depths: tuple[int, ...] = (1, 10, 40, 100, 300, 1000)
     repeats: int = 5
-    turns: int = 12
+    clients: int = 16
+    turns: int = 4
+    alone: int = 10
 
 
-class _Pool:
-    """Conversations that have come to a depth; each gives turns until it has grown by a tenth."""
+class _Client:
+    """A client whose conversations have come to a depth; each gives turns until it has grown by a tenth."""
 
-    def __init__(self, target: Target, depth: int) -> None:
-        self._target = target
-        self._depth = depth
+    def __init__(self, target: Target, depth: int, name: str) -> None:
+        self._target, self._depth, self._name = target, depth, name
+        self._connection: Connection | None = None
         self._made = 0
-        self._dialogue: Dialogue | None = None
-        self._left = 0
+        self._grown: list[tuple[Dialogue, int]] = []
 
-    async def take(self, turns: int) -> list[tuple[Dialogue, int]]:
-        """Return dialogues, each with how many turns to take."""
-        taken = []
-        while turns > 0:
-            if self._dialogue is None or self._left == 0:
-                self._dialogue = await self._grow()
-                self._left = max(1, self._depth // 10)
-            here = min(turns, self._left)
-            taken.append((self._dialogue, here))
-            self._left -= here
-            turns -= here
-        return taken
+    async def prepare(self, turns: int) -> None:
+        """See to conversations for so many turns."""
+        self._connection = self._connection or await Connection.open(self._target.url)
+        here = sum(left for _, left in self._grown)
+        while here < turns:
+            self._made += 1
+            name = f"{self._name}-{self._made}"
+            dialogue = Dialogue(self._connection, self._target, Memory.CONVERSATION, name)
+            await dialogue.begin()
+            await dialogue.lead_up(self._depth - 1)
+            self._grown.append((dialogue, max(1, self._depth // 10)))
+            here += self._grown[-1][1]
 
-    async def _grow(self) -> Dialogue:
-        self._made += 1
-        (dialogue,) = await dialogues(self._target, Memory.CONVERSATION, [f"depth-{self._depth}-{self._made}"])
-        await dialogue.begin()
-        await dialogue.lead_up(self._depth - 1)
-        return dialogue
+    async def take(self, turns: int, tally: Tally) -> None:
+        """Take so many turns, for which it was prepared."""
+        for _ in range(turns):
+            dialogue, left = self._grown.pop(0)
+            await dialogue.turn(tally)
+            if left > 1:
+                self._grown.insert(0, (dialogue, left - 1))
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+Crews: TypeAlias = dict[str, list[_Client]]
 
 
 async def measure_depths(samples: Samples, targets: Sequence[Target], plan: DepthsPlan) -> dict[str, str]:
-    """Take turns of conversations of each depth, one client, one after the other; returns who failed and why."""
+    """Take turns of conversations of each depth, with all clients and with one; returns who failed and why."""
     failed: dict[str, str] = {}
     for depth in plan.depths:
-        pools = {target.name: _Pool(target, depth) for target in targets}
+        crews = {
+            target.name: [_Client(target, depth, f"depth-{depth}-{number}") for number in range(plan.clients)]
+            for target in targets
+        }
 
-        async def block(target: Target, repeat: int, depth: int = depth, pools: dict[str, _Pool] = pools) -> None:
-            taken = await pools[target.name].take(plan.turns)
-            tally = Tally()
-            await metered(target, tally, _in_turn(taken, tally))
-            samples.add("depth", str(depth), target.name, repeat, **tally.quantities())
+        async def block(target: Target, repeat: int, depth: int = depth, crews: Crews = crews) -> None:
+            crew = crews[target.name]
+            await asyncio.gather(*(each.prepare(plan.turns) for each in crew))
+            tally, alone = Tally(), Tally()
+            await metered(target, tally, *(each.take(plan.turns, tally) for each in crew))
+            await crew[0].prepare(plan.alone)
+            await metered(target, alone, crew[0].take(plan.alone, alone))
+            own = {f"alone_{name}": value for name, value in alone.quantities().items() if name.endswith("_ms")}
+            samples.add("depth", str(depth), target.name, repeat, **tally.quantities(), **own)
 
         failed |= await interleaved([one for one in targets if one.name not in failed], plan.repeats, block)
+        for client in chain.from_iterable(crews.values()):
+            client.close()
     return failed
-
-
-async def _in_turn(taken: list[tuple[Dialogue, int]], tally: Tally) -> None:
-    for dialogue, turns in taken:
-        for _ in range(turns):
-            await dialogue.turn(tally)

@@ -30,29 +30,40 @@ class Peer:
 
     name: str
     requirement: str
+    program: str
     set_up: str
     start: Callable[[Path, Path, str], AbstractAsyncContextManager[Target]]
 
 
 def install(peer: Peer, folder: Path) -> Path:
-    """Return the folder of a peer's programs, after installing it if it is not there. Raises Missing."""
-    home = folder / peer.name
-    done = home / "installed"
-    if not done.exists() or done.read_text() != peer.requirement:
-        commands = (
-            [sys.executable, "-m", "venv", "--clear", str(home)],
-            [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", peer.requirement],
-        )
-        for each in commands:
-            try:
-                subprocess.run(each, check=True, capture_output=True, timeout=INSTALL_SECONDS)
-            except subprocess.CalledProcessError as exc:
-                last = exc.stderr.decode(errors="replace").strip().splitlines() or ["pip failed"]
-                raise Missing(f"{peer.requirement} can't be installed: {last[-1]}") from exc
-            except (OSError, subprocess.TimeoutExpired) as exc:
-                raise Missing(f"{peer.requirement} can't be installed: {exc}") from exc
-        done.write_text(peer.requirement)
+    """Return the folder of a peer's programs; installs it if it is not there. Raises Missing.
+
+    A virtual environment that somebody else made under the peer's name is used as it is.
+    """
+    home = (folder / peer.name).absolute()
+    mark = home / "installed-by-benchmarks"
+    if (home / "bin" / peer.program).exists() and (not mark.exists() or mark.read_text() == peer.requirement):
+        return home / "bin"
+    for arguments in (
+        [sys.executable, "-m", "venv", "--clear", str(home)],
+        [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", peer.requirement],
+    ):
+        try:
+            subprocess.run(arguments, check=True, capture_output=True, timeout=INSTALL_SECONDS)
+        except subprocess.CalledProcessError as exc:
+            said = exc.stderr.decode(errors="replace").strip().splitlines() or [f"status {exc.returncode}"]
+            raise Missing(f"{peer.requirement} can't be installed: {said[-1]}") from exc
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise Missing(f"{peer.requirement} can't be installed: {exc}") from exc
+    mark.write_text(peer.requirement)
     return home / "bin"
+
+
+def version(peer: Peer, folder: Path) -> str:
+    """Return the version of a peer that is installed."""
+    name = peer.name.replace("-", "_")
+    found = [path.name.split("-")[1] for path in (folder / peer.name).glob(f"lib/*/site-packages/{name}-*.dist-info")]
+    return found[0].removesuffix(".dist") if found else "of unknown version"
 
 
 @asynccontextmanager
@@ -120,18 +131,21 @@ PEERS = {
         Peer(
             "smg",
             "smg==1.13.0",
+            "smg",
             "Rust; conversations and chains in a Valkey of its own that keeps nothing on disk",
             _smg,
         ),
         Peer(
             "agentic-api",
             "agentic-api==0.9.0",
+            "agentic-server",
             "Rust; conversations and chains in SQLite, in its own process",
             _agentic_api,
         ),
         Peer(
             "litellm",
             "litellm[proxy]==1.106.12",
+            "litellm",
             "Python, one worker; remembers nothing without PostgreSQL, so the client sends the history",
             _litellm,
         ),
