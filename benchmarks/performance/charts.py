@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from benchmarks.performance.statistics import DIRECT, OURS, Samples, Spread, spread, total
@@ -37,6 +38,11 @@ class Lines:
     lines: tuple[Line, ...]
     linear: bool = False
 
+    @property
+    def shows(self) -> bool:
+        """Return whether there is anything in it."""
+        return bool(self.lines)
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -55,28 +61,38 @@ class Stacks:
     y: str
     groups: dict[str, tuple[Stack, ...]]
 
+    @property
+    def shows(self) -> bool:
+        """Return whether there is anything in it."""
+        return bool(self.groups)
+
 
 def charts(samples: Samples) -> dict[str, list[Lines | Stacks]]:
     """Return the charts of each file; those without anything to show are left out."""
+
+    def lines(measure: str, quantity: str) -> tuple[Line, ...]:
+        return _lines(samples, measure, lambda case, name: samples.of(measure, case, name, quantity))
+
+    cost = _lines(samples, "depth", partial(total, samples, "depth"))
+    depth, count = "turns of the conversation", "streams at once"
     made: dict[str, list[Lines | Stacks]] = {
         "turns": [_turns(samples)],
         "depth": [
-            _depth(samples, "CPU of a turn, 16 clients", "ms, proxy + store"),
-            _depth(samples, "latency of a turn, one client", "p50 ms"),
+            Lines("CPU of a turn, 16 clients", depth, "ms, proxy + store", cost),
+            Lines("latency of a turn, one client", depth, "p50 ms", lines("depth", "alone_p50_ms")),
         ],
-        "streams": [_streams(samples, "CPU of a delta", "µs", "delta_us"), _streams(samples, "delay", "p99 ms", "")],
+        "streams": [
+            Lines("CPU of a delta", count, "µs", lines("streams", "delta_us"), linear=True),
+            Lines("delay of a delta", count, "p99 ms", lines("streams", "delay_p99_ms")),
+        ],
     }
-    return {
-        name: all_of
-        for name, all_of in made.items()
-        if all(one.groups if isinstance(one, Stacks) else one.lines for one in all_of)
-    }
+    return {name: drawn for name, drawn in made.items() if all(one.shows for one in drawn)}
 
 
 def _turns(samples: Samples) -> Stacks:
     groups = {}
     for kind in samples.cases("turns"):
-        stacks = [_stack(samples, kind, name) for name in samples.targets("turns", kind)]
+        stacks = [_stack(samples, kind, name) for name in samples.targets("turns", kind) if name != DIRECT]
         ours = next((one.proxy + one.store for one in stacks if one.target == OURS), 0.0)
         groups[kind] = tuple(one for one in stacks if not ours or one.proxy + one.store <= MOST_TIMES * ours)
     return Stacks("CPU of a turn, 16 clients", "ms", groups)
@@ -87,29 +103,11 @@ def _stack(samples: Samples, kind: str, name: str) -> Stack:
     return Stack(name, proxy.median if proxy else 0.0, store.median if store else 0.0)
 
 
-def _depth(samples: Samples, title: str, y: str) -> Lines:
-    def values(depth: str, name: str) -> Iterable[float]:
-        if "CPU" in title:
-            return total(samples, "depth", depth, name).values()
-        return samples.of("depth", depth, name, "alone_p50_ms").values()
-
-    return Lines(title, "turns of the conversation", y, _lines(samples, "depth", values))
-
-
-def _streams(samples: Samples, title: str, y: str, quantity: str) -> Lines:
-    def values(count: str, name: str) -> Iterable[float]:
-        if quantity and name == DIRECT:
-            return ()
-        return samples.of("streams", count, name, quantity or "delay_p99_ms").values()
-
-    return Lines(title, "streams at once", y, _lines(samples, "streams", values), linear=bool(quantity))
-
-
-def _lines(samples: Samples, measure: str, values: Callable[[str, str], Iterable[float]]) -> tuple[Line, ...]:
+def _lines(samples: Samples, measure: str, values: Callable[[str, str], dict[int, float]]) -> tuple[Line, ...]:
+    """Return a line a server; a server has no point where it has no value but 0."""
     lines = []
     for name in samples.targets(measure):
-        found = ((case, list(values(case, name))) for case in samples.cases(measure))
-        points = tuple(Point(float(case), spread(each)) for case, each in found if each)
-        if points:
+        found = ((case, list(values(case, name).values())) for case in samples.cases(measure))
+        if points := tuple(Point(float(case), spread(each)) for case, each in found if any(each)):
             lines.append(Line(name, points))
     return tuple(lines)

@@ -39,12 +39,14 @@ from benchmarks.performance.special import (
 )
 from benchmarks.performance.statistics import Samples
 from benchmarks.performance.streams import StreamsPlan, measure_first_byte, measure_streams
-from benchmarks.performance.target import Target, bare_relay, branchline, model_server
+from benchmarks.performance.target import Model, Target, bare_relay, branchline, model_server
 from benchmarks.performance.turns import DepthsPlan, TurnsPlan, measure_depths, measure_turns
 from benchmarks.servers.peers import PEERS, Missing, install, version
 
 #: What is measured, in this order: the last one lowers the run's own priority.
 MEASURES = ("turns", "depth", "first byte", "streams", "images", "stored", "workers")
+#: Load average from which on a machine is too busy to be measured on.
+BUSY = 1.0
 #: A stream takes a socket here and two in the proxy.
 OPEN_FILES = 8192
 
@@ -91,6 +93,10 @@ class Run:
     async def measure(self) -> tuple[Samples, dict[str, Any]]:
         """Start the servers and measure what was chosen; returns all values and what describes the run."""
         load = os.getloadavg()[0]
+        if load > BUSY:
+            self._notes.append(
+                "The machine had other work when this run began: a trial of the programs, no measurement."
+            )
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(model_server())
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -107,23 +113,23 @@ class Run:
                 self._note(name, failed)
         return self._samples, self._description(load, [peer.name for peer in peers])
 
-    async def _one(self, name: str, model: Target, targets: list[Target]) -> dict[str, str]:
+    async def _one(self, name: str, model: Model, targets: list[Target]) -> dict[str, str]:
         plan, samples = self._plan, self._samples
         match name:
             case "turns":
-                return await measure_turns(samples, targets, plan.turns)
+                return await measure_turns(samples, [model.direct, *targets], plan.turns)
             case "depth":
-                return await measure_depths(samples, targets, plan.depths)
+                return await measure_depths(samples, [model.direct, *targets], plan.depths)
             case "first byte":
-                return await measure_first_byte(samples, [model, *targets], plan.streams)
+                return await measure_first_byte(samples, [model.direct, *targets], plan.streams)
             case "streams":
-                return await measure_streams(samples, [model, *targets], plan.streams)
+                return await measure_streams(samples, [model.direct, *targets], plan.streams)
             case "images":
                 return await measure_images(samples, targets, plan.images)
             case "stored":
                 await measure_stored(samples, model.url, plan.stored)
             case "workers":
-                await measure_workers(samples, model.url, model.proxies[0], plan.workers)
+                await measure_workers(samples, model.url, model.pid, plan.workers)
         return {}
 
     async def _start_peers(self, stack: AsyncExitStack, folder: Path, model: str) -> list[Target]:

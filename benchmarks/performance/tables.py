@@ -69,46 +69,45 @@ def turns_table(samples: Samples) -> str:
     for kind in samples.cases("turns"):
         bare = samples.of("turns", kind, BARE, "proxy_ms")
         for name in samples.targets("turns", kind):
-            proxy = samples.of("turns", kind, name, "proxy_ms")
+            proxy = _used(samples.of("turns", kind, name, "proxy_ms"))
+            rest = ("p50_ms", "p99_ms", "turns_per_second")
             rows.append(
                 [
                     f"{kind}: {name}",
-                    cell(spread(list(proxy.values()))),
-                    cell(_store(samples, "turns", kind, name)),
+                    _cell(proxy),
+                    _cell(_used(samples.of("turns", kind, name, "store_ms"))),
                     cell(ratios(proxy, bare)),
-                    *(cell(samples.spread("turns", kind, name, quantity)) for quantity in ("p50_ms", "p99_ms")),
-                    cell(samples.spread("turns", kind, name, "turns_per_second")),
+                    *(cell(samples.spread("turns", kind, name, quantity)) for quantity in rest),
                 ]
             )
     return table(["", "proxy, CPU ms", "store, CPU ms", "proxy ÷ bare", "p50 ms", "p99 ms", "turns a second"], rows)
 
 
-def _store(samples: Samples, measure: str, case: str, name: str) -> Spread | None:
-    found = samples.spread(measure, case, name, "store_ms")
-    return found if found and found.most else None
+def _used(values: dict[int, float]) -> dict[int, float]:
+    """Return processor times, none if there was no such process."""
+    return values if any(values.values()) else {}
+
+
+def _cell(values: dict[int, float]) -> str:
+    return cell(spread(list(values.values())) if values else None)
 
 
 def depth_table(samples: Samples) -> str:
     """Return what a turn costs at each depth of a conversation: CPU of proxy and store, and latency."""
-    names = samples.targets("depth")
     rows = []
     for depth in samples.cases("depth"):
-        for name in names:
-            if not (cost := total(samples, "depth", depth, name)):
-                continue
-            lost = sum(samples.of("depth", depth, name, "lost").values())
-            taken = sum(samples.of("depth", depth, name, "turns").values())
+        bare = total(samples, "depth", depth, BARE)
+        for name in samples.targets("depth", depth):
+            cost = _used(total(samples, "depth", depth, name))
+            lost, turns = (sum(samples.of("depth", depth, name, of).values()) for of in ("lost", "turns"))
+            rest = ("p50_ms", "p99_ms", "turns_per_second", "alone_p50_ms")
             rows.append(
                 [
                     f"{int(depth):,}: {name}",
-                    cell(spread(list(cost.values()))),
-                    cell(ratios(cost, total(samples, "depth", depth, BARE))),
-                    *(
-                        cell(samples.spread("depth", depth, name, of))
-                        for of in ("p50_ms", "p99_ms", "turns_per_second")
-                    ),
-                    cell(samples.spread("depth", depth, name, "alone_p50_ms")),
-                    f"{lost / taken:.0%} of turns" if lost else "none",
+                    _cell(cost),
+                    cell(ratios(cost, bare)),
+                    *(cell(samples.spread("depth", depth, name, quantity)) for quantity in rest),
+                    f"{lost / turns:.0%} of turns" if lost else "none",
                 ]
             )
     head = [
@@ -133,7 +132,7 @@ def streams_table(samples: Samples) -> str:
             rows.append(
                 [
                     f"{int(count):,}: {name}",
-                    cell(spread(list(cost.values()))),
+                    _cell(cost),
                     cell(ratios(cost, bare)),
                     cell(samples.spread("streams", count, name, "delay_p50_ms")),
                     cell(delay),
@@ -167,7 +166,7 @@ def images_table(samples: Samples) -> str:
         [
             f"{case}: {name}",
             cell(samples.spread("images", case, name, "proxy_ms")),
-            cell(_store(samples, "images", case, name)),
+            _cell(_used(samples.of("images", case, name, "store_ms"))),
             cell(
                 ratios(
                     samples.of("images", case, name, "proxy_ms"),

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.performance.statistics import BARE, DIRECT, OURS
 from benchmarks.processes import (
     children,
     command,
@@ -80,14 +81,26 @@ def family(pid: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(found), tuple(stores)
 
 
+class Model(NamedTuple):
+    """The scripted model server, which listens at a URL without `/v1`."""
+
+    url: str
+    pid: int
+
+    @property
+    def direct(self) -> Target:
+        """The same as a target: what is measured without a proxy. Its own processor time does not count."""
+        return Target(DIRECT, self.url, (), must=True)
+
+
 @asynccontextmanager
-async def model_server() -> AsyncIterator[Target]:
+async def model_server() -> AsyncIterator[Model]:
     """Run the scripted model server."""
     port = free_port()
     with process("benchmarks.servers.model", str(port)) as started:
         url = f"http://127.0.0.1:{port}"
         await listening(url, started)
-        yield Target("direct", url, (started.pid,), must=True)
+        yield Model(url, started.pid)
 
 
 @asynccontextmanager
@@ -97,12 +110,12 @@ async def bare_relay(model: str) -> AsyncIterator[Target]:
     with process("benchmarks.servers.bare", str(port), model) as started:
         url = f"http://127.0.0.1:{port}"
         await listening(url, started)
-        yield Target("bare", url, (started.pid,), must=True)
+        yield Target(BARE, url, (started.pid,), must=True)
 
 
 @asynccontextmanager
 async def branchline(
-    upstream: str, name: str = "branchline", workers: int = 1, variables: Mapping[str, str] | None = None
+    upstream: str, name: str = OURS, workers: int = 1, variables: Mapping[str, str] | None = None
 ) -> AsyncIterator[Target]:
     """Run Branchline as it comes, with its embedded Valkey, which has every commit on disk before it answers.
 

@@ -26,8 +26,8 @@ async def test_the_smallest_run_measures_everything_and_checks_every_answer():
         failed = [
             await measure_turns(samples, targets, TurnsPlan(repeats=1, clients=2, turns=2)),
             await measure_depths(samples, targets, DepthsPlan((1, 12), repeats=1, clients=2, turns=1, alone=1)),
-            await measure_first_byte(samples, [model, *targets], STREAMS),
-            await measure_streams(samples, [model, *targets], STREAMS),
+            await measure_first_byte(samples, [model.direct, *targets], STREAMS),
+            await measure_streams(samples, [model.direct, *targets], STREAMS),
             await measure_images(samples, targets, ImagesPlan(repeats=1, image_bytes=1000, after=1)),
         ]
     assert failed == [{}] * 5
