@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -100,5 +101,7 @@ class RunningTurns:
                     await self._ended.wait()
 
     async def _keep_alive(self) -> None:
+        now = time.monotonic()
         for turn in list(self._running):
+            turn.watch(now)
             await turn.delivery.keep_alive(self._keepalive_seconds)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,6 +101,8 @@ class Turn:
         self._leaving = False
         self._stopping = False
         self._abandoned = False
+        self._ends_at = time.monotonic() + services.config.turns.max_seconds
+        self._late = False
         self._generating: asyncio.Task[Any] | None = None
         #: The client's side.
         self.delivery = delivery
@@ -131,6 +134,12 @@ class Turn:
         if self._ends_on_leave or stopping:
             self._stopping = self._stopping or stopping
             self._break_off()
+
+    def watch(self, now: float) -> None:
+        """End the turn with what it has if it has taken too long. now: monotonic seconds."""
+        if now >= self._ends_at and self._generating is not None and not self._leaving:
+            self._late = True
+            self._generating.cancel()
 
     def abandon(self) -> None:
         """End the turn and keep nothing of it: somebody else has decided how it ends, or will run it again."""
@@ -200,16 +209,20 @@ class Turn:
         try:
             return await self._ask()
         except asyncio.CancelledError:
-            if not self._leaving or task is None:
+            if not (self._leaving or self._late) or task is None:
                 raise
             task.uncancel()
-            return self._interrupted()
+            return self._interrupted() if self._leaving else self._fail(_too_long())
         except ApiError as failure:
-            if not self._output.started:
-                raise
-            return self._relay.fail("server_error", failure.message)
+            return self._fail(failure)
         finally:
             self._generating = None
+
+    def _fail(self, failure: ApiError) -> Outcome:
+        """Return the failed answer of a client that has been sent something; else raise what it is told instead."""
+        if not self._output.started:
+            raise failure
+        return self._relay.fail("server_error", failure.message)
 
     async def _ask(self) -> Outcome | None:
         compaction = self._compaction
@@ -282,6 +295,10 @@ class Turn:
             await self._output.send(self._relay.replay(outcome))
         await self._output.send(self._relay.closing(outcome, beside))
         return TurnResult(self.response_id, outcome.status)
+
+
+def _too_long() -> GatewayTimeout:
+    return GatewayTimeout("The turn took longer than turns.max_seconds.", code="turn_timeout")
 
 
 def _ownership(opening: Opening) -> Ownership:
