@@ -33,6 +33,7 @@ from proxy.background.worker import WORKER, Worker
 from proxy.config.settings import Config
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
+from proxy.http.budget import BODY_BUDGET, BodyBudget
 from proxy.http.connection import ClientRunner, ConnectionLimits, most_connections
 from proxy.http.hosts import KNOWN_HOSTS, KnownHosts
 from proxy.http.keys import CONFIG, STORE
@@ -71,6 +72,7 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
+    app[BODY_BUDGET] = BodyBudget(config.server.max_held_bytes)
     app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()

@@ -68,6 +68,11 @@ class ServerConfig(Section, frozen=True):
     idle_timeout_seconds: Positive = 120.0
     #: Largest request body, in bytes, as sent and after decompression.
     max_body_bytes: Count = 64 * 1024 * 1024
+    #: Bytes of request bodies that one process holds at a time, until their requests are over; more wait 10 seconds for
+    #: room, then get a 503.
+    max_held_bytes: Count = 512 * 1024 * 1024
+    #: Most values in the objects and arrays of a JSON body.
+    max_json_elements: Annotated[int, msgspec.Meta(ge=1000)] = 250_000
     #: Deepest nesting of a JSON body.
     max_json_depth: Annotated[int, msgspec.Meta(ge=8, le=200)] = 128
     #: Seconds that running turns get to finish after SIGTERM.
@@ -170,6 +175,8 @@ class TurnsConfig(Section, frozen=True):
     lock_wait_seconds: NotNegative = 0.0
     #: Refuse a tool call without its output and an output without its call, as OpenAI does.
     check_tool_calls: bool = True
+    #: Most items in the `input` of one turn.
+    max_input_items: Count = 10_000
     #: Seconds that a turn may take; then it fails with what it has. Of a background response: each attempt.
     max_seconds: Positive = 3600.0
     #: Seconds that a finished answer waits for a store that can't be reached.

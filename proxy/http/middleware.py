@@ -21,6 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
+from proxy.http.body import let_go
 from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.hosts import require_known_host
@@ -84,6 +85,7 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     finally:
         connection.on_leave = None
+        let_go(request)
 
 
 @web.middleware

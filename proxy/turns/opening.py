@@ -19,6 +19,7 @@ from proxy.protocol.errors import (
     previous_response_not_found,
     response_unfinished,
 )
+from proxy.runtime.offload import beside
 from proxy.runtime.tasks import Backoff
 from proxy.turns.continuation import recall
 from proxy.turns.identity import FreshIdentity, Identity
@@ -101,7 +102,10 @@ async def open_turn(
         return identity.item_id(item_type, partition, stored=request.stored)
 
     try:
-        turn_input = prepare(request, opened, new_item_id, check_calls=services.config.turns.check_tool_calls)
+        check_calls = services.config.turns.check_tool_calls
+        turn_input = await beside(
+            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+        )
     except BaseException:
         await release(services, lease)
         raise

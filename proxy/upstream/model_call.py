@@ -21,6 +21,7 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError, BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
+from proxy.runtime.offload import beside
 from proxy.upstream.client import RESPONSES, iter_chunks, parse_json_answer
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
@@ -114,7 +115,8 @@ class ModelCall:
         while True:
             self._asked, omitted = await compose(reader)
             try:
-                answer = await self._post(self._asked.body(), path, omitted)
+                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
+                answer = await self._post(await beside(items, self._asked.body), path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)

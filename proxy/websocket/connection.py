@@ -20,7 +20,8 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
-from proxy.http.body import parse_object
+from proxy.http.body import check_elements, parse_object
+from proxy.http.budget import BODY_BUDGET
 from proxy.http.keys import CONFIG, REQUEST_ID
 from proxy.protocol.errors import (
     ApiError,
@@ -34,6 +35,7 @@ from proxy.protocol.store_errors import from_store_error
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.turns.continuation import Continuation
+from proxy.turns.intake import take_in
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
@@ -118,8 +120,11 @@ class Connection:
         self._closing: asyncio.Task[None] | None = None
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
+        self._budget = request.app[BODY_BUDGET]
+        #: Bytes of it that messages have taken which wait or are being answered.
+        self._held = 0
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
-        self._lanes: Lanes[Mapping[str, Any]] = Lanes(
+        self._lanes: Lanes[tuple[Mapping[str, Any], int]] = Lanes(
             self._answer,
             self._rest,
             max_running=self._config.websocket.max_in_flight,
@@ -134,6 +139,7 @@ class Connection:
                 await self._take(data)
         finally:
             await self._lanes.end()
+            self._let_go(self._held)
             if self._closing is not None:
                 await asyncio.gather(self._closing, return_exceptions=True)
 
@@ -212,10 +218,14 @@ class Connection:
                     return None
 
     async def _take(self, data: bytes) -> None:
-        lane = ""
+        lane, held = "", 0
         try:
+            held = await self._budget.take(len(data))
+            self._held += held
+            await check_elements(data, self._config.server.max_json_elements)
             message = parse_object(data, self._config.server.max_json_depth)
             if message.get("type") == STEER:
+                self._let_go(held)
                 await self.send([steer_failed(message)])
                 return
             lane = read_lane(message)
@@ -224,9 +234,15 @@ class Connection:
             self._note_lane(lane)
             self._check_ending()
         except ApiError as refusal:
+            self._let_go(held)
             await self.send([error_message(refusal, lane)])
         else:
-            self._lanes.put(lane, message, len(data))
+            self._lanes.put(lane, (message, held), len(data))
+
+    def _let_go(self, held: int) -> None:
+        """Give the room for a message back: nothing of it is needed any more."""
+        self._held -= held
+        self._budget.give_back(held)
 
     def _note_lane(self, lane: str) -> None:
         limit = self._config.websocket.max_streams
@@ -252,8 +268,9 @@ class Connection:
             raise
         return caller
 
-    async def _answer(self, lane: str, message: Mapping[str, Any]) -> None:
+    async def _answer(self, lane: str, job: tuple[Mapping[str, Any], int]) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
+        message, held = job
         try:
             await self._run(lane, message)
         except ApiError as exc:
@@ -265,12 +282,14 @@ class Connection:
             error = InternalError("The server had an error while processing your request.")
         else:
             return
+        finally:
+            self._let_go(held)
         self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
     async def _run(self, lane: str, message: Mapping[str, Any]) -> None:
         self._check_ending()
-        request, options = read_create(message)
+        request, options = await take_in(self._config, message, read_create)
         if previous := request.source.previous_response_id:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()

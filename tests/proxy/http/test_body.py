@@ -244,3 +244,22 @@ async def test_bodies_are_read_as_they_were_sent(url, client: aiohttp.ClientSess
     packed = gzip.compress(b"text")
     async with client.post(url / "read", data=packed, headers={"Content-Encoding": "gzip"}) as answer:
         assert await answer.read() == packed
+
+
+async def test_a_body_of_many_elements_is_refused_before_it_is_parsed(serve, client):
+    async def answer(request: web.Request) -> web.Response:
+        return await answer_parsed(request)
+
+    app = web.Application()
+    app[CONFIG] = Config(server=ServerConfig(max_json_elements=1000))
+    app.add_routes([web.post("/", answer)])
+    url = await serve(app)
+    for inside, expected in [
+        (b"{}," * 3000 + b"1", [400, "json_too_large"]),
+        (b'"' + b",[{" * 3000 + b'"', None),
+        (b"1," * 990 + b"1", None),
+    ]:
+        body = gzip.compress(b'{"a":[' + inside + b"]}")
+        async with client.post(url, data=body, headers={**JSON, "Content-Encoding": "gzip"}) as response:
+            answered = await response.json()
+            assert (answered[:2] == expected) if expected else ("a" in answered)
