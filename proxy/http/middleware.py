@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import socket
 import struct
 import time
@@ -235,4 +235,4 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
 
 
 def _new_request_id() -> str:
-    return f"req_{secrets.token_hex(16)}"
+    return f"req_{os.urandom(16).hex()}"
