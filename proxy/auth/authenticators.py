@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import jwt
 
-from proxy.auth.caller import Authenticator, Caller, is_credential
+from proxy.auth.caller import CREDENTIAL_HEADERS, Authenticator, Caller
 from proxy.auth.jwks import KeySet, KeySource, VerificationKey, create_key_source
 from proxy.config.values import is_loopback
 from proxy.protocol.errors import BadRequest, Unauthorized
@@ -250,7 +250,7 @@ class TokenCache:
 def _sent_credentials(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the headers that hold a credential, as they came."""
     # A look-up by name would show one of several values
-    return [(name, value) for name, value in headers.items() if is_credential(name)]
+    return [(name, value) for name, value in headers.items() if name.lower() in CREDENTIAL_HEADERS]
 
 
 def _token(sent: Sequence[tuple[str, str]]) -> str:

@@ -107,13 +107,18 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     A path is open, also then, only if it is listed as such; one that does not exist needs no credentials.
     """
     if not _is_open(request):
-        if request.app[STOPPING].is_set():
-            raise ServiceUnavailable("The server is stopping; please retry.")
-        if request.match_info.http_exception is None:
-            caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
-            if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
-                require_own_origin(request)
+        await let_in(request)
     return await handler(request)
+
+
+async def let_in(request: web.Request) -> None:
+    """Do what `admit` does for a path that is not open. Raises ApiError."""
+    if request.app[STOPPING].is_set():
+        raise ServiceUnavailable("The server is stopping; please retry.")
+    if request.match_info.http_exception is None:
+        caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
+        if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
+            require_own_origin(request)
 
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
