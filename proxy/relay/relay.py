@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy.protocol import sse
+from proxy.protocol import integers, sse
 from proxy.protocol.item_types import item_type_of
 from proxy.protocol.response import (
     Ownership,
@@ -118,12 +118,15 @@ class Relay:
         body = quick(event)
         if body is None:
             self._odd(event)
-        elif self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
+        elif (
+            self.outcome is None and (stream := DELTAS.get(body["type"])) is not None and type(body.get("delta")) is str
+        ):
             if not self._started:
                 self._start()
             self._transcript.delta(stream, body)
         else:
-            self._event(body, event.data)
+            data = event.data
+            self._whole(integers.loads_exact(data) if integers.has_long(data) else body, data)
         return self._frames.take()
 
     def patience(self) -> float | None:
@@ -222,11 +225,16 @@ class Relay:
             self.pings += 1
         elif body is Sign.NONSENSE:
             self.skipped += 1
-        elif self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
+        else:
+            self._whole(body, event.data)
+
+    def _whole(self, body: dict[str, Any], data: bytes) -> None:
+        """Take an event that is all read. data: what it was read from."""
+        if self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
             self._start()
             self._transcript.torn_delta(stream, body)
         else:
-            self._event(body, event.data)
+            self._event(body, data)
 
     def _done(self) -> None:
         """Take `[DONE]`: where all items have ended, it ends a response whose own end is missing."""

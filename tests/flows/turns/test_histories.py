@@ -803,6 +803,30 @@ async def test_integers_beyond_64_bits_arrive_as_they_were_sent(proxy: Proxy):
     assert schema.encode() in (await proxy.upstream.wait_for_requests(3))[-1].body
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_integers_beyond_64_bits_that_a_model_answers_are_told_stored_and_sent_again(proxy: Proxy, stream: bool):
+    item, tools = f'{{"type":"strange_thing","id":"st_1","n":-{LONG}}}', f'[{{"type":"strange","maximum":{LONG}}}]'
+    end = f'{{"id":"r","object":"response","status":"completed","tools":{tools},"output":[{item}],"usage":{{}}}}'
+    events = [
+        f'{{"type":"response.output_item.done","output_index":0,"item":{item}}}',
+        f'{{"type":"response.completed","response":{end}}}',
+    ]
+    chunks = [f"data: {event}\n\n".encode() for event in events]
+    reply = Reply.raw(200, "text/event-stream", chunks=chunks) if stream else None
+    proxy.upstream.script(reply or Reply.raw(200, "application/json", end.encode()))
+    asked = {"model": "thinker", "input": "one", "stream": stream}
+    async with proxy.http.post(f"{proxy.url}/v1/responses", json=asked, headers=ALICE) as answer:
+        told = await answer.read()
+    response = told[told.index(b'"resp_') + 1 :].split(b'"')[0].decode()
+    async with proxy.http.get(f"{proxy.url}/v1/responses/{response}", headers=ALICE) as answer:
+        shown = await answer.read()
+    await turn(proxy, "two", previous_response_id=response)
+    for body in (told, shown):
+        assert f'"maximum":{LONG}'.encode() in body
+    for body in (told, shown, proxy.upstream.requests[-1].body):
+        assert f'"n":-{LONG}'.encode() in body
+
+
 # The same bytes every time.
 
 
