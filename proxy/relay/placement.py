@@ -21,7 +21,7 @@ next (`is_undecided`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from proxy.protocol.ids import with_prefix_of
@@ -36,11 +36,14 @@ _MAX_NAMES = 8
 
 
 class Placement:
-    """The items of one answer in the client's order, found by whatever the upstream says about them."""
+    """The items of one answer in the client's order, found by whatever the upstream says about them.
 
-    def __init__(self, new_item_id: Callable[[str], str]) -> None:
+    drafts: those that are there before it.
+    """
+
+    def __init__(self, new_item_id: Callable[[str], str], drafts: Iterable[Draft] = ()) -> None:
         self._new_item_id = new_item_id
-        self._drafts: dict[int, Draft] = {}
+        self._drafts = {draft.index: draft for draft in drafts}
         #: Where the upstream announced items, and where it seems to speak of them.
         self._announced: dict[int, list[Draft]] = {}
         self._guessed: dict[int, list[Draft]] = {}

@@ -179,7 +179,8 @@ async def test_a_seal_that_is_refused_in_the_middle_of_an_answer_is_left_out_of_
     await turn(proxy, "one", thought(), said("1"), conversation=conversation)
     error = {"code": "invalid_encrypted_content", "message": f"The encrypted content {SEAL[:4]} could not be verified."}
     failed = {"id": "resp_up", "status": "failed", "error": error, "output": []}
-    proxy.upstream.script(Reply.sse([{"type": "response.failed", "response": failed}]))
+    told = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "We"}
+    proxy.upstream.script(Reply.sse([told, {"type": "response.failed", "response": failed}]))
     body = {"model": "thinker", "input": "two", "conversation": conversation}
     _, response = await proxy.call("POST", "/v1/responses", body)
     assert response["status"] == "failed"
