@@ -346,13 +346,31 @@ async def test_half_of_a_pair_is_kept_and_not_sent(proxy: Proxy, query: str, gon
     assert left == ["function_call" if gone == "output" else "function_call_output"]
 
 
-async def test_a_call_that_waits_is_asked_for_by_its_id(proxy: Proxy):
+@pytest.mark.parametrize("where", ["conversation", "previous_response_id"])
+async def test_a_call_that_waits_is_asked_for_by_its_id_and_its_item_s(proxy: Proxy, where: str):
     conversation = await new_conversation(proxy)
-    await turn(proxy, "one", call(), conversation=conversation)
-    body = {"model": "thinker", "input": "two", "conversation": conversation}
-    status, answer = await proxy.call("POST", "/v1/responses", body)
+    first = await turn(proxy, "one", call(), **({"conversation": conversation} if where == "conversation" else {}))
+    source = {where: conversation if where == "conversation" else first["id"]}
+    status, answer = await proxy.call("POST", "/v1/responses", {"model": "thinker", "input": "two", **source})
+    item = first["output"][0]["id"]
+    start = f"No tool output found for function call call_1. It is item '{item}' of the stored history: send its output"
+    assert (status, answer["message"].startswith(start)) == (400, True)
+    if where == "conversation":
+        assert answer["message"].endswith(f"(DELETE /v1/conversations/{conversation}/items/{item}).")
+    await turn(proxy, [result(), user("two")], **source)
+
+
+async def test_a_call_of_the_request_itself_that_waits_is_told_by_its_id_alone(proxy: Proxy):
+    status, answer = await proxy.call("POST", "/v1/responses", {"model": "thinker", "input": [call(), user("two")]})
     assert (status, answer["message"]) == (400, "No tool output found for function call call_1.")
-    await turn(proxy, [result(), user("two")], conversation=conversation)
+
+
+async def test_a_call_that_waits_can_be_deleted(proxy: Proxy):
+    conversation = await new_conversation(proxy)
+    first = await turn(proxy, "one", call(), conversation=conversation)
+    await delete(proxy, conversation, first["output"][0])
+    await turn(proxy, "two", conversation=conversation)
+    assert kinds(sent(proxy)) == ["user", "user"]
 
 
 @pytest.mark.parametrize("kind", ["computer_call", "shell_call", "apply_patch_call", "local_shell_call"])
