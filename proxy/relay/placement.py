@@ -221,13 +221,14 @@ class Placement:
         if (position := _position(event)) is not None:
             self._finished[position] = draft
 
-    def is_undecided(self, event: dict[str, Any], kind: str) -> bool:
+    def is_undecided(self, event: dict[str, Any], kind: str, likeness: Likeness | None = None) -> bool:
         """Whether an event may be about the open item, under another id, or a new one: the next event will tell."""
         name, position = _text(event.get("item_id")), _position(event)
         if self._ids or not name or name in self._named:
             return False
         draft = self._at(position, kind) if position is not None else self._latest(kind)
-        return draft is not None and not (draft.announced or draft.done) and bool(draft.names)
+        is_open = draft is not None and not (draft.announced or draft.done) and bool(draft.names)
+        return is_open and (likeness is None or draft is None or (draft.is_over and likeness(draft) == 1))
 
     def decide(self, waiting: str, name: Any, *, is_alike: bool) -> bool:
         """Learn from an event after an undecided one whether ids last; return whether that is known now.
@@ -299,6 +300,10 @@ class Placement:
         best = self._likeliest(here.type, likeness) if likeness is not None else None
         if likeness is not None and best is not None and (not likeness(here) or likeness(best) == 3 > likeness(here)):
             return best
+        if stranger and here.names and likeness is not None:
+            is_full = (here.is_over or here.is_nameless) and not likeness(here)
+            if is_full or (self._ids == "last" and here.is_over and likeness(here) == 1):
+                return None
         if stranger and here.names:
             if piece and self._ids == "last":
                 return None
