@@ -119,7 +119,7 @@ class Compactor:
         async def compose(reader: Reader) -> tuple[ModelRequest, int]:
             return ModelRequest(reader, window_shown, TurnInput([], []), fields, own_paths=self._own_paths), 0
 
-        async with self._call.put(self._request, compose, PATH) as answer:
+        with await self._call.put(self._request, compose, PATH) as answer:
             return await answer.read(), answer.headers
 
     async def _compact_here(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:

@@ -229,7 +229,7 @@ class Turn:
     async def _answer(self) -> Outcome | None:
         """Ask the model server, once, and tell what it answers."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
-        async with self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
+        with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
             self._output.begin(answer.headers)
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
