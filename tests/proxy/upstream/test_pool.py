@@ -701,6 +701,7 @@ async def test_a_held_body_makes_the_server_wait_and_comes_whole_afterwards():
         answer.hold(held=False)
         assert await kept.over is None
         assert b"".join(kept.pieces) == HUGE
+        answer.hold(held=True)
         answer.release()
         # what one exchange held does not hold the next
         assert await ask(pool) == HUGE
