@@ -43,8 +43,7 @@ class Upstream:
     """The model server at one base URL.
 
     session: from `create_session`. url: with its `/v1`; a query in it (Azure's `api-version`) goes on every
-    request. The contexts give the connection back when they end, and close it where an answer was not read
-    to its end, so that the upstream notices. Left as a context itself, it closes the connections of turns.
+    request. Left as a context, it closes the connections of turns.
     """
 
     def __init__(self, config: UpstreamConfig, session: aiohttp.ClientSession, url: str) -> None:
@@ -72,13 +71,14 @@ class Upstream:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._pool.close()
 
-    @asynccontextmanager
     async def create_response(
         self, body: bytes, headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
-    ) -> AsyncIterator[UpstreamAnswer]:
-        """`POST {url}{path}` with the JSON `body`; give the answer, its body unread, if it is a 2xx.
+    ) -> UpstreamAnswer:
+        """`POST {url}{path}` with the JSON `body`; return the answer, its body unread, if it is a 2xx.
 
-        headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`, or one below it.
+        Whoever gets it releases it: then its connection goes back, or is closed where it was not read to its end, so
+        that the upstream notices. headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`,
+        or one below it.
         Raises UpstreamRefusal for the upstream's 4xx and 5xx, BadGateway (redirects too), GatewayTimeout.
         """
         target = self._target(self._path, path, query_string)
@@ -92,9 +92,10 @@ class Upstream:
             if answer.status >= 300:
                 # Following it could carry the caller's key to another host.
                 raise BadGateway("The upstream answered with a redirect.")
-            yield answer
-        finally:
+        except BaseException:
             answer.release()
+            raise
+        return answer
 
     @asynccontextmanager
     async def forward(

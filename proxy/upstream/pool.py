@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 from aiohttp import hdrs
@@ -39,7 +39,10 @@ _FRAMING = frozenset(
 
 
 class UpstreamAnswer:
-    """An answer whose body is read from `content`, or given to a consumer; `release` it in the end, read or not."""
+    """An answer whose body is read from `content`, or given to a consumer.
+
+    Whoever got it releases it, read or not; as a context it does that itself, as aiohttp's answers do.
+    """
 
     __slots__ = ("_connection", "_give_back", "content", "headers", "status")
 
@@ -49,6 +52,12 @@ class UpstreamAnswer:
         self.status: int = connection.message.code
         self.headers: Mapping[str, str] = connection.message.headers
         self.content = connection.content
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.release()
 
     @property
     def content_type(self) -> str:
