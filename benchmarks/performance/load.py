@@ -92,7 +92,7 @@ class Dialogue:
 
     async def lead_up(self, turns: int) -> None:
         """Let so many turns have been taken already: their items are added to the conversation, or to what is sent."""
-        answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": 2 * FILLER}]}
+        answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": FILLER}]}
         items: list[bytes] = []
         for number in range(self.turns, self.turns + turns):
             items += [question(f"{self._name}-{number}"), orjson.dumps(answer)]
@@ -137,7 +137,9 @@ class Dialogue:
             text = ""
         beginning = expected_text(tag, messages)
         if text.startswith(beginning) and text.endswith(FILLER):
-            return int(text[len(beginning) :].partition(" ")[0]) < self._image_bytes
+            seen_bytes = int(text[len(beginning) :].partition(" ")[0])
+            if seen_bytes > self._image_bytes:
+                return False
         if self._target.must or not text.startswith(f"[[{tag} saw "):
             raise WrongAnswer(f"{self._target.name}: {messages} messages under {tag}, but the answer is {text[:80]!r}")
         return True

@@ -73,9 +73,10 @@ async def test_servers_take_turns_and_one_that_fails_is_left_out():
         if target.name == "weak":
             raise WrongAnswer("no")
 
-    targets = [Target("strong", "", (), must=True), Target("weak", "", ()), Target("slow", "", (), share=0.5)]
+    weak, slow = Target("weak", "", ()), Target("slow", "", (), share=0.5)
+    targets = [Target("one", "", (), must=True), weak, slow, Target("other", "", (), must=True)]
     assert await interleaved(targets, 2, block) == {"weak": "WrongAnswer: no"}
-    assert order == [("strong", 0), ("weak", 0), ("slow", 0), ("strong", 1)]
+    assert order == [("one", 0), ("weak", 0), ("slow", 0), ("other", 0), ("other", 1), ("one", 1)]
 
 
 def test_a_quick_run_asks_for_fewer_peers_and_anything_unknown_is_refused(capsys: pytest.CaptureFixture[str]):
