@@ -119,7 +119,7 @@ class Compaction:
     async def _summarise(
         self, relay: Relay, output: TurnOutput, opened: OpenedTurn, own_paths: Mapping[str, str]
     ) -> Summary:
-        async with self._summariser.ask(opened, own_paths) as answer:
+        with await self._summariser.ask(opened, own_paths) as answer:
             output.begin(answer.headers)
             if self.request.stream:
                 await output.send(relay.compacting())

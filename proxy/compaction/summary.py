@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +59,8 @@ class Summariser:
         self._call = call
         self._request = request
 
-    @asynccontextmanager
-    async def ask(self, opened: OpenedTurn, own_paths: Mapping[str, str]) -> AsyncIterator[ModelAnswer]:
-        """Ask for a summary of a window; give the answer as soon as it begins.
+    async def ask(self, opened: OpenedTurn, own_paths: Mapping[str, str]) -> ModelAnswer:
+        """Ask for a summary of a window; return the answer, a context, as soon as it begins.
 
         opened: the window as a history. own_paths: of what in it the request has brought itself. Raises ApiError if the
         upstream refuses or can't be reached.
@@ -76,8 +74,7 @@ class Summariser:
             fitted, _ = await self._budget.fit(limits, opened, TurnInput([], [order]))
             return ModelRequest(reader, fitted, TurnInput([], [order]), fields, added, own_paths), 0
 
-        async with self._call.put(self._request, compose, model=str(fields["model"] or "")) as answer:
-            yield answer
+        return await self._call.put(self._request, compose, model=str(fields["model"] or ""))
 
     async def read(self, answer: ModelAnswer) -> Summary:
         """Read an answer to its end and return its text.

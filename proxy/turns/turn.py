@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class TurnResult:
     """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
@@ -219,7 +216,7 @@ class Turn:
         if (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
         keeps = self._commit.keeps_items or self._options.remembered
-        async with self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
+        with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
             self._output.begin(answer.headers)
             if await answer.is_stream(expected=self._request.stream):
                 return await self._relay_stream(answer)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aiohttp import hdrs
 
@@ -90,13 +89,10 @@ class ModelCall:
         """Return who makes what the upstream answers to a request. model: as it calls itself."""
         return Maker(self._upstream.name, request.model, model if isinstance(model, str) else "")
 
-    @asynccontextmanager
-    async def ask(
-        self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool
-    ) -> AsyncIterator[ModelAnswer]:
+    async def ask(self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool) -> ModelAnswer:
         """Ask for a turn's answer. view: what a reader is shown. keeps: the answer's items will be stored.
 
-        Raises ApiError.
+        The answer is a context, which gives the connection back. Raises ApiError.
         """
 
         async def compose(reader: Reader) -> tuple[ModelRequest, int]:
@@ -104,32 +100,30 @@ class ModelCall:
             opened, omitted = await self._budget.fit(request.body, opened, turn_input)
             return turn_model_request(request, reader, opened, turn_input, ask_encrypted=keeps), omitted
 
-        async with self.put(request, compose) as answer:
-            yield answer
+        return await self.put(request, compose)
 
-    @asynccontextmanager
     async def put(
         self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = ""
-    ) -> AsyncIterator[ModelAnswer]:
+    ) -> ModelAnswer:
         """Put a question on behalf of a request. path: below the upstream's URL. model: if it is not the request's.
 
-        Raises ApiError.
+        The answer is a context, which gives the connection back. Raises ApiError.
         """
         reader = self.reader(request, model)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
-        async with AsyncExitStack() as stack:
-            while True:
-                self._asked, omitted = await compose(reader)
-                try:
-                    answer = await stack.enter_async_context(self._post(self._asked.body(), path, omitted))
-                    break
-                except UpstreamRefusal as refusal:
-                    found = self._object(refusal, refusals)
-                    if found is None:
-                        raise in_the_clients_words(refusal, self._asked, request.source) from refusal
-                    reader = replace(reader, objections=reader.objections | found)
+        while True:
+            self._asked, omitted = await compose(reader)
+            try:
+                answer = await self._post(self._asked.body(), path, omitted)
+                break
+            except UpstreamRefusal as refusal:
+                found = self._object(refusal, refusals)
+                if found is None:
+                    raise in_the_clients_words(refusal, self._asked, request.source) from refusal
+                reader = replace(reader, objections=reader.objections | found)
+        if refusals:
             self._remember(reader, refusals)
-            yield answer
+        return answer
 
     def learn(self, error: Mapping[str, Any]) -> None:
         """Remember what a model objected to in the middle of its answer: the next turn goes without.
@@ -164,18 +158,20 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    @asynccontextmanager
-    async def _post(self, body: bytes, path: str, omitted: int) -> AsyncIterator[ModelAnswer]:
+    async def _post(self, body: bytes, path: str, omitted: int) -> ModelAnswer:
         headers = request_headers(self._inbound.headers, self.caller.credentials)
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
-        async with self._upstream.create_response(body, headers, self._inbound.query, path=path) as answer:
-            self.upstream_request_id = answer.headers.get("x-request-id", "-")
-            yield ModelAnswer(answer, self._upstream, omitted)
+        answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        self.upstream_request_id = answer.headers.get("x-request-id", "-")
+        return ModelAnswer(answer, self._upstream, omitted)
 
 
 class ModelAnswer:
-    """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown."""
+    """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
+
+    A context: at its end the connection goes back, or is closed if the answer was not read to its end.
+    """
 
     def __init__(self, answer: aiohttp.ClientResponse, upstream: Upstream, omitted: int) -> None:
         self._answer = answer
@@ -185,6 +181,12 @@ class ModelAnswer:
         self._room = upstream.max_response_bytes
         #: What was read to see what the body is.
         self._start = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answer.release()
 
     @property
     def headers(self) -> Mapping[str, str]:
