@@ -48,7 +48,7 @@ Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
 _MAX_START_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """What goes along from the client's own request: its headers, of which the upstream gets some, and its query."""
 
