@@ -130,9 +130,9 @@ async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     app[SEALER] = create_sealer(config)
     async with _upstream_url(config) as url, create_session(config.upstream) as session:
-        app[UPSTREAM] = Upstream(config.upstream, session, url)
         app[AUTHENTICATOR] = create_authenticator(config, session)
-        yield
+        async with Upstream(config.upstream, session, url) as app[UPSTREAM]:
+            yield
 
 
 async def provide_turns(app: web.Application) -> AsyncIterator[None]:
