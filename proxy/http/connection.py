@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import resource
-import secrets
 import socket
 import sys
 from dataclasses import dataclass
@@ -27,7 +27,6 @@ from proxy.protocol.errors import (
     BadRequest,
     InternalError,
     RequestTimeout,
-    ServiceUnavailable,
     error_body,
 )
 
@@ -63,11 +62,10 @@ class ConnectionLimits:
 class ClientConnection(web.RequestHandler):
     """One client's connection. Its requests are answered one after the other."""
 
-    __slots__ = ("_head_timer", "_heads", "_limits", "_only_reads", "_server", "on_leave", "probe")
+    __slots__ = ("_head_timer", "_heads", "_limits", "_only_reads", "on_leave", "probe")
 
-    def __init__(self, server: ClientServer, *, limits: ConnectionLimits, **settings: Any) -> None:
+    def __init__(self, server: web.Server, *, limits: ConnectionLimits, **settings: Any) -> None:
         super().__init__(server, **settings)
-        self._server = server
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
         #: Requests before the one whose head `_head_timer` is for.
@@ -83,13 +81,6 @@ class ClientConnection(web.RequestHandler):
     def is_waiting(self) -> bool:
         """Whether it waits for a whole request."""
         return self._waiter is not None and not self._waiter.done()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Refuse it if there are too many."""
-        super().connection_made(transport)
-        if not self._server.makes_room(self):
-            message = "This server has too many connections; please retry."
-            self._refuse(ServiceUnavailable(message, code="too_many_connections"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever answers; nothing is cancelled that does not ask for it."""
@@ -113,7 +104,7 @@ class ClientConnection(web.RequestHandler):
     def _check_head(self) -> None:
         self._head_timer = None
         if self.is_waiting and self._heads == self._request_count:
-            self._refuse(RequestTimeout("The head of the request did not arrive in time."))
+            self.refuse(RequestTimeout("The head of the request did not arrive in time."))
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Tell whether the connection stays: a client that sends no more may still read its answer.
@@ -213,47 +204,11 @@ class ClientConnection(web.RequestHandler):
         headers = {**error.headers, "x-request-id": request_id, hdrs.SERVER: "branchline"}
         return web.Response(body=body, status=error.status, headers=headers, content_type="application/json")
 
-    def _refuse(self, error: ApiError) -> None:
+    def refuse(self, error: ApiError) -> None:
         """Answer what was no request, and close the connection."""
         if self.transport is not None:
             self.transport.write(_raw(self._answer(error, new_request_id())))
         self.force_close()
-
-
-class ClientServer(web.Server):
-    """A server on such connections. limits: for each and for all of them."""
-
-    def __init__(self, handler: Any, *, limits: ConnectionLimits, **settings: Any) -> None:
-        super().__init__(handler, limits=limits, **settings)
-        self._limits = limits
-
-    def __call__(self) -> ClientConnection:
-        """Return what takes the next connection."""
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
-
-    def makes_room(self, newest: ClientConnection) -> bool:
-        """Tell whether there is room for one more connection; of those that wait for a request the oldest makes it."""
-        if len(self._connections) <= self._limits.most:
-            return True
-        for one in self._connections:
-            if isinstance(one, ClientConnection) and one.is_waiting and one is not newest:
-                one.force_close()
-                return True
-        return False
-
-
-class ClientRunner(web.AppRunner):
-    """Serves an application on such connections. limits: see `ClientServer`; its other arguments are aiohttp's."""
-
-    def __init__(self, app: web.Application, *, limits: ConnectionLimits, **settings: Any) -> None:
-        super().__init__(app, **settings)
-        self._limits = limits
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return ClientServer(
-            made.request_handler, limits=self._limits, request_factory=made.request_factory, **self._kwargs
-        )
 
 
 def client_connection(request: web.Request) -> ClientConnection:
@@ -282,7 +237,7 @@ def most_connections(wanted: int) -> int:
 
 def new_request_id() -> str:
     """Return `req_` + 32 hex digits."""
-    return f"req_{secrets.token_hex(16)}"
+    return f"req_{os.urandom(16).hex()}"
 
 
 def _error_for(status: int, exc: BaseException | None) -> ApiError:

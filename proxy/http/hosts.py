@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 
 from proxy.config.values import is_loopback
-from proxy.http.keys import Handler
 from proxy.protocol.errors import Forbidden
 
 if TYPE_CHECKING:
@@ -58,17 +57,15 @@ class KnownHosts:
         return _is_own(name) or name in self._exact or name.endswith(self._endings)
 
 
-@web.middleware
-async def require_known_host(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse a request that came under a name that a web page may have made its own. A request without one is none."""
-    known = request.app[KNOWN_HOSTS]
+def require_known_host(request: web.Request) -> None:
+    """Refuse a request that came under a name that a web page may have made its own. One without any is no page's."""
+    known = request.app.get(KNOWN_HOSTS)
     if known is not None and not all(map(known.know, request.headers.getall(hdrs.HOST, ()))):
         raise Forbidden(
             "This server asks for no credential, so it answers only to its addresses, to localhost and to the names in "
             "server.allowed_hosts; the Host of this request is none of them.",
             code="host_not_allowed",
         )
-    return await handler(request)
 
 
 def _name_of(host: str) -> str:
