@@ -50,6 +50,7 @@ from proxy.services import SERVICES, Services
 from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
 from proxy.turns.running import TURNS, RunningTurns
+from proxy.turns.slots import TurnSlots
 from proxy.upstream.client import UPSTREAM, Upstream, create_session
 from proxy.websocket import connection
 from proxy.websocket.connections import CONNECTIONS, Connections
@@ -151,7 +152,8 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     """Keep the registry of running turns."""
     config = app[CONFIG]
     leases = Leases(app[STORE], config.turns.lock_lease_seconds)
-    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds).serving() as turns:
+    slots = TurnSlots.of(app[STORE].quotas, config.quotas)
+    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds, slots).serving() as turns:
         app[TURNS] = turns
         app[SERVICES] = Services(
             app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)

@@ -21,6 +21,8 @@ from storage.errors import (
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    QueueFull,
+    QuotaExceeded,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -34,6 +36,7 @@ from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of
+from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -66,7 +69,9 @@ from storage.records import (
 from storage.store import Store
 
 __all__ = [
+    "ALL_OWNERS",
     "ANYBODY",
+    "Allowance",
     "AlreadyThere",
     "ArchivedAppend",
     "ArchivedBranch",
@@ -122,6 +127,9 @@ __all__ = [
     "PageRequest",
     "Pairing",
     "Purged",
+    "QueueFull",
+    "QuotaExceeded",
+    "Quotas",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
@@ -132,6 +140,7 @@ __all__ = [
     "Swept",
     "TooManyMetadata",
     "TurnCommit",
+    "TurnSlot",
     "TurnSource",
     "Unavailable",
     "new_partition",

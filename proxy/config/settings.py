@@ -183,6 +183,21 @@ class TurnsConfig(Section, frozen=True):
     commit_retry_seconds: NotNegative = 30.0
 
 
+class QuotasConfig(Section, frozen=True):
+    """What one owner may do, over all replicas; what is more gets a 429. 0 stands for any number."""
+
+    #: Requests a minute; as many may come at once. Each costs a round trip to the store.
+    requests_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Turns at a time. Those in the background don't count: `queued_jobs`.
+    turns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Turns at a time of all owners together.
+    total_turns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Background responses that wait for a worker.
+    queued_jobs: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    #: Conversations.
+    conversations: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class ConversationsConfig(Section, frozen=True):
     """Conversations."""
 
@@ -309,6 +324,7 @@ class Config(Section, frozen=True):
     auth: AuthConfig = AuthConfig()
     turns: TurnsConfig = TurnsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
+    quotas: QuotasConfig = QuotasConfig()
     responses: ResponsesConfig = ResponsesConfig()
     websocket: WebSocketConfig = WebSocketConfig()
     background: BackgroundConfig = BackgroundConfig()

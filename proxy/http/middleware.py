@@ -22,6 +22,7 @@ from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.hosts import require_known_host
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.quotas import ALLOWANCE, count_request, rate_limit_headers
 from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
     ApiError,
@@ -122,6 +123,8 @@ async def let_in(request: web.Request) -> None:
         caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
+        if limit := request.app[CONFIG].quotas.requests_per_minute:
+            await count_request(request, caller.owner, limit)
 
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
@@ -130,6 +133,8 @@ async def mark_started(request: web.Request, response: web.StreamResponse) -> No
     if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
         response.headers[hdrs.SERVER] = "branchline"
     request[_STARTED] = response
+    if (allowance := request.get(ALLOWANCE)) is not None:
+        response.headers.update(rate_limit_headers(allowance))
 
 
 #: Outermost first.

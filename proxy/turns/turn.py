@@ -149,6 +149,11 @@ class Turn:
         self._break_off()
 
     @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self._call.caller.owner
+
+    @property
     def response_id(self) -> str:
         """The response's id, '' before the turn was opened."""
         return self._opening.response_id if self._opening else ""

@@ -28,6 +28,7 @@ from storage import (
     PageRequest,
     Store,
     Submission,
+    TurnSlot,
     TurnSource,
     new_partition,
     partition_of,
@@ -178,6 +179,15 @@ async def commit(store: Store, submission: Submission, job: Job, conversation: C
     turn = finished(opened, partition=partition, conversation=conversation, response_id=submission.response_id)
     body = orjson.dumps({"object": "response", "status": "completed", "metadata": {}})
     return (await store.turns.commit(replace(turn, token=job.token, job_token=job.token, body=body))).result
+
+
+async def use_quotas(store: Store) -> None:
+    """Call every method of quotas at least once."""
+    slot = TurnSlot(OWNER, "token", 1, 1)
+    await store.quotas.count_request(OWNER, 10)
+    assert await store.quotas.enter(slot) is None
+    await store.quotas.keep([slot])
+    await store.quotas.leave(slot)
 
 
 async def use_jobs(store: Store) -> None:
