@@ -21,6 +21,9 @@ from benchmarks.performance.target import Target
 from benchmarks.servers.model import delta_text, expected_text
 from benchmarks.wire import Connection, connected, together
 
+#: Between the beginnings of two of many streams: what is measured is that they run at once, not that they begin so.
+APART_SECONDS = 0.002
+
 _STAMP = re.compile(rb'"delta":\s?"(\d{16}) "')
 _COMPLETED = re.compile(rb'^data: ?(\{.*"type":\s?"response\.completed".*\})\r?$', re.MULTILINE)
 
@@ -97,12 +100,15 @@ async def _use(connection: Connection) -> None:
     await connection.request("GET", "/v1/models")
 
 
-async def run_streams(target: Target, connections: Sequence[Connection], name: str, deltas: int, gap_us: int) -> Round:
-    """Run a stream a connection, all at once, and check every delta. Raises WrongAnswer."""
+async def run_streams(
+    target: Target, connections: Sequence[Connection], name: str, deltas: int, gap_us: int, apart: float = 0.0
+) -> Round:
+    """Run a stream a connection, begun so many seconds apart, and check every delta. Raises WrongAnswer."""
     took = Round([], [])
 
     async def one(number: int, connection: Connection) -> None:
         tag, listener = f"{name}-{number}", _Listener()
+        await asyncio.sleep(number * apart)
         body = b'{"model":"bench","stream":true,"input":[%s]}' % question(tag, deltas=deltas, gap_us=gap_us)
         start = time.perf_counter()
         answer = await connection.request("POST", "/v1/responses", body, listener.take)
@@ -144,7 +150,8 @@ async def _at_once(
     idle.setdefault(target.name, target.memory_bytes())
     async with open_used(target, count) as connections:
         before = target.cpu()
-        running = asyncio.ensure_future(run_streams(target, connections, f"s{count}-{repeat}", deltas, gap_us))
+        name = f"s{count}-{repeat}"
+        running = asyncio.ensure_future(run_streams(target, connections, name, deltas, gap_us, APART_SECONDS))
         try:
             await asyncio.wait([running], timeout=deltas * gap_us / 2e6)
             memory = target.memory_bytes() - idle[target.name]

@@ -13,6 +13,7 @@ RUN: dict[str, Any] = {
     "date": "2026-11-30 10:00 UTC",
     "kind": "full",
     "minutes": 19.5,
+    "measured": "Branchline 0.1, commit abc",
     "machine": "2 processors, Some CPU",
     "system": "Linux 6.1",
     "python": "3.11.7",
