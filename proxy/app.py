@@ -33,6 +33,7 @@ from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
+from proxy.http.connection import ClientRunner
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
@@ -83,18 +84,17 @@ def create_app(config: Config) -> web.Application:
 def create_runner(app: web.Application) -> web.AppRunner:
     """Return a runner for `app`.
 
-    Bodies keep their coding (`proxy.http.body` undoes it within limits, passthrough leaves it), a handler is
-    cancelled when its client leaves, and `stop_turns` has done the waiting before connections are closed.
+    Bodies keep their coding (`proxy.http.body` undoes it within limits, passthrough leaves it), `proxy.http.connection`
+    tells when a client leaves, and `stop_turns` has done the waiting before connections are closed.
     """
     server_log = logging.getLogger("proxy.server")
     server_log.addFilter(_without_quotes)
     # It warns of the subprotocols that a client offers, and browsers' clients offer their key as one.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
-    return web.AppRunner(
+    return ClientRunner(
         app,
         access_log=None,
         auto_decompress=False,
-        handler_cancellation=True,
         logger=server_log,
         max_field_size=MAX_HEADER_BYTES,
         max_line_size=MAX_HEADER_BYTES,

@@ -119,14 +119,19 @@ class Compaction:
     async def _summarise(
         self, relay: Relay, output: TurnOutput, opened: OpenedTurn, own_paths: Mapping[str, str]
     ) -> Summary:
-        async with self._summariser.ask(opened, own_paths) as answer:
-            output.begin(answer.headers)
-            if self.request.stream:
+        told = False
+
+        async def begun(headers: Mapping[str, str]) -> None:
+            nonlocal told
+            output.begin(headers)
+            if self.request.stream and not told:
+                told = True
                 await output.send(relay.compacting())
-                return await self._summariser.read(answer)
-            summary = await self._summariser.read(answer)
+
+        summary = await self._summariser.write(opened, own_paths, begun)
+        if not told:
             relay.compacting()
-            return summary
+        return summary
 
     async def _is_over(self) -> bool:
         if self._threshold is None:

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.http.keys import CONFIG
-from proxy.protocol import integers, lenient_json
+from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
 
@@ -57,13 +57,6 @@ async def refuse_selection(request: web.Request) -> None:
             raise unknown_parameter(name[:64], "This deletes everything; a part of it can't be chosen.")
 
 
-def _parse(body: bytes) -> Any:
-    try:
-        return integers.loads_exact(body)
-    except orjson.JSONDecodeError:
-        return lenient_json.loads_lenient(body)
-
-
 def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     """Return the JSON object in `body`; the last of repeated keys counts.
 
@@ -72,7 +65,7 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     never quotes the body.
     """
     try:
-        value = _parse(body)
+        value = lenient_json.loads_lenient(body)
     except orjson.JSONDecodeError as exc:
         place = f"line {exc.lineno}, column {exc.colno}"
         raise BadRequest(f"The request body is not valid JSON ({place}).", code="invalid_json") from None

@@ -21,6 +21,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
+from proxy.http.connection import client_connection
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
 from proxy.http.urls import hint_for
@@ -53,6 +54,9 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 #: The answer whose head has been sent.
 _STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started")
 
+#: When the request came, by `time.perf_counter`; gone once its line is written.
+_BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
+
 #: Paths that need no credentials, set by `proxy.app`.
 OPEN_PATHS: web.AppKey[frozenset[str]] = web.AppKey("open_paths", frozenset)
 
@@ -65,35 +69,39 @@ log = logging.getLogger(__name__)
 
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id and keep its task among the running ones."""
+    """Give the request its id and keep its task, which ends if the client leaves, among the running ones."""
+    connection, task = client_connection(request), asyncio.current_task()
+    if task is None or request.transport is None:
+        # the client has left before anything was done
+        raise asyncio.CancelledError
     request[REQUEST_ID] = _new_request_id()
     running = request.app[RUNNING]
-    if (task := asyncio.current_task()) is not None:
-        running.add(task)
-        task.add_done_callback(running.discard)
-    return await handler(request)
+    running.add(task)
+    task.add_done_callback(running.discard)
+    connection.on_leave = task.cancel
+    try:
+        return await handler(request)
+    finally:
+        connection.on_leave = None
 
 
 @web.middleware
 async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Write one line: no bodies, no headers, no query."""
-    start = time.perf_counter()
+    request[_BEGUN] = time.perf_counter()
     response: web.StreamResponse | None = None
     try:
         response = await handler(request)
         return response
     finally:
-        response = response or _sent_whole(request)
-        log.info(
-            "%s %s %d %.1f ms %d bytes %s upstream %s",
-            request.method,
-            _logged_path(request),
-            response.status if response is not None else CLIENT_LEFT,
-            (time.perf_counter() - start) * 1000,
-            _sent_bytes(response),
-            request[REQUEST_ID],
-            request.get(UPSTREAM_REQUEST_ID, "-"),
-        )
+        if _BEGUN in request:
+            _write_line(request, response)
+
+
+def note_left(request: web.Request) -> None:
+    """Write the line of a request now: its client has gone, though what it asked for goes on."""
+    if _BEGUN in request:
+        _write_line(request, None)
 
 
 @web.middleware
@@ -103,6 +111,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except Exception as exc:
         started: web.StreamResponse | None = request.get(_STARTED)
+        if _BEGUN not in request:
+            # its client left long ago
+            return started or web.Response(status=CLIENT_LEFT)
         if isinstance(exc, ConnectionError) and _client_left(request):
             log.debug("%s client left", request[REQUEST_ID])
             return started or web.Response(status=CLIENT_LEFT)
@@ -186,6 +197,21 @@ def _cut(request: web.Request, response: web.StreamResponse) -> None:
     if (sock := request.transport.get_extra_info("socket")) is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     request.transport.abort()
+
+
+def _write_line(request: web.Request, response: web.StreamResponse | None) -> None:
+    response = response or _sent_whole(request)
+    log.info(
+        "%s %s %d %.1f ms %d bytes %s upstream %s",
+        request.method,
+        _logged_path(request),
+        response.status if response is not None else CLIENT_LEFT,
+        (time.perf_counter() - request[_BEGUN]) * 1000,
+        _sent_bytes(response),
+        request[REQUEST_ID],
+        request.get(UPSTREAM_REQUEST_ID, "-"),
+    )
+    del request[_BEGUN]
 
 
 def _client_left(request: web.Request) -> bool:

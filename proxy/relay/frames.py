@@ -24,6 +24,11 @@ class Frames:
         self._sequence_number = sequence_number
         self._frames: list[bytes] = []
 
+    @property
+    def count(self) -> int:
+        """How many events there were so far."""
+        return self._sequence_number
+
     def emit(self, body: dict[str, Any]) -> None:
         """Number `body`, in place, and add its frame. Raises MalformedEvent; the number is not used up then."""
         if "response_id" in body:

@@ -105,7 +105,13 @@ class Transcript:
         if self._waiting is not None:
             self._place_waiting(body, _item_type(body))
         if stream is not None:
-            self._text_done(stream, body)
+            whole = as_text(body.get(stream.text_key))
+            if self._waiting is None and self._placement.is_undecided(
+                body, stream.item_type, lambda draft: draft.likeness(stream, whole)
+            ):
+                self._waiting = partial(self._text_done, stream), body, stream.item_type
+            else:
+                self._text_done(stream, body)
         elif (
             kind.endswith("_part.added")
             and self._waiting is None

@@ -64,8 +64,7 @@ class Upstream:
     """The model server at one base URL.
 
     session: from `create_session`. url: with its `/v1`; a query in it (Azure's `api-version`) goes on every
-    request. The contexts give the connection back when they end, and close it where an answer was not read
-    to its end, so that the upstream notices.
+    request.
     """
 
     def __init__(self, config: UpstreamConfig, session: aiohttp.ClientSession, url: str) -> None:
@@ -78,13 +77,14 @@ class Upstream:
         self.max_response_bytes = config.max_response_bytes
         self.max_event_bytes = config.max_event_bytes
 
-    @asynccontextmanager
     async def create_response(
         self, body: bytes, headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """`POST {url}{path}` with the JSON `body`; give the answer, its body unread, if it is a 2xx.
+    ) -> aiohttp.ClientResponse:
+        """`POST {url}{path}` with the JSON `body`; return the answer, its body unread, if it is a 2xx.
 
-        headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`, or one below it.
+        Whoever gets it releases it: then its connection goes back, or is closed where it was not read to its end, so
+        that the upstream notices. headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`,
+        or one below it.
         Raises UpstreamRefusal for the upstream's 4xx and 5xx, BadGateway (redirects too), GatewayTimeout.
         """
         sent = turn_headers(headers)
@@ -97,9 +97,10 @@ class Upstream:
             if response.status >= 300:
                 # Following it could carry the caller's key to another host.
                 raise BadGateway("The upstream answered with a redirect.")
-            yield response
-        finally:
+        except BaseException:
             response.release()
+            raise
+        return response
 
     @asynccontextmanager
     async def forward(
