@@ -20,13 +20,13 @@ import orjson
 from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
-from proxy.protocol import sse
-from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, ServiceUnavailable
-from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.protocol.errors import ApiError, ServiceUnavailable
+from proxy.relay import Outcome, Ownership, Relay
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
+from proxy.turns.stream import TurnStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -227,26 +227,12 @@ class Turn:
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
         relay = self._relay
-        failed = "The upstream ended its stream before the response was complete."
-        try:
-            async for events in answer.events(relay.patience):
-                frames = b"".join([relay.feed(event) for event in events])
-                if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
-                    return self._interrupted()
-                if relay.pings:
-                    relay.pings = 0
-                    await self._output.pass_ping()
-                if relay.is_over:
-                    break
-        except MalformedEvent:
-            failed = "The upstream sent an event that can't be read."
-        except sse.EventTooLarge:
-            failed = "The upstream sent an event that is too large."
-        except (BadGateway, GatewayTimeout) as failure:
-            failed = failure.message
+        stream = TurnStream(relay, self._output, tells=self._request.stream, ends_on_leave=self._ends_on_leave)
+        if not await stream.run(answer):
+            return self._interrupted()
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
-        return relay.outcome or relay.fail("server_error", failed)
+        return relay.outcome or relay.fail("server_error", stream.failure)
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.

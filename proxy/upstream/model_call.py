@@ -9,9 +9,10 @@ refusal    names something that the client never sent, or an item of its history
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from aiohttp import hdrs
 
@@ -19,9 +20,9 @@ from proxy.context.budget import OMITTED
 from proxy.context.model_request import ModelRequest, View, turn_model_request
 from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
-from proxy.protocol.errors import ApiError, BadGateway, UpstreamRefusal
+from proxy.protocol.errors import BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
-from proxy.upstream.body import iter_chunks, parse_json_answer
+from proxy.upstream.body import parse_json_answer, push_chunks
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
@@ -45,6 +46,8 @@ Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
 
 #: Bytes of a body that are looked at to tell what it is.
 _MAX_START_BYTES = 4096
+#: Bytes of a body that are kept for who pulls it, before the model server has to wait.
+_READ_AHEAD_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,20 +170,37 @@ class ModelCall:
         return ModelAnswer(answer, self._upstream, omitted)
 
 
+class EventTaker(Protocol):
+    """Takes the events of a stream as they arrive, called inside the event loop's own call: it must not raise."""
+
+    def take(self, events: list[sse.Event]) -> None:
+        """Take the next events, at least one."""
+        ...
+
+    def over(self, failure: Exception | None) -> None:
+        """Know that no more come, and why: None at the stream's end, ApiError or EventTooLarge. The last call."""
+        ...
+
+
 class ModelAnswer:
     """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
-    A context: at its end the connection goes back, or is closed if the answer was not read to its end.
+    Its body is pulled, piece by piece, until its events are asked to be pushed. A context: at its end the connection
+    goes back, or is closed if the answer was not read to its end.
     """
 
     def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
         self._answer = answer
-        self._upstream = upstream
         self._omitted = omitted
-        self._chunks = iter_chunks(answer)
         self._room = upstream.max_response_bytes
-        #: What was read to see what the body is.
-        self._start = b""
+        self._decoder = sse.SseDecoder(upstream.max_event_bytes)
+        self._taker: EventTaker | None = None
+        #: What came and was not pulled yet, how much that is, and who waits for more.
+        self._pieces: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._begun = self._over = False
+        self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -207,7 +227,9 @@ class ModelAnswer:
             if not chunk:
                 break
             start = (start + chunk).lstrip(b" \t\r\n")
-        self._start = start
+        if start:
+            self._pieces.appendleft(start)
+            self._kept_bytes += len(start)
         if found is not None:
             return found
         untold = not self._answer.headers.get(hdrs.CONTENT_TYPE)
@@ -224,36 +246,107 @@ class ModelAnswer:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         return parse_json_answer(await self.read())
 
-    async def events(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[list[sse.Event]]:
+    async def events(self) -> AsyncIterator[list[sse.Event]]:
         """Yield the events of a stream as they arrive, some at a time.
 
-        patience: tells for how many seconds more events are waited for; None: for as long as the upstream may be
-        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout,
-        EventTooLarge, but nothing once patience is limited.
+        Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
         """
-        decoder = sse.SseDecoder(self._upstream.max_event_bytes)
-        while chunk := await self._next(patience()):
-            if events := decoder.feed(chunk):
+        while chunk := await self._next():
+            if events := self._decoder.feed(chunk):
                 yield events
-        yield decoder.flush()
+        yield self._decoder.flush()
 
-    async def _next(self, seconds: float | None = None) -> bytes:
-        """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
-        if self._start:
-            chunk, self._start = self._start, b""
-            return chunk
-        if seconds is None:
-            chunk = await anext(self._chunks, b"")
-        else:
-            try:
-                async with asyncio.timeout(seconds):
-                    chunk = await anext(self._chunks, b"")
-            except (TimeoutError, ApiError):
-                return b""
+    def push_events(self, taker: EventTaker) -> None:
+        """Give the events of a stream to a taker as they arrive, what has arrived at once; it is told of failures."""
+        self._taker = taker
+        try:
+            self._begin()
+        except BadGateway as failure:
+            self.failed(failure)
+            return
+        while self._pieces:
+            self._decode(self._pieces.popleft())
+        self._kept_bytes = 0
+        self.hold(held=False)
+        if self._over:
+            self._tell_over()
+
+    def hold(self, *, held: bool) -> None:
+        """Let the model server wait, or go on."""
+        self._answer.hold(held=held)
+
+    # How the body comes (`wire.Consumer`).
+
+    def data(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
         self._room -= len(chunk)
+        if self._over:
+            return
         if self._room < 0:
-            raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
-        return chunk
+            self.failed(BadGateway("The upstream's answer is too large.", code="upstream_response_too_large"))
+        elif self._taker is not None:
+            self._decode(chunk)
+        else:
+            self._pieces.append(chunk)
+            self._kept_bytes += len(chunk)
+            if self._kept_bytes > _READ_AHEAD_BYTES:
+                self.hold(held=True)
+            self._wake()
+
+    def end(self) -> None:
+        """Know that the body is complete."""
+        self.failed(None)
+
+    def failed(self, error: Exception | None) -> None:
+        """Know that no more of the body comes."""
+        if not self._over:
+            self._over, self._failure = True, error
+            self._tell_over() if self._taker is not None else self._wake()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            push_chunks(self._answer, self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _decode(self, chunk: bytes) -> None:
+        try:
+            events = self._decoder.feed(chunk)
+        except sse.EventTooLarge as error:
+            self.failed(error)
+        else:
+            if events and self._taker is not None:
+                self._taker.take(events)
+
+    def _tell_over(self) -> None:
+        """Tell the taker of the last event, if the stream lacks its end, and that it was the last."""
+        taker, self._taker = self._taker, None
+        if taker is None:
+            return
+        try:
+            if self._failure is None and (events := self._decoder.flush()):
+                taker.take(events)
+        except sse.EventTooLarge as error:
+            self._failure = error
+        taker.over(self._failure)
+
+    async def _next(self) -> bytes:
+        """Return the next bytes of the body, b'' at its end."""
+        self._begin()
+        while not (self._pieces or self._over):
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._pieces:
+            chunk = self._pieces.popleft()
+            self._kept_bytes -= len(chunk)
+            self.hold(held=False)
+            return chunk
+        if self._failure is not None:
+            raise self._failure
+        return b""
 
 
 def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:
