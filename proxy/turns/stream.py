@@ -16,6 +16,8 @@ from proxy.protocol.errors import ApiError
 from proxy.relay import MalformedEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.delivery import TurnOutput
     from proxy.relay import Relay
     from proxy.upstream.model_call import ModelAnswer
@@ -36,6 +38,7 @@ class TurnStream:
         self._ends_on_leave = ends_on_leave
         self._loop = asyncio.get_running_loop()
         self._answer: ModelAnswer
+        self._teller: _Teller
         self._awake = self._loop.create_future()
         #: Frames that `push` can't take, because the stream's head has not been sent.
         self._first: list[bytes] = []
@@ -47,9 +50,9 @@ class TurnStream:
 
     async def run(self, answer: ModelAnswer) -> bool:
         """Relay an answer until it is over; return False if it was left because its client has gone."""
-        self._answer = answer
+        self._answer, self._teller = answer, _Teller(self._relay, answer.max_event_bytes)
         try:
-            answer.push_events(self)
+            answer.push(self)
             while True:
                 await self._awake
                 self._awake = self._loop.create_future()
@@ -65,33 +68,22 @@ class TurnStream:
             if self._lingering is not None:
                 self._lingering.cancel()
 
-    # What the answer calls (`EventTaker`).
+    # How the stream comes (`upstream.wire.Consumer`).
 
-    def take(self, events: list[sse.Event]) -> None:
-        """Tell events anew."""
-        if self._is_over:
-            return
-        frames: list[bytes] = []
-        try:
-            for event in events:
-                frames.append(self._relay.feed(event))  # noqa: PERF401  # what came before a malformed one counts
-        except MalformedEvent:
-            self._end(_MALFORMED)
-        except Exception as error:
-            self._crash = error
+    def data(self, chunk: bytes) -> None:
+        """Tell what the bytes say, which may be cut anywhere."""
+        if not self._is_over:
+            self._told(self._teller.feed, chunk)
+
+    def end(self) -> None:
+        """Tell what the stream's end completes."""
+        if not self._is_over:
+            self._told(self._teller.flush)
             self._end(BROKEN_OFF)
-        if self._tells and (told := frames[0] if len(frames) == 1 else b"".join(frames)):
-            self._tell(told)
-        self._linger()
-        if self._relay.pings:
-            self._wake()
 
-    def over(self, failure: Exception | None) -> None:
-        """Note why no more events come."""
-        if isinstance(failure, ApiError):
-            self._end(failure.message)
-        else:
-            self._end(BROKEN_OFF if failure is None else _TOO_LARGE)
+    def failed(self, error: Exception) -> None:
+        """Note why nothing more comes."""
+        self._end(error.message if isinstance(error, ApiError) else BROKEN_OFF)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -99,14 +91,33 @@ class TurnStream:
     def _is_gone(self) -> bool:
         return self._tells and self._ends_on_leave and self._output.delivery.gone
 
-    def _tell(self, frames: bytes) -> None:
-        if self._first or not self._output.started:
+    def _told(self, feed: Callable[..., bytes], *chunk: bytes) -> None:
+        relay = self._relay
+        try:
+            frames = feed(*chunk)
+        except Exception as error:
+            # raised where the turn runs
+            self._crash = error
+            self._end(BROKEN_OFF)
+            return
+        if frames and self._tells:
+            self._send(frames)
+        if self._teller.failure is not None:
+            self._end(_TOO_LARGE if isinstance(self._teller.failure, sse.EventTooLarge) else _MALFORMED)
+        elif relay.outcome is not None or relay.is_over or self._lingering is not None:
+            self._linger()
+        if relay.pings:
+            self._wake()
+
+    def _send(self, frames: bytes) -> None:
+        output = self._output
+        if self._first or not output.started:
             self._first.append(frames)
             self._wake()
-        elif not self._output.push(frames):
+        elif not output.push(frames):
             self._is_behind = True
             self._wake()
-        elif self._is_gone:
+        elif output.delivery.gone and self._ends_on_leave:
             self._wake()
         if self._is_waiting:
             self._answer.hold(held=True)
@@ -146,3 +157,30 @@ class TurnStream:
     def _wake(self) -> None:
         if not self._awake.done():
             self._awake.set_result(None)
+
+
+class _Teller:
+    """The model server's bytes to the client's, through a relay. max_event_bytes: see `SseDecoder`."""
+
+    def __init__(self, relay: Relay, max_event_bytes: int) -> None:
+        self._relay = relay
+        self._decoder = sse.SseDecoder(max_event_bytes)
+        #: Why nothing more is told.
+        self.failure: MalformedEvent | sse.EventTooLarge | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the client's frames for some bytes, which may be cut anywhere."""
+        return self._tell(lambda: self._decoder.feed(chunk))
+
+    def flush(self) -> bytes:
+        """Return the client's frames for what the end of the stream completes."""
+        return self._tell(self._decoder.flush)
+
+    def _tell(self, events: Callable[[], list[sse.Event]]) -> bytes:
+        told: list[bytes] = []
+        try:
+            # one by one: what was told before an event that can't be read is not lost
+            told.extend(map(self._relay.feed, events()))
+        except (MalformedEvent, sse.EventTooLarge) as failure:
+            self.failure = failure
+        return told[0] if len(told) == 1 else b"".join(told)

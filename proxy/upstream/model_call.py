@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aiohttp import hdrs
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from proxy.upstream.capabilities import Capabilities
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer
+    from proxy.upstream.wire import Consumer
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
 MAX_OBJECTIONS = 8
@@ -170,31 +171,20 @@ class ModelCall:
         return ModelAnswer(answer, self._upstream, omitted)
 
 
-class EventTaker(Protocol):
-    """Takes the events of a stream as they arrive, called inside the event loop's own call: it must not raise."""
-
-    def take(self, events: list[sse.Event]) -> None:
-        """Take the next events, at least one."""
-        ...
-
-    def over(self, failure: Exception | None) -> None:
-        """Know that no more come, and why: None at the stream's end, ApiError or EventTooLarge. The last call."""
-        ...
-
-
 class ModelAnswer:
     """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
-    Its body is pulled, piece by piece, until its events are asked to be pushed. A context: at its end the connection
-    goes back, or is closed if the answer was not read to its end.
+    Its body is pulled, piece by piece, until it is asked to be pushed. A context: at its end the connection goes back,
+    or is closed if the answer was not read to its end.
     """
 
     def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
         self._answer = answer
         self._omitted = omitted
         self._room = upstream.max_response_bytes
-        self._decoder = sse.SseDecoder(upstream.max_event_bytes)
-        self._taker: EventTaker | None = None
+        self._consumer: Consumer | None = None
+        #: How large an event of a stream may be.
+        self.max_event_bytes = upstream.max_event_bytes
         #: What came and was not pulled yet, how much that is, and who waits for more.
         self._pieces: deque[bytes] = deque()
         self._kept_bytes = 0
@@ -251,23 +241,23 @@ class ModelAnswer:
 
         Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
         """
+        decoder = sse.SseDecoder(self.max_event_bytes)
         while chunk := await self._next():
-            if events := self._decoder.feed(chunk):
+            if events := decoder.feed(chunk):
                 yield events
-        yield self._decoder.flush()
+        yield decoder.flush()
 
-    def push_events(self, taker: EventTaker) -> None:
-        """Give the events of a stream to a taker as they arrive, what has arrived at once; it is told of failures."""
-        self._taker = taker
+    def push(self, consumer: Consumer) -> None:
+        """Give what comes of the body to a consumer from now on, what has come at once; it fails with an ApiError."""
+        self._consumer = consumer
+        while self._pieces:
+            consumer.data(self._pieces.popleft())
+        self._kept_bytes = 0
+        self.hold(held=False)
         try:
             self._begin()
         except BadGateway as failure:
             self.failed(failure)
-            return
-        while self._pieces:
-            self._decode(self._pieces.popleft())
-        self._kept_bytes = 0
-        self.hold(held=False)
         if self._over:
             self._tell_over()
 
@@ -280,12 +270,12 @@ class ModelAnswer:
     def data(self, chunk: bytes) -> None:
         """Take a piece of the body."""
         self._room -= len(chunk)
-        if self._over:
-            return
         if self._room < 0:
             self.failed(BadGateway("The upstream's answer is too large.", code="upstream_response_too_large"))
-        elif self._taker is not None:
-            self._decode(chunk)
+        elif self._over:
+            return
+        elif self._consumer is not None:
+            self._consumer.data(chunk)
         else:
             self._pieces.append(chunk)
             self._kept_bytes += len(chunk)
@@ -295,13 +285,14 @@ class ModelAnswer:
 
     def end(self) -> None:
         """Know that the body is complete."""
-        self.failed(None)
+        self._over = True
+        self._tell_over()
 
-    def failed(self, error: Exception | None) -> None:
+    def failed(self, error: Exception) -> None:
         """Know that no more of the body comes."""
         if not self._over:
             self._over, self._failure = True, error
-            self._tell_over() if self._taker is not None else self._wake()
+            self._tell_over()
 
     def _begin(self) -> None:
         if not self._begun:
@@ -312,26 +303,14 @@ class ModelAnswer:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _decode(self, chunk: bytes) -> None:
-        try:
-            events = self._decoder.feed(chunk)
-        except sse.EventTooLarge as error:
-            self.failed(error)
-        else:
-            if events and self._taker is not None:
-                self._taker.take(events)
-
     def _tell_over(self) -> None:
-        """Tell the taker of the last event, if the stream lacks its end, and that it was the last."""
-        taker, self._taker = self._taker, None
-        if taker is None:
-            return
-        try:
-            if self._failure is None and (events := self._decoder.flush()):
-                taker.take(events)
-        except sse.EventTooLarge as error:
-            self._failure = error
-        taker.over(self._failure)
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            self._wake()
+        elif self._failure is None:
+            consumer.end()
+        else:
+            consumer.failed(self._failure)
 
     async def _next(self) -> bytes:
         """Return the next bytes of the body, b'' at its end."""
