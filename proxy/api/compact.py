@@ -124,9 +124,14 @@ class Compactor:
 
     async def _compact_here(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
         summariser = Summariser(self._services, self._call, self._request)
-        with await summariser.ask(replace(self._opened, items=items), self._own_paths) as answer:
-            summary = await summariser.read(answer)
-        return self._answer(summary, items), answer.headers
+        headers: dict[str, str] = {}
+
+        async def begun(told: Mapping[str, str]) -> None:
+            headers.clear()
+            headers.update(told)
+
+        summary = await summariser.write(replace(self._opened, items=items), self._own_paths, begun)
+        return self._answer(summary, items), headers
 
     def _answer(self, summary: Summary, items: Sequence[bytes]) -> bytes:
         standing = [msgspec.Raw(item) for item in items if kind_of(item).is_standing]

@@ -1,6 +1,6 @@
 """Turn stream: the model server's events told anew, taken down and sent in the very call that brings them.
 
-    bytes → events (`upstream/model_call`) → frames (`relay`) → sinks → client
+    bytes (`upstream/wire`) → frames (`relay/splicer`) → sinks → client
 
 The turn's task sleeps meanwhile. It wakes for the stream's head, at the end, when something failed, and when a sink or
 the client is behind: what arrives while it waits for them is still taken, and lets the model server wait.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError
-from proxy.relay import MalformedEvent
+from proxy.relay import Splicer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ class TurnStream:
         self._ends_on_leave = ends_on_leave
         self._loop = asyncio.get_running_loop()
         self._answer: ModelAnswer
-        self._teller: _Teller
+        self._splicer: Splicer
         self._awake = self._loop.create_future()
         #: Frames that `push` can't take, because the stream's head has not been sent.
         self._first: list[bytes] = []
@@ -50,7 +50,7 @@ class TurnStream:
 
     async def run(self, answer: ModelAnswer) -> bool:
         """Relay an answer until it is over; return False if it was left because its client has gone."""
-        self._answer, self._teller = answer, _Teller(self._relay, answer.max_event_bytes)
+        self._answer, self._splicer = answer, Splicer(self._relay, answer.max_event_bytes)
         try:
             answer.push(self)
             while True:
@@ -73,12 +73,12 @@ class TurnStream:
     def data(self, chunk: bytes) -> None:
         """Tell what the bytes say, which may be cut anywhere."""
         if not self._is_over:
-            self._told(self._teller.feed, chunk)
+            self._told(self._splicer.feed, chunk)
 
     def end(self) -> None:
         """Tell what the stream's end completes."""
         if not self._is_over:
-            self._told(self._teller.flush)
+            self._told(self._splicer.flush)
             self._end(BROKEN_OFF)
 
     def failed(self, error: Exception) -> None:
@@ -102,8 +102,8 @@ class TurnStream:
             return
         if frames and self._tells:
             self._send(frames)
-        if self._teller.failure is not None:
-            self._end(_TOO_LARGE if isinstance(self._teller.failure, sse.EventTooLarge) else _MALFORMED)
+        if self._splicer.failure is not None:
+            self._end(_TOO_LARGE if isinstance(self._splicer.failure, sse.EventTooLarge) else _MALFORMED)
         elif relay.outcome is not None or relay.is_over or self._lingering is not None:
             self._linger()
         if relay.pings:
@@ -157,30 +157,3 @@ class TurnStream:
     def _wake(self) -> None:
         if not self._awake.done():
             self._awake.set_result(None)
-
-
-class _Teller:
-    """The model server's bytes to the client's, through a relay. max_event_bytes: see `SseDecoder`."""
-
-    def __init__(self, relay: Relay, max_event_bytes: int) -> None:
-        self._relay = relay
-        self._decoder = sse.SseDecoder(max_event_bytes)
-        #: Why nothing more is told.
-        self.failure: MalformedEvent | sse.EventTooLarge | None = None
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Return the client's frames for some bytes, which may be cut anywhere."""
-        return self._tell(lambda: self._decoder.feed(chunk))
-
-    def flush(self) -> bytes:
-        """Return the client's frames for what the end of the stream completes."""
-        return self._tell(self._decoder.flush)
-
-    def _tell(self, events: Callable[[], list[sse.Event]]) -> bytes:
-        told: list[bytes] = []
-        try:
-            # one by one: what was told before an event that can't be read is not lost
-            told.extend(map(self._relay.feed, events()))
-        except (MalformedEvent, sse.EventTooLarge) as failure:
-            self.failure = failure
-        return told[0] if len(told) == 1 else b"".join(told)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer
     from proxy.upstream.wire import Consumer
+    from storage import TurnSource
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
 MAX_OBJECTIONS = 8
@@ -51,7 +52,7 @@ _MAX_START_BYTES = 4096
 _READ_AHEAD_BYTES = 128 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """What goes along from the client's own request: its headers, of which the upstream gets some, and its query."""
 
@@ -79,6 +80,9 @@ class ModelCall:
         self._inbound = inbound
         self._pairs = pairs
         self._asked: ModelRequest | None = None
+        #: What the model refused instead of an answer, and what it is asked without since.
+        self._refused: Mapping[str, Any] | None = None
+        self._left_out = NO_OBJECTIONS
         self.caller = caller
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
@@ -86,7 +90,7 @@ class ModelCall:
     def reader(self, request: TurnRequest, model: str = "") -> Reader:
         """Return what is known of the model that a request asks, or of another one."""
         name = model or request.model
-        objections = self._capabilities.objections(self._upstream.name, name)
+        objections = self._capabilities.objections(self._upstream.name, name) | self._left_out
         return Reader(self._upstream.name, name, objections, request.exempt_tools, self._pairs)
 
     def maker(self, request: TurnRequest, model: Any) -> Maker:
@@ -129,15 +133,40 @@ class ModelCall:
             self._remember(reader, refusals)
         return answer
 
-    def learn(self, error: Mapping[str, Any]) -> None:
-        """Remember what a model objected to in the middle of its answer: the next turn goes without.
+    def object(self, error: Mapping[str, Any] | None) -> bool:
+        """Take a refusal that came in place of an answer, under a 200; return whether to ask once more.
 
-        Unless it named a place, only items are left out: a failure's words may be about anything.
+        error: of the Response, None if it did not fail. What it names is left out of what this call asks from now on.
         """
-        found = find_objection(UpstreamRefusal(400, error), self._asked) if self._asked is not None else None
-        if self._asked is not None and found is not None and (found.seals or found.items or error.get("param")):
-            reader = self._asked.reader
+        if error is None or self._refused is not None or self._asked is None:
+            return False
+        found = find_objection(UpstreamRefusal(400, error), self._asked)
+        if found is not None:
+            self._refused, self._left_out = error, found
+        return found is not None
+
+    def learn(self, error: Mapping[str, Any] | None, source: TurnSource) -> Mapping[str, Any] | None:
+        """Take how an answer ended: remember what the model objects to, and return the error as the client knows it.
+
+        error: of the Response, None if it did not fail. source: what the request goes on from. What was left out after
+        `object` was what was wrong if the model has not said the same again. Of a failure in the middle of an answer
+        only what it says of items is remembered, unless it names a place: its words may be about anything.
+        """
+        refused, left_out = self._refused, self._left_out
+        self._refused, self._left_out = None, NO_OBJECTIONS
+        if self._asked is None:
+            return error
+        reader = self._asked.reader
+        if left_out and error != refused:
+            self._capabilities.note_objections(reader.upstream, reader.model, left_out)
+        if error is None:
+            return None
+        refusal = UpstreamRefusal(400, error)
+        found = find_objection(refusal, self._asked)
+        if found is not None and (found.seals or found.items or error.get("param")):
             self._capabilities.note_objections(reader.upstream, reader.model, found)
+        told = in_the_clients_words(refusal, self._asked, source)
+        return error if told is refusal else {name: value for name, value in told.error.items() if value is not None}
 
     def _object(
         self, refusal: UpstreamRefusal, refusals: list[tuple[UpstreamRefusal, Objections]]
@@ -236,16 +265,15 @@ class ModelAnswer:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         return parse_json_answer(await self.read())
 
-    async def events(self) -> AsyncIterator[list[sse.Event]]:
-        """Yield the events of a stream as they arrive, some at a time.
+    async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
+        """Yield the bytes of a stream as they arrive, cut anywhere.
 
-        Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, EventTooLarge.
+        patience: tells for how many seconds more bytes are waited for; None: for as long as the upstream may be
+        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, but nothing
+        once patience is limited.
         """
-        decoder = sse.SseDecoder(self.max_event_bytes)
-        while chunk := await self._next():
-            if events := decoder.feed(chunk):
-                yield events
-        yield decoder.flush()
+        while chunk := await self._next(patience()):
+            yield chunk
 
     def push(self, consumer: Consumer) -> None:
         """Give what comes of the body to a consumer from now on, what has come at once; it fails with an ApiError."""
@@ -312,18 +340,21 @@ class ModelAnswer:
         else:
             consumer.failed(self._failure)
 
-    async def _next(self) -> bytes:
-        """Return the next bytes of the body, b'' at its end."""
+    async def _next(self, seconds: float | None = None) -> bytes:
+        """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
         self._begin()
         while not (self._pieces or self._over):
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            if seconds is None:
+                await self._waiter
+            elif not (await asyncio.wait([self._waiter], timeout=seconds))[0]:
+                return b""
         if self._pieces:
             chunk = self._pieces.popleft()
             self._kept_bytes -= len(chunk)
             self.hold(held=False)
             return chunk
-        if self._failure is not None:
+        if self._failure is not None and seconds is None:
             raise self._failure
         return b""
 
