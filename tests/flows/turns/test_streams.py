@@ -396,3 +396,22 @@ async def test_a_client_that_reads_late_gets_everything_and_makes_the_model_serv
         told = await stream.response.read()
     assert told.endswith(b"data: [DONE]\n\n")
     assert told.count(b'"delta":"' + b"x" * 500_000 + b'"') == len(marks)
+
+
+async def test_a_client_of_http_1_0_gets_the_frames_alone(proxy: Proxy):
+    gate = asyncio.Event()
+    ends = {"type": "response.completed", "response": {}}
+    proxy.upstream.script(Reply.sse([*OPENING, gate, delta(" a time"), gate, ends]))
+    sent = orjson.dumps({"model": "m", "input": "hi", "stream": True})
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
+    head = b"POST /v1/responses HTTP/1.0\r\nAuthorization: Bearer sk-alice\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(sent) + sent)
+    assert b"chunked" not in await reader.readuntil(b"\r\n\r\n")
+    told = await reader.readuntil(b'"delta":"Once upon"')
+    gate.set()
+    told += await reader.read()
+    writer.close()
+    lines = told.splitlines()
+    assert {line.partition(b": ")[0] for line in lines} == {b"event", b"data", b""}
+    assert b'"delta":" a time"' in told
+    assert lines[-2:] == [b"data: [DONE]", b""]
