@@ -82,6 +82,10 @@ class ClientConnection(web.RequestHandler):
         """Whether it waits for a whole request."""
         return self._waiter is not None and not self._waiter.done()
 
+    async def caught_up(self) -> None:
+        """Return when the client has read enough of what it was sent. Raises ConnectionError if it has gone."""
+        await self._drain_helper()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever answers; nothing is cancelled that does not ask for it."""
         super().connection_lost(exc)
