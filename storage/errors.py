@@ -6,6 +6,7 @@ StoreError
 ├── Locked                    another turn runs on the branch
 ├── ResponseUnfinished        the response that a turn continues has not come to its end
 ├── TooManyMetadata           the merged metadata has too many pairs
+├── HistoryFull               the branch would have more items than it may have
 ├── AlreadyThere              the conversation has this item already
 ├── QueueFull                 the owner has as many background responses waiting as it may have
 ├── QuotaExceeded             the owner has as many conversations as it may have
@@ -56,6 +57,10 @@ class TooManyMetadata(StoreError):
 
 class AlreadyThere(StoreError):
     """The item is in this conversation already; the whole batch was refused."""
+
+
+class HistoryFull(StoreError):
+    """The branch would have more items than it may have; nothing was added."""
 
 
 class ConversationExists(StoreError):
@@ -134,4 +139,5 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"conversation_exists": ConversationExists,
     b"quota_exceeded": QuotaExceeded,
     b"queue_full": QueueFull,
+    b"history_full": HistoryFull,
 }

@@ -177,6 +177,10 @@ class TurnsConfig(Section, frozen=True):
     check_tool_calls: bool = True
     #: Most items in the `input` of one turn.
     max_input_items: Count = 10_000
+    #: Most items of the history that a turn continues; no more are added to a conversation either.
+    max_history_items: Count = 100_000
+    #: Most bytes of it.
+    max_history_bytes: Count = 256 * 1024 * 1024
     #: Seconds that a turn may take; then it fails with what it has. Of a background response: each attempt.
     max_seconds: Positive = 3600.0
     #: Seconds that a finished answer waits for a store that can't be reached.

@@ -317,6 +317,15 @@ def conversation_locked() -> BadRequest:
     )
 
 
+def history_too_long(limit: str) -> BadRequest:
+    """400 for a turn on more history, or for more of it, than one may have. limit: what it may have, in words."""
+    return BadRequest(
+        f"The history is too long: at most {limit}. Begin a new conversation, or compact this one.",
+        param="conversation",
+        code="history_too_long",
+    )
+
+
 def invalid_type(param: str, expected: str, got: str) -> BadRequest:
     """400 for a value of the wrong JSON type."""
     message = f"Invalid type for '{param}': expected {expected}, but got {got} instead."

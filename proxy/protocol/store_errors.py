@@ -13,6 +13,7 @@ from proxy.protocol.errors import (
     branch_exists,
     conversation_locked,
     conversation_not_found,
+    history_too_long,
     item_not_found,
     response_not_found,
     response_unfinished,
@@ -24,6 +25,7 @@ from storage import (
     BranchProtected,
     ConversationNotFound,
     CursorNotFound,
+    HistoryFull,
     ItemNotFound,
     Locked,
     NotAMessage,
@@ -101,6 +103,8 @@ def from_store_error(error: StoreError) -> ApiError:
 
 def _from_quota(error: StoreError) -> ApiError | None:
     match error:
+        case HistoryFull():
+            return history_too_long("as many items as turns.max_history_items says")
         case QuotaExceeded():
             return QuotaReached("You have as many conversations as you may have; delete one first.")
         case QueueFull():

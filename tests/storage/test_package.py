@@ -20,6 +20,7 @@ def test_the_public_names_of_storage_are_these():
         "Allowance",
         "Branch",
         "ALL_OWNERS",
+        "HistoryFull",
         "QueueFull",
         "QuotaExceeded",
         "Quotas",
