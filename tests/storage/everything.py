@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from proxy.backup.format import write_lines
+from proxy.backup.verifier import Backup
 from proxy.protocol import ids
 from storage import (
     ANYBODY,
@@ -45,6 +48,7 @@ from tests.storage.builders import (
     open_turn,
     reference,
     start,
+    take_named_turn,
     take_turn,
 )
 
@@ -83,6 +87,20 @@ async def use_everything(store: Store) -> None:
     await use_keys(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
+
+
+async def use_archive(store: Store) -> None:
+    """Export a conversation with a branch and a response beside it, import it again, and check everything."""
+    conversation = await start(store, "one", "two")
+    response = await take_named_turn(store, conversation=conversation)
+    last = (await ids_in(store, conversation))[-1]
+    await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.AFTER, last, "draft"), [])
+    await take_named_turn(store, previous=response)
+    await store.archive.identify([partition_of(conversation.id)])
+    lines = [line async for line in write_lines(await store.archive.export(OWNER, conversation.id))]
+    await store.conversations.delete(OWNER, conversation.id)
+    await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
+    assert (await store.auditor.audit()).complaints == []
 
 
 async def use_keys(store: Store) -> None:
