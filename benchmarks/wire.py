@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import ExitStack, asynccontextmanager, closing
+from typing import Any, NamedTuple, cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
@@ -162,7 +163,7 @@ class Connection(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; what was asked on it is not answered any more."""
         if self._transport is not None:
             self._transport.close()
 
@@ -198,3 +199,21 @@ class Connection(asyncio.Protocol):
     def _fail(self, exc: Exception) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc)
+
+
+@asynccontextmanager
+async def connected(url: str, count: int) -> AsyncIterator[list[Connection]]:
+    """Open so many connections; all are ended at the end, whatever is on its way."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(await Connection.open(url))) for _ in range(count)]
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Do all at once; if one fails the others are ended before that is raised."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

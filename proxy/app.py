@@ -33,9 +33,9 @@ from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
-from proxy.http.connection import ClientRunner
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
+from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
 from proxy.protocol.errors import method_not_allowed
@@ -93,6 +93,7 @@ def create_runner(app: web.Application) -> web.AppRunner:
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     return ClientRunner(
         app,
+        shorten=responses.TURN_PATH,
         access_log=None,
         auto_decompress=False,
         logger=server_log,
@@ -130,9 +131,9 @@ async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     app[SEALER] = create_sealer(config)
     async with _upstream_url(config) as url, create_session(config.upstream) as session:
-        app[UPSTREAM] = Upstream(config.upstream, session, url)
         app[AUTHENTICATOR] = create_authenticator(config, session)
-        yield
+        async with Upstream(config.upstream, session, url) as app[UPSTREAM]:
+            yield
 
 
 async def provide_turns(app: web.Application) -> AsyncIterator[None]:

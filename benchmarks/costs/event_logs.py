@@ -20,7 +20,7 @@ import uvloop
 
 from benchmarks.performance.streams import open_used, run_streams
 from benchmarks.performance.target import Cpu, Target, branchline, model_server
-from benchmarks.wire import Connection
+from benchmarks.wire import connected
 
 DELTAS = 25
 BLOCK_SECONDS = 2.0
@@ -29,14 +29,12 @@ REPLAYS = 20
 
 async def block(target: Target, clients: int, seconds: float) -> tuple[int, float, Cpu]:
     """Load one server for a while; return how many streams it made, how long that was, and what it used."""
-    connections = await open_used(target, clients)
-    before, start = target.cpu(), time.monotonic()
-    made = 0
-    while time.monotonic() < start + seconds:
-        await run_streams(target, connections, f"keep-{made}", DELTAS, 0)
-        made += clients
-    for connection in connections:
-        connection.close()
+    async with open_used(target, clients) as connections:
+        before, start = target.cpu(), time.monotonic()
+        made = 0
+        while time.monotonic() < start + seconds:
+            await run_streams(target, connections, f"keep-{made}", DELTAS, 0)
+            made += clients
     return made, time.monotonic() - start, target.cpu().since(before)
 
 
@@ -60,17 +58,17 @@ async def compare(targets: list[Target], clients: int, seconds: float) -> None:
 
 async def replay(url: str, words: int) -> None:
     """Print the events of a long stream, and how fast it is told again."""
-    connection = await Connection.open(url)
     body = orjson.dumps({"model": "echo", "input": " ".join(["word"] * words), "stream": True})
-    told = (await connection.request("POST", "/v1/responses", body)).body
-    found = re.search(rb'"id":"(resp_\w+)"', told)
-    assert found is not None
     took = []
-    for _ in range(REPLAYS):
-        start = time.perf_counter()
-        again = await connection.request("GET", f"/v1/responses/{found[1].decode()}?stream=true")
-        assert again.body == told
-        took.append(time.perf_counter() - start)
+    async with connected(url, 1) as (connection,):
+        told = (await connection.request("POST", "/v1/responses", body)).body
+        found = re.search(rb'"id":"(resp_\w+)"', told)
+        assert found is not None
+        for _ in range(REPLAYS):
+            start = time.perf_counter()
+            again = await connection.request("GET", f"/v1/responses/{found[1].decode()}?stream=true")
+            assert again.body == told
+            took.append(time.perf_counter() - start)
     seconds = statistics.median(took)
     events = told.count(b"\n\n") - 1
     print(f"{events} events told again: {seconds * 1000:.0f} ms, {len(told) / seconds / 1e6:.0f} MB/s")

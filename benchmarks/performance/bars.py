@@ -44,19 +44,19 @@ def _turns(samples: Samples) -> Iterator[Bar]:
     yield Bar("turn at depth 1,000 ÷ at depth 1, one client, latency p50", 1.5, ratios(deep, shallow))
 
 
-def peers(samples: Samples, measure: str, case: str, *, whole: bool) -> list[str]:
-    """Return the peers that a case has values of. whole: only those that lost no history in it."""
+def peers(samples: Samples, measure: str, case: str) -> list[str]:
+    """Return the peers that a case has values of and that lost no history in it."""
     found = [name for name in samples.targets(measure, case) if name not in (DIRECT, BARE, OURS)]
-    return [name for name in found if not whole or not any(samples.of(measure, case, name, "lost").values())]
+    return [name for name in found if not any(samples.of(measure, case, name, "lost").values())]
 
 
 def _peers(samples: Samples) -> Iterator[Bar]:
     cases = (
-        ("turns", "conversation", False, 0.55, "conversation, 40 turns: proxy + store ÷ the best peer, CPU"),
-        ("depth", "300", True, 0.2, "turn at depth 300: proxy + store ÷ the best peer that sends all of it, CPU"),
+        ("turns", "conversation", 0.55, "conversation, 40 turns: proxy + store ÷ the best peer, CPU"),
+        ("depth", "300", 0.2, "turn at depth 300: proxy + store ÷ the best peer that sends all of it, CPU"),
     )
-    for measure, case, whole, limit, name in cases:
-        costs = {peer: total(samples, measure, case, peer) for peer in peers(samples, measure, case, whole=whole)}
+    for measure, case, limit, name in cases:
+        costs = {peer: total(samples, measure, case, peer) for peer in peers(samples, measure, case)}
         best = min(costs.values(), key=lambda values: spread(list(values.values())).median, default={})
         yield Bar(name, limit, ratios(total(samples, measure, case, OURS), best))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import orjson
 from benchmarks.performance.statistics import percentile
 from benchmarks.performance.target import Cpu, Memory, Target
 from benchmarks.servers.model import FILLER, expected_text, order
-from benchmarks.wire import Connection
+from benchmarks.wire import Connection, connected, together
 
 #: The beginning of every question: with it an item has about 550 bytes.
 QUESTION = FILLER
@@ -89,13 +90,9 @@ class Dialogue:
         self._place = b',"conversation":%s' % orjson.dumps(conversation)
         self.turns = turns
 
-    def close(self) -> None:
-        """End the connection."""
-        self._connection.close()
-
     async def lead_up(self, turns: int) -> None:
         """Let so many turns have been taken already: their items are added to the conversation, or to what is sent."""
-        answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": 2 * FILLER}]}
+        answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": FILLER}]}
         items: list[bytes] = []
         for number in range(self.turns, self.turns + turns):
             items += [question(f"{self._name}-{number}"), orjson.dumps(answer)]
@@ -140,7 +137,9 @@ class Dialogue:
             text = ""
         beginning = expected_text(tag, messages)
         if text.startswith(beginning) and text.endswith(FILLER):
-            return int(text[len(beginning) :].partition(" ")[0]) < self._image_bytes
+            seen_bytes = int(text[len(beginning) :].partition(" ")[0])
+            if seen_bytes > self._image_bytes:
+                return False
         if self._target.must or not text.startswith(f"[[{tag} saw "):
             raise WrongAnswer(f"{self._target.name}: {messages} messages under {tag}, but the answer is {text[:80]!r}")
         return True
@@ -154,15 +153,17 @@ class Dialogue:
             self._place = b',"previous_response_id":%s' % orjson.dumps(response["id"])
 
 
-async def dialogues(target: Target, memory: Memory | None, names: Iterable[str]) -> list[Dialogue]:
+@asynccontextmanager
+async def dialogues(target: Target, memory: Memory | None, names: Sequence[str]) -> AsyncIterator[list[Dialogue]]:
     """Open a dialogue a name, each on a connection of its own."""
-    return [Dialogue(await Connection.open(target.url), target, memory, name) for name in names]
+    async with connected(target.url, len(names)) as connections:
+        yield [Dialogue(connection, target, memory, name) for connection, name in zip(connections, names, strict=True)]
 
 
-async def metered(target: Target, tally: Tally, *work: Awaitable[None]) -> None:
+async def metered(target: Target, tally: Tally, *work: Coroutine[Any, Any, None]) -> None:
     """Do all of the work at once; note in the tally how long it took and the processor time of the target."""
     before, start = target.cpu(), time.perf_counter()
-    await asyncio.gather(*work)
+    await together(*work)
     tally.seconds = time.perf_counter() - start
     tally.cpu = target.cpu().since(before)
 

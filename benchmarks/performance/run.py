@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ from benchmarks.performance.streams import StreamsPlan, measure_first_byte, meas
 from benchmarks.performance.target import Model, Target, bare_relay, branchline, model_server
 from benchmarks.performance.turns import DepthsPlan, TurnsPlan, measure_depths, measure_turns
 from benchmarks.servers.peers import PEERS, Missing, install, version
+from proxy import __version__
 
 #: What is measured, in this order: the last one lowers the run's own priority.
 MEASURES = ("turns", "depth", "first byte", "streams", "images", "stored", "workers")
@@ -157,6 +159,7 @@ class Run:
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "kind": "quick" if self._options.quick else "full",
             "minutes": round((time.monotonic() - self._began) / 60, 1),
+            "measured": _measured(),
             "machine": f"{os.cpu_count()} processors, {_processor()}",
             "system": f"{platform.system()} {platform.release()}",
             "python": platform.python_version(),
@@ -164,6 +167,21 @@ class Run:
             "peers": {name: version(PEERS[name], self._options.peer_folder) for name in peers},
             "notes": self._notes,
         }
+
+
+def _measured() -> str:
+    """Return Branchline's version and, in a clone, the commit; `-dirty` if files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return f"Branchline {__version__}"
+    return f"Branchline {__version__}, commit {described.stdout.strip()}"
 
 
 def _processor() -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import orjson
 
 from benchmarks.performance.load import QUESTION, Dialogue, Tally, WrongAnswer, dialogues, interleaved, metered
-from benchmarks.performance.statistics import Samples
+from benchmarks.performance.statistics import OURS, Samples
 from benchmarks.performance.streams import open_used, run_streams
 from benchmarks.performance.target import Memory, Target, branchline
-from benchmarks.wire import Connection
+from benchmarks.wire import Connection, connected, together
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,14 @@ async def measure_images(samples: Samples, targets: Sequence[Target], plan: Imag
     image = "data:image/png;base64," + base64.b64encode(random.Random(1).randbytes(plan.image_bytes)).decode()
 
     async def block(target: Target, repeat: int) -> None:
-        (dialogue,) = await dialogues(target, Memory.CONVERSATION, [f"image-{repeat}"])
-        await dialogue.begin()
-        tally = Tally()
-        await metered(target, tally, dialogue.turn(tally, [image]))
-        samples.add("images", "turn with the image", target.name, repeat, **tally.quantities())
-        tally = Tally()
-        await metered(target, tally, _several(dialogue, tally, plan.after))
-        samples.add("images", "turn after it", target.name, repeat, **tally.quantities())
-        dialogue.close()
+        async with dialogues(target, Memory.CONVERSATION, [f"image-{repeat}"]) as (dialogue,):
+            await dialogue.begin()
+            tally = Tally()
+            await metered(target, tally, dialogue.turn(tally, [image]))
+            samples.add("images", "turn with the image", target.name, repeat, **tally.quantities())
+            tally = Tally()
+            await metered(target, tally, _several(dialogue, tally, plan.after))
+            samples.add("images", "turn after it", target.name, repeat, **tally.quantities())
 
     return await interleaved(targets, plan.repeats, block)
 
@@ -75,10 +74,7 @@ async def measure_stored(samples: Samples, model: str, plan: StoredPlan) -> None
             targets.append(target)
 
         async def block(target: Target, repeat: int) -> None:
-            chosen = random.Random(repeat)
-            opened = await dialogues(target, Memory.CONVERSATION, (f"st-{repeat}-{n}" for n in range(plan.clients)))
-            tally = Tally()
-            known = held[target.name]
+            chosen, known, tally = random.Random(repeat), held[target.name], Tally()
 
             async def client(dialogue: Dialogue) -> None:
                 for _ in range(plan.conversations):
@@ -86,11 +82,11 @@ async def measure_stored(samples: Samples, model: str, plan: StoredPlan) -> None
                     dialogue.resume(known.pop(chosen.randrange(len(known))), 1)
                     await _several(dialogue, tally, plan.turns)
 
-            await metered(target, tally, *map(client, opened))
-            for one in opened:
-                one.close()
+            names = [f"stored-{repeat}-{number}" for number in range(plan.clients)]
+            async with dialogues(target, Memory.CONVERSATION, names) as opened:
+                await metered(target, tally, *map(client, opened))
             if repeat:
-                samples.add("stored", target.name, "branchline", repeat, **tally.quantities())
+                samples.add("stored", target.name, OURS, repeat, **tally.quantities())
 
         needed = (plan.repeats + 1) * plan.clients * plan.conversations
         for target in targets:
@@ -107,16 +103,15 @@ async def _fill(target: Target, count: int) -> list[str]:
     ids: list[str] = []
     numbers = iter(range(count))
 
-    async def client() -> None:
-        connection = await Connection.open(target.url)
+    async def client(connection: Connection) -> None:
         for _ in numbers:
             made = await connection.request("POST", "/v1/conversations", body)
             if made.status != 200:
                 raise WrongAnswer(f"{target.name}: {made.status} {made.body[:200]!r}")
             ids.append(orjson.loads(made.body)["id"])
-        connection.close()
 
-    await asyncio.gather(*(client() for _ in range(min(16, count))))
+    async with connected(target.url, min(16, count)) as connections:
+        await together(*map(client, connections))
     return ids
 
 
@@ -155,27 +150,22 @@ async def measure_workers(samples: Samples, model: str, model_pid: int, plan: Wo
         os.setpriority(os.PRIO_PROCESS, 0, plan.niceness)
 
         async def streams(target: Target, repeat: int) -> None:
-            connections = await open_used(target, plan.clients)
-            before, seconds = target.cpu(), 0.0
-            for number in range(plan.streams):
-                name = f"w{repeat}-{number}"
-                seconds += (await run_streams(target, connections, name, plan.deltas, 0)).seconds
-            used = target.cpu().since(before)
-            for connection in connections:
-                connection.close()
+            async with open_used(target, plan.clients) as connections:
+                before, seconds = target.cpu(), 0.0
+                for number in range(plan.streams):
+                    name = f"w{repeat}-{number}"
+                    seconds += (await run_streams(target, connections, name, plan.deltas, 0)).seconds
+                used = target.cpu().since(before)
             done = plan.clients * plan.streams
             quantities = {"proxy_ms": used.proxy * 1000 / done, "store_ms": used.store * 1000 / done}
             if repeat:
                 samples.add("workers", "streams", target.name, repeat, per_second=done / seconds, **quantities)
 
         async def turns(target: Target, repeat: int) -> None:
-            opened = await dialogues(target, Memory.CONVERSATION, (f"w-{repeat}-{n}" for n in range(plan.clients)))
-            tally = Tally()
-            for one in opened:
-                await one.begin()
-            await metered(target, tally, *(_several(one, tally, plan.turns) for one in opened))
-            for one in opened:
-                one.close()
+            tally, names = Tally(), [f"w-{repeat}-{number}" for number in range(plan.clients)]
+            async with dialogues(target, Memory.CONVERSATION, names) as opened:
+                await together(*(one.begin() for one in opened))
+                await metered(target, tally, *(_several(one, tally, plan.turns) for one in opened))
             if repeat:
                 found = tally.quantities()
                 samples.add("workers", "turns", target.name, repeat, per_second=found.pop("turns_per_second"), **found)

@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 
-from benchmarks.performance.load import BLOCK_SECONDS, WrongAnswer, interleaved, question
+from benchmarks.performance.load import WrongAnswer, interleaved, question
 from benchmarks.performance.statistics import Samples, percentile
 from benchmarks.performance.target import Target
 from benchmarks.servers.model import delta_text, expected_text
-from benchmarks.wire import Connection, WireError
+from benchmarks.wire import Connection, connected, together
+
+#: Between the beginnings of two of many streams: what is measured is that they run at once, not that they begin so.
+APART_SECONDS = 0.002
 
 _STAMP = re.compile(rb'"delta":\s?"(\d{16}) "')
 _COMPLETED = re.compile(rb'^data: ?(\{.*"type":\s?"response\.completed".*\})\r?$', re.MULTILINE)
@@ -82,21 +87,28 @@ class Round:
     seconds: float = 0.0
 
 
-async def open_used(target: Target, count: int) -> list[Connection]:
+@asynccontextmanager
+async def open_used(target: Target, count: int) -> AsyncIterator[list[Connection]]:
     """Open connections, and have each used once: what is measured are streams, not connections."""
-    connections = [await Connection.open(target.url) for _ in range(count)]
-    for some in range(0, count, 50):
-        warm = (each.request("GET", "/v1/models") for each in connections[some : some + 50])
-        await asyncio.gather(*warm)
-    return connections
+    async with connected(target.url, count) as connections:
+        for some in range(0, count, 50):
+            await together(*(_use(each) for each in connections[some : some + 50]))
+        yield connections
 
 
-async def run_streams(target: Target, connections: Sequence[Connection], name: str, deltas: int, gap_us: int) -> Round:
-    """Run a stream a connection, all at once, and check every delta. Raises WrongAnswer."""
+async def _use(connection: Connection) -> None:
+    await connection.request("GET", "/v1/models")
+
+
+async def run_streams(
+    target: Target, connections: Sequence[Connection], name: str, deltas: int, gap_us: int, apart: float = 0.0
+) -> Round:
+    """Run a stream a connection, begun so many seconds apart, and check every delta. Raises WrongAnswer."""
     took = Round([], [])
 
     async def one(number: int, connection: Connection) -> None:
         tag, listener = f"{name}-{number}", _Listener()
+        await asyncio.sleep(number * apart)
         body = b'{"model":"bench","stream":true,"input":[%s]}' % question(tag, deltas=deltas, gap_us=gap_us)
         start = time.perf_counter()
         answer = await connection.request("POST", "/v1/responses", body, listener.take)
@@ -107,7 +119,7 @@ async def run_streams(target: Target, connections: Sequence[Connection], name: s
         took.delays_us += listener.delays
 
     start = time.perf_counter()
-    await asyncio.gather(*(one(number, connection) for number, connection in enumerate(connections)))
+    await together(*(one(number, connection) for number, connection in enumerate(connections)))
     took.seconds = time.perf_counter() - start
     return took
 
@@ -120,37 +132,45 @@ async def measure_streams(samples: Samples, targets: Sequence[Target], plan: Str
     failed: dict[str, str] = {}
     idle: dict[str, int] = {}
     for count, gap_us in plan.gaps_us:
+        left = [
+            target
+            for target in targets
+            if target.name not in failed and (target.must or count <= (plan.for_peers if target.share == 1 else 1))
+        ]
+        failed |= await interleaved(
+            left, dict(plan.repeats)[count], partial(_at_once, samples, plan.deltas, idle, count, gap_us)
+        )
+    return failed
 
-        async def block(target: Target, repeat: int, count: int = count, gap_us: int = gap_us) -> None:
-            if not target.must and count > (plan.for_peers if target.share == 1 else 1):
-                return
-            await _warm_up(target)
-            idle.setdefault(target.name, target.memory_bytes())
-            connections = await open_used(target, count)
-            before = target.cpu()
-            running = asyncio.create_task(run_streams(target, connections, f"s{count}-{repeat}", plan.deltas, gap_us))
-            await asyncio.wait([running], timeout=plan.deltas * gap_us / 2e6)
+
+async def _at_once(
+    samples: Samples, deltas: int, idle: dict[str, int], count: int, gap_us: int, target: Target, repeat: int
+) -> None:
+    await _warm_up(target)
+    idle.setdefault(target.name, target.memory_bytes())
+    async with open_used(target, count) as connections:
+        before = target.cpu()
+        name = f"s{count}-{repeat}"
+        running = asyncio.ensure_future(run_streams(target, connections, name, deltas, gap_us, APART_SECONDS))
+        try:
+            await asyncio.wait([running], timeout=deltas * gap_us / 2e6)
             memory = target.memory_bytes() - idle[target.name]
             took = await running
-            used = target.cpu().since(before)
-            for connection in connections:
-                connection.close()
-            samples.add(
-                "streams",
-                str(count),
-                target.name,
-                repeat,
-                delta_us=used.proxy * 1e6 / count / plan.deltas,
-                store_us=used.store * 1e6 / count / plan.deltas,
-                delay_p50_ms=percentile(took.delays_us, 50) / 1000,
-                delay_p99_ms=percentile(took.delays_us, 99) / 1000,
-                memory_kib=memory / 1024 / count,
-                seconds=took.seconds,
-            )
-
-        repeats = dict(plan.repeats)[count]
-        failed |= await interleaved([one for one in targets if one.name not in failed], repeats, block)
-    return failed
+        finally:
+            running.cancel()
+        used = target.cpu().since(before)
+    samples.add(
+        "streams",
+        str(count),
+        target.name,
+        repeat,
+        delta_us=used.proxy * 1e6 / count / deltas,
+        store_us=used.store * 1e6 / count / deltas,
+        delay_p50_ms=percentile(took.delays_us, 50) / 1000,
+        delay_p99_ms=percentile(took.delays_us, 99) / 1000,
+        memory_kib=memory / 1024 / count,
+        seconds=took.seconds,
+    )
 
 
 async def measure_first_byte(samples: Samples, targets: Sequence[Target], plan: StreamsPlan) -> dict[str, str]:
@@ -159,11 +179,8 @@ async def measure_first_byte(samples: Samples, targets: Sequence[Target], plan: 
     async def block(target: Target, repeat: int) -> None:
         if repeat == 0:
             await _warm_up(target)
-        connections = await open_used(target, plan.opened)
-        took = await run_streams(target, connections, f"open-{repeat}", 5, 20_000)
-        for connection in connections:
-            connection.close()
-        firsts = took.firsts_ms
+        async with open_used(target, plan.opened) as connections:
+            firsts = (await run_streams(target, connections, f"open-{repeat}", 5, 20_000)).firsts_ms
         samples.add(
             "first byte", str(plan.opened), target.name, repeat, p50_ms=percentile(firsts, 50), last_ms=max(firsts)
         )
@@ -172,12 +189,5 @@ async def measure_first_byte(samples: Samples, targets: Sequence[Target], plan: 
 
 
 async def _warm_up(target: Target) -> None:
-    connections = await open_used(target, 10)
-    try:
-        async with asyncio.timeout(BLOCK_SECONDS):
-            await run_streams(target, connections, "warm", 10, 0)
-    except WireError as exc:
-        raise WrongAnswer(f"{target.name}: {exc}") from exc
-    finally:
-        for connection in connections:
-            connection.close()
+    async with open_used(target, 10) as connections:
+        await run_streams(target, connections, "warm", 10, 0)

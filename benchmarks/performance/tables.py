@@ -43,6 +43,7 @@ def run_table(description: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in description["peers"].items()) or "none"
     rows = [
         ["date", f"{description['date']}, a {description['kind']} run of {description['minutes']} minutes"],
+        ["measured", description["measured"]],
         ["machine", f"{description['machine']}; {description['system']}; CPython {description['python']}"],
         ["load average before it", f"{description['load_before']}"],
         ["peers", peers],

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import TypeAlias
 
 from benchmarks.performance.load import Dialogue, Tally, dialogues, interleaved, metered
 from benchmarks.performance.statistics import Samples
 from benchmarks.performance.target import Memory, Target
-from benchmarks.wire import Connection
+from benchmarks.wire import Connection, connected, together
 
 #: Each block: how its turns are connected.
 KINDS = {"single": None, "conversation": Memory.CONVERSATION, "chain": Memory.CHAIN}
@@ -32,11 +30,10 @@ async def measure_turns(samples: Samples, targets: Sequence[Target], plan: Turns
     failed: dict[str, str] = {}
 
     async def block(kind: str, target: Target, repeat: int, *, counts: bool = True) -> None:
-        tally = Tally()
-        opened = await dialogues(target, KINDS[kind], (f"{kind}-{repeat}-{client}" for client in range(plan.clients)))
-        await metered(target, tally, *(_whole(one, tally, plan.turns if counts else 3) for one in opened))
-        for one in opened:
-            one.close()
+        tally, turns = Tally(), plan.turns if counts else 3
+        names = [f"{kind}-{repeat}-{client}" for client in range(plan.clients)]
+        async with dialogues(target, KINDS[kind], names) as opened:
+            await metered(target, tally, *(_whole(one, tally, turns) for one in opened))
         if counts:
             samples.add("turns", kind, target.name, repeat, **tally.quantities())
 
@@ -69,20 +66,18 @@ class DepthsPlan:
 class _Client:
     """A client whose conversations have come to a depth; each gives turns until it has grown by a tenth."""
 
-    def __init__(self, target: Target, depth: int, name: str) -> None:
-        self._target, self._depth, self._name = target, depth, name
-        self._connection: Connection | None = None
+    def __init__(self, connection: Connection, target: Target, depth: int, name: str) -> None:
+        self._connection, self._target, self._depth, self._name = connection, target, depth, name
         self._made = 0
+        #: Conversations, and how many turns each still gives.
         self._grown: list[tuple[Dialogue, int]] = []
 
     async def prepare(self, turns: int) -> None:
         """See to conversations for so many turns."""
-        self._connection = self._connection or await Connection.open(self._target.url)
         here = sum(left for _, left in self._grown)
         while here < turns:
             self._made += 1
-            name = f"{self._name}-{self._made}"
-            dialogue = Dialogue(self._connection, self._target, Memory.CONVERSATION, name)
+            dialogue = Dialogue(self._connection, self._target, Memory.CONVERSATION, f"{self._name}-{self._made}")
             await dialogue.begin()
             await dialogue.lead_up(self._depth - 1)
             self._grown.append((dialogue, max(1, self._depth // 10)))
@@ -96,35 +91,30 @@ class _Client:
             if left > 1:
                 self._grown.insert(0, (dialogue, left - 1))
 
-    def close(self) -> None:
-        """End the connection."""
-        if self._connection is not None:
-            self._connection.close()
-
-
-Crews: TypeAlias = dict[str, list[_Client]]
-
 
 async def measure_depths(samples: Samples, targets: Sequence[Target], plan: DepthsPlan) -> dict[str, str]:
     """Take turns of conversations of each depth, with all clients and with one; returns who failed and why."""
     failed: dict[str, str] = {}
     for depth in plan.depths:
-        crews = {
-            target.name: [_Client(target, depth, f"depth-{depth}-{number}") for number in range(plan.clients)]
-            for target in targets
-        }
-
-        async def block(target: Target, repeat: int, depth: int = depth, crews: Crews = crews) -> None:
-            crew = crews[target.name]
-            await asyncio.gather(*(each.prepare(plan.turns) for each in crew))
-            tally, alone = Tally(), Tally()
-            await metered(target, tally, *(each.take(plan.turns, tally) for each in crew))
-            await crew[0].prepare(plan.alone)
-            await metered(target, alone, crew[0].take(plan.alone, alone))
-            own = {f"alone_{name}": value for name, value in alone.quantities().items() if name.endswith("_ms")}
-            samples.add("depth", str(depth), target.name, repeat, **tally.quantities(), **own)
-
-        failed |= await interleaved([one for one in targets if one.name not in failed], plan.repeats, block)
-        for client in chain.from_iterable(crews.values()):
-            client.close()
+        left = [target for target in targets if target.name not in failed]
+        async with AsyncExitStack() as stack:
+            crews = {target.name: await _crew(stack, target, depth, plan.clients) for target in left}
+            failed |= await interleaved(left, plan.repeats, partial(_at_depth, samples, plan, depth, crews))
     return failed
+
+
+async def _crew(stack: AsyncExitStack, target: Target, depth: int, count: int) -> list[_Client]:
+    connections = await stack.enter_async_context(connected(target.url, count))
+    return [_Client(each, target, depth, f"depth-{depth}-{number}") for number, each in enumerate(connections)]
+
+
+async def _at_depth(
+    samples: Samples, plan: DepthsPlan, depth: int, crews: dict[str, list[_Client]], target: Target, repeat: int
+) -> None:
+    crew, tally, alone = crews[target.name], Tally(), Tally()
+    await together(*(each.prepare(plan.turns) for each in crew))
+    await metered(target, tally, *(each.take(plan.turns, tally) for each in crew))
+    await crew[0].prepare(plan.alone)
+    await metered(target, alone, crew[0].take(plan.alone, alone))
+    own = {f"alone_{name}": value for name, value in alone.quantities().items() if name.endswith("_ms")}
+    samples.add("depth", str(depth), target.name, repeat, **tally.quantities(), **own)

@@ -53,7 +53,7 @@ async def run_turn(
         call,
         turn_request,
         delivery,
-        replace(options, resumable=log is not None),
+        replace(options, resumable=True) if log is not None else options,
         sinks=[sink for sink in (log, keeping.recording) if sink],
         observers=[observer for observer in (keeping.observer, log) if observer],
     )

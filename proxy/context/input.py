@@ -21,7 +21,7 @@ from proxy.protocol.request import TurnRequest
 from storage import Entry, OpenedTurn, Origin, pair
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnInput:
     """entries: the new items for the store. items: what the upstream gets after the history, in their form.
 

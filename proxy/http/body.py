@@ -26,6 +26,8 @@ _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
 #: What OpenAI's client for Azure puts into every query.
 _EVERYWHERE = frozenset({"api-version"})
 
+_JSON = "application/json"
+
 #: Content codings that there is nothing to undo of.
 _PLAIN = frozenset({"", "identity"})
 
@@ -152,7 +154,7 @@ async def _read(request: web.Request, limit: int) -> bytes:
     arrived = _BODY not in request and request.content.is_eof()
     if coding in _PLAIN and arrived and (request.content_length or 0) <= limit:
         # The usual small body has arrived with its head: no clock is needed to wait for it.
-        body = await request.content.read()
+        body = request.content.read_nowait()
         _require_length(len(body), limit)
         return body
     return b"".join([piece async for piece in iter_content(request, limit)])
@@ -174,8 +176,8 @@ def _require_length(size: int, limit: int) -> None:
 
 
 def _require_json(request: web.Request) -> None:
-    if hdrs.CONTENT_TYPE not in request.headers:
+    if request.headers.get(hdrs.CONTENT_TYPE, _JSON) == _JSON:
         return
     media_type = request.content_type.lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
+    if media_type != _JSON and not media_type.endswith("+json"):
         raise UnsupportedMedia("Unsupported Content-Type; send application/json.")

@@ -28,21 +28,6 @@ class ClientConnection(web.RequestHandler):
             leave()
 
 
-class _ClientServer(web.Server):
-    """A server on such connections."""
-
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
-
-
-class ClientRunner(web.AppRunner):
-    """Serves an application on such connections. Its arguments are aiohttp's."""
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _ClientServer(made.request_handler, request_factory=made.request_factory, **self._kwargs)
-
-
 def client_connection(request: web.Request) -> ClientConnection:
     """Return the connection that a request came on."""
     connection = request.protocol

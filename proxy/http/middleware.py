@@ -1,18 +1,15 @@
 """Middlewares: what happens around every handler, outermost first; `MIDDLEWARES` and `SIGNALS` are that order.
 
-identify      gives the request its id
-log_request   writes one line when it is over
-answer_errors turns exceptions into answers, or cuts an answer that has begun
-preflight     answers CORS preflights
-admit         refuses requests while the server stops
-authenticate  finds out who is calling
+attend     gives the request its id, turns exceptions into answers, writes one line when it is over
+preflight  answers CORS preflights
+admit      refuses requests while the server stops, finds out who is calling
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import socket
 import struct
 import time
@@ -68,8 +65,12 @@ log = logging.getLogger(__name__)
 
 
 @web.middleware
-async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id and keep its task, which ends if the client leaves, among the running ones."""
+async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, turn what goes wrong into the answer that it means, write one line when it is over.
+
+    The line has no bodies, no headers, no query. An answer that has begun is cut instead. The handler's task is
+    cancelled when the client leaves, unless the handler says what is to be done then (`ClientConnection.on_leave`).
+    """
     connection, task = client_connection(request), asyncio.current_task()
     if task is None or request.transport is None:
         # the client has left before anything was done
@@ -79,21 +80,16 @@ async def identify(request: web.Request, handler: Handler) -> web.StreamResponse
     running.add(task)
     task.add_done_callback(running.discard)
     connection.on_leave = task.cancel
-    try:
-        return await handler(request)
-    finally:
-        connection.on_leave = None
-
-
-@web.middleware
-async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Write one line: no bodies, no headers, no query."""
     request[_BEGUN] = time.perf_counter()
     response: web.StreamResponse | None = None
     try:
-        response = await handler(request)
+        try:
+            response = await handler(request)
+        except Exception as exc:
+            response = _answer_to(request, exc)
         return response
     finally:
+        connection.on_leave = None
         if _BEGUN in request:
             _write_line(request, response)
 
@@ -105,42 +101,24 @@ def note_left(request: web.Request) -> None:
 
 
 @web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception into the one answer that it means. An answer that has begun is cut instead."""
-    try:
-        return await handler(request)
-    except Exception as exc:
-        started: web.StreamResponse | None = request.get(_STARTED)
-        if _BEGUN not in request:
-            # its client left long ago
-            return started or web.Response(status=CLIENT_LEFT)
-        if isinstance(exc, ConnectionError) and _client_left(request):
-            log.debug("%s client left", request[REQUEST_ID])
-            return started or web.Response(status=CLIENT_LEFT)
-        error = _to_api_error(request, exc)
-    if started is None:
-        return _error_response(request, error)
-    log.warning("%s answer cut: %s", request[REQUEST_ID], error.message)
-    _cut(request, started)
-    return started
-
-
-@web.middleware
 async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what comes in on open connections while the server stops; health stays readable."""
-    if request.app[STOPPING].is_set() and not _is_open(request):
-        raise ServiceUnavailable("The server is stopping; please retry.")
+    """Set `CALLER`, and refuse what comes in on open connections while the server stops.
+
+    A path is open, also then, only if it is listed as such; one that does not exist needs no credentials.
+    """
+    if not _is_open(request):
+        await let_in(request)
     return await handler(request)
 
 
-@web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Set `CALLER`. A path is open only if it is listed as such or does not exist."""
-    if request.match_info.http_exception is None and not _is_open(request):
+async def let_in(request: web.Request) -> None:
+    """Do what `admit` does for a path that is not open. Raises ApiError."""
+    if request.app[STOPPING].is_set():
+        raise ServiceUnavailable("The server is stopping; please retry.")
+    if request.match_info.http_exception is None:
         caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
-    return await handler(request)
 
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
@@ -152,10 +130,27 @@ async def mark_started(request: web.Request, response: web.StreamResponse) -> No
 
 
 #: Outermost first.
-MIDDLEWARES = [identify, log_request, answer_errors, preflight, admit, authenticate]
+MIDDLEWARES = [attend, preflight, admit]
 
 #: Called before the head of any answer is sent.
 SIGNALS = [mark_started, allow_origin]
+
+
+def _answer_to(request: web.Request, exc: Exception) -> web.StreamResponse:
+    """Return the answer that an exception means; cut one that has begun."""
+    started: web.StreamResponse | None = request.get(_STARTED)
+    if _BEGUN not in request:
+        # its client left long ago
+        return started or web.Response(status=CLIENT_LEFT)
+    if isinstance(exc, ConnectionError) and _client_left(request):
+        log.debug("%s client left", request[REQUEST_ID])
+        return started or web.Response(status=CLIENT_LEFT)
+    error = _to_api_error(request, exc)
+    if started is None:
+        return _error_response(request, error)
+    log.warning("%s answer cut: %s", request[REQUEST_ID], error.message)
+    _cut(request, started)
+    return started
 
 
 def _to_api_error(request: web.Request, exc: Exception) -> ApiError:
@@ -245,4 +240,4 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
 
 
 def _new_request_id() -> str:
-    return f"req_{secrets.token_hex(16)}"
+    return f"req_{os.urandom(16).hex()}"

@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from proxy.auth.caller import CALLER
 from proxy.http.body import hold_body
 from proxy.http.connection import client_connection
-from proxy.http.keys import CONFIG, REQUEST_ID, STORE, Handler
+from proxy.http.keys import CONFIG, KEY_HEADER, REQUEST_ID, STORE, Handler
 from proxy.http.middleware import note_left
 from proxy.idempotency.answers import answer_lost, replayed, restate
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS, HeldKey
@@ -28,7 +28,6 @@ from proxy.protocol.errors import BadRequest, too_long
 from proxy.streams.follower import follow
 from storage import KeptAnswer
 
-KEY_HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
 #: Where keys count: what is answered here, statefully.
 _PATHS = ("/v1/responses", "/v1/conversations")

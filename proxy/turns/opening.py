@@ -45,12 +45,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What a turn begins with that continues nothing and names nothing.
+_NOTHING = OpenedTurn()
+
 #: First and longest pause between attempts at a lock or a commit, in seconds.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opening:
     """What a turn begins with.
 
@@ -87,11 +90,11 @@ async def open_turn(
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
     lease = Lease(identity.partition or _partition_for(request), "", identity.token)
-    opened = OpenedTurn()
+    opened = _NOTHING
     if request.source.subject or request.item_ids:
         opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
     partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
-    lease = replace(lease, partition=partition, lock=opened.lock)
+    lease = Lease(partition, opened.lock, identity.token)
     if lease.lock:
         services.leases.hold(lease)
     if opened.model and not request.model:
@@ -128,7 +131,7 @@ async def release(services: Services, lease: Lease) -> None:
         logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Attempt:
     """One turn's way into the store. lease: its partition and token; which lock it is, the store decides."""
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnResult:
     """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
 

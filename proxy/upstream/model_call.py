@@ -21,20 +21,20 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError, BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
-from proxy.upstream.client import RESPONSES, iter_chunks, parse_json_answer
+from proxy.upstream.body import iter_chunks, parse_json_answer
+from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    import aiohttp
-
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.capabilities import Capabilities
     from proxy.upstream.client import Upstream
+    from proxy.upstream.pool import UpstreamAnswer
     from storage import TurnSource
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
@@ -48,7 +48,7 @@ Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
 _MAX_START_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """What goes along from the client's own request: its headers, of which the upstream gets some, and its query."""
 
@@ -202,7 +202,7 @@ class ModelAnswer:
     A context: at its end the connection goes back, or is closed if the answer was not read to its end.
     """
 
-    def __init__(self, answer: aiohttp.ClientResponse, upstream: Upstream, omitted: int) -> None:
+    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
         self._answer = answer
         self._upstream = upstream
         self._omitted = omitted

@@ -25,8 +25,8 @@ def test_the_best_peer_is_the_one_that_costs_least():
 
 
 def test_a_peer_that_loses_history_is_not_the_best_of_those_that_send_it():
-    assert peers(invented(), "depth", "300", whole=False) == ["agentic-api", "smg"]
-    assert peers(invented(), "depth", "300", whole=True) == ["agentic-api"]
+    assert peers(invented(), "depth", "1") == ["agentic-api", "smg"]
+    assert peers(invented(), "depth", "300") == ["agentic-api"]
     name = "turn at depth 300: proxy + store ÷ the best peer that sends all of it, CPU"
     assert verdict(name) == (0.075, True)
 

@@ -13,6 +13,7 @@ RUN: dict[str, Any] = {
     "date": "2026-11-30 10:00 UTC",
     "kind": "full",
     "minutes": 19.5,
+    "measured": "Branchline 0.1, commit abc",
     "machine": "2 processors, Some CPU",
     "system": "Linux 6.1",
     "python": "3.11.7",
@@ -54,6 +55,7 @@ def test_tables_show_what_was_measured():
     depth = rows(tables.depth_table(samples))
     assert depth["300: smg"][-1] == "70% of turns"
     assert depth["1: smg"][-1] == "none"
+    assert "1,000: direct" not in rows(tables.streams_table(samples))
     assert rows(tables.streams_table(samples))["1,000: branchline"] == ["22.0", "1.10", "1.00", "27.0", "22.0", "50.0"]
 
 

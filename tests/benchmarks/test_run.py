@@ -1,18 +1,19 @@
 """The least of a run, against real servers."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.performance.load import Dialogue, Tally, WrongAnswer, interleaved
+from benchmarks.performance.load import Tally, WrongAnswer, dialogues, interleaved
+from benchmarks.performance.run import parse
 from benchmarks.performance.special import ImagesPlan, measure_images
 from benchmarks.performance.statistics import Samples
 from benchmarks.performance.streams import StreamsPlan, measure_first_byte, measure_streams, open_used, run_streams
 from benchmarks.performance.target import Memory, Target, bare_relay, branchline, model_server
 from benchmarks.performance.turns import DepthsPlan, TurnsPlan, measure_depths, measure_turns
 from benchmarks.servers.peers import PEERS, Missing, install
-from benchmarks.wire import Connection
 
 STREAMS = StreamsPlan(deltas=10, gaps_us=((2, 500),), repeats=((2, 1),), opened=2, openings=1)
 
@@ -45,27 +46,22 @@ async def test_a_server_that_forgets_is_found_out():
         # a relay, called a server that remembers chains
         forgetful = Target("forgetful", bare.url, bare.proxies, remembers=frozenset({Memory.CHAIN}))
         tally = Tally()
-        dialogue = Dialogue(await Connection.open(bare.url), forgetful, Memory.CHAIN, "x")
-        await dialogue.turn(tally)
-        assert tally.lost == 0
-        await dialogue.turn(tally)
-        assert tally.lost == 1
-        dialogue.close()
-        strict = Target("strict", bare.url, bare.proxies, remembers=frozenset({Memory.CHAIN}), must=True)
-        dialogue = Dialogue(await Connection.open(bare.url), strict, Memory.CHAIN, "y")
-        await dialogue.turn(tally)
-        with pytest.raises(WrongAnswer):
+        async with dialogues(forgetful, Memory.CHAIN, ["x"]) as (dialogue,):
             await dialogue.turn(tally)
-        dialogue.close()
+            assert tally.lost == 0
+            await dialogue.turn(tally)
+            assert tally.lost == 1
+        strict = replace(forgetful, must=True)
+        async with dialogues(strict, Memory.CHAIN, ["y"]) as (dialogue,):
+            await dialogue.turn(tally)
+            with pytest.raises(WrongAnswer):
+                await dialogue.turn(tally)
 
 
 async def test_a_server_that_answers_with_an_error_is_found_out():
-    async with model_server() as model, bare_relay(f"{model.url}/nowhere") as bare:
-        connections = await open_used(bare, 1)
-        with pytest.raises(WrongAnswer):
-            await run_streams(Target("x", bare.url, ()), connections, "<", 3, 0)
-        for connection in connections:
-            connection.close()
+    async with model_server() as model, bare_relay(model.url) as bare, open_used(bare, 2) as connections:
+        with pytest.raises(WrongAnswer, match="400"):
+            await run_streams(bare, connections, "no<tag", 3, 0)
 
 
 async def test_servers_take_turns_and_one_that_fails_is_left_out():
@@ -77,9 +73,20 @@ async def test_servers_take_turns_and_one_that_fails_is_left_out():
         if target.name == "weak":
             raise WrongAnswer("no")
 
-    targets = [Target("strong", "", (), must=True), Target("weak", "", ()), Target("slow", "", (), share=0.5)]
+    weak, slow = Target("weak", "", ()), Target("slow", "", (), share=0.5)
+    targets = [Target("one", "", (), must=True), weak, slow, Target("other", "", (), must=True)]
     assert await interleaved(targets, 2, block) == {"weak": "WrongAnswer: no"}
-    assert order == [("strong", 0), ("weak", 0), ("slow", 0), ("strong", 1)]
+    assert order == [("one", 0), ("weak", 0), ("slow", 0), ("other", 0), ("other", 1), ("one", 1)]
+
+
+def test_a_quick_run_asks_for_fewer_peers_and_anything_unknown_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert parse([]).peers.split(",") == list(PEERS)
+    assert parse(["--quick"]).peers == "smg,agentic-api"
+    assert parse(["--quick", "--peers", "none", "--only", "turns,first byte"]).peers == "none"
+    for wrong in (["--only", "turn"], ["--peers", "smg,other"]):
+        with pytest.raises(SystemExit):
+            parse(wrong)
+    assert "unknown: other" in capsys.readouterr().err
 
 
 def test_a_peer_that_is_there_is_not_installed_again(tmp_path: Path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.protocol import items, sse
 from proxy.relay import Relay
-from proxy.upstream.client import parse_json_answer
+from proxy.upstream.body import parse_json_answer
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, body, completed
 from tests.proxy.relay.strict import ownership
 

@@ -14,15 +14,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.config.settings import UpstreamConfig
 from proxy.protocol import errors
-from proxy.upstream.client import (
-    Upstream,
-    UpstreamCut,
-    create_session,
-    iter_chunks,
-    iter_raw,
-    read_body,
-    translate,
-)
+from proxy.upstream.body import UpstreamCut, iter_chunks, iter_raw, read_body, translate
+from proxy.upstream.client import Upstream, create_session
 from proxy.upstream.errors import refusal
 from proxy.upstream.headers import request_headers, response_headers
 from tests.upstream import CUT, HANG, Reply, ScriptedUpstream
@@ -37,8 +30,8 @@ HEADERS = request_headers(
 async def to(upstream: ScriptedUpstream):
     """The client of the scripted upstream."""
     config = UpstreamConfig(url=upstream.url, read_timeout_seconds=0.2)
-    async with create_session(config) as session:
-        yield Upstream(config, session, upstream.url)
+    async with create_session(config) as session, Upstream(config, session, upstream.url) as client:
+        yield client
 
 
 # The exchange
@@ -71,8 +64,8 @@ async def test_nothing_of_the_clients_own_is_sent(to: Upstream, upstream: Script
 
 async def test_a_query_of_the_base_url_goes_on_every_request(upstream: ScriptedUpstream):
     config = UpstreamConfig()
-    async with create_session(config) as session:
-        azure = Upstream(config, session, f"{upstream.url}/?api-version=preview")
+    url = f"{upstream.url}/?api-version=preview"
+    async with create_session(config) as session, Upstream(config, session, url) as azure:
         async with await azure.create_response(BODY, {}, "beta=true"):
             pass
         await azure.ping()
@@ -87,9 +80,9 @@ async def test_cookies_of_one_caller_are_not_sent_for_the_next(upstream: Scripte
     url = upstream.url.replace("127.0.0.1", "localhost")
     upstream.script(Reply.json(200, {}, {"Set-Cookie": "session=secret"}))
     config = UpstreamConfig()
-    async with create_session(config) as session:
+    async with create_session(config) as session, Upstream(config, session, url) as to:
         for _ in range(2):
-            async with await Upstream(config, session, url).create_response(BODY, {}):
+            async with await to.create_response(BODY, {}):
                 pass
     assert "Cookie" not in upstream.requests[1].headers
 
@@ -434,3 +427,34 @@ async def test_a_connection_that_is_not_made_in_time_is_a_timeout(serve):
             await busy.ping()
         gate.set()
         await first
+
+
+async def test_turns_and_other_requests_share_the_limit_of_connections(upstream: ScriptedUpstream):
+    gate = asyncio.Event()
+    config = UpstreamConfig(url=upstream.url, max_connections=1, connect_timeout_seconds=0.1)
+    async with create_session(config) as session, Upstream(config, session, upstream.url) as to:
+        upstream.script(Reply.raw(200, "text/plain", chunks=[b"", gate]))
+        async with await to.create_response(BODY, {}):
+            with pytest.raises(errors.GatewayTimeout):
+                await to.ping()
+        async with to.forward("GET", "/models", "", {}, None):
+            with pytest.raises(errors.GatewayTimeout):
+                async with await to.create_response(BODY, {}):
+                    pass
+        await to.ping()
+        async with await to.create_response(BODY, {}) as answer:
+            assert answer.status == 200
+
+
+async def test_a_turn_at_a_refused_connection_is_a_bad_gateway_and_the_log_names_no_secret(caplog):
+    config = UpstreamConfig()
+    async with (
+        create_session(config) as session,
+        Upstream(config, session, "http://127.0.0.1:1/v1?key=secret") as nobody,
+    ):
+        with pytest.raises(errors.BadGateway) as refused:
+            async with await nobody.create_response(BODY, {"Authorization": "Bearer secret"}):
+                pass
+    assert refused.value.code == "upstream_unreachable"
+    assert "ClientConnectorError" in caplog.text
+    assert "secret" not in caplog.text
