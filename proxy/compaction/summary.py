@@ -11,9 +11,9 @@ import orjson
 
 from proxy.context.input import TurnInput
 from proxy.context.model_request import ModelRequest
-from proxy.protocol import ids, sse
+from proxy.protocol import ids
 from proxy.protocol.errors import BadGateway
-from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.relay import Outcome, Ownership, Relay, Splicer
 from storage import OpenedTurn, TurnSource, new_partition
 
 if TYPE_CHECKING:
@@ -101,15 +101,15 @@ class Summariser:
         relay = Relay(_ownership(self._request.body))
         if not await answer.is_stream(expected=True):
             return relay.complete(await answer.read_json())
-        try:
-            async for events in answer.events(relay.patience):
-                for event in events:
-                    relay.feed(event)
-                if relay.is_over:
-                    break
-        except (MalformedEvent, sse.EventTooLarge) as exc:
-            if relay.outcome is None:
-                raise BadGateway("The upstream sent an event that can't be read.") from exc
+        splicer = Splicer(relay, answer.max_event_bytes)
+        async for chunk in answer.chunks(relay.patience):
+            splicer.feed(chunk)
+            if relay.is_over or splicer.failure is not None:
+                break
+        else:
+            splicer.flush()
+        if splicer.failure is not None and relay.outcome is None:
+            raise BadGateway("The upstream sent an event that can't be read.") from splicer.failure
         return relay.outcome or relay.fail(
             "server_error", "The upstream ended its stream before the response was complete."
         )

@@ -209,7 +209,7 @@ class Placement:
             is_other = self._ids == "last" and bool(name and draft.names)
             is_here = position is not None and draft.upstream_index == position and not is_other
             is_meant = is_here or (name in draft.names and draft.is_at(position))
-            is_known = draft.announced or draft.told or draft.done or any(text.pieces for text in draft.order)
+            is_known = draft.announced or draft.told or draft.done or any(text.count for text in draft.order)
             if draft.type != kind and is_meant and not is_known:
                 del self._drafts[draft.index]
                 for drafts in (*self._named.values(), *self._announced.values(), *self._guessed.values()):

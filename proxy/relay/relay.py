@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
-
 from proxy.protocol import integers, sse
 from proxy.protocol.item_types import item_type_of
 from proxy.protocol.response import (
@@ -28,8 +26,10 @@ from proxy.protocol.response import (
 )
 from proxy.relay.frames import Frames, MalformedEvent
 from proxy.relay.item import merged, visible
+from proxy.relay.lane import Lane
+from proxy.relay.memo import Memo, learn
 from proxy.relay.output import Output
-from proxy.relay.reading import Sign, is_ping, quick, read_event
+from proxy.relay.reading import Sign, is_error, is_ping, nests_too_deeply, quick, read_event
 from proxy.relay.text import DELTAS
 from proxy.relay.transcript import Transcript
 
@@ -120,6 +120,7 @@ class Relay:
         """
         if self._cut:
             return b""
+        self._transcript.lane = None
         body = quick(event)
         if body is None:
             self._odd(event)
@@ -133,6 +134,15 @@ class Relay:
             data = event.data
             self._whole(integers.loads_exact(data) if integers.has_long(data) else body, data)
         return self._frames.take()
+
+    @property
+    def lane(self) -> Lane | None:
+        """Where the event that was fed last went, if it was a piece and the next one goes there too."""
+        return self._transcript.lane
+
+    def memo_of(self, came: tuple[bytes, bytes], told: bytes) -> Memo | None:
+        """Return what tells the next piece like the event that was fed last, if that went into a lane (see `learn`)."""
+        return learn(self.lane, self._frames, came, told) if self.lane is not None else None
 
     def patience(self) -> float | None:
         """Return for how many seconds more events are worth waiting for; None: the response has not ended.
@@ -195,7 +205,7 @@ class Relay:
         if not isinstance(output, list) and response.get("object") != "response":
             error = response.get("error") or "The upstream's answer is not a Response object."
             return self._conclude("failed", [], complete_error(error))
-        if _nests_too_deeply(response):
+        if nests_too_deeply(response):
             return self._conclude("failed", [], complete_error("The upstream's answer is nested too deeply."))
         self._remember(response)
         status: Status = _TERMINAL.get(f"response.{told}", "completed")
@@ -278,7 +288,7 @@ class Relay:
     def _event(self, body: dict[str, Any], data: bytes) -> None:
         if self.outcome is not None and not self._begins_again(body):
             return
-        if data.count(b"{") + data.count(b"[") > _SHALLOW and _nests_too_deeply(body):
+        if data.count(b"{") + data.count(b"[") > _SHALLOW and nests_too_deeply(body):
             raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
         kind = body["type"]
         if is_ping(kind):
@@ -287,7 +297,7 @@ class Relay:
             self._lifecycle(kind, body)
         elif kind in _TERMINAL:
             self._terminal(_TERMINAL[kind], body)
-        elif _is_error(kind, body):
+        elif is_error(kind, body):
             self._error(body)
         else:
             self._start()
@@ -363,6 +373,8 @@ class Relay:
             # The client has seen one already.
             told.pop("created_at", None)
         response = merged(self._response, told)
+        if response == self._response:
+            return
         if not same_settings(response, self._response):
             self._settings = None
         self._response = response
@@ -381,19 +393,3 @@ class Relay:
             response["usage"] = total_usage(self._spent, response["usage"])
         self.outcome = Outcome(status, response, items)
         return self.outcome
-
-
-def _is_error(kind: str, body: dict[str, Any]) -> bool:
-    # vLLM and LiteLLM send a bare error object, its own `type` inside of it or beside it.
-    return kind == "error" or (
-        not kind.startswith("response.") and bool(body.get("error") or body.get("object") == "error")
-    )
-
-
-def _nests_too_deeply(value: Any) -> bool:
-    # orjson reads deeper than it writes, and a Response wraps an item once more than its event does.
-    try:
-        orjson.dumps([[[[value]]]])
-    except orjson.JSONEncodeError:
-        return True
-    return False

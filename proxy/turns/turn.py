@@ -22,7 +22,7 @@ from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, ServiceUnavailable
-from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.relay import Outcome, Ownership, Relay, Splicer
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
@@ -237,27 +237,35 @@ class Turn:
             return await self._relay_stream(answer)
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
-        relay = self._relay
+        relay, splicer = self._relay, Splicer(self._relay, answer.max_event_bytes)
         failed = "The upstream ended its stream before the response was complete."
         try:
-            async for events in answer.events(relay.patience):
-                frames = b"".join([relay.feed(event) for event in events])
-                if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
+            async for chunk in answer.chunks(relay.patience):
+                if not await self._pass_on(splicer.feed(chunk)):
                     return self._interrupted()
-                if relay.pings:
-                    relay.pings = 0
-                    await self._output.pass_ping()
-                if relay.is_over:
+                if relay.is_over or splicer.failure is not None:
                     break
-        except MalformedEvent:
-            failed = "The upstream sent an event that can't be read."
-        except sse.EventTooLarge:
-            failed = "The upstream sent an event that is too large."
+            else:
+                if not await self._pass_on(splicer.flush()):
+                    return self._interrupted()
         except (BadGateway, GatewayTimeout) as failure:
             failed = failure.message
+        if splicer.failure is not None:
+            reason = "is too large" if isinstance(splicer.failure, sse.EventTooLarge) else "can't be read"
+            failed = f"The upstream sent an event that {reason}."
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
         return relay.outcome or relay.fail("server_error", failed)
+
+    async def _pass_on(self, frames: bytes) -> bool:
+        """Send what the client gets, and pings; return whether the turn goes on."""
+        relay = self._relay
+        if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
+            return False
+        if relay.pings:
+            relay.pings = 0
+            await self._output.pass_ping()
+        return True
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.

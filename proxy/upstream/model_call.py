@@ -253,18 +253,20 @@ class ModelAnswer:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         return parse_json_answer(await self.read())
 
-    async def events(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[list[sse.Event]]:
-        """Yield the events of a stream as they arrive, some at a time.
+    @property
+    def max_event_bytes(self) -> int:
+        """How large an event of a stream may be."""
+        return self._upstream.max_event_bytes
 
-        patience: tells for how many seconds more events are waited for; None: for as long as the upstream may be
-        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout,
-        EventTooLarge, but nothing once patience is limited.
+    async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
+        """Yield the bytes of a stream as they arrive, cut anywhere.
+
+        patience: tells for how many seconds more bytes are waited for; None: for as long as the upstream may be
+        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, but nothing
+        once patience is limited.
         """
-        decoder = sse.SseDecoder(self._upstream.max_event_bytes)
         while chunk := await self._next(patience()):
-            if events := decoder.feed(chunk):
-                yield events
-        yield decoder.flush()
+            yield chunk
 
     async def _next(self, seconds: float | None = None) -> bytes:
         """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
