@@ -37,7 +37,7 @@ class _Known(NamedTuple):
 
     stored: bytes = b""
     sent: bytes = b""
-    count: int = 0
+    number: int = 0
 
     @property
     def size(self) -> int:
@@ -67,16 +67,16 @@ class PlainHistories:
         known = self._known.get(name, _NOTHING)
         if not stored.startswith(known.stored):
             known = _NOTHING
-        if known.count == len(items):
+        if known.number == len(items):
             self._known.move_to_end(name)
             return known.sent
         # the bytes of whole objects begin no other objects
-        rest = items[known.count :] if known.count else items
+        rest = items[known.number :] if known.number else items
         forms = plain_forms(rest)
         if forms is None:
             return None
         is_same = forms is rest and known.sent is known.stored
-        sent = stored if is_same else b",".join([known.sent, *forms] if known.count else forms)
+        sent = stored if is_same else b",".join([known.sent, *forms] if known.number else forms)
         self._remember(name, _Known(stored, sent, len(items)))
         return sent
 
