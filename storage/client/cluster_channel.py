@@ -9,11 +9,16 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio.cluster import RedisCluster
 
-from storage.client.channel import SCAN_COUNT, Channel, Command
+from storage.client.channel import SCAN_COUNT, Channel, ChannelRequest, Transaction
 
 
 class ClusterChannel(Channel):
-    """A cluster: each command goes to the node of its first key, all at the same time."""
+    """A cluster: each command goes to the node of its first key, all at the same time.
+
+    There are no transactions: redis-py sends each command over whichever connection to the node is free.
+    """
+
+    has_transactions = False
 
     def __init__(self, client: RedisCluster, *, timeout_seconds: float) -> None:
         self._client = client
@@ -22,14 +27,16 @@ class ClusterChannel(Channel):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, one exchange a command, concurrently."""
         async with asyncio.timeout(self._timeout_seconds):
-            return list(await asyncio.gather(*(self._send(command) for command in commands)))
+            return list(await asyncio.gather(*(self._send(request) for request in requests)))
 
-    async def _send(self, command: Command) -> Any:
+    async def _send(self, request: ChannelRequest) -> Any:
+        if isinstance(request, Transaction):
+            raise TypeError("a cluster channel takes no transactions")
         try:
-            return await self._client.execute_command(*command)
+            return await self._client.execute_command(*request)
         except redis_errors.ResponseError as error:
             return error
 

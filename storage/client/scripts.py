@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Argument, Channel, Command
+from storage.client.channel import Argument, Channel, ChannelRequest, Command, Transaction
 from storage.client.library import load_scripts
 from storage.errors import REFUSALS, StoreError, Unavailable
 
@@ -37,12 +37,17 @@ CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.Re
 
 
 class Call(NamedTuple):
-    """One call of a script. subject: the id that a refusal is about when the script names none."""
+    """One call of a script. subject: the id that a refusal is about when the script names none.
+
+    reads: commands that read what lies where the script has looked, with nobody's write in between; not for channels
+    without transactions. Their replies, a list, come after the script's.
+    """
 
     script: str
     keys: Sequence[str]
     arguments: Sequence[Argument]
     subject: str = ""
+    reads: Sequence[Command] = ()
 
 
 def translate_error(error: Exception) -> StoreError:
@@ -63,6 +68,11 @@ class Scripts:
     def __init__(self, channel: Channel, conversation_seconds: int = 0) -> None:
         self._channel = channel
         self._scripts = load_scripts(conversation_seconds)
+
+    @property
+    def take_reads(self) -> bool:
+        """Whether calls may have reads."""
+        return self._channel.has_transactions
 
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.
@@ -88,25 +98,33 @@ class Scripts:
         if not calls:
             return []
         try:
-            replies = await self._channel.exchange([self._command(call) for call in calls])
-            for i, reply in enumerate(replies):
-                if isinstance(reply, redis_errors.NoScriptError):
-                    (replies[i],) = await self._channel.exchange([self._whole_command(calls[i])])
-                if isinstance(replies[i], Exception):
-                    raise replies[i]
+            replies = await self._channel.exchange([self._request(call) for call in calls])
+            for i, call in enumerate(calls):
+                if isinstance(_parts(replies[i], call)[0], redis_errors.NoScriptError):
+                    (replies[i],) = await self._channel.exchange([self._request(call, whole=True)])
+                for part in _parts(replies[i], call):
+                    if isinstance(part, Exception):
+                        raise part
         except CLIENT_ERRORS as error:
             raise translate_error(error) from error
         return replies
 
-    def _command(self, call: Call) -> Command:
-        return ("EVALSHA", self._scripts[call.script].sha, len(call.keys), *call.keys, *call.arguments)
+    def _request(self, call: Call, *, whole: bool = False) -> ChannelRequest:
+        """Return the call as it is sent. whole: for a server that has lost its scripts, or never had them."""
+        script = self._scripts[call.script]
+        name, text = ("EVAL", script.source) if whole else ("EVALSHA", script.sha)
+        command = (name, text, len(call.keys), *call.keys, *call.arguments)
+        return Transaction((command, *call.reads)) if call.reads else command
 
-    def _whole_command(self, call: Call) -> Command:
-        """Return the call for a server that has lost its scripts, or never had them."""
-        return ("EVAL", self._scripts[call.script].source, len(call.keys), *call.keys, *call.arguments)
+
+def _parts(reply: Any, call: Call) -> Sequence[Any]:
+    """Return the replies to the script and to the reads of a call."""
+    return reply if call.reads and isinstance(reply, list) else (reply,)
 
 
 def _unwrap(reply: list[Any], call: Call) -> list[Any]:
+    if call.reads:
+        reply = [*reply[0], reply[1:]]
     refusal = REFUSALS.get(reply[0])
     if refusal is None:
         return reply if reply[0] != b"ok" else reply[1:]
