@@ -119,6 +119,21 @@ def test_sealed_reasoning_goes_to_its_maker_unparsed_but_for_its_id():
     )
 
 
+@pytest.mark.parametrize("seal", [{"encrypted_content": "abc"}, {}])
+@pytest.mark.parametrize("status", ["completed", None])
+def test_no_status_of_reasoning_goes_to_a_model(seal: Item, status: str | None):
+    summary = [{"type": "summary_text", "text": "why"}]
+    first, _ = sent({"type": "reasoning", "summary": summary, "status": status, **seal}, said("x"))
+    assert first == {**({} if seal else {"id": "x_0"}), "type": "reasoning", "summary": summary, **seal}
+
+
+@pytest.mark.parametrize("severed", [set(), {"x_0"}, {"x_1"}])
+def test_reasoning_behind_which_an_item_is_gone_is_not_sent(severed: set[str]):
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": "abc"}
+    found = sent(thought, said("x"), severed=frozenset(severed))
+    assert [item["type"] for item in found] == [*([] if "x_0" in severed else ["reasoning"]), "message"]
+
+
 @pytest.mark.parametrize(
     ("reader", "maker", "sees"),
     [

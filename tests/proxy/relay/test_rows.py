@@ -84,6 +84,13 @@ def test_a_part_that_calls_itself_text_is_in_the_reasoning_that_it_names():
     assert [item["type"] for item in outcome.items] == ["reasoning"]
 
 
+def test_a_whole_part_that_calls_itself_text_is_in_the_reasoning_that_it_names():
+    whole = body("content_part.done", 0, "rs_up", content_index=0, part={**TEXT, "text": "Well"})
+    events, outcome = run([WHOLE[2], whole, completed()])
+    assert [item["type"] for item in outcome.items] == ["reasoning"]
+    assert deltas(events) == "Well"
+
+
 @pytest.mark.parametrize("name", ["reasoning_part", "content_part"])
 def test_parts_of_reasoning_have_the_names_that_clients_know(name):
     part = {"type": "reasoning_text", "text": "why"}
