@@ -249,3 +249,15 @@ def test_no_call_is_without_its_output_and_no_output_without_its_call(names: lis
             asked.append(item["call_id"])
     answered = [item["call_id"] for item in found if item["type"].endswith("_call_output")]
     assert {item["call_id"] for item in found if item["type"] == "function_call"} <= set(answered)
+
+
+@pytest.mark.parametrize(("arguments", "is_answered"), [("{}", False), ('{"a', True)])
+def test_a_cut_call_is_not_sent_though_nothing_is_noted_of_it_and_calls_are_not_checked(
+    arguments: str, is_answered: bool
+):
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": arguments, "status": "incomplete"}
+    output = {"type": "function_call_output", "call_id": "a", "output": "x"}
+    items = (call, output, said("x")) if is_answered else (call, said("x"))
+    given = Given(stored(*items), {}, frozenset(), len(items))
+    found = model_input(given, Reader("server", "thinker", pairs=False)).items
+    assert [orjson.loads(item)["type"] for item in found] == ["message"]
