@@ -220,14 +220,18 @@ class ModelAnswer:
         self._pieces: deque[bytes] = deque()
         self._kept_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._begun = self._over = False
+        self._begun = self._over = self._ends = False
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._answer.release()
+        self._answer.release(ends=self._ends)
+
+    def expect_end(self) -> None:
+        """Know that nothing but the body's end is still to come: the connection is kept if it comes soon."""
+        self._ends = True
 
     @property
     def headers(self) -> Mapping[str, str]:

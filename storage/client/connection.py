@@ -108,12 +108,13 @@ def _sentinel(url: str, options: dict[str, Any], max_connections: int) -> Redis:
 def open_channel(client: Client, *, timeout_seconds: float, max_connections: int) -> Channel:
     """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included."""
     if isinstance(client, RedisCluster):
-        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+        # one is left for what blocks
+        return ClusterChannel(client, limit=max(max_connections - 1, 1), timeout_seconds=timeout_seconds)
     return ServerChannel(Dialer(client.connection_pool), limit=max_connections, timeout_seconds=timeout_seconds)
 
 
 def open_blocking_channel(client: Client, *, timeout_seconds: float) -> Channel:
     """Return a channel for commands that the server keeps waiting: nothing else waits behind them."""
     if isinstance(client, RedisCluster):
-        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+        return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds)
     return ServerChannel(Dialer(client.connection_pool), limit=1, timeout_seconds=timeout_seconds, blocking=True)

@@ -1,9 +1,9 @@
 -- draw_jobs: give each ticket a job: the oldest of the owner whose turn it is, who then is the last in the row.
--- needs: nothing
+-- needs: layout
 -- KEYS  queue, owners in turn, drawn jobs
 -- ARGV  group, tickets…
 -- Returns {'ok', {owner, job…}}: for each ticket an owner and its job (`ms:response`), the same however often it is asked.
--- Both are empty where nobody's job waits: the ticket is gone then.
+-- Both are empty where nobody's job waits: the ticket is gone then. Whose jobs are touched is only found out here.
 
 local queue, owners, drawn = KEYS[1], KEYS[2], KEYS[3]
 local group = ARGV[1]
