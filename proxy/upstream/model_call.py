@@ -22,6 +22,7 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
+from proxy.runtime.offload import beside
 from proxy.upstream.body import parse_json_answer, push_chunks
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
@@ -122,7 +123,8 @@ class ModelCall:
         while True:
             self._asked, omitted = await compose(reader)
             try:
-                answer = await self._post(self._asked.body(), path, omitted)
+                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
+                answer = await self._post(await beside(items, self._asked.body), path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)

@@ -12,6 +12,7 @@ import orjson
 from proxy.backup.format import write_lines
 from proxy.backup.verifier import Backup
 from proxy.protocol import ids
+from proxy.protocol.ids import new_conversation_id
 from storage import (
     ANYBODY,
     CommitMode,
@@ -31,6 +32,7 @@ from storage import (
     PageRequest,
     Store,
     Submission,
+    TurnSlot,
     TurnSource,
     new_partition,
     partition_of,
@@ -196,6 +198,20 @@ async def commit(store: Store, submission: Submission, job: Job, conversation: C
     turn = finished(opened, partition=partition, conversation=conversation, response_id=submission.response_id)
     body = orjson.dumps({"object": "response", "status": "completed", "metadata": {}})
     return (await store.turns.commit(replace(turn, token=job.token, job_token=job.token, body=body))).result
+
+
+async def use_quotas(store: Store) -> None:
+    """Call every method of quotas at least once."""
+    slot = TurnSlot(OWNER, "token", 1, 1)
+    await store.quotas.count_request(OWNER, 10)
+    assert await store.quotas.enter(slot) is None
+    await store.quotas.keep([slot])
+    await store.quotas.leave(slot)
+    keyspace = replace(store.conversations._keyspace, most_conversations=9)
+    made = new_conversation_id(new_partition())
+    reserve = keyspace.reserve(OWNER, made)
+    assert reserve is not None
+    await keyspace.scripts.run_all([reserve, keyspace.drop(OWNER, made, None, None)])
 
 
 async def use_jobs(store: Store) -> None:

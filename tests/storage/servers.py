@@ -107,7 +107,7 @@ async def answer_always(reply: bytes) -> AsyncIterator[str]:
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: bytes) -> None:
     with contextlib.closing(writer):
-        while command := await _read_command(reader):
+        while command := await read_command(reader):
             if command[0] == b"HELLO":
                 writer.write(b"%1\r\n+proto\r\n:3\r\n")
             elif command[0] == b"CLIENT":
@@ -116,7 +116,8 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
                 writer.write(reply)
 
 
-async def _read_command(reader: asyncio.StreamReader) -> list[bytes]:
+async def read_command(reader: asyncio.StreamReader) -> list[bytes]:
+    """Return the next command of a client, nothing at its end."""
     head = await reader.readline()
     if not head:
         return []

@@ -21,7 +21,7 @@ from tests.storage.builders import (
     start,
     take_turn,
 )
-from tests.storage.everything import use_archive, use_everything, use_jobs
+from tests.storage.everything import use_archive, use_everything, use_jobs, use_quotas
 from tests.storage.servers import run_cluster_node
 
 
@@ -50,6 +50,7 @@ async def test_every_method_works_on_a_cluster(cluster: Store):
     await use_everything(cluster)
     await use_archive(cluster)
     await use_jobs(cluster)
+    await use_quotas(cluster)
 
 
 async def test_conversations_and_chains_on_a_cluster(cluster: Store):
