@@ -47,7 +47,7 @@ async def leave(proxy: Proxy, body: Any, *, gate: asyncio.Event, path: str = "/v
 async def noted(proxy: Proxy) -> set[bytes]:
     """Return which turns are noted for their retries, by their tokens: two turns of one request share a record."""
     tokens = [await proxy.redis.hget(key, "token") for key in await idempotency_records(proxy)]
-    return {bytes(token) for token in tokens if token}
+    return {token for token in tokens if isinstance(token, bytes)}
 
 
 def late(proxy: Proxy, text: str = "late") -> asyncio.Event:
