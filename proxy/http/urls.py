@@ -48,8 +48,8 @@ def split_path(raw_path: str) -> list[str]:
     """Return a path's segments as the most forgiving server would read them.
 
     It decodes until there is nothing to decode, takes look-alikes of ASCII for it, drops blanks, control characters and
-    bytes that are no UTF-8, and takes `;`, `#` and `?` for the end of a segment. There are none at all in a path that has a NUL, or that is not
-    decoded soon.
+    bytes that are no UTF-8, and takes `;`, `#` and `?` for the end of a segment. There are none at all in a path that
+    has a NUL, or that is not decoded soon.
     """
     # as bytes: a letter's may be escaped to different depths
     octets = raw_path.encode("utf-8", "surrogateescape")
