@@ -21,6 +21,7 @@ from storage.errors import (
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    Reason,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -63,6 +64,7 @@ from storage.records import (
     TurnCommit,
     TurnSource,
 )
+from storage.room import Disk
 from storage.store import Store
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "ConversationPage",
     "Coverage",
     "CursorNotFound",
+    "Disk",
     "Entry",
     "EventBatch",
     "EventLog",
@@ -122,6 +125,7 @@ __all__ = [
     "PageRequest",
     "Pairing",
     "Purged",
+    "Reason",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",

@@ -7,7 +7,8 @@ from storage.branches import Branches
 from storage.client.channel import Channel
 from storage.client.connection import connect, open_blocking_channel, open_channel
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
+from storage.client.scripts import Scripts
+from storage.condition import Condition
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
@@ -17,6 +18,7 @@ from storage.maintenance.auditor import Auditor
 from storage.maintenance.purger import Purger
 from storage.maintenance.sweeper import Sweeper
 from storage.responses import Responses
+from storage.room import Disk
 from storage.turns import Turns
 
 
@@ -25,7 +27,10 @@ class Store:
 
     `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
 
-    channel, queue: to the same server; queue for what waits there for jobs, at most for timeout_seconds.
+    `condition` says whether it takes writes.
+
+    channel, queue: to the same server; queue for what waits there for jobs, at most for timeout_seconds. disk: what it
+    writes to, where that is on this machine.
     """
 
     def __init__(
@@ -37,11 +42,13 @@ class Store:
         retention_seconds: int,
         conversation_seconds: int = 0,
         timeout_seconds: float = 5.0,
+        disk: Disk | None = None,
     ) -> None:
         self._channel = channel
         keyspace = Keyspace(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
         #: What the server is called where people read it.
         self.description = ""
+        self.condition = Condition(channel, keyspace, disk)
         self.conversations = Conversations(keyspace)
         self.items = Items(keyspace)
         self.branches = Branches(keyspace)
@@ -65,12 +72,14 @@ class Store:
         max_connections: int,
         retention_seconds: int,
         conversation_seconds: int = 0,
+        disk: Disk | None = None,
     ) -> Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
         conversation_seconds: how long conversations live after their last use, at least as long as responses; 0: for
-        ever. Raises ValueError for a URL that can't be used.
+        ever. disk: what the server writes to, where that is on this machine. Raises ValueError for a URL that can't be
+        used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
         return cls(
@@ -80,16 +89,8 @@ class Store:
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
+            disk=disk,
         )
-
-    async def ping(self) -> None:
-        """Check that the server answers. Raises Unavailable."""
-        try:
-            (reply,) = await self._channel.exchange([("PING",)])
-            if isinstance(reply, Exception):
-                raise reply
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
 
     async def close(self) -> None:
         """Close every connection."""

@@ -85,7 +85,7 @@ async def _check_store(config: Config) -> str:
         retention_seconds=1,
     )
     try:
-        await store.ping()
+        await store.condition.look()
     except Unavailable as exc:
         raise Problem(f"{place} {store_problem(exc)}") from exc
     finally:

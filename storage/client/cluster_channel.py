@@ -11,6 +11,9 @@ from redis.asyncio.cluster import RedisCluster
 
 from storage.client.channel import SCAN_COUNT, Channel, Command
 
+#: Hash tags that are tried to find one for each primary.
+MAX_TAGS = 1000
+
 
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time."""
@@ -32,6 +35,21 @@ class ClusterChannel(Channel):
             return await self._client.execute_command(*command)
         except redis_errors.ResponseError as error:
             return error
+
+    async def tags(self) -> list[str]:
+        """Return a tag for each primary. Raises what `exchange` raises."""
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._client.initialize()
+        primaries = {node.name for node in self._client.get_primaries()}
+        tags: list[str] = []
+        for number in range(MAX_TAGS):
+            node = self._client.get_node_from_key(str(number))
+            if node is not None and node.name in primaries:
+                primaries.discard(node.name)
+                tags.append(str(number))
+            if not primaries:
+                break
+        return tags
 
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """Yield matching keys, some 1,000 looked at a step, one primary after the other."""

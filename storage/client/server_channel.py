@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Channel, Command
+from storage.client.channel import Channel, Command, Unanswered
 from storage.client.dialer import Dialer
 from storage.client.pipelined import PipelinedConnection, Refused
 
@@ -44,12 +44,29 @@ class ServerChannel(Channel):
             self._enter(loop)
         deadline = loop.time() + self._timeout_seconds
         connection = self._with_room() or await self._find(deadline)
-        if connection.is_proven:
-            try:
-                return await self._send(connection, commands, deadline)
-            except (redis_errors.ConnectionError, Refused):
-                # The server was restarted, went away, or is no primary any more.
-                connection = self._with_room() or await self._find(deadline)
+        if not connection.is_proven:
+            return await self._send_last(connection, commands, deadline)
+        try:
+            return await self._send(connection, commands, deadline)
+        except (redis_errors.ConnectionError, Refused) as error:
+            # The server was restarted, went away, or is no primary any more.
+            lost = error if isinstance(error, Unanswered) else None
+        try:
+            connection = self._with_room() or await self._find(deadline)
+            replies = await self._send_last(connection, commands, deadline)
+        except (redis_errors.ConnectionError, TimeoutError) as error:
+            if lost is None or isinstance(error, Unanswered):
+                raise
+            raise lost from error
+        refused = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        if lost is not None and refused is not None:
+            # refused now, but done then perhaps
+            raise lost from refused
+        return replies
+
+    async def _send_last(
+        self, connection: PipelinedConnection, commands: Sequence[Command], deadline: float
+    ) -> list[Any]:
         try:
             return await self._send(connection, commands, deadline)
         except Refused as refusal:

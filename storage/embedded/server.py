@@ -204,7 +204,7 @@ class EmbeddedValkey:
             pause = min(pause * 2 or 0.1, MAX_PAUSE_SECONDS)
             try:
                 await self._launch()
-            except (EmbeddedUnavailable, OSError) as exc:
+            except Exception as exc:
                 LOGGER.warning("the embedded Valkey does not start, next attempt in %.1f s: %s", pause, exc)
             else:
                 LOGGER.warning("the embedded Valkey runs again as process %s", self.pid)

@@ -31,7 +31,7 @@ async def proxy(start_proxy: StartProxy, counter: RoundTripCounter) -> Proxy:
     # sending a script to a server that has not seen it, and opening a connection, take trips of their own
     for script in load_scripts().values():
         await proxy.redis.script_load(script.source)
-    await proxy.app[STORE].ping()
+    await proxy.app[STORE].condition.look()
     while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process: there is no event)
         await asyncio.sleep(0.01)
     return proxy

@@ -1,0 +1,22 @@
+"""Store watch: what has to be known of the store before anybody asks it: whether it takes writes, and has room."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from proxy.runtime.tasks import Tasks
+from storage import Store
+
+#: Seconds between two looks.
+LOOK_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def watching(store: Store, tasks: Tasks) -> AsyncIterator[None]:
+    """Look after the store for as long as the context lasts; what is wrong with it is a task that fails."""
+    async with tasks.periodic("writing to the store", LOOK_SECONDS, store.condition.look, logger):
+        yield
