@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.config.values import describe_redis
-from storage import Store
+from storage import Safeguards, Store
 from storage.embedded import EmbeddedValkey, running_in
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
+            safeguards=Safeguards(None, config.redis.min_replicas, config.redis.min_replicas_on_disk),
         )
         store.description = description
         stack.push_async_callback(store.close)

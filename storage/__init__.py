@@ -65,7 +65,7 @@ from storage.records import (
     TurnSource,
 )
 from storage.room import Disk
-from storage.store import Store
+from storage.store import Safeguards, Store
 
 __all__ = [
     "ANYBODY",
@@ -129,6 +129,7 @@ __all__ = [
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
+    "Safeguards",
     "Store",
     "StoreError",
     "StoredResponse",

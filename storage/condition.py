@@ -6,7 +6,7 @@ from storage.client.channel import Channel
 from storage.client.keys import probe_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
-from storage.errors import StoreError, Unavailable
+from storage.errors import Reason, StoreError, Unavailable
 from storage.room import Disk, Shortage, memory_shortage
 
 
@@ -19,6 +19,8 @@ class Condition:
         self._prefix = keyspace.prefix
         self._disk = disk
         self._refusal: Unavailable | None = None
+        #: Whether the last look came to nothing without a refusal.
+        self._is_in_doubt = False
 
     async def look(self) -> None:
         """Find out, in one round trip, whether every server takes writes. Raises Unavailable: what `require` raises.
@@ -28,9 +30,9 @@ class Condition:
         try:
             await self._look()
         except Unavailable as error:
-            self._refusal = error
+            self.note(error)
             raise
-        self._refusal = None
+        self._refusal, self._is_in_doubt = None, False
 
     def require(self) -> None:
         """Raise Unavailable if writing was not possible when that was looked at last; costs nothing."""
@@ -39,8 +41,13 @@ class Condition:
             raise Unavailable(refusal.subject, refusal.reason)
 
     def note(self, refusal: Unavailable) -> None:
-        """Take note of what a write met, until the next look."""
-        self._refusal = refusal
+        """Take note of what a write met, until the next look; of no answer only if it is the second time in a row.
+
+        The first may be due to a moment in which this process was busy.
+        """
+        if refusal.reason is not Reason.AWAY or self._is_in_doubt:
+            self._refusal = refusal
+        self._is_in_doubt = True
 
     async def _look(self) -> None:
         try:

@@ -39,6 +39,7 @@ class Reason(Enum):
 
     AWAY = "can't be reached"
     LOADING = "is still loading its data"
+    REPLICAS = "has too few replicas that follow it"
     READ_ONLY = "takes no writes at the moment"
     FULL = "is full"
     NO_PERMISSION = "does not let Branchline in, or do this"

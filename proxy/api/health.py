@@ -32,6 +32,7 @@ CACHE_SECONDS = 1.0
 _STATES = {
     Reason.AWAY: "unreachable",
     Reason.LOADING: "loading",
+    Reason.REPLICAS: "too few replicas",
     Reason.READ_ONLY: "read-only",
     Reason.FULL: "full",
     Reason.NO_PERMISSION: "permission denied",

@@ -76,6 +76,8 @@ def _unavailable(reason: Reason, message: str) -> ServiceUnavailable:
     match reason:
         case Reason.LOADING:
             return ServiceUnavailable(message, code="store_loading")
+        case Reason.REPLICAS:
+            return ServiceUnavailable(message, code="store_too_few_replicas")
         case Reason.READ_ONLY:
             return ServiceUnavailable(message, code="store_read_only")
         case Reason.NO_PERMISSION:

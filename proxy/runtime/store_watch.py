@@ -18,5 +18,8 @@ logger = logging.getLogger(__name__)
 @asynccontextmanager
 async def watching(store: Store, tasks: Tasks) -> AsyncIterator[None]:
     """Look after the store for as long as the context lasts; what is wrong with it is a task that fails."""
-    async with tasks.periodic("writing to the store", LOOK_SECONDS, store.condition.look, logger):
+    async with (
+        tasks.periodic("writing to the store", LOOK_SECONDS, store.condition.look, logger),
+        tasks.steady("news of the store's primary", store.follow_primary, logger),
+    ):
         yield

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
+from storage.client.barrier import TooFewReplicas
 from storage.client.channel import Argument, Channel, Command, Unanswered
 from storage.client.library import load_scripts
 from storage.errors import REFUSALS, Reason, StoreError, Unavailable
@@ -25,6 +26,7 @@ _CLASSES: dict[type[Exception] | tuple[type[Exception], ...], Reason] = {
         redis_errors.NoPermissionError,
     ): Reason.NO_PERMISSION,
     (redis_errors.BusyLoadingError, redis_errors.MasterDownError): Reason.LOADING,
+    TooFewReplicas: Reason.REPLICAS,
     redis_errors.ReadOnlyError: Reason.READ_ONLY,
     redis_errors.OutOfMemoryError: Reason.FULL,
     redis_errors.TryAgainError: Reason.BUSY,
@@ -42,7 +44,7 @@ _CLASSES: dict[type[Exception] | tuple[type[Exception], ...], Reason] = {
 _ANSWERS = {
     "OOM": Reason.FULL,
     "READONLY": Reason.READ_ONLY,
-    "NOREPLICAS": Reason.READ_ONLY,
+    "NOREPLICAS": Reason.REPLICAS,
     "MISCONF": Reason.READ_ONLY,
     "UNBLOCKED": Reason.READ_ONLY,
     "MASTERDOWN": Reason.LOADING,
@@ -58,6 +60,29 @@ _NO_SPACE = "No space left on device"
 _CODE = re.compile(r"[A-Z]+\b")
 #: All that redis-py raises; the cluster client has a tree of its own.
 CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.RedisClusterException)
+
+
+#: Scripts whose effect a client is told of: what they write has to be with replicas first, where that is asked for.
+_ACKNOWLEDGED = frozenset(
+    {
+        "activate_branch",
+        "append_items",
+        "cancel_response",
+        "commit_turn",
+        "create_conversation",
+        "delete_branch",
+        "delete_conversation",
+        "delete_item",
+        "delete_response",
+        "fork_branch",
+        "import_finish",
+        # as a question whether they follow
+        "probe_writes",
+        "submit_response",
+        "update_branch",
+        "update_conversation",
+    }
+)
 
 
 class Call(NamedTuple):
@@ -103,10 +128,14 @@ def _name_of(error: Exception) -> str:
 
 
 class Scripts:
-    """Calls scripts over one channel. room: for what they do."""
+    """Calls scripts over one channel. room: for what they do.
 
-    def __init__(self, channel: Channel, conversation_seconds: int = 0) -> None:
+    replicated: the channel for those that a client is told of, where that is another one.
+    """
+
+    def __init__(self, channel: Channel, conversation_seconds: int = 0, replicated: Channel | None = None) -> None:
         self._channel = channel
+        self._replicated = replicated or channel
         self.room = Room()
         self._scripts = load_scripts(conversation_seconds)
 
@@ -136,11 +165,13 @@ class Scripts:
         for call in calls:
             self.room.admit(call.script)
         replies: list[Any] = []
+        is_acknowledged = any(call.script in _ACKNOWLEDGED for call in calls)
+        channel = self._replicated if is_acknowledged else self._channel
         try:
-            replies = await self._channel.exchange([self._command(call) for call in calls])
+            replies = await channel.exchange([self._command(call) for call in calls])
             for i, reply in enumerate(replies):
                 if isinstance(reply, redis_errors.NoScriptError):
-                    (replies[i],) = await self._channel.exchange([self._whole_command(calls[i])])
+                    (replies[i],) = await channel.exchange([self._whole_command(calls[i])])
                 if isinstance(replies[i], Exception):
                     raise replies[i]
         except CLIENT_ERRORS as error:

@@ -188,7 +188,7 @@ REASONS = {
     "MISCONF Errors writing to the AOF file: No space left on device": Reason.FULL,
     "MISCONF Valkey is configured to save RDB snapshots, but it's unable to persist to disk.": Reason.READ_ONLY,
     "READONLY You can't write against a read only replica.": Reason.READ_ONLY,
-    "NOREPLICAS Not enough good replicas to write.": Reason.READ_ONLY,
+    "NOREPLICAS Not enough good replicas to write.": Reason.REPLICAS,
     "LOADING Valkey is loading the dataset in memory": Reason.LOADING,
     "MASTERDOWN Link with MASTER is down": Reason.LOADING,
     "NOAUTH Authentication required.": Reason.NO_PERMISSION,

@@ -135,6 +135,7 @@ async def test_probes_share_one_result_for_a_while(ready, client, monkeypatch):
     [
         (Reason.AWAY, "unreachable"),
         (Reason.LOADING, "loading"),
+        (Reason.REPLICAS, "too few replicas"),
         (Reason.READ_ONLY, "read-only"),
         (Reason.FULL, "full"),
         (Reason.NO_PERMISSION, "permission denied"),
