@@ -29,6 +29,7 @@ from storage.maintenance.auditor import Auditor
 from storage.maintenance.purger import Purger
 from storage.maintenance.sweeper import Sweeper
 from storage.responses import Responses
+from storage.risks import Risks
 from storage.room import Disk
 from storage.turns import Turns
 
@@ -55,19 +56,20 @@ class Hosting:
     """Where the store's server runs.
 
     disk: what it writes to, where that is on this machine. replicated: a channel for what has to be with replicas
-    before it is told. primary: what follows the server that all channels lead to.
+    before it is told, min_replicas of them. primary: what follows the server that all channels lead to.
     """
 
     disk: Disk | None = None
     replicated: Channel | None = None
     primary: Primary | None = None
+    min_replicas: int = 0
 
 
 class Store:
     """All state, in one Redis or Valkey, by subject: `conversations`, `items`, `branches`, `turns`, `responses`, ….
 
     `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
-    `condition` says whether it takes writes.
+    `condition` says whether it takes writes, `risks` what may go wrong with its settings.
 
     channel, queue: to the same server; queue for what waits there for jobs, at most for timeout_seconds.
     """
@@ -89,6 +91,7 @@ class Store:
         #: What the server is called where people read it.
         self.description = ""
         self.condition = Condition(channel, keyspace, hosting.disk)
+        self.risks = Risks(channel, keyspace, hosting.min_replicas)
         self.conversations = Conversations(keyspace)
         self.items = Items(keyspace)
         self.branches = Branches(keyspace)
@@ -133,7 +136,7 @@ class Store:
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
-            hosting=Hosting(safeguards.disk, replicated, primary),
+            hosting=Hosting(safeguards.disk, replicated, primary, safeguards.min_replicas),
         )
 
     async def follow_primary(self) -> None:

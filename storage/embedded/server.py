@@ -29,6 +29,7 @@ from storage.embedded.data_dir import (
     DataFolder,
     EmbeddedUnavailable,
     absolute,
+    holds_data,
     is_in_use,
     is_writable,
     reachable_socket,
@@ -275,6 +276,12 @@ def running_in(directory: Path) -> Iterator[str | None]:
     directory = absolute(directory)
     with contextlib.ExitStack() as held:
         yield _url(reachable_socket(directory, held)) if is_in_use(directory) else None
+
+
+def require_data(directory: Path) -> None:
+    """Raise EmbeddedUnavailable for a folder in which no server has ever kept anything; changes nothing there."""
+    if not holds_data(absolute(directory)):
+        raise EmbeddedUnavailable(f"there is no store in the data folder {absolute(directory)}")
 
 
 async def probe(directory: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.http.keys import STORE
+from proxy.runtime import store_watch
 from storage.client.library import load_scripts
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import respond
@@ -25,7 +26,9 @@ async def counter(valkey_url: str) -> AsyncIterator[RoundTripCounter]:
 
 
 @pytest.fixture
-async def proxy(start_proxy: StartProxy, counter: RoundTripCounter) -> Proxy:
+async def proxy(start_proxy: StartProxy, counter: RoundTripCounter, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    # the look after the store, once a second, is no part of any request
+    monkeypatch.setattr(store_watch, "LOOK_SECONDS", 600.0)
     # a worker's wait for jobs ends with the time that a command may take, and begins anew
     proxy = await start_proxy(redis={"url": counter.url, "timeout_seconds": 600.0})
     # sending a script to a server that has not seen it, and opening a connection, take trips of their own
