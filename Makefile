@@ -48,7 +48,7 @@ check: lint test ## all that must pass before a change lands
 docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.toml anew from proxy/config/settings.py
 	@$(BIN)/python -m proxy.config.reference
 
-bench: $(VENV)/installed-dev ## run the benchmarks; ARGS are theirs
+bench: $(VENV)/installed-bench ## measure and write docs/performance.md: 20 minutes, or ARGS=--quick
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv*, caches and build output; data stays
@@ -73,4 +73,9 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	@echo 'installing branchline and its development tools into $(VENV)'
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: pyproject.toml | $(BIN)/python
+	@echo 'installing branchline and what its benchmarks draw with into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@ $(VENV)/installed

@@ -1,9 +1,5 @@
-"""`python -m benchmarks`: the measurements that need nothing but this machine."""
+"""`python -m benchmarks`: what `make bench` runs."""
 
-from __future__ import annotations
+from benchmarks.performance.run import main
 
-import asyncio
-
-from benchmarks import turns
-
-asyncio.run(turns.main())
+main()

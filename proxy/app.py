@@ -35,6 +35,7 @@ from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
+from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
 from proxy.protocol.errors import method_not_allowed
@@ -86,18 +87,18 @@ def create_app(config: Config) -> web.Application:
 def create_runner(app: web.Application) -> web.AppRunner:
     """Return a runner for `app`.
 
-    Bodies keep their coding (`proxy.http.body` undoes it within limits, passthrough leaves it), a handler is
-    cancelled when its client leaves, and `stop_turns` has done the waiting before connections are closed.
+    Bodies keep their coding (`proxy.http.body` undoes it within limits, passthrough leaves it), `proxy.http.connection`
+    tells when a client leaves, and `stop_turns` has done the waiting before connections are closed.
     """
     server_log = logging.getLogger("proxy.server")
     server_log.addFilter(_without_quotes)
     # It warns of the subprotocols that a client offers, and browsers' clients offer their key as one.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
-    return web.AppRunner(
+    return ClientRunner(
         app,
+        shorten=responses.TURN_PATH,
         access_log=None,
         auto_decompress=False,
-        handler_cancellation=True,
         logger=server_log,
         max_field_size=MAX_HEADER_BYTES,
         max_line_size=MAX_HEADER_BYTES,
@@ -133,9 +134,9 @@ async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     app[SEALER] = create_sealer(config)
     async with _upstream_url(config) as url, create_session(config.upstream) as session:
-        app[UPSTREAM] = Upstream(config.upstream, session, url)
         app[AUTHENTICATOR] = create_authenticator(config, session)
-        yield
+        async with Upstream(config.upstream, session, url) as app[UPSTREAM]:
+            yield
 
 
 async def provide_turns(app: web.Application) -> AsyncIterator[None]:

@@ -41,7 +41,7 @@ class Origin(StrEnum):
     REFERENCE = "r"  #: stands for a stored item; unknown is an error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One item to append. note: what is kept beside it, see `storage.envelope`."""
 
@@ -149,7 +149,7 @@ class Comparison:
     only_second: ItemPage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnSource:
     """What a turn continues: a conversation's branch, a previous response, or (neither) nothing.
 
@@ -175,7 +175,7 @@ class TurnSource:
         return self.conversation_id or self.previous_response_id or ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenedTurn:
     """All that a turn needs before its upstream call.
 
@@ -218,7 +218,7 @@ class CommitMode(StrEnum):
     RECORD = "record"  #: readable with the response, inherited by nothing (a failed turn)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnCommit:
     """A finished turn. body: the Response object without its `output`. opened: what open_turn gave.
 
@@ -251,7 +251,7 @@ class CommitResult(StrEnum):
     REPEATED = "repeated"  #: this commit had been done before
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Committed:
     """What a commit did. branch: the one that a fork made, backup: what the old MAIN is called now."""
 

@@ -119,14 +119,19 @@ class Compactor:
         async def compose(reader: Reader) -> tuple[ModelRequest, int]:
             return ModelRequest(reader, window_shown, TurnInput([], []), fields, own_paths=self._own_paths), 0
 
-        async with self._call.put(self._request, compose, PATH) as answer:
+        with await self._call.put(self._request, compose, PATH) as answer:
             return await answer.read(), answer.headers
 
     async def _compact_here(self, items: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
         summariser = Summariser(self._services, self._call, self._request)
-        async with summariser.ask(replace(self._opened, items=items), self._own_paths) as answer:
-            summary = await summariser.read(answer)
-        return self._answer(summary, items), answer.headers
+        headers: dict[str, str] = {}
+
+        async def begun(told: Mapping[str, str]) -> None:
+            headers.clear()
+            headers.update(told)
+
+        summary = await summariser.write(replace(self._opened, items=items), self._own_paths, begun)
+        return self._answer(summary, items), headers
 
     def _answer(self, summary: Summary, items: Sequence[bytes]) -> bytes:
         standing = [msgspec.Raw(item) for item in items if kind_of(item).is_standing]

@@ -80,7 +80,7 @@ class TokenCount:
         if capabilities.is_absent(INPUT_TOKENS, model):
             return None
         try:
-            async with self._call.put(request, compose, INPUT_TOKENS) as answer:
+            with await self._call.put(request, compose, INPUT_TOKENS) as answer:
                 counted = await answer.read()
                 if _is_count(counted):
                     return counted, answer.headers

@@ -16,7 +16,8 @@ from proxy.http.body import iter_body
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.http.urls import API_VERSION, hint_for, split_path
 from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired
-from proxy.upstream.client import UPSTREAM, iter_raw
+from proxy.upstream.body import iter_raw
+from proxy.upstream.client import UPSTREAM
 from proxy.upstream.headers import request_headers, response_headers
 
 if TYPE_CHECKING:

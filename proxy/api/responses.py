@@ -86,11 +86,12 @@ def _response_id(request: web.Request) -> str:
     return response_id
 
 
-_ONE = "/v1/responses/{response_id}"
+TURN_PATH = "/v1/responses"
+_ONE = f"{TURN_PATH}/{{response_id}}"
 
 ROUTES = [
-    web.post("/v1/responses", create_response),
-    web.delete("/v1/responses", delete_responses),
+    web.post(TURN_PATH, create_response),
+    web.delete(TURN_PATH, delete_responses),
     web.get(_ONE, read_response),
     web.delete(_ONE, delete_response),
     web.post(f"{_ONE}/cancel", cancel_response),

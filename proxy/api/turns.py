@@ -9,8 +9,10 @@ from urllib.parse import unquote_plus
 from aiohttp import web
 
 from proxy.auth.caller import CALLER
+from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.http.middleware import note_left
 from proxy.idempotency.turns import find_lost_answer, keep_answer
 from proxy.protocol.request import TurnRequest
 from proxy.services import SERVICES
@@ -51,14 +53,23 @@ async def run_turn(
         call,
         turn_request,
         delivery,
-        replace(options, resumable=log is not None),
+        replace(options, resumable=True) if log is not None else options,
         sinks=[sink for sink in (log, keeping.recording) if sink],
         observers=[observer for observer in (keeping.observer, log) if observer],
     )
     if keeping.client_left:
         turn.leave()
+
+    def leave() -> None:
+        request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+        turn.leave()
+        note_left(request)
+
+    connection = client_connection(request)
+    cancel, connection.on_leave = connection.on_leave, leave
     try:
         result = await request.app[TURNS].run(turn)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+        connection.on_leave = cancel if connection.on_leave is leave else None
     return await delivery.finish(result.body)

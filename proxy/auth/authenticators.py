@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import jwt
 
-from proxy.auth.caller import Authenticator, Caller, is_credential
+from proxy.auth.caller import CREDENTIAL_HEADERS, Authenticator, Caller
 from proxy.auth.jwks import KeySet, KeySource, VerificationKey, create_key_source
 from proxy.config.values import is_loopback
 from proxy.protocol.errors import BadRequest, Unauthorized
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 #: Longest token that is looked at, in characters.
 MAX_TOKEN_LENGTH = 16 * 1024
+#: Callers that are remembered at most, and the longest credentials by which one is, in characters.
+MAX_KNOWN_CALLERS = 1024
+MAX_KNOWN_LENGTH = 512
 #: Verified tokens that are remembered at most.
 MAX_VERIFIED_TOKENS = 4096
 
@@ -75,13 +78,16 @@ class PassthroughAuthenticator:
     def __init__(self, upstream: Mapping[str, str], *, allow_anonymous: bool) -> None:
         self._upstream = upstream
         self._allow_anonymous = allow_anonymous
+        self._known = CallerCache()
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return the caller that the token's hash names, or `anonymous`. Raises as Authenticator says."""
         sent = _sent_credentials(headers)
+        if (known := self._known.get(sent)) is not None:
+            return known
         if not sent and self._allow_anonymous:
             return Caller("anonymous", self._upstream)
-        return Caller(f"token:{_sha256(_token(sent))}", self._upstream or dict(sent))
+        return self._known.put(sent, Caller(f"token:{_sha256(_token(sent))}", self._upstream or dict(sent)))
 
 
 class KeyAuthenticator:
@@ -90,14 +96,18 @@ class KeyAuthenticator:
     def __init__(self, names: Mapping[str, str], upstream: Mapping[str, str]) -> None:
         self._names = names
         self._upstream = upstream
+        self._known = CallerCache()
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Return the caller whose key this is. Raises as Authenticator says."""
+        sent = _sent_credentials(headers)
+        if (known := self._known.get(sent)) is not None:
+            return known
         # Its time depends on hashes alone, and nobody can steer SHA-256 towards a stored one
-        name = self._names.get(_sha256(_token(_sent_credentials(headers))))
+        name = self._names.get(_sha256(_token(sent)))
         if name is None:
             raise _refusal("unknown API key")
-        return Caller(f"key:{name}", self._upstream)
+        return self._known.put(sent, Caller(f"key:{name}", self._upstream))
 
 
 class LocalAuthenticator:
@@ -171,6 +181,29 @@ class JwtAuthenticator:
             raise _refusal(type(exc).__name__) from None
 
 
+class CallerCache:
+    """Callers by the credentials that they sent, so that these need not be looked at and hashed with every request.
+
+    Only those that were accepted, at most `limit` of them; the one that has been here longest goes first.
+    """
+
+    def __init__(self, limit: int = MAX_KNOWN_CALLERS) -> None:
+        self._limit = limit
+        self._callers: dict[tuple[tuple[str, str], ...], Caller] = {}
+
+    def get(self, sent: Sequence[tuple[str, str]]) -> Caller | None:
+        """Return whoever sent exactly these headers before."""
+        return self._callers.get(tuple(sent))
+
+    def put(self, sent: Sequence[tuple[str, str]], caller: Caller) -> Caller:
+        """Remember a caller, unless its credentials are very long; return it."""
+        if sum(len(value) for _, value in sent) <= MAX_KNOWN_LENGTH:
+            if len(self._callers) >= self._limit:
+                del self._callers[next(iter(self._callers))]
+            self._callers[tuple(sent)] = caller
+        return caller
+
+
 class TokenCache:
     """Owners of tokens that were verified with the keys in force, by SHA-256 of the token, until they expire.
 
@@ -217,7 +250,7 @@ class TokenCache:
 def _sent_credentials(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return the headers that hold a credential, as they came."""
     # A look-up by name would show one of several values
-    return [(name, value) for name, value in headers.items() if is_credential(name)]
+    return [(name, value) for name, value in headers.items() if name.lower() in CREDENTIAL_HEADERS]
 
 
 def _token(sent: Sequence[tuple[str, str]]) -> str:

@@ -23,7 +23,7 @@ AUTHENTICATOR: AppKey[Authenticator] = AppKey("authenticator")
 CALLER: RequestKey[Caller] = RequestKey("caller")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """An authenticated caller.
 

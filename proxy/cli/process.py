@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from proxy.cli.log import LineFormatter, LineHandler
 from storage.embedded import EmbeddedUnavailable
 
 if TYPE_CHECKING:
@@ -42,15 +43,16 @@ class StartError(Exception):
 def set_up_logging(level: str, *, shared: bool = False) -> None:
     """Write one line a record to stderr: ours from `level` up, other libraries' from warnings up.
 
-    shared: other processes write there too, so each line has the process id behind the logger's name. A line is one
-    write, so that lines of several processes do not mix. A second call changes only the level.
+    shared: other processes write there too, so each line has the process id behind the logger's name. A second call
+    changes only the level.
     """
     name = f"%(name)s[{os.getpid()}]" if shared else "%(name)s"
-    logging.basicConfig(
-        stream=sys.stderr, format=f"%(asctime)s %(levelname)s {name}: %(message)s", level=logging.WARNING
-    )
+    handler = LineHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # What no line shows need not be looked up for each (the logging cookbook's own advice).
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging._srcfile = None  # noqa: SLF001 (documented there)
     for package in ("proxy", "storage"):
         logging.getLogger(package).setLevel(level.upper())
 
@@ -71,6 +73,7 @@ def on_signals(stop: Callable[[], None], end: Callable[[], None] = lambda: None)
         nonlocal stopping
         if stopping:
             end()
+            logging.shutdown()
             os._exit(128 + number)
         stopping = True
         stop()

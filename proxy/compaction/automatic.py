@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -40,6 +41,9 @@ MIN_THRESHOLD = 1000
 #: The host of the servers that are known to compact, and its regional ones.
 NATIVE_HOST = "api.openai.com"
 
+#: What is shown before there is anything.
+_NOTHING: View = OpenedTurn(), TurnInput([], [])
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,7 +60,7 @@ class Compaction:
         self.request = _without_management(request) if self._own else request
         self._summariser = Summariser(services, call, request)
         self._reader = call.reader(self.request)
-        self._view: View = OpenedTurn(), TurnInput([], [])
+        self._view = _NOTHING
         self._has_compactions = False
 
     def view(self, reader: Reader) -> View:
@@ -119,14 +123,19 @@ class Compaction:
     async def _summarise(
         self, relay: Relay, output: TurnOutput, opened: OpenedTurn, own_paths: Mapping[str, str]
     ) -> Summary:
-        async with self._summariser.ask(opened, own_paths) as answer:
-            output.begin(answer.headers)
-            if self.request.stream:
+        told = False
+
+        async def begun(headers: Mapping[str, str]) -> None:
+            nonlocal told
+            output.begin(headers)
+            if self.request.stream and not told:
+                told = True
                 await output.send(relay.compacting())
-                return await self._summariser.read(answer)
-            summary = await self._summariser.read(answer)
+
+        summary = await self._summariser.write(opened, own_paths, begun)
+        if not told:
             relay.compacting()
-            return summary
+        return summary
 
     async def _is_over(self) -> bool:
         if self._threshold is None:
@@ -146,7 +155,12 @@ def is_native(config: Config) -> bool:
     """Whether the model server compacts by itself, as `compaction.upstream` says or as its host tells."""
     if config.compaction.upstream != "auto":
         return config.compaction.upstream == "native"
-    host = urlsplit(config.upstream.url).hostname or ""
+    return _is_native(config.upstream.url)
+
+
+@lru_cache(maxsize=8)
+def _is_native(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
     return host == NATIVE_HOST or host.endswith(f".{NATIVE_HOST}")
 
 

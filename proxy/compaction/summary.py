@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,9 @@ import orjson
 
 from proxy.context.input import TurnInput
 from proxy.context.model_request import ModelRequest
-from proxy.protocol import ids, sse
+from proxy.protocol import ids
 from proxy.protocol.errors import BadGateway
-from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.relay import Outcome, Ownership, Relay, Splicer
 from storage import OpenedTurn, TurnSource, new_partition
 
 if TYPE_CHECKING:
@@ -60,13 +59,24 @@ class Summariser:
         self._call = call
         self._request = request
 
-    @asynccontextmanager
-    async def ask(self, opened: OpenedTurn, own_paths: Mapping[str, str]) -> AsyncIterator[ModelAnswer]:
-        """Ask for a summary of a window; give the answer as soon as it begins.
+    async def write(
+        self, opened: OpenedTurn, own_paths: Mapping[str, str], begun: Callable[[Mapping[str, str]], Awaitable[None]]
+    ) -> Summary:
+        """Have a summary of a window written and return it.
 
-        opened: the window as a history. own_paths: of what in it the request has brought itself. Raises ApiError if the
-        upstream refuses or can't be reached.
+        opened: the window as a history. own_paths: of what in it the request has brought itself. begun: is given the
+        headers of an answer when that begins; again, if the question had to be asked again.
+        Raises ApiError if the upstream refuses or can't be reached, BadGateway if there is no text or not all of it.
         """
+        outcome = await self._ask(opened, own_paths, begun)
+        if self._call.object(outcome.response["error"]):
+            outcome = await self._ask(opened, own_paths, begun)
+        self._call.learn(outcome.response["error"], self._request.source)
+        return _read(outcome)
+
+    async def _ask(
+        self, opened: OpenedTurn, own_paths: Mapping[str, str], begun: Callable[[Mapping[str, str]], Awaitable[None]]
+    ) -> Outcome:
         fields, added = self._fields()
         order = orjson.dumps(_message(self._config.instructions or INSTRUCTIONS))
         # a history that has outgrown the model's window could not be summarised otherwise
@@ -76,24 +86,9 @@ class Summariser:
             fitted, _ = await self._budget.fit(limits, opened, TurnInput([], [order]))
             return ModelRequest(reader, fitted, TurnInput([], [order]), fields, added, own_paths), 0
 
-        async with self._call.put(self._request, compose, model=str(fields["model"] or "")) as answer:
-            yield answer
-
-    async def read(self, answer: ModelAnswer) -> Summary:
-        """Read an answer to its end and return its text.
-
-        Raises BadGateway if there is none or if it is not whole, GatewayTimeout.
-        """
-        outcome = await self._read(answer)
-        response = outcome.response
-        if outcome.status != "completed":
-            reason = "it did not fit into compaction.max_summary_tokens" if outcome.status == "incomplete" else ""
-            raise BadGateway(f"The model did not finish its summary of the conversation{reason and f': {reason}'}.")
-        parts = [part for item in outcome.items if item["type"] == "message" for part in item["content"]]
-        text = "\n\n".join(part["text"] for part in parts if part["type"] == "output_text").strip()
-        if not text:
-            raise BadGateway("The model gave no summary of the conversation.")
-        return Summary(text, response["usage"], response["model"])
+        with await self._call.put(self._request, compose, model=str(fields["model"] or "")) as answer:
+            await begun(answer.headers)
+            return await self._outcome_of(answer)
 
     def _fields(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the fields of a question: those that the caller's request gives, and those that are added here."""
@@ -102,19 +97,35 @@ class Summariser:
         fields["model"] = self._config.model or asked.get("model")
         return fields, {"max_output_tokens": self._config.max_summary_tokens, "store": False, "stream": True}
 
-    async def _read(self, answer: ModelAnswer) -> Outcome:
+    async def _outcome_of(self, answer: ModelAnswer) -> Outcome:
         relay = Relay(_ownership(self._request.body))
         if not await answer.is_stream(expected=True):
             return relay.complete(await answer.read_json())
-        try:
-            async for events in answer.events():
-                for event in events:
-                    relay.feed(event)
-                if relay.outcome is not None:
-                    return relay.outcome
-        except (MalformedEvent, sse.EventTooLarge) as exc:
-            raise BadGateway("The upstream sent an event that can't be read.") from exc
-        return relay.fail("server_error", "The upstream ended its stream before the response was complete.")
+        splicer = Splicer(relay, answer.max_event_bytes)
+        async for chunk in answer.chunks(relay.patience):
+            splicer.feed(chunk)
+            if relay.is_over or splicer.failure is not None:
+                break
+        else:
+            splicer.flush()
+        if splicer.failure is not None and relay.outcome is None:
+            raise BadGateway("The upstream sent an event that can't be read.") from splicer.failure
+        return relay.outcome or relay.fail(
+            "server_error", "The upstream ended its stream before the response was complete."
+        )
+
+
+def _read(outcome: Outcome) -> Summary:
+    """Return the text of an answer. Raises BadGateway if there is none or if it is not whole."""
+    response = outcome.response
+    if outcome.status != "completed":
+        reason = "it did not fit into compaction.max_summary_tokens" if outcome.status == "incomplete" else ""
+        raise BadGateway(f"The model did not finish its summary of the conversation{reason and f': {reason}'}.")
+    parts = [part for item in outcome.items if item["type"] == "message" for part in item["content"]]
+    text = "\n\n".join(part["text"] for part in parts if part["type"] == "output_text").strip()
+    if not text:
+        raise BadGateway("The model gave no summary of the conversation.")
+    return Summary(text, response["usage"], response["model"])
 
 
 def _message(text: str) -> dict[str, Any]:

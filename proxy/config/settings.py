@@ -75,7 +75,7 @@ class UpstreamConfig(Section, frozen=True):
     connect_timeout_seconds: Positive = 10.0
     #: Seconds of silence from the upstream after which a turn fails.
     read_timeout_seconds: Positive = 600.0
-    #: Connections kept open at most; 0 means no limit.
+    #: Requests that may be on their way at once, each over a connection of its own; 0 means no limit.
     max_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: Largest answer of one turn that is held in memory, in bytes.
     max_response_bytes: Count = 256 * 1024 * 1024

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from proxy.context.compacted import calls_after, mentions
-from proxy.context.pairing import answer_by_name, settled_calls
+from proxy.context.pairing import answer_by_name, find_call, settled_calls
 from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import BadRequest, item_not_found
 from proxy.protocol.items import InputItem, check_content, dump, item_id_of, stored_entry
@@ -21,7 +21,7 @@ from proxy.protocol.request import TurnRequest
 from storage import Entry, OpenedTurn, Origin, pair
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnInput:
     """entries: the new items for the store. items: what the upstream gets after the history, in their form.
 
@@ -73,7 +73,7 @@ def prepare(
             sent.append(entry.data)
             paths.append(item.path)
     if check_calls and not any(item.type == "compaction" for item in items):
-        _check_calls(entries, opened, items)
+        _check_calls(entries, opened, items, request.source.conversation_id)
     return TurnInput(entries, sent, paths, frozenset(opened.known))
 
 
@@ -89,7 +89,9 @@ def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id:
     return stored_entry(known, request.exempt_tools)
 
 
-def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem]) -> None:
+def _check_calls(
+    entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem], conversation_id: str | None
+) -> None:
     """Refuse an output without its call and a call without its output, as OpenAI does (after hydration)."""
     compacted = opened.pending and mentions(opened.items)
     waiting = calls_after(opened.items, opened.pending) if compacted else opened.pending
@@ -98,8 +100,18 @@ def _check_calls(entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[I
         call = _spoken(paired.unmatched[0], items)
         raise BadRequest(f"No tool call found for function call output with call_id {call}.", param="input")
     if paired.waiting and (left := paired.waiting - settled_calls(opened, paired.waiting)):
-        call = _spoken(min(left), items)
-        raise BadRequest(f"No tool output found for function call {call}.", param="input")
+        found = find_call(opened.items, min(left))
+        call, advice = (
+            (found.call_id, _advice(found.item_id, conversation_id)) if found else (_spoken(min(left), items), "")
+        )
+        raise BadRequest(f"No tool output found for function call {call}.{advice}", param="input")
+
+
+def _advice(item_id: str, conversation_id: str | None) -> str:
+    other = "go on from a response before it"
+    if conversation_id:
+        other = f"delete the item (DELETE /v1/conversations/{conversation_id}/items/{item_id})"
+    return f" It is item '{item_id}' of the stored history: send its output with the input, or {other}."
 
 
 def _spoken(call: str, items: Iterable[InputItem]) -> str:

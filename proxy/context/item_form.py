@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import msgspec
@@ -26,6 +28,9 @@ CALL_ID = re.compile(rb'"call_id":"([^"\\]*)"')
 CREATED_BY, INCOMPLETE, NO_ARGUMENTS = b'"created_by":', b'"status":"incomplete"', b'"arguments":""'
 _EMPTY_OBJECT = b'"arguments":"{}"'
 _SEAL = b'"encrypted_content":'
+#: Parts that only a model's messages have, and such as its messages have not.
+_OF_THE_MODEL = (b'"type":"output_text"', b'"type":"refusal"')
+_OF_OTHERS = (b'"type":"input_text"',)
 #: An id that was made up here for an item of a type that nobody knows.
 _NAMELESS = re.compile(rb'(\{)"id":"item_[0-9a-f]{48,50}",')
 #: What a seal lies in: a field, or a part of an item's content.
@@ -68,7 +73,7 @@ def read_outgoing(item: bytes, notes: Mapping[str, str]) -> OutgoingItem:
         body = orjson.loads(item)
         item_id, kind, role = (str(body.get(name) or "") for name in ("id", "type", "role"))
     else:
-        item_id, kind, role = ((part or b"").decode() for part in head.groups())
+        item_id, kind, role = map(bytes.decode, head.groups(b""))
     row = item_type_of(kind)
     piece = OutgoingItem(item, item_id, kind, role, row, read_note(notes.get(item_id, "")))
     if row.is_output:
@@ -94,18 +99,66 @@ def field_value(item: bytes, name: str) -> Any:
     return integers.loads_exact(bytes(_FIELDS.decode(item).get(name, b"null")))
 
 
+def misfits(items: Sequence[bytes], roles: Sequence[bool]) -> list[bool]:
+    """Tell of each message whether it may have content that is not its role's. roles: which are the assistant's."""
+    by_model, by_others = b"".join(compress(items, roles)), b"".join(compress(items, map(not_, roles)))
+    wrong: tuple[tuple[bytes, ...], tuple[bytes, ...]] = (
+        tuple(mark for mark in _OF_THE_MODEL if mark in by_others),
+        tuple(mark for mark in _OF_OTHERS if mark in by_model),
+    )
+    if not any(wrong):
+        return []
+    return [any(mark in item for mark in wrong[role]) for item, role in zip(items, roles, strict=True)]
+
+
 def form_of(piece: OutgoingItem, reader: Reader) -> bytes | None:
     """Return an item as the model takes it, whatever stands beside it; None if it takes none of it."""
     objections = reader.objections
-    if piece.type in objections.types or piece.id in objections.items or piece.note.broken:
+    if piece.note.broken or piece.type in objections.types or piece.id in objections.items:
         return None
     item: bytes | None = piece.item
-    if piece.type != "message":
+    if piece.type == "message":
+        item = _message(piece)
+    else:
         is_own = reader.made(piece.note.maker) and piece.id not in objections.seals
         item = _SPECIAL.get(piece.type, _any_type)(piece, is_own)
-    if item is not None and (unwanted := objections.fields_of(piece.type)):
+    if item is not None and objections.fields and (unwanted := objections.fields_of(piece.type)):
         item = without_fields(item, unwanted)
     return item
+
+
+def _message(piece: OutgoingItem) -> bytes:
+    """Return a message with the text of its parts under the type that its role has; such ones were stored before."""
+    item = without_fields(piece.item, ("created_by",)) if CREATED_BY in piece.item else piece.item
+    if piece.role not in _FITTING or not any(misfits([item], [piece.role == "assistant"])):
+        return item
+    fields = _FIELDS.decode(item)
+    content = field_value(item, "content")
+    if not isinstance(content, list):
+        return item
+    fitting = _FITTING[piece.role]
+    parts = [fitting(part) if isinstance(part, dict) else part for part in content]
+    return _joined({**fields, "content": msgspec.Raw(orjson.dumps(parts))})
+
+
+def _fitting_input(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    if part.get("type") not in ("output_text", "refusal"):
+        return part
+    return {"type": "input_text", "text": part.get("refusal" if part["type"] == "refusal" else "text")}
+
+
+def _fitting_output(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    if part.get("type") != "input_text":
+        return part
+    return {"type": "output_text", "text": part.get("text"), "annotations": [], "logprobs": []}
+
+
+_FITTING = {
+    "assistant": _fitting_output,
+    "developer": _fitting_input,
+    "system": _fitting_input,
+    "user": _fitting_input,
+}
 
 
 def _any_type(piece: OutgoingItem, is_own: bool) -> bytes | None:
@@ -155,9 +208,12 @@ def _agent_message(piece: OutgoingItem, is_own: bool) -> bytes | None:
 
 
 def _reasoning(piece: OutgoingItem, is_own: bool) -> bytes | None:
-    found = _ID_OF_SEALED.match(piece.item)
-    if found and is_own and b'"status":' not in piece.item and CREATED_BY not in piece.item:
-        return piece.item[: found.start(1)] + piece.item[found.end(1) :]
+    found = _ID_OF_SEALED.match(piece.item) if is_own else None
+    if found:
+        # seals are long, and have no quote in them
+        rest = piece.item[piece.item.index(b'"', found.end()) :]
+        if b'"status":' not in rest and CREATED_BY not in rest:
+            return piece.item[: found.start(1)] + piece.item[found.end(1) :]
     fields = _FIELDS.decode(piece.item)
     for name in piece.row.output_only:
         fields.pop(name, None)

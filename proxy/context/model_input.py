@@ -11,48 +11,47 @@ Items are stored as they came; what a model takes back is less:
     a seal                                                    to its maker only, without the item's id: it is bound to
                                                               the id that its maker gave, which nobody here knows
     what the model was found to refuse (`Objections`)         not sent
+    text in a message under the type of another role's        under that of its own
 
 It is the same for an item whenever it is sent to the same model, so that the bytes of a history stay the same from turn
-to turn. A history of messages, calls and outputs that needs none of this goes unparsed: that is seen by its bytes.
+to turn. A history of messages, calls and outputs that needs none of this goes unparsed (`context.plain`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import compress
 from typing import NamedTuple
 
 from proxy.context.item_form import (
-    CALL_ID,
-    CREATED_BY,
     INCOMPLETE,
-    NO_ARGUMENTS,
     OutgoingItem,
     field_value,
     form_of,
+    misfits,
     read_outgoing,
     without_fields,
 )
+from proxy.context.plain import HEAD_BYTES, PlainHistories
 from proxy.context.reader import Reader
 from proxy.protocol.item_types import ITEM_TYPES
 
-#: Within these a stored item has its id, of at most 64 characters, its type and its role.
-_HEAD_BYTES = 100
 _MESSAGE, _ASSISTANT = b'"type":"message","role":"', b'"role":"assistant"'
-_CALL, _OUTPUT = b'","type":"function_call","', b'","type":"function_call_output","'
-#: In a tool round any of these is to be looked into.
-_UNUSUAL = (CREATED_BY, INCOMPLETE, NO_ARGUMENTS)
+
+#: Content alone decides what is in it.
+_PLAIN = PlainHistories()
 
 #: Items that are looked into, by their place among all that were given. Messages hardly ever are.
 OutgoingItems = dict[int, OutgoingItem]
 
 
 class ModelInput(NamedTuple):
-    """What a model is sent. places: where each item was among those that were given."""
+    """What a model is sent. places: where each item was among those that were given. joined: the items, with commas."""
 
     items: Sequence[bytes]
     places: Sequence[int]
+    joined: bytes
 
 
 class Given(NamedTuple):
@@ -67,14 +66,12 @@ class Given(NamedTuple):
 def model_input(given: Given, reader: Reader) -> ModelInput:
     """Return what a model is sent of items."""
     items, objections = given.items, reader.objections
-    heads = [item[:_HEAD_BYTES] for item in items]
-    is_plain = not (given.notes or objections.types or objections.fields or objections.items)
-    if is_plain and b"".join(heads).count(_MESSAGE) == len(items):
-        return ModelInput(items, range(len(items)))
-    others = [place for place, head in enumerate(heads) if _MESSAGE not in head]
-    if is_plain and _are_rounds(others, items, heads):
-        return ModelInput(items, range(len(items)))
-    looked_into = range(len(items)) if objections.fields_of("message") else others
+    if not (given.notes or objections.types or objections.fields or objections.items):
+        joined = _PLAIN.join(items)
+        if joined is not None:
+            return ModelInput(items, range(len(items)), joined)
+    heads = [item[:HEAD_BYTES] for item in items]
+    looked_into = range(len(items)) if objections.fields_of("message") else _unusual(items, heads)
     pieces = {place: read_outgoing(items[place], given.notes) for place in looked_into}
     for piece in pieces.values():
         piece.sent = form_of(piece, reader)
@@ -82,9 +79,8 @@ def model_input(given: Given, reader: Reader) -> ModelInput:
     _leave_out_programs(pieces.values())
     _leave_out_thoughts(pieces, heads, given)
     sent = [pieces[place].sent if place in pieces else item for place, item in enumerate(items)]
-    return ModelInput(
-        [item for item in sent if item is not None], [place for place, item in enumerate(sent) if item is not None]
-    )
+    kept = [item for item in sent if item is not None]
+    return ModelInput(kept, [place for place, item in enumerate(sent) if item is not None], b",".join(kept))
 
 
 def reads_compaction(item: bytes, notes: Mapping[str, str], reader: Reader) -> bool:
@@ -92,15 +88,15 @@ def reads_compaction(item: bytes, notes: Mapping[str, str], reader: Reader) -> b
     return form_of(read_outgoing(item, notes), reader) is not None
 
 
-def _are_rounds(places: Sequence[int], items: Sequence[bytes], heads: Sequence[bytes]) -> bool:
-    """Whether items are calls of functions with one output each, that need no look into them."""
-    kinds = b"".join([heads[place] for place in places])
-    calls = kinds.count(_CALL)
-    if len(places) != 2 * calls or calls != kinds.count(_OUTPUT):
-        return False
-    rounds = b",".join([items[place] for place in places])
-    counts = Counter(CALL_ID.findall(rounds))
-    return len(counts) == calls and set(counts.values()) == {2} and not any(one in rounds for one in _UNUSUAL)
+def _unusual(items: Sequence[bytes], heads: Sequence[bytes]) -> Sequence[int]:
+    """Return the places of the items that have to be looked into: all but messages, and messages that misfit."""
+    are_messages = [_MESSAGE in head for head in heads]
+    roles = [_ASSISTANT in head for head in compress(heads, are_messages)]
+    found = misfits(list(compress(items, are_messages)), roles)
+    if any(found):
+        places = compress(compress(range(len(items)), are_messages), found)
+        return sorted([*places, *(place for place, is_message in enumerate(are_messages) if not is_message)])
+    return [place for place, is_message in enumerate(are_messages) if not is_message]
 
 
 def _leave_out_unpaired(pieces: OutgoingItems, reader: Reader, start: int) -> None:

@@ -77,7 +77,7 @@ class ModelRequest:
         if not (self.has_input or self.sent.items):
             return fields
         start = b',"input":[' if len(fields) > len(b"{}") else b'"input":['
-        return b"".join((fields[:-1], start, b",".join(self.sent.items), b"]}"))
+        return b"".join((fields[:-1], start, self.sent.joined, b"]}"))
 
     @cached_property
     def sent_items(self) -> Sequence[SentItem]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy.context.compacted import kind_of
-from proxy.protocol.calls import call_key
+from proxy.protocol.calls import call_key, mark_of
 from proxy.protocol.errors import BadRequest, missing_parameter
 from proxy.protocol.item_types import item_type_of
 from proxy.protocol.items import InputItem, stored_id
@@ -70,6 +70,21 @@ def answer_by_name(items: Sequence[InputItem], opened: OpenedTurn, *, is_strict:
             waiting.pop(call_key(str(item.body.get("call_id"))), None)
         answered.append(item)
     return answered
+
+
+class StoredCall(NamedTuple):
+    """A call of the history: its item's id, and its own."""
+
+    item_id: str
+    call_id: str
+
+
+def find_call(items: Iterable[bytes], key: str) -> StoredCall | None:
+    """Return the first call of a key (`call_key`) among stored items."""
+    for item in items:
+        if item_type_of(kind_of(item).type).is_call and mark_of(body := orjson.loads(item)).key == key:
+            return StoredCall(str(body.get("id")), str(body.get("call_id")))
+    return None
 
 
 def _answered(item: InputItem, waiting: Sequence[_Call], *, is_strict: bool) -> InputItem:

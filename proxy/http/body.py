@@ -10,7 +10,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.http.keys import CONFIG
-from proxy.protocol import integers, lenient_json
+from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
 
@@ -25,6 +25,8 @@ _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
 
 #: What OpenAI's client for Azure puts into every query.
 _EVERYWHERE = frozenset({"api-version"})
+
+_JSON = "application/json"
 
 #: Content codings that there is nothing to undo of.
 _PLAIN = frozenset({"", "identity"})
@@ -57,13 +59,6 @@ async def refuse_selection(request: web.Request) -> None:
             raise unknown_parameter(name[:64], "This deletes everything; a part of it can't be chosen.")
 
 
-def _parse(body: bytes) -> Any:
-    try:
-        return integers.loads_exact(body)
-    except orjson.JSONDecodeError:
-        return lenient_json.loads_lenient(body)
-
-
 def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     """Return the JSON object in `body`; the last of repeated keys counts.
 
@@ -72,7 +67,7 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
     never quotes the body.
     """
     try:
-        value = _parse(body)
+        value = lenient_json.loads_lenient(body)
     except orjson.JSONDecodeError as exc:
         place = f"line {exc.lineno}, column {exc.colno}"
         raise BadRequest(f"The request body is not valid JSON ({place}).", code="invalid_json") from None
@@ -159,7 +154,7 @@ async def _read(request: web.Request, limit: int) -> bytes:
     arrived = _BODY not in request and request.content.is_eof()
     if coding in _PLAIN and arrived and (request.content_length or 0) <= limit:
         # The usual small body has arrived with its head: no clock is needed to wait for it.
-        body = await request.content.read()
+        body = request.content.read_nowait()
         _require_length(len(body), limit)
         return body
     return b"".join([piece async for piece in iter_content(request, limit)])
@@ -181,8 +176,8 @@ def _require_length(size: int, limit: int) -> None:
 
 
 def _require_json(request: web.Request) -> None:
-    if hdrs.CONTENT_TYPE not in request.headers:
+    if request.headers.get(hdrs.CONTENT_TYPE, _JSON) == _JSON:
         return
     media_type = request.content_type.lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
+    if media_type != _JSON and not media_type.endswith("+json"):
         raise UnsupportedMedia("Unsupported Content-Type; send application/json.")

@@ -6,11 +6,24 @@ import logging
 import time
 from collections.abc import Mapping
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.protocol import sse
 
 logger = logging.getLogger(__name__)
+
+
+class _EventStream(web.StreamResponse):
+    """A stream of events, whose head leaves in one write with its first frames. headers: of the upstream's answer."""
+
+    _send_headers_immediately = False
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        self.headers[hdrs.CONTENT_TYPE] = "text/event-stream"
+        self.headers[hdrs.CACHE_CONTROL] = "no-cache"
+        # nginx and its kin buffer otherwise
+        self.headers["X-Accel-Buffering"] = "no"
 
 
 class HttpDelivery:
@@ -45,11 +58,7 @@ class HttpDelivery:
             return False
         try:
             if self._response is None:
-                self._response = web.StreamResponse(headers=self._headers)
-                self._response.content_type = "text/event-stream"
-                self._response.headers["Cache-Control"] = "no-cache"
-                # nginx and its kin buffer otherwise
-                self._response.headers["X-Accel-Buffering"] = "no"
+                self._response = _EventStream(headers=self._headers)
                 await self._response.prepare(self._request)
             self._last_sent = time.monotonic()
             if frames.endswith(sse.DONE):
@@ -85,9 +94,7 @@ class HttpDelivery:
     async def finish(self, body: bytes | None = None) -> web.StreamResponse:
         """Return the answer: one JSON body, or the stream, which is ended cleanly."""
         if body is not None:
-            answer = web.Response(body=body, headers=self._headers)
-            answer.content_type = "application/json"
-            return answer
+            return web.Response(body=body, headers=self._headers, content_type="application/json")
         self._ended = True
         response = self._response or web.StreamResponse(headers=self._headers)
         if not self.gone:

@@ -15,6 +15,9 @@ from proxy.config.settings import Config
 if TYPE_CHECKING:
     from storage import Store
 
+#: The header that `proxy.idempotency` looks at.
+KEY_HEADER = "Idempotency-Key"
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: The configuration that the application was created with.

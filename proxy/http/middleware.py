@@ -1,18 +1,15 @@
 """Middlewares: what happens around every handler, outermost first; `MIDDLEWARES` and `SIGNALS` are that order.
 
-identify      gives the request its id
-log_request   writes one line when it is over
-answer_errors turns exceptions into answers, or cuts an answer that has begun
-preflight     answers CORS preflights
-admit         refuses requests while the server stops
-authenticate  finds out who is calling
+attend     gives the request its id, turns exceptions into answers, writes one line when it is over
+preflight  answers CORS preflights
+admit      refuses requests while the server stops, finds out who is calling
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import socket
 import struct
 import time
@@ -21,6 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
+from proxy.http.connection import client_connection
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
 from proxy.http.urls import hint_for
@@ -53,6 +51,9 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 #: The answer whose head has been sent.
 _STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started")
 
+#: When the request came, by `time.perf_counter`; gone once its line is written.
+_BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
+
 #: Paths that need no credentials, set by `proxy.app`.
 OPEN_PATHS: web.AppKey[frozenset[str]] = web.AppKey("open_paths", frozenset)
 
@@ -64,72 +65,60 @@ log = logging.getLogger(__name__)
 
 
 @web.middleware
-async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id and keep its task among the running ones."""
+async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id, turn what goes wrong into the answer that it means, write one line when it is over.
+
+    The line has no bodies, no headers, no query. An answer that has begun is cut instead. The handler's task is
+    cancelled when the client leaves, unless the handler says what is to be done then (`ClientConnection.on_leave`).
+    """
+    connection, task = client_connection(request), asyncio.current_task()
+    if task is None or request.transport is None:
+        # the client has left before anything was done
+        raise asyncio.CancelledError
     request[REQUEST_ID] = _new_request_id()
     running = request.app[RUNNING]
-    if (task := asyncio.current_task()) is not None:
-        running.add(task)
-        task.add_done_callback(running.discard)
-    return await handler(request)
-
-
-@web.middleware
-async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Write one line: no bodies, no headers, no query."""
-    start = time.perf_counter()
+    running.add(task)
+    task.add_done_callback(running.discard)
+    connection.on_leave = task.cancel
+    request[_BEGUN] = time.perf_counter()
     response: web.StreamResponse | None = None
     try:
-        response = await handler(request)
+        try:
+            response = await handler(request)
+        except Exception as exc:
+            response = _answer_to(request, exc)
         return response
     finally:
-        response = response or _sent_whole(request)
-        log.info(
-            "%s %s %d %.1f ms %d bytes %s upstream %s",
-            request.method,
-            _logged_path(request),
-            response.status if response is not None else CLIENT_LEFT,
-            (time.perf_counter() - start) * 1000,
-            _sent_bytes(response),
-            request[REQUEST_ID],
-            request.get(UPSTREAM_REQUEST_ID, "-"),
-        )
+        connection.on_leave = None
+        if _BEGUN in request:
+            _write_line(request, response)
 
 
-@web.middleware
-async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception into the one answer that it means. An answer that has begun is cut instead."""
-    try:
-        return await handler(request)
-    except Exception as exc:
-        started: web.StreamResponse | None = request.get(_STARTED)
-        if isinstance(exc, ConnectionError) and _client_left(request):
-            log.debug("%s client left", request[REQUEST_ID])
-            return started or web.Response(status=CLIENT_LEFT)
-        error = _to_api_error(request, exc)
-    if started is None:
-        return _error_response(request, error)
-    log.warning("%s answer cut: %s", request[REQUEST_ID], error.message)
-    _cut(request, started)
-    return started
+def note_left(request: web.Request) -> None:
+    """Write the line of a request now: its client has gone, though what it asked for goes on."""
+    if _BEGUN in request:
+        _write_line(request, None)
 
 
 @web.middleware
 async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what comes in on open connections while the server stops; health stays readable."""
-    if request.app[STOPPING].is_set() and not _is_open(request):
-        raise ServiceUnavailable("The server is stopping; please retry.")
+    """Set `CALLER`, and refuse what comes in on open connections while the server stops.
+
+    A path is open, also then, only if it is listed as such; one that does not exist needs no credentials.
+    """
+    if not _is_open(request):
+        await let_in(request)
     return await handler(request)
 
 
-@web.middleware
-async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Set `CALLER`. A path is open only if it is listed as such or does not exist."""
-    if request.match_info.http_exception is None and not _is_open(request):
+async def let_in(request: web.Request) -> None:
+    """Do what `admit` does for a path that is not open. Raises ApiError."""
+    if request.app[STOPPING].is_set():
+        raise ServiceUnavailable("The server is stopping; please retry.")
+    if request.match_info.http_exception is None:
         caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
-    return await handler(request)
 
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
@@ -141,10 +130,27 @@ async def mark_started(request: web.Request, response: web.StreamResponse) -> No
 
 
 #: Outermost first.
-MIDDLEWARES = [identify, log_request, answer_errors, preflight, admit, authenticate]
+MIDDLEWARES = [attend, preflight, admit]
 
 #: Called before the head of any answer is sent.
 SIGNALS = [mark_started, allow_origin]
+
+
+def _answer_to(request: web.Request, exc: Exception) -> web.StreamResponse:
+    """Return the answer that an exception means; cut one that has begun."""
+    started: web.StreamResponse | None = request.get(_STARTED)
+    if _BEGUN not in request:
+        # its client left long ago
+        return started or web.Response(status=CLIENT_LEFT)
+    if isinstance(exc, ConnectionError) and _client_left(request):
+        log.debug("%s client left", request[REQUEST_ID])
+        return started or web.Response(status=CLIENT_LEFT)
+    error = _to_api_error(request, exc)
+    if started is None:
+        return _error_response(request, error)
+    log.warning("%s answer cut: %s", request[REQUEST_ID], error.message)
+    _cut(request, started)
+    return started
 
 
 def _to_api_error(request: web.Request, exc: Exception) -> ApiError:
@@ -188,6 +194,21 @@ def _cut(request: web.Request, response: web.StreamResponse) -> None:
     request.transport.abort()
 
 
+def _write_line(request: web.Request, response: web.StreamResponse | None) -> None:
+    response = response or _sent_whole(request)
+    log.info(
+        "%s %s %d %.1f ms %d bytes %s upstream %s",
+        request.method,
+        _logged_path(request),
+        response.status if response is not None else CLIENT_LEFT,
+        (time.perf_counter() - request[_BEGUN]) * 1000,
+        _sent_bytes(response),
+        request[REQUEST_ID],
+        request.get(UPSTREAM_REQUEST_ID, "-"),
+    )
+    del request[_BEGUN]
+
+
 def _client_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
@@ -219,4 +240,4 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
 
 
 def _new_request_id() -> str:
-    return f"req_{secrets.token_hex(16)}"
+    return f"req_{os.urandom(16).hex()}"

@@ -10,7 +10,6 @@ carries the request out.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +18,9 @@ from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
 from proxy.http.body import hold_body
-from proxy.http.keys import CONFIG, REQUEST_ID, STORE, Handler
-from proxy.http.middleware import RUNNING
+from proxy.http.connection import client_connection
+from proxy.http.keys import CONFIG, KEY_HEADER, REQUEST_ID, STORE, Handler
+from proxy.http.middleware import note_left
 from proxy.idempotency.answers import answer_lost, replayed, restate
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS, HeldKey
 from proxy.protocol import lenient_json
@@ -28,7 +28,6 @@ from proxy.protocol.errors import BadRequest, too_long
 from proxy.streams.follower import follow
 from storage import KeptAnswer
 
-KEY_HEADER = "Idempotency-Key"
 MAX_KEY_LENGTH = 255
 #: Where keys count: what is answered here, statefully.
 _PATHS = ("/v1/responses", "/v1/conversations")
@@ -91,21 +90,17 @@ async def _answer_again(request: web.Request, kept: KeptAnswer, content: bytes) 
 
 async def _outlive_client(request: web.Request, handler: Handler, held: HeldKey) -> web.StreamResponse:
     """Carry the request out even if its client leaves meanwhile; a turn decides for itself what it does then."""
-    task = asyncio.create_task(_carry_out(request, handler, held))
-    running = request.app[RUNNING]
-    running.add(task)
-    task.add_done_callback(running.discard)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
+    connection = client_connection(request)
+    cancel = connection.on_leave
+
+    def leave() -> None:
         held.left = True
-        if held.handed_over:
-            task.cancel()
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        raise
+        note_left(request)
+        if held.handed_over and cancel is not None:
+            cancel()
 
-
-async def _carry_out(request: web.Request, handler: Handler, held: HeldKey) -> web.StreamResponse:
+    if cancel is not None:
+        connection.on_leave = leave
     try:
         response = await handler(request)
     except BaseException as error:

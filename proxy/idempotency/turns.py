@@ -181,7 +181,7 @@ class AbandonedAnswer:
         return self._delivery.gone or transport is None or transport.is_closing()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AnswerKeeping:
     """What keeps a turn's answer for whoever asks again: an observer of the turn and a sink of its frames, if any.
 

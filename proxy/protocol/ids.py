@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import secrets
 import time
@@ -89,7 +90,7 @@ def is_valid(some_id: str) -> bool:
 
 
 def _stamp() -> str:
-    return f"{int(time.time()):08x}{secrets.token_hex(12)}"
+    return f"{int(time.time()):08x}{os.urandom(12).hex()}"
 
 
 def _turn_body(partition: str, *, stored: bool) -> str:

@@ -7,7 +7,6 @@ them as bounds, arguments as identifiers; whoever passes them on has no right to
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import orjson
@@ -16,31 +15,40 @@ import orjson
 _DIGITS = 19
 #: Every so many bytes one is looked at: of `_DIGITS` in a row three are.
 _STRIDE = 6
-_SAMPLE = b"000"
+_SAMPLE, _RUN = b"000", b"0" * _DIGITS
 #: Digits become zeros, all else becomes spaces.
-_IS_DIGIT = bytes(ord("0") if chr(code).isdigit() else ord(" ") for code in range(256))
-#: A number of so many digits, none in a string: those have a quote before them, or another character.
-_LONG = re.compile(rb"(?:\A|[\s:,\[])-?\d{%d,}" % _DIGITS)
+_IS_DIGIT = bytes(ord("0") if code in b"0123456789" else ord(" ") for code in range(256))
+#: What stands before a number; before the digits in a string it is mostly a quote, or another character.
+_BEFORE_NUMBERS = b" \t\r\n:,["
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 
 def loads_exact(data: bytes) -> Any:
     """Return what JSON says, its integers exact. Raises orjson.JSONDecodeError."""
     value = orjson.loads(data)
-    return json.loads(data, parse_int=read_integer) if has_long(data) else value
+    if not has_long(data):
+        return value
+    try:
+        return json.loads(data, parse_int=read_integer)
+    except RecursionError:
+        # the fast parser reads deeper than anything here writes
+        return value
 
 
 def has_long(data: bytes) -> bool:
-    """Tell whether JSON may have an integer beyond 64 bits: a look at every sixth byte, and where that is a digit
-    thrice in a row, at all bytes there.
+    """Tell whether JSON may have an integer beyond 64 bits: a look at every sixth byte, and where digits are thrice in
+    a row there, at all bytes.
     """
-    sample = data[::_STRIDE].translate(_IS_DIGIT)
-    at = sample.find(_SAMPLE)
+    if _SAMPLE not in data[::_STRIDE].translate(_IS_DIGIT):
+        return False
+    digits = data.translate(_IS_DIGIT)
+    at = digits.find(_RUN)
     while at >= 0:
-        around = at * _STRIDE
-        if _LONG.search(data, max(around - _DIGITS - 2, 0), around + 2 * _DIGITS):
+        start = at - (data[at - 1 : at] == b"-")
+        if start <= 0 or data[start - 1] in _BEFORE_NUMBERS:
             return True
-        at = sample.find(_SAMPLE, at + 1)
+        end = digits.find(b" ", at)
+        at = digits.find(_RUN, end) if end >= 0 else -1
     return False
 
 

@@ -49,7 +49,7 @@ _MISFITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InputItem:
     """One item of a request. id: the client's, or None; body: the item as it is to be stored, None for a reference."""
 

@@ -1,8 +1,9 @@
 """JSON that is not quite JSON: read strictly first, by the fast parser, and only where that refuses as far as it goes.
 
     half a surrogate pair (`\\ud83d`), bytes that are not UTF-8     U+FFFD
-    NaN, Infinity, numbers beyond a double                          null
+    NaN, Infinity, fractions beyond a double                        null
     a byte order mark                                               dropped
+    integers, of any length                                         exact, see `integers`
 
 Whoever stores such a value could never send it on: each of these is refused by some model server, and then with every
 turn again. Anything else that is not JSON stays refused.
@@ -16,12 +17,9 @@ from typing import Any, NoReturn
 
 import orjson
 
-_BOM = b"\xef\xbb\xbf"
+from proxy.protocol import integers
 
-#: The integers that the fast parser reads as such; it makes floats of others.
-_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
-#: Digits of the longest of them, with its sign.
-_MAX_DIGITS = 20
+_BOM = b"\xef\xbb\xbf"
 
 
 def loads_lenient(data: bytes, *, torn: str = "") -> Any:
@@ -31,7 +29,7 @@ def loads_lenient(data: bytes, *, torn: str = "") -> Any:
     left in it, because the other half may come with the next event.
     """
     try:
-        return orjson.loads(data)
+        return integers.loads_exact(data)
     except orjson.JSONDecodeError as strict:
         return _repaired(data, torn, strict)
 
@@ -95,10 +93,4 @@ def _number(digits: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _integer(digits: str) -> int | float | None:
-    if len(digits) <= _MAX_DIGITS and _SMALLEST <= int(digits) <= _LARGEST:
-        return int(digits)
-    return _number(digits)
-
-
-_DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=lambda _: None)
+_DECODER = json.JSONDecoder(parse_float=_number, parse_int=integers.read_integer, parse_constant=lambda _: None)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.protocol.calls import mark_of
@@ -67,13 +66,19 @@ REQUEST_FIELDS = frozenset(
         "user",
     }
 )
+_NO_TOOLS: frozenset[str] = frozenset()
 #: Fields of `conversation`, which is ours but for its id.
 _CONVERSATION = ("id", "branch", "fork_from", "at")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class TurnRequest:
-    """A checked request. body: the client's own, whole; all else is read from it."""
+    """A checked request, which nobody changes. body: the client's own, whole; all else is read from it.
+
+    model: that the client asks for, '' if it names none. exempt_tools: names of the tools whose calls need no output,
+    those declared with `async: true`. item_ids: that the input names, each once. answered_calls: keys of the calls that
+    the input brings outputs for, where they must be known.
+    """
 
     body: Mapping[str, Any]
     source: TurnSource
@@ -81,12 +86,18 @@ class TurnRequest:
     stream: bool
     background: bool
     items: list[InputItem]
+    model: str = field(init=False)
+    exempt_tools: frozenset[str] = field(init=False)
+    item_ids: list[str] = field(init=False)
+    answered_calls: list[str] = field(init=False)
 
-    @property
-    def model(self) -> str:
-        """The model that the client asks for, '' if it names none."""
-        model = self.body.get("model")
-        return model if isinstance(model, str) else ""
+    def __post_init__(self) -> None:
+        model, tools = self.body.get("model"), self.body.get("tools")
+        self.model = model if isinstance(model, str) else ""
+        self.exempt_tools = _exempt(tools) if isinstance(tools, list) else _NO_TOOLS
+        self.item_ids = list(dict.fromkeys([item.id for item in self.items if item.id]))
+        marks = [mark_of(item.body) for item in self.items if item.body]
+        self.answered_calls = [mark.key for mark in marks if mark.sign is CallSign.OUTPUT]
 
     def keeps_items(self, *, append_unstored: bool) -> bool:
         """Whether the turn's items are stored. append_unstored: those of unstored turns in conversations are."""
@@ -96,24 +107,6 @@ class TurnRequest:
     def show_encrypted(self) -> bool:
         """Whether the client asked for `reasoning.encrypted_content`."""
         return includes_encrypted(self.body)
-
-    @cached_property
-    def exempt_tools(self) -> frozenset[str]:
-        """Names of the tools whose calls need no output: those declared with `async: true`."""
-        tools = self.body.get("tools")
-        declared = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-        return frozenset(str(tool.get("name")) for tool in declared if tool.get("async") is True)
-
-    @cached_property
-    def item_ids(self) -> list[str]:
-        """Ids that the input names, each once."""
-        return list(dict.fromkeys(item.id for item in self.items if item.id))
-
-    @cached_property
-    def answered_calls(self) -> list[str]:
-        """Keys of the calls that the input brings outputs for, where they must be known."""
-        marks = [mark_of(item.body) for item in self.items if item.body]
-        return [mark.key for mark in marks if mark.sign is CallSign.OUTPUT]
 
 
 def read_request(body: Mapping[str, Any]) -> TurnRequest:
@@ -138,6 +131,10 @@ def read_request(body: Mapping[str, Any]) -> TurnRequest:
         background=background,
         items=read_input(body.get("input")),
     )
+
+
+def _exempt(tools: list[Any]) -> frozenset[str]:
+    return frozenset(str(tool.get("name")) for tool in tools if isinstance(tool, dict) and tool.get("async") is True)
 
 
 def _read_flag(body: Mapping[str, Any], name: str, *, default: bool) -> bool:

@@ -143,12 +143,14 @@ _SETTINGS = (
     _Setting("user", (str,), None),
 )
 
+_SETTING_NAMES = tuple(setting.name for setting in _SETTINGS)
+
 _EMPTY: tuple[Any, ...] = ({}, [])
 
 
 def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether two accounts of a response give the same settings."""
-    return all(one.get(name) == other.get(name) for name, _, _ in _SETTINGS)
+    return list(map(one.get, _SETTING_NAMES)) == list(map(other.get, _SETTING_NAMES))
 
 
 def complete_response(

@@ -31,7 +31,14 @@ class Event(NamedTuple):
 
 
 class EventTooLarge(ValueError):
-    """One event has more bytes than the decoder allows; the decoder can't be used any more."""
+    """One event has more bytes than the decoder allows; the decoder can't be used any more.
+
+    events: those before it that its bytes were fed with.
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        super().__init__(f"An event of the stream is larger than {max_event_bytes} bytes.")
+        self.events: list[Event] = []
 
 
 class SseDecoder:
@@ -48,6 +55,11 @@ class SseDecoder:
         self._after_cr = False
         self._start: bytes | None = b""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of an event has come that is not over: the next byte begins one."""
+        return not self._pieces and not self._after_cr and self._start is None
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that `chunk` completes; it may be cut anywhere. Raises EventTooLarge."""
         if self._start is not None:
@@ -56,7 +68,12 @@ class SseDecoder:
             chunk = self._with_line_feeds(chunk)
         if not chunk:
             return []
-        if chunk.find(b"\n\n") < 0 and not (chunk[0] == _LF and self._pieces and self._pieces[-1][-1] == _LF):
+        blank = chunk.find(b"\n\n")
+        if 0 <= blank == len(chunk) - 2 and not self._pieces and blank <= self._max_event_bytes:
+            # one whole event
+            event = _parse(chunk[:blank])
+            return [event] if event is not None else []
+        if blank < 0 and not (chunk[0] == _LF and self._pieces and self._pieces[-1][-1] == _LF):
             self._keep(chunk)
             return []
         return self._complete(chunk)
@@ -91,7 +108,11 @@ class SseDecoder:
         self._pieces, self._size = [], 0
         events = self._events(frames)
         if rest:
-            self._keep(rest)
+            try:
+                self._keep(rest)
+            except EventTooLarge as refusal:
+                refusal.events = events
+                raise
         return events
 
     def _keep(self, piece: bytes) -> None:
@@ -99,20 +120,19 @@ class SseDecoder:
         self._size += len(piece)
         # One more, because the first LF of the blank line may have come already.
         if self._size > self._max_event_bytes + 1:
-            raise self._too_large()
+            raise EventTooLarge(self._max_event_bytes)
 
     def _events(self, frames: list[bytes]) -> list[Event]:
-        events = []
+        events: list[Event] = []
         for frame in frames:
             if len(frame) > self._max_event_bytes:
-                raise self._too_large()
+                refusal = EventTooLarge(self._max_event_bytes)
+                refusal.events = events
+                raise refusal
             event = _parse(frame)
             if event is not None:
                 events.append(event)
         return events
-
-    def _too_large(self) -> EventTooLarge:
-        return EventTooLarge(f"An event of the stream is larger than {self._max_event_bytes} bytes.")
 
 
 def is_stream(start: bytes) -> bool | None:

@@ -93,7 +93,7 @@ class Draft:
     @property
     def has_begun(self) -> bool:
         """Whether any text of it has come."""
-        return any(text.pieces for text in self.order)
+        return any(text.count for text in self.order)
 
     @property
     def is_over(self) -> bool:
@@ -123,18 +123,32 @@ class Draft:
         known = self.texts.get((stream.name, index)) if type(index) is int else None
         if known is not None:
             return known
-        newest = next((text for text in reversed(self.order) if text.stream.name == stream.name), None)
+        newest = self._newest(stream.name)
         if newest is None or type(index) is not int:
             return newest
         if newest.ended:
             return newest if whole is not None and whole == newest.value() else None
         if newest.announced or (whole is not None and newest.likeness(whole)):
             return newest
-        if stream.container == "content" and newest.is_only_counted(index):
-            newest.last_index = index
-            newest.mentions += 1
-            return newest
-        return None
+        return newest if self._is_counted(newest, index) else None
+
+    def goes_on(self, text: Text, index: int) -> bool:
+        """Whether a piece with that index goes on with `text`, one of this item's; what `find` notes is noted."""
+        known = self.texts.get((text.name, index))
+        if known is not None:
+            return known is text
+        newest = text if self.order[-1] is text else self._newest(text.name)
+        return newest is text and not text.ended and (text.announced or self._is_counted(text, index))
+
+    def _newest(self, name: str) -> Text | None:
+        return next((text for text in reversed(self.order) if text.name == name), None)
+
+    def _is_counted(self, text: Text, index: int) -> bool:
+        if text.stream.container != "content" or not text.is_only_counted(index):
+            return False
+        text.last_index = index
+        text.mentions += 1
+        return True
 
     def open(self, stream: Stream, index: Any) -> Text:
         """Start a text and return it. index: the upstream's, of any type."""
@@ -226,7 +240,7 @@ class Draft:
     def arrived(self, but: Text | None = None) -> Iterator[EventBody]:
         """Yield the events of what arrived of its texts before the client was told of the item. but: one to leave."""
         for text in self.order:
-            if text.pieces and not text.opened and text is not but:
+            if text.count and not text.opened and text is not but:
                 yield from self.opening(text)
                 yield self._piece(text, text.value())
 
@@ -290,7 +304,7 @@ class Draft:
         """Make `final` say what the client was told, in place. item: as the upstream finished it."""
         field = FIELD_STREAMS.get(self.type)
         text = self.texts.get((field.name, 0)) if field is not None else None
-        if text is not None and text.pieces:
+        if text is not None and text.count:
             final[text.stream.container] = _standing(text, final[text.stream.container])
             return
         for container in ("content", "summary"):

@@ -33,6 +33,7 @@ class Output:
 
     def __init__(self, frames: Frames, new_item_id: Callable[[str], str], *, show_encrypted: bool) -> None:
         self.emit = frames.emit
+        self._new_item_id = new_item_id
         self.placement = Placement(new_item_id)
         #: Items that the upstream knows nothing of; they come first.
         self._own: list[Draft] = []
@@ -85,6 +86,11 @@ class Output:
     def begin_again(self) -> None:
         """Take the events that follow as those of another response, whose output comes behind what there is."""
         self.placement.begin_again()
+
+    def start_over(self) -> None:
+        """Forget what the upstream said: of our own items alone the client was told."""
+        self.placement = Placement(self._new_item_id, self._own)
+        self._settled = []
 
     def settle(self, output: list[Any], status: str) -> list[Item]:
         """End the stream: emit what is still owed, and return the items to keep.

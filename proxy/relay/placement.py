@@ -21,7 +21,7 @@ next (`is_undecided`).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from proxy.protocol.ids import with_prefix_of
@@ -36,11 +36,14 @@ _MAX_NAMES = 8
 
 
 class Placement:
-    """The items of one answer in the client's order, found by whatever the upstream says about them."""
+    """The items of one answer in the client's order, found by whatever the upstream says about them.
 
-    def __init__(self, new_item_id: Callable[[str], str]) -> None:
+    drafts: those that are there before it.
+    """
+
+    def __init__(self, new_item_id: Callable[[str], str], drafts: Iterable[Draft] = ()) -> None:
         self._new_item_id = new_item_id
-        self._drafts: dict[int, Draft] = {}
+        self._drafts = {draft.index: draft for draft in drafts}
         #: Where the upstream announced items, and where it seems to speak of them.
         self._announced: dict[int, list[Draft]] = {}
         self._guessed: dict[int, list[Draft]] = {}
@@ -206,7 +209,7 @@ class Placement:
             is_other = self._ids == "last" and bool(name and draft.names)
             is_here = position is not None and draft.upstream_index == position and not is_other
             is_meant = is_here or (name in draft.names and draft.is_at(position))
-            is_known = draft.announced or draft.told or draft.done or any(text.pieces for text in draft.order)
+            is_known = draft.announced or draft.told or draft.done or any(text.count for text in draft.order)
             if draft.type != kind and is_meant and not is_known:
                 del self._drafts[draft.index]
                 for drafts in (*self._named.values(), *self._announced.values(), *self._guessed.values()):
@@ -218,13 +221,14 @@ class Placement:
         if (position := _position(event)) is not None:
             self._finished[position] = draft
 
-    def is_undecided(self, event: dict[str, Any], kind: str) -> bool:
+    def is_undecided(self, event: dict[str, Any], kind: str, likeness: Likeness | None = None) -> bool:
         """Whether an event may be about the open item, under another id, or a new one: the next event will tell."""
         name, position = _text(event.get("item_id")), _position(event)
         if self._ids or not name or name in self._named:
             return False
         draft = self._at(position, kind) if position is not None else self._latest(kind)
-        return draft is not None and not (draft.announced or draft.done) and bool(draft.names)
+        is_open = draft is not None and not (draft.announced or draft.done) and bool(draft.names)
+        return is_open and (likeness is None or draft is None or (draft.is_over and likeness(draft) == 1))
 
     def decide(self, waiting: str, name: Any, *, is_alike: bool) -> bool:
         """Learn from an event after an undecided one whether ids last; return whether that is known now.
@@ -296,6 +300,10 @@ class Placement:
         best = self._likeliest(here.type, likeness) if likeness is not None else None
         if likeness is not None and best is not None and (not likeness(here) or likeness(best) == 3 > likeness(here)):
             return best
+        if stranger and here.names and likeness is not None:
+            is_full = (here.is_over or here.is_nameless) and not likeness(here)
+            if is_full or (self._ids == "last" and here.is_over and likeness(here) == 1):
+                return None
         if stranger and here.names:
             if piece and self._ids == "last":
                 return None

@@ -70,3 +70,21 @@ def _read_text(event: sse.Event) -> Sign:
     if (event.name or "").startswith("response.") or b'"response.' in text:
         raise MalformedEvent("An event of the upstream's stream is not JSON.")
     return Sign.NONSENSE
+
+
+def is_error(kind: str, body: Body) -> bool:
+    """Whether an event tells that the response has failed."""
+    # vLLM and LiteLLM send a bare error object, its own `type` inside of it or beside it.
+    return kind == "error" or (
+        not kind.startswith("response.") and bool(body.get("error") or body.get("object") == "error")
+    )
+
+
+def nests_too_deeply(value: Any) -> bool:
+    """Whether a value can't be written again, as part of a Response."""
+    # orjson reads deeper than it writes, and a Response wraps an item once more than its event does.
+    try:
+        orjson.dumps([[[[value]]]])
+    except orjson.JSONEncodeError:
+        return True
+    return False

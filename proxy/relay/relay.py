@@ -11,12 +11,10 @@ is held back, so that the caller can commit first: whoever has seen it can chain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
-
-from proxy.protocol import sse
+from proxy.protocol import integers, sse
 from proxy.protocol.item_types import item_type_of
 from proxy.protocol.response import (
     Ownership,
@@ -28,8 +26,10 @@ from proxy.protocol.response import (
 )
 from proxy.relay.frames import Frames, MalformedEvent
 from proxy.relay.item import merged, visible
+from proxy.relay.lane import Lane
+from proxy.relay.memo import Memo, learn
 from proxy.relay.output import Output
-from proxy.relay.reading import Sign, is_ping, quick, read_event
+from proxy.relay.reading import Sign, is_error, is_ping, nests_too_deeply, quick, read_event
 from proxy.relay.text import DELTAS
 from proxy.relay.transcript import Transcript
 
@@ -90,13 +90,18 @@ class Relay:
         self._settings: dict[str, Any] | None = None
         #: Fields of the upstream's terminal event beside its type and response.
         self._extras: dict[str, Any] = {}
+        #: The `error` event that the upstream ended with.
+        self._failure: dict[str, Any] | None = None
         #: The client was told of an item that is not the upstream's, and so of the response's beginning.
         self._told_own = False
+        #: How many events the client was told that hold whatever the model answers.
+        self._lasting = 0
         #: Usage of what the model was asked beside the question itself.
         self._spent: dict[str, Any] | None = None
         #: The client was told that there is a response, and that it runs.
         self._created = False
         self._started = False
+        self._in_progress = False
         self._is_background = ownership.request.get("background") is True
         #: The upstream has ended a response and begun another in the same stream.
         self._begun_again = False
@@ -115,16 +120,29 @@ class Relay:
         """
         if self._cut:
             return b""
+        self._transcript.lane = None
         body = quick(event)
         if body is None:
             self._odd(event)
-        elif self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
+        elif (
+            self.outcome is None and (stream := DELTAS.get(body["type"])) is not None and type(body.get("delta")) is str
+        ):
             if not self._started:
                 self._start()
             self._transcript.delta(stream, body)
         else:
-            self._event(body, event.data)
+            data = event.data
+            self._whole(integers.loads_exact(data) if integers.has_long(data) else body, data)
         return self._frames.take()
+
+    @property
+    def lane(self) -> Lane | None:
+        """Where the event that was fed last went, if it was a piece and the next one goes there too."""
+        return self._transcript.lane
+
+    def memo_of(self, came: tuple[bytes, bytes], told: bytes) -> Memo | None:
+        """Return what tells the next piece like the event that was fed last, if that went into a lane (see `learn`)."""
+        return learn(self.lane, self._frames, came, told) if self.lane is not None else None
 
     def patience(self) -> float | None:
         """Return for how many seconds more events are worth waiting for; None: the response has not ended.
@@ -143,13 +161,38 @@ class Relay:
         self._start()
         self._told_own = True
         self._output.begin({"type": "compaction"}, "response.compaction.compacting")
+        self._lasting = self._frames.count
         return self._frames.take()
 
     def compacted(self, encrypted_content: str, usage: dict[str, Any] | None) -> bytes:
         """Return the frames that end the compaction. usage: of making it; it is added to the response's."""
         self._spent = usage
         self._output.end({"encrypted_content": encrypted_content})
+        self._lasting = self._frames.count
         return self._frames.take()
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the client knows nothing of the model's answer but that there is one."""
+        return self._frames.count == self._lasting
+
+    def start_over(self) -> None:
+        """Forget an answer of which nothing was told: the model is asked again, and the response that the client knows
+        of goes on with what it answers then.
+        """
+        self.outcome, self.is_over, self._cut = None, False, False
+        self._extras, self._failure, self._settings = {}, None, None
+        self._begun_again = self._in_progress
+        self._response = {name: value for name, value in self._response.items() if name == "created_at"}
+        self._output.start_over()
+        self._transcript = Transcript(self._output)
+
+    def reword(self, outcome: Outcome, error: Mapping[str, Any]) -> Outcome:
+        """Let the failure that the turn ended in be told in other words and return the outcome. error: the new one."""
+        self.outcome = replace(outcome, response={**outcome.response, "error": dict(error)})
+        if self._failure is not None:
+            self._failure |= {name: error[name] for name in ("message", "param") if name in error}
+        return self.outcome
 
     def complete(self, response: dict[str, Any]) -> Outcome:
         """End the turn with the upstream's JSON answer, which is taken over and changed, and return the outcome.
@@ -162,7 +205,7 @@ class Relay:
         if not isinstance(output, list) and response.get("object") != "response":
             error = response.get("error") or "The upstream's answer is not a Response object."
             return self._conclude("failed", [], complete_error(error))
-        if _nests_too_deeply(response):
+        if nests_too_deeply(response):
             return self._conclude("failed", [], complete_error("The upstream's answer is nested too deeply."))
         self._remember(response)
         status: Status = _TERMINAL.get(f"response.{told}", "completed")
@@ -204,11 +247,13 @@ class Relay:
         return self.outcome or self._conclude("incomplete", self._output.usable())
 
     def closing(self, outcome: Outcome, beside: Mapping[str, Any] | None = None) -> bytes:
-        """Return the terminal event of `outcome` and `[DONE]`. Call it once, after the commit.
+        """Return the last events, the terminal one of `outcome` and `[DONE]`. Call it once, after the commit.
 
         beside: more fields of that event.
         """
         self._start()
+        if self._failure is not None:
+            self._frames.emit(self._failure)
         extras = self._extras if outcome is self.outcome else {}
         self._frames.emit({**extras, **(beside or {}), "type": CLOSING[outcome.status], "response": outcome.response})
         return self._frames.take() + sse.DONE
@@ -222,11 +267,16 @@ class Relay:
             self.pings += 1
         elif body is Sign.NONSENSE:
             self.skipped += 1
-        elif self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
+        else:
+            self._whole(body, event.data)
+
+    def _whole(self, body: dict[str, Any], data: bytes) -> None:
+        """Take an event that is all read. data: what it was read from."""
+        if self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
             self._start()
             self._transcript.torn_delta(stream, body)
         else:
-            self._event(body, event.data)
+            self._event(body, data)
 
     def _done(self) -> None:
         """Take `[DONE]`: where all items have ended, it ends a response whose own end is missing."""
@@ -238,7 +288,7 @@ class Relay:
     def _event(self, body: dict[str, Any], data: bytes) -> None:
         if self.outcome is not None and not self._begins_again(body):
             return
-        if data.count(b"{") + data.count(b"[") > _SHALLOW and _nests_too_deeply(body):
+        if data.count(b"{") + data.count(b"[") > _SHALLOW and nests_too_deeply(body):
             raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
         kind = body["type"]
         if is_ping(kind):
@@ -247,7 +297,7 @@ class Relay:
             self._lifecycle(kind, body)
         elif kind in _TERMINAL:
             self._terminal(_TERMINAL[kind], body)
-        elif _is_error(kind, body):
+        elif is_error(kind, body):
             self._error(body)
         else:
             self._start()
@@ -256,7 +306,7 @@ class Relay:
             self._transcript.event(body)
 
     def _lifecycle(self, kind: str, body: dict[str, Any]) -> None:
-        told = body.get("response")
+        told, before = body.get("response"), self._frames.count
         response = told if isinstance(told, dict) else {}
         self._remember(response)
         if self._created and (kind == "response.created" or self._told_own or self._begun_again):
@@ -265,6 +315,7 @@ class Relay:
             return
         if kind != "response.created" and not self._created:
             self._lifecycle("response.created", {"type": "response.created", "response": response})
+            before = self._frames.count
         self._created = True
         # A background response was queued here, whatever the upstream knows of that.
         waits = self._is_background and kind == "response.created"
@@ -275,7 +326,9 @@ class Relay:
         self._frames.emit(body)
         if waits:
             self._frames.emit({"type": "response.queued", "response": body["response"]})
-        self._started = not self._is_background or kind == "response.in_progress"
+        self._in_progress = self._in_progress or kind == "response.in_progress"
+        self._started = self._in_progress or not self._is_background
+        self._lasting += self._frames.count - before
 
     def _begins_again(self, body: dict[str, Any]) -> bool:
         """Whether the upstream tells another response in the same stream: then that one's end is the end."""
@@ -284,7 +337,7 @@ class Relay:
         self.outcome = None
         self.is_over = False
         self._begun_again = True
-        self._extras = {}
+        self._extras, self._failure = {}, None
         self._output.begin_again()
         return True
 
@@ -306,7 +359,7 @@ class Relay:
         texts = {name: fields[name] for name in ("code", "message", "param") if isinstance(fields.get(name), str)}
         error = complete_error(texts)
         # Flat: OpenAI's client ends the stream over a nested one before the program sees it.
-        self._frames.emit({"type": "error", "code": None, "message": error["message"], "param": None, **texts})
+        self._failure = {"type": "error", "code": None, "message": error["message"], "param": None, **texts}
         self._transcript.close()
         self._conclude("failed", self._output.so_far(), error)
 
@@ -320,6 +373,8 @@ class Relay:
             # The client has seen one already.
             told.pop("created_at", None)
         response = merged(self._response, told)
+        if response == self._response:
+            return
         if not same_settings(response, self._response):
             self._settings = None
         self._response = response
@@ -338,19 +393,3 @@ class Relay:
             response["usage"] = total_usage(self._spent, response["usage"])
         self.outcome = Outcome(status, response, items)
         return self.outcome
-
-
-def _is_error(kind: str, body: dict[str, Any]) -> bool:
-    # vLLM and LiteLLM send a bare error object, its own `type` inside of it or beside it.
-    return kind == "error" or (
-        not kind.startswith("response.") and bool(body.get("error") or body.get("object") == "error")
-    )
-
-
-def _nests_too_deeply(value: Any) -> bool:
-    # orjson reads deeper than it writes, and a Response wraps an item once more than its event does.
-    try:
-        orjson.dumps([[[[value]]]])
-    except orjson.JSONEncodeError:
-        return True
-    return False

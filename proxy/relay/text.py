@@ -74,32 +74,39 @@ def part_stream(part_type: str, container: str) -> Stream:
 
 
 class Text:
-    """One text that arrives in pieces. They are joined only when the whole is asked for."""
+    """One text that arrives in pieces. None of them is kept: they add up to bytes, read when the text is asked for."""
 
     __slots__ = (
+        "_recent",
+        "_value",
         "annotations",
         "announced",
         "closed",
+        "count",
         "early",
         "echoed",
         "ended",
         "half",
         "last_index",
         "mentions",
+        "name",
         "opened",
         "part",
         "part_added",
-        "pieces",
         "position",
         "stream",
     )
 
     def __init__(self, stream: Stream, position: int, index: int | None = None) -> None:
         self.stream = stream
+        self.name = stream.name
         #: Place among the parts of its container, without gaps: the client's index, whatever the upstream counts.
         self.position = position
-        #: What there is to be told of it, and was, unless the item waits for something.
-        self.pieces: list[str] = []
+        #: How many pieces there are to be told of it, and were, unless the item waits for something.
+        self.count = 0
+        #: The text, but for what was added since it was last asked for, which is UTF-8.
+        self._value = ""
+        self._recent = bytearray()
         #: What came before the first piece, in an announcement: part of the text, or the same once more.
         self.early = ""
         #: The first half of a surrogate match_output, until the second comes.
@@ -124,7 +131,23 @@ class Text:
 
     def value(self) -> str:
         """Return what has been told of the text."""
-        return "".join(self.pieces)
+        if self._recent:
+            self._value += self._recent.decode("utf-8", "surrogatepass")
+            self._recent = bytearray()
+        return self._value
+
+    def add(self, piece: str) -> None:
+        """Keep a piece."""
+        self.count += 1
+        try:
+            self._recent += piece.encode()
+        except UnicodeEncodeError:
+            self._recent += piece.encode("utf-8", "surrogatepass")
+
+    def add_bytes(self, piece: bytes) -> None:
+        """Keep a piece that is UTF-8."""
+        self.count += 1
+        self._recent += piece
 
     def arrived(self) -> str:
         """Return what has arrived of the text, told or not."""
@@ -134,11 +157,11 @@ class Text:
     def is_only_counted(self, index: int) -> bool:
         """Whether `index` goes on counting the pieces of this text, as some servers do instead of parts."""
         counts = self.last_index is not None and index == self.last_index + 1
-        return counts and self.mentions == len(self.pieces)
+        return counts and self.mentions == self.count
 
     def take(self, piece: str) -> str:
         """Keep a piece and return what is to be told now: with what came before it, without what is only half."""
-        if self.early and not self.pieces and not (self.early.startswith(piece) or piece.startswith(self.early)):
+        if self.early and not self.count and not (self.early.startswith(piece) or piece.startswith(self.early)):
             piece = self.early + piece
         if self.half or is_low(piece[:1]) or is_high(piece[-1:]):
             piece, self.half = self.half + piece, ""
@@ -146,7 +169,7 @@ class Text:
                 piece, self.half = piece[:-1], piece[-1]
             piece = mend(piece)
         if piece:
-            self.pieces.append(piece)
+            self.add(piece)
         return piece
 
     def complete(self, whole: str | None) -> str:
@@ -162,7 +185,7 @@ class Text:
             rest = _REPLACEMENT if self.half else ""
         self.half = ""
         if rest:
-            self.pieces.append(rest)
+            self.add(rest)
         return rest
 
     def likeness(self, whole: str) -> int:

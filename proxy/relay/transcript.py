@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from proxy.protocol.item_types import Item
 from proxy.relay.draft import Draft
 from proxy.relay.item import as_text, fill_part, is_empty, type_name
+from proxy.relay.lane import Lane, TextLane
 from proxy.relay.output import Output
 from proxy.relay.text import DONES, OUTPUT_TEXT, EventBody, Stream, Text, part_stream
 
@@ -57,39 +58,37 @@ class Transcript:
         self._output = output
         self._emit = output.emit
         self._placement = output.placement
-        #: Where pieces of text claim to be → the text they belong to, for as long as nothing but pieces comes.
-        self._lanes: dict[Any, tuple[Text, Draft]] = {}
+        #: Kind of text, and where a piece of it claims to be → where such pieces go.
+        self._lanes: dict[Any, TextLane] = {}
+        #: The lane that the last event took, if it was a piece that went on in one.
+        self.lane: Lane | None = None
+        #: The lane of pieces that are passed on whole.
+        self._passing = Lane()
         #: A piece, or a part's announcement, that only the next event can place, what takes it then, its item's type.
         self._waiting: tuple[Callable[[EventBody], None], EventBody, str] | None = None
 
     def close(self) -> None:
         """Take what still waits for a next event, because none comes."""
         self._place_waiting()
-        self._lanes.clear()
+        self._close_lanes()
 
     def delta(self, stream: Stream, body: EventBody) -> None:
         """Take a piece of a text: at once, if it goes on where one before it was."""
         try:
-            lane = self._lanes.get(
-                (
-                    stream.prefix,
-                    body.get("item_id"),
-                    body.get("output_index"),
-                    body.get("content_index"),
-                    body.get("summary_index"),
-                )
-            )
+            lane = self._lanes.get((stream.prefix, body.get("item_id"), body.get("output_index")))
         except TypeError:
             lane = None
-        if lane is None or type(delta := body.get("delta")) is not str:
+        if lane is None or type(delta := body.get("delta")) is not str or not lane.admits(_index(stream, body)):
             self.torn_delta(stream, body)
             return
-        text, draft = lane
-        text.pieces.append(delta)
-        self._emit_piece(text, draft, body)
+        self.lane = lane
+        lane.taken += 1
+        lane.text.add(delta)
+        self._emit_piece(lane.text, lane.draft, body)
 
     def torn_delta(self, stream: Stream, body: EventBody) -> None:
         """Take a piece that has to be looked at: the first one in its place, or one that ends in half a character."""
+        self._passing.memo = None
         self._place_waiting(body, stream.item_type)
         if self._waiting is None and self._placement.is_undecided(body, stream.item_type):
             self._waiting = partial(self._piece, stream), body, stream.item_type
@@ -98,14 +97,20 @@ class Transcript:
 
     def event(self, body: EventBody) -> None:
         """Take any other event that is not about the response as a whole."""
-        self._lanes.clear()
+        self._close_lanes()
         kind: str = _RENAMED.get(body["type"]) or body["type"]
         body["type"] = kind
         stream = DONES.get(kind)
         if self._waiting is not None:
             self._place_waiting(body, _item_type(body))
         if stream is not None:
-            self._text_done(stream, body)
+            whole = as_text(body.get(stream.text_key))
+            if self._waiting is None and self._placement.is_undecided(
+                body, stream.item_type, lambda draft: draft.likeness(stream, whole)
+            ):
+                self._waiting = partial(self._text_done, stream), body, stream.item_type
+            else:
+                self._text_done(stream, body)
         elif (
             kind.endswith("_part.added")
             and self._waiting is None
@@ -148,18 +153,32 @@ class Transcript:
             return
         piece = text.take(piece)
         if not piece and (text.half or not text.opened):
-            self._lanes.clear()
+            self._close_lanes()
             return
         if not text.opened:
             self._output.announce(draft, but=text)
             self._output.emit_all(draft.opening(text))
         body["delta"] = piece
-        place = body.get("item_id"), body.get("output_index"), body.get("content_index"), body.get("summary_index")
+        place, index = (text.stream.prefix, body.get("item_id"), body.get("output_index")), _index(text.stream, body)
         self._emit_piece(text, draft, body)
-        if text.half or len(self._lanes) >= _MAX_LANES:
-            self._lanes.clear()
-        elif all(type(part) in (str, int, type(None)) for part in place):
-            self._lanes[text.stream.prefix, *place] = text, draft
+        if text.half:
+            self._close_lanes()
+        elif all(type(part) in (str, int, type(None)) for part in (*place, index)):
+            self._lead(place, draft, text, index)
+
+    def _lead(self, place: Any, draft: Draft, text: Text, index: Any) -> None:
+        if (lane := self._lanes.get(place)) is not None:
+            lane.lead(draft, text, index)
+            return
+        if len(self._lanes) >= _MAX_LANES:
+            self._close_lanes()
+        self._lanes[place] = TextLane(draft, text, index)
+
+    def _close_lanes(self) -> None:
+        for lane in self._lanes.values():
+            lane.memo = None
+        self._lanes.clear()
+        self._passing.memo = None
 
     def _emit_piece(self, text: Text, draft: Draft, body: EventBody) -> None:
         body["item_id"] = draft.id
@@ -207,7 +226,7 @@ class Transcript:
             known.part = part
             self._output.announce(draft)
             self._output.emit_all(draft.opening(known))
-        elif not known.pieces:
+        elif not known.count:
             known.early = known.early or part[stream.text_key]
 
     def _part_done(self, body: EventBody) -> None:
@@ -282,7 +301,7 @@ class Transcript:
         else:
             known = self._placement.add(item, body.get("output_index"))
         known.body = body
-        if known.type != "message" and (not known.waits or any(text.pieces for text in known.order)):
+        if known.type != "message" and (not known.waits or any(text.count for text in known.order)):
             self._output.announce(known)
 
     def _item_done(self, body: EventBody) -> None:
@@ -316,6 +335,9 @@ class Transcript:
             place = {"item_id": draft.id, "output_index": draft.index}
             body.update({field: value for field, value in place.items() if subject is not None or field in body})
         self._emit(body)
+        if subject is None and self._waiting is None and type(body.get("delta")) is str:
+            self._passing.taken += 1
+            self.lane = self._passing
 
     _HANDLERS: ClassVar[dict[str, Callable[[Transcript, EventBody], None]]] = {
         "response.output_item.added": _item_added,

@@ -6,7 +6,7 @@ process and not for the first time) is known by an id already, and gives its ite
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ from proxy.protocol import ids
 from storage import partition_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FreshIdentity:
     """A turn that begins here.
 
@@ -24,7 +24,7 @@ class FreshIdentity:
     """
 
     lock_wait_seconds: float
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    token: str = field(default_factory=lambda: os.urandom(8).hex())
     job_token: str = ""
     created_at: int | None = None
     partition: str = ""

@@ -45,12 +45,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What a turn begins with that continues nothing and names nothing.
+_NOTHING = OpenedTurn()
+
 #: First and longest pause between attempts at a lock or a commit, in seconds.
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opening:
     """What a turn begins with.
 
@@ -87,7 +90,7 @@ async def open_turn(
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
     lease = Lease(identity.partition or _partition_for(request), "", identity.token)
-    opened = OpenedTurn()
+    opened = _NOTHING
     append_unstored = services.config.conversations.append_unstored
     if identity.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
         # before the model is asked, and without a round trip: what the store was found to be a moment ago
@@ -95,7 +98,7 @@ async def open_turn(
     if request.source.subject or request.item_ids:
         opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
     partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
-    lease = replace(lease, partition=partition, lock=opened.lock)
+    lease = Lease(partition, opened.lock, identity.token)
     if lease.lock:
         services.leases.hold(lease)
     if opened.model and not request.model:
@@ -132,7 +135,7 @@ async def release(services: Services, lease: Lease) -> None:
         logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Attempt:
     """One turn's way into the store. lease: its partition and token; which lock it is, the store decides."""
 

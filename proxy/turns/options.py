@@ -26,7 +26,7 @@ class Revised:
     item: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnOptions:
     """How a turn is run.
 

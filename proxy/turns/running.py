@@ -1,11 +1,11 @@
-"""Running turns: each in a task of its own, kept alive, and ended when its client leaves or the server stops."""
+"""Running turns: counted, kept alive, and ended when the server stops."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aiohttp.web import AppKey
@@ -31,7 +31,9 @@ class RunningTurns:
 
     def __init__(self, keepalive_seconds: float) -> None:
         self._keepalive_seconds = keepalive_seconds
-        self._running: dict[asyncio.Task[TurnResult], Turn] = {}
+        self._running: set[Turn] = set()
+        #: Set whenever a turn ends.
+        self._ended = asyncio.Event()
         self._draining = False
 
     @asynccontextmanager
@@ -41,27 +43,40 @@ class RunningTurns:
             yield self
 
     async def run(self, turn: Turn) -> TurnResult:
-        """Run a turn to its end in a task of its own, so that it survives its client; return how it ended.
+        """Run a turn to its end, in the caller's task; return how it ended.
 
+        That its client has gone is told by `Turn.leave`, not by cancellation.
         Raises what the turn raises; ServiceUnavailable when the server is stopping.
         """
         if self._draining:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
-        turn.begin()
-        task = asyncio.create_task(turn.run())
-        self._running[task] = turn
-        task.add_done_callback(self._done)
+        self._running.add(turn)
+        try:
+            turn.begin()
+            return await turn.run()
+        except (ApiError, StoreError):
+            raise
+        except Exception as error:
+            # A turn whose client has gone has nobody else to tell.
+            logger.error("turn ended with an error", exc_info=error)  # noqa: TRY400 (as its own, not of this frame)
+            raise
+        finally:
+            self._running.discard(turn)
+            self._ended.set()
+
+    async def run_beside(self, turn: Turn) -> TurnResult:
+        """Run a turn in a task of its own, which survives the caller's: its cancellation says that the client has gone.
+
+        Raises as `run` does.
+        """
+        task = asyncio.create_task(self.run(turn))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             turn.leave()
+            # what it raises was told
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
-
-    def _done(self, task: asyncio.Task[TurnResult]) -> None:
-        del self._running[task]
-        # A turn whose client has gone has nobody else to tell.
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ApiError | StoreError):
-            logger.error("turn ended with an error", exc_info=error)
 
     async def drain(self, timeout_seconds: float | None) -> None:
         """Refuse new turns, let running ones finish, then end what is left as if its client had gone.
@@ -71,12 +86,19 @@ class RunningTurns:
         self._draining = True
         if self._running:
             logger.info("waiting for %d running turns", len(self._running))
-            await asyncio.wait(list(self._running), timeout=timeout_seconds)
-        for turn in self._running.values():
+            await self.settled(timeout_seconds)
+        for turn in list(self._running):
             turn.leave(stopping=True)
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=LAST_WORDS_SECONDS)
+        await self.settled(LAST_WORDS_SECONDS)
+
+    async def settled(self, timeout_seconds: float | None = None) -> None:
+        """Return when no turn runs any more, or after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while self._running:
+                    self._ended.clear()
+                    await self._ended.wait()
 
     async def _keep_alive(self) -> None:
-        for turn in list(self._running.values()):
+        for turn in list(self._running):
             await turn.delivery.keep_alive(self._keepalive_seconds)

@@ -22,7 +22,7 @@ from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, ServiceUnavailable
-from proxy.relay import MalformedEvent, Outcome, Ownership, Relay
+from proxy.relay import Outcome, Ownership, Relay, Splicer
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
@@ -41,10 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TurnResult:
     """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
 
@@ -100,6 +97,8 @@ class Turn:
         self._commit: Commit
         self._relay: Relay
         self._outcome: Outcome | None = None
+        #: The model server answered with JSON, not with a stream.
+        self._came_whole = False
         self._leaving = False
         self._stopping = False
         self._abandoned = False
@@ -218,38 +217,55 @@ class Turn:
         compaction = self._compaction
         if (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
-        keeps = self._commit.keeps_items or self._options.remembered
-        async with self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
+        outcome = await self._answer()
+        # a refusal under a 200: nothing that the client knows contradicts another answer
+        if outcome is not None and self._relay.is_untold and self._call.object(outcome.response["error"]):
+            self._relay.start_over()
+            outcome = await self._answer()
+        if self._came_whole and self._request.stream and outcome is not None:
+            await self._output.send(self._relay.replay(outcome))
+        return outcome
+
+    async def _answer(self) -> Outcome | None:
+        """Ask the model server, once, and tell what it answers."""
+        compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
+        with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
             self._output.begin(answer.headers)
-            if await answer.is_stream(expected=self._request.stream):
-                return await self._relay_stream(answer)
-            outcome = self._relay.complete(await answer.read_json())
-            if self._request.stream:
-                await self._output.send(self._relay.replay(outcome))
-            return outcome
+            self._came_whole = not await answer.is_stream(expected=self._request.stream)
+            if self._came_whole:
+                return self._relay.complete(await answer.read_json())
+            return await self._relay_stream(answer)
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
-        relay = self._relay
+        relay, splicer = self._relay, Splicer(self._relay, answer.max_event_bytes)
         failed = "The upstream ended its stream before the response was complete."
         try:
-            async for events in answer.events(relay.patience):
-                frames = b"".join([relay.feed(event) for event in events])
-                if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
+            async for chunk in answer.chunks(relay.patience):
+                if not await self._pass_on(splicer.feed(chunk)):
                     return self._interrupted()
-                if relay.pings:
-                    relay.pings = 0
-                    await self._output.pass_ping()
-                if relay.is_over:
+                if relay.is_over or splicer.failure is not None:
                     break
-        except MalformedEvent:
-            failed = "The upstream sent an event that can't be read."
-        except sse.EventTooLarge:
-            failed = "The upstream sent an event that is too large."
+            else:
+                if not await self._pass_on(splicer.flush()):
+                    return self._interrupted()
         except (BadGateway, GatewayTimeout) as failure:
             failed = failure.message
+        if splicer.failure is not None:
+            reason = "is too large" if isinstance(splicer.failure, sse.EventTooLarge) else "can't be read"
+            failed = f"The upstream sent an event that {reason}."
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
         return relay.outcome or relay.fail("server_error", failed)
+
+    async def _pass_on(self, frames: bytes) -> bool:
+        """Send what the client gets, and pings; return whether the turn goes on."""
+        relay = self._relay
+        if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
+            return False
+        if relay.pings:
+            relay.pings = 0
+            await self._output.pass_ping()
+        return True
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.
@@ -267,14 +283,19 @@ class Turn:
         outcome = self._relay.interrupt()
         return outcome if outcome.items or waits else None
 
+    def _learn(self, outcome: Outcome) -> Outcome:
+        """Remember what the answer shows of the model; return the outcome as the client understands it."""
+        error = outcome.response["error"] if outcome.status == "failed" else None
+        told = self._call.learn(error, self._request.source)
+        return outcome if told is error or told is None else self._relay.reword(outcome, told)
+
     # --- settle ---------------------------------------------------------------------------------------------------
 
     async def _settle(self, outcome: Outcome | None) -> TurnResult:
         """Write the outcome down, then tell the client: whoever sees the end can build on it."""
         if outcome is None:
             return TurnResult(self.response_id)
-        if outcome.status == "failed":
-            self._call.learn(outcome.response["error"] or {})
+        outcome = self._learn(outcome)
         await self._output.secure()
         outcome = self._outcome = await self._commit.write(outcome, leaving=self._leaving)
         beside = await self._commit.describe()

@@ -1,105 +1,101 @@
-"""Upstream client: what goes upstream, what comes back, and what its failures are called here.
+"""Upstream client: what goes upstream, and the model server's answer to it.
 
-aiohttp's client exceptions are translated in this module and nowhere else:
-
-    before the answer   no connection, DNS, TLS           BadGateway, code `upstream_unreachable`
-                        silence                           GatewayTimeout
-                        anything else                     BadGateway, code `upstream_error`
-    while it is read    silence                           GatewayTimeout
-                        anything else                     UpstreamCut
+Turns go over connections of our own (`upstream.pool`), everything else by aiohttp's client. What either raises is named
+in `upstream.body`.
 """
 
 from __future__ import annotations
 
-import io
-import logging
+import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
-import orjson
 from aiohttp import hdrs
 from aiohttp.web import AppKey
 from yarl import URL
 
-from proxy.protocol import lenient_json
-from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
-from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
+from proxy.protocol.errors import ApiError, BadGateway
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from proxy.upstream.body import read_body, translate
 from proxy.upstream.errors import refusal
 from proxy.upstream.headers import turn_headers
+from proxy.upstream.pool import IDLE_SECONDS, Pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
     from proxy.config.settings import UpstreamConfig
+    from proxy.upstream.body import Readable
+    from proxy.upstream.pool import UpstreamAnswer
 
 #: Where responses are made, below the upstream's URL.
 RESPONSES = "/responses"
 
-#: Seconds that an idle connection is kept. Many servers (uvicorn, Node) close theirs after 5 s, and a request
-#: that is sent just then is lost; a POST can't be repeated.
-IDLE_SECONDS = 4.0
-
-#: Largest body that is sent in one piece.
-MAX_BYTES_AT_ONCE = 256 * 1024
-
 #: Longest error answer that is read.
 MAX_REFUSAL_BYTES = 1024 * 1024
 
-log = logging.getLogger(__name__)
-
 #: The model server's client.
 UPSTREAM: AppKey[Upstream] = AppKey("upstream")
-
-
-class UpstreamCut(BadGateway):
-    """The upstream broke off in the middle of its answer: `response.failed` in a stream, else 502."""
-
-    def __init__(self) -> None:
-        super().__init__("The upstream broke off its answer.")
 
 
 class Upstream:
     """The model server at one base URL.
 
     session: from `create_session`. url: with its `/v1`; a query in it (Azure's `api-version`) goes on every
-    request. The contexts give the connection back when they end, and close it where an answer was not read
-    to its end, so that the upstream notices.
+    request. Left as a context, it closes the connections of turns.
     """
 
     def __init__(self, config: UpstreamConfig, session: aiohttp.ClientSession, url: str) -> None:
         base = URL(url)
         self._session = session
+        self._connect_seconds = config.connect_timeout_seconds
+        self._slots = asyncio.Semaphore(config.max_connections) if config.max_connections else None
+        self._pool = Pool(
+            base,
+            self._slots,
+            connect_seconds=self._connect_seconds,
+            silence_seconds=config.read_timeout_seconds,
+        )
         self._base = str(base.with_query(None)).rstrip("/")
+        self._path = base.raw_path.rstrip("/")
         #: What it is called where somebody has to know who made something: as it is configured, wherever it listens.
         self.name = _name_of(URL(config.url))
         self._query_string = base.raw_query_string
         self.max_response_bytes = config.max_response_bytes
         self.max_event_bytes = config.max_event_bytes
 
-    @asynccontextmanager
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._pool.close()
+
     async def create_response(
         self, body: bytes, headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """`POST {url}{path}` with the JSON `body`; give the answer, its body unread, if it is a 2xx.
+    ) -> UpstreamAnswer:
+        """`POST {url}{path}` with the JSON `body`; return the answer, its body unread, if it is a 2xx.
 
-        headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`, or one below it.
+        Whoever gets it releases it: then its connection goes back, or is closed where it was not read to its end, so
+        that the upstream notices. headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`,
+        or one below it.
         Raises UpstreamRefusal for the upstream's 4xx and 5xx, BadGateway (redirects too), GatewayTimeout.
         """
-        sent = turn_headers(headers)
-        # aiohttp writes a buffer in pieces, so that a large body does not hold up the event loop
-        data = io.BytesIO(body) if len(body) > MAX_BYTES_AT_ONCE else body
-        response = await self._send(hdrs.METH_POST, path, query_string, sent, data)
+        target = self._target(self._path, path, query_string)
         try:
-            if response.status >= 400:
-                raise refusal(response.status, response.headers, await _read_refusal(response))
-            if response.status >= 300:
+            answer = await self._pool.post(target, turn_headers(headers), body)
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise translate(exc) from exc
+        try:
+            if answer.status >= 400:
+                raise refusal(answer.status, answer.headers, await _read_refusal(answer))
+            if answer.status >= 300:
                 # Following it could carry the caller's key to another host.
                 raise BadGateway("The upstream answered with a redirect.")
-            yield response
-        finally:
-            response.release()
+        except BaseException:
+            answer.release()
+            raise
+        return answer
 
     @asynccontextmanager
     async def forward(
@@ -115,30 +111,42 @@ class Upstream:
         path, query_string: raw, percent-encoding kept. data: the body, streamed; chunked unless `headers` has
         Content-Length. Raises BadGateway, GatewayTimeout.
         """
-        response = await self._send(method, path, query_string, headers, data)
-        try:
-            yield response
-        finally:
-            response.release()
+        url = URL(self._target(self._base, path, query_string), encoded=True)
+        async with self._slot():
+            try:
+                request = self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
+                response = await request
+            except (aiohttp.ClientError, TimeoutError) as exc:
+                raise translate(exc) from exc
+            try:
+                yield response
+            finally:
+                response.release()
 
     async def ping(self) -> None:
         """Return if the upstream gives any HTTP answer to `GET {url}/models`. Raises ApiError."""
-        (await self._send(hdrs.METH_GET, "/models", "", {}, None)).release()
+        async with self.forward(hdrs.METH_GET, "/models", "", {}, None):
+            pass
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        query_string: str,
-        headers: Mapping[str, str],
-        data: bytes | io.BytesIO | AsyncIterable[bytes] | None,
-    ) -> aiohttp.ClientResponse:
+    def _target(self, base: str, path: str, query_string: str) -> str:
         query = "&".join(filter(None, (self._query_string, query_string)))
-        url = URL(f"{self._base}{path}?{query}" if query else f"{self._base}{path}", encoded=True)
+        return f"{base}{path}?{query}" if query else base + path
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Count one of the requests that may be under way at once. Raises GatewayTimeout."""
+        if self._slots is None:
+            yield
+            return
         try:
-            return await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
-        except (aiohttp.ClientError, TimeoutError) as exc:
+            async with asyncio.timeout(self._connect_seconds):
+                await self._slots.acquire()
+        except TimeoutError as exc:
             raise translate(exc) from exc
+        try:
+            yield
+        finally:
+            self._slots.release()
 
 
 def _name_of(url: URL) -> str:
@@ -166,94 +174,7 @@ def create_session(config: UpstreamConfig) -> aiohttp.ClientSession:
     )
 
 
-async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Return the whole body, decompressed.
-
-    limit: bytes. Raises UpstreamCut, GatewayTimeout, and BadGateway with code `upstream_response_too_large`.
-    """
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in iter_chunks(response):
-        size += len(piece)
-        if size > limit:
-            raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-async def read_json_answer(response: aiohttp.ClientResponse, limit: int) -> dict[str, Any]:
-    """Return the JSON object that a whole body is.
-
-    limit: bytes. Raises as `read_body` does, and BadGateway for any other body.
-    """
-    return parse_json_answer(await read_body(response, limit))
-
-
-def parse_json_answer(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that a whole body is, as far as it can be read as one. Raises BadGateway."""
-    try:
-        parsed = lenient_json.loads_lenient(body)
-    except orjson.JSONDecodeError as exc:
-        raise BadGateway("The upstream's answer is not JSON.") from exc
-    if not isinstance(parsed, dict):
-        raise BadGateway("The upstream's answer is not a Response object.")
-    return parsed
-
-
-async def iter_chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives, decompressed where the upstream compressed it unasked.
-
-    Raises UpstreamCut, GatewayTimeout, and BadGateway for a coding that can't be undone.
-    """
-    coding = response.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    if coding in ("", "identity"):
-        async for chunk in iter_raw(response):
-            yield chunk
-        return
-    if coding not in SUPPORTED:
-        raise BadGateway("The upstream's answer has a Content-Encoding that was not asked for.")
-    decoder = ContentDecoder(coding)
-    try:
-        async for chunk in iter_raw(response):
-            for piece in decoder.decode(chunk):
-                yield piece
-        decoder.finish()
-    except CodingError as exc:
-        raise UpstreamCut from exc
-
-
-async def iter_raw(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the body's bytes as they arrive, still in their coding. Raises UpstreamCut, GatewayTimeout."""
-    while True:
-        try:
-            chunk = await response.content.readany()
-        except TimeoutError as exc:
-            raise translate(exc) from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            log.warning("upstream broke off: %s", type(exc).__name__)
-            raise UpstreamCut from exc
-        if not chunk:
-            return
-        yield chunk
-
-
-def translate(exc: Exception) -> ApiError:
-    """Return our name for an exception that aiohttp's client raised before there was an answer."""
-    log.warning("upstream failed: %s", _describe(exc))
-    if isinstance(exc, TimeoutError):
-        return GatewayTimeout("The upstream did not answer in time.")
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return BadGateway("The upstream can't be reached.", code="upstream_unreachable")
-    return BadGateway("The upstream broke off the connection or answered nonsense.")
-
-
-def _describe(exc: Exception) -> str:
-    # Not str(exc): some carry the URL, whose query may hold a key.
-    reason = exc.strerror if isinstance(exc, OSError) else None
-    return f"{type(exc).__name__}: {reason}" if reason else type(exc).__name__
-
-
-async def _read_refusal(response: aiohttp.ClientResponse) -> bytes:
+async def _read_refusal(response: Readable) -> bytes:
     try:
         return await read_body(response, MAX_REFUSAL_BYTES)
     except ApiError:

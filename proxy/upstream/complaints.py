@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
 #: Refusals that are about the caller, the load or the model, whatever they name.
 _OTHER_STATUSES = frozenset({401, 402, 403, 405, 407, 408, 409, 413, 423, 424, 425, 429})
-_OTHER_CODES = frozenset({"context_length_exceeded", "model_not_found", "insufficient_quota", "invalid_api_key"})
+_OTHER_CODES = frozenset(
+    {
+        "context_length_exceeded",
+        "insufficient_quota",
+        "invalid_api_key",
+        "model_not_found",
+        "rate_limit_exceeded",
+        "server_is_overloaded",
+    }
+)
 #: Servers that were not written for a field may break over it.
 _BROKEN_STATUSES = frozenset({500, 501})
 
@@ -260,7 +269,8 @@ def in_the_clients_words(refusal: UpstreamRefusal, asked: ModelRequest, source: 
             return found[0]
         item = sent[place]
         if item.path:
-            return f"{item.path}{found[3]}"
+            # an input that is a text has no places in it
+            return f"{item.path}{found[3]}" if item.path.endswith("]") else item.path
         history.append(item.id)
         return f"{item.id}{found[3]}" if item.id else found[0]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from proxy.protocol import lenient_json
 from proxy.protocol.errors import UpstreamRefusal
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamRef
 
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
-        value = orjson.loads(body)
+        value = lenient_json.loads_lenient(body)
     except orjson.JSONDecodeError:
         return _from_text(body.decode("utf-8", "replace"))
     if isinstance(value, list) and value:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aiohttp import hdrs
 
@@ -22,20 +21,21 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError, BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
-from proxy.upstream.client import RESPONSES, iter_chunks, parse_json_answer
+from proxy.upstream.body import iter_chunks, parse_json_answer
+from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    import aiohttp
-
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.capabilities import Capabilities
     from proxy.upstream.client import Upstream
+    from proxy.upstream.pool import UpstreamAnswer
+    from storage import TurnSource
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
 MAX_OBJECTIONS = 8
@@ -48,7 +48,7 @@ Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
 _MAX_START_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inbound:
     """What goes along from the client's own request: its headers, of which the upstream gets some, and its query."""
 
@@ -76,6 +76,9 @@ class ModelCall:
         self._inbound = inbound
         self._pairs = pairs
         self._asked: ModelRequest | None = None
+        #: What the model refused instead of an answer, and what it is asked without since.
+        self._refused: Mapping[str, Any] | None = None
+        self._left_out = NO_OBJECTIONS
         self.caller = caller
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
@@ -83,20 +86,17 @@ class ModelCall:
     def reader(self, request: TurnRequest, model: str = "") -> Reader:
         """Return what is known of the model that a request asks, or of another one."""
         name = model or request.model
-        objections = self._capabilities.objections(self._upstream.name, name)
+        objections = self._capabilities.objections(self._upstream.name, name) | self._left_out
         return Reader(self._upstream.name, name, objections, request.exempt_tools, self._pairs)
 
     def maker(self, request: TurnRequest, model: Any) -> Maker:
         """Return who makes what the upstream answers to a request. model: as it calls itself."""
         return Maker(self._upstream.name, request.model, model if isinstance(model, str) else "")
 
-    @asynccontextmanager
-    async def ask(
-        self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool
-    ) -> AsyncIterator[ModelAnswer]:
+    async def ask(self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool) -> ModelAnswer:
         """Ask for a turn's answer. view: what a reader is shown. keeps: the answer's items will be stored.
 
-        Raises ApiError.
+        The answer is a context, which gives the connection back. Raises ApiError.
         """
 
         async def compose(reader: Reader) -> tuple[ModelRequest, int]:
@@ -104,42 +104,65 @@ class ModelCall:
             opened, omitted = await self._budget.fit(request.body, opened, turn_input)
             return turn_model_request(request, reader, opened, turn_input, ask_encrypted=keeps), omitted
 
-        async with self.put(request, compose) as answer:
-            yield answer
+        return await self.put(request, compose)
 
-    @asynccontextmanager
     async def put(
         self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = ""
-    ) -> AsyncIterator[ModelAnswer]:
+    ) -> ModelAnswer:
         """Put a question on behalf of a request. path: below the upstream's URL. model: if it is not the request's.
 
-        Raises ApiError.
+        The answer is a context, which gives the connection back. Raises ApiError.
         """
         reader = self.reader(request, model)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
-        async with AsyncExitStack() as stack:
-            while True:
-                self._asked, omitted = await compose(reader)
-                try:
-                    answer = await stack.enter_async_context(self._post(self._asked.body(), path, omitted))
-                    break
-                except UpstreamRefusal as refusal:
-                    found = self._object(refusal, refusals)
-                    if found is None:
-                        raise in_the_clients_words(refusal, self._asked, request.source) from refusal
-                    reader = replace(reader, objections=reader.objections | found)
+        while True:
+            self._asked, omitted = await compose(reader)
+            try:
+                answer = await self._post(self._asked.body(), path, omitted)
+                break
+            except UpstreamRefusal as refusal:
+                found = self._object(refusal, refusals)
+                if found is None:
+                    raise in_the_clients_words(refusal, self._asked, request.source) from refusal
+                reader = replace(reader, objections=reader.objections | found)
+        if refusals:
             self._remember(reader, refusals)
-            yield answer
+        return answer
 
-    def learn(self, error: Mapping[str, Any]) -> None:
-        """Remember what a model objected to in the middle of its answer: the next turn goes without.
+    def object(self, error: Mapping[str, Any] | None) -> bool:
+        """Take a refusal that came in place of an answer, under a 200; return whether to ask once more.
 
-        Unless it named a place, only items are left out: a failure's words may be about anything.
+        error: of the Response, None if it did not fail. What it names is left out of what this call asks from now on.
         """
-        found = find_objection(UpstreamRefusal(400, error), self._asked) if self._asked is not None else None
-        if self._asked is not None and found is not None and (found.seals or found.items or error.get("param")):
-            reader = self._asked.reader
+        if error is None or self._refused is not None or self._asked is None:
+            return False
+        found = find_objection(UpstreamRefusal(400, error), self._asked)
+        if found is not None:
+            self._refused, self._left_out = error, found
+        return found is not None
+
+    def learn(self, error: Mapping[str, Any] | None, source: TurnSource) -> Mapping[str, Any] | None:
+        """Take how an answer ended: remember what the model objects to, and return the error as the client knows it.
+
+        error: of the Response, None if it did not fail. source: what the request goes on from. What was left out after
+        `object` was what was wrong if the model has not said the same again. Of a failure in the middle of an answer
+        only what it says of items is remembered, unless it names a place: its words may be about anything.
+        """
+        refused, left_out = self._refused, self._left_out
+        self._refused, self._left_out = None, NO_OBJECTIONS
+        if self._asked is None:
+            return error
+        reader = self._asked.reader
+        if left_out and error != refused:
+            self._capabilities.note_objections(reader.upstream, reader.model, left_out)
+        if error is None:
+            return None
+        refusal = UpstreamRefusal(400, error)
+        found = find_objection(refusal, self._asked)
+        if found is not None and (found.seals or found.items or error.get("param")):
             self._capabilities.note_objections(reader.upstream, reader.model, found)
+        told = in_the_clients_words(refusal, self._asked, source)
+        return error if told is refusal else {name: value for name, value in told.error.items() if value is not None}
 
     def _object(
         self, refusal: UpstreamRefusal, refusals: list[tuple[UpstreamRefusal, Objections]]
@@ -164,20 +187,22 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    @asynccontextmanager
-    async def _post(self, body: bytes, path: str, omitted: int) -> AsyncIterator[ModelAnswer]:
+    async def _post(self, body: bytes, path: str, omitted: int) -> ModelAnswer:
         headers = request_headers(self._inbound.headers, self.caller.credentials)
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
-        async with self._upstream.create_response(body, headers, self._inbound.query, path=path) as answer:
-            self.upstream_request_id = answer.headers.get("x-request-id", "-")
-            yield ModelAnswer(answer, self._upstream, omitted)
+        answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        self.upstream_request_id = answer.headers.get("x-request-id", "-")
+        return ModelAnswer(answer, self._upstream, omitted)
 
 
 class ModelAnswer:
-    """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown."""
+    """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
-    def __init__(self, answer: aiohttp.ClientResponse, upstream: Upstream, omitted: int) -> None:
+    A context: at its end the connection goes back, or is closed if the answer was not read to its end.
+    """
+
+    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
         self._answer = answer
         self._upstream = upstream
         self._omitted = omitted
@@ -185,6 +210,12 @@ class ModelAnswer:
         self._room = upstream.max_response_bytes
         #: What was read to see what the body is.
         self._start = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answer.release()
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -222,18 +253,20 @@ class ModelAnswer:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         return parse_json_answer(await self.read())
 
-    async def events(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[list[sse.Event]]:
-        """Yield the events of a stream as they arrive, some at a time.
+    @property
+    def max_event_bytes(self) -> int:
+        """How large an event of a stream may be."""
+        return self._upstream.max_event_bytes
 
-        patience: tells for how many seconds more events are waited for; None: for as long as the upstream may be
-        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout,
-        EventTooLarge, but nothing once patience is limited.
+    async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
+        """Yield the bytes of a stream as they arrive, cut anywhere.
+
+        patience: tells for how many seconds more bytes are waited for; None: for as long as the upstream may be
+        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, but nothing
+        once patience is limited.
         """
-        decoder = sse.SseDecoder(self._upstream.max_event_bytes)
         while chunk := await self._next(patience()):
-            if events := decoder.feed(chunk):
-                yield events
-        yield decoder.flush()
+            yield chunk
 
     async def _next(self, seconds: float | None = None) -> bytes:
         """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""

@@ -257,7 +257,7 @@ class Connection:
         turn = Turn(services, call, request, delivery, options, sinks=beside, observers=beside)
         self._running[lane] = turn, request
         try:
-            await app[TURNS].run(turn)
+            await app[TURNS].run_beside(turn)
         finally:
             del self._running[lane]
             logger.info(

@@ -81,6 +81,4 @@ def sent(proxy: Proxy) -> list[dict[str, Any]]:
 
 async def settled(proxy: Proxy) -> None:
     """Wait until no turn runs any more."""
-    turns = proxy.app[TURNS]
-    while turns._running:
-        await asyncio.wait(list(turns._running))
+    await proxy.app[TURNS].settled()

@@ -72,13 +72,13 @@ async def test_a_streamed_turn(proxy: Proxy):
 
 
 async def test_a_turn_comes_back_to_no_stop_that_it_has_left(proxy: Proxy):
-    """But to `turns/turn`, which calls them, and to those that take each event: the relay and the delivery."""
+    """But to `turns/turn`, which calls them, and to those that take each chunk: the relay and the delivery."""
     conversation = await new_conversation(proxy)
     with followed() as entered:
         body = {"model": "echo", "input": "hi", "stream": True, "conversation": conversation}
         await read_stream(proxy, body)
     stops = told("A streamed turn with a conversation")
-    once = [stop for stop in stops if stop[0] not in {"turns/turn", "relay/relay", "http/delivery"}]
+    once = [stop for stop in stops if stop[0] not in {"turns/turn", "relay/splicer", "http/delivery"}]
     assert [stop for stop in entered if stop in once] == once
 
 

@@ -18,7 +18,7 @@ from proxy.config.settings import AuthConfig, Config, DataConfig, ErrorsConfig, 
 from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import REQUEST_ID
 from proxy.protocol import sse
-from proxy.upstream.client import UpstreamCut
+from proxy.upstream.body import UpstreamCut
 from storage import Unavailable as StoreUnavailable
 from tests.proxy.conftest import NO_STORE, Exchange, Serve
 from tests.upstream import HANG, Reply, ScriptedUpstream

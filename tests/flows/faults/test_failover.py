@@ -1,8 +1,8 @@
-"""`kill -9` of replicas while background responses run: see `benchmarks/failover.py`."""
+"""`kill -9` of replicas while background responses run: `benchmarks/endurance/`."""
 
 import pytest
 
-from benchmarks.failover import failover
+from benchmarks.endurance.failover import failover
 from tests.processes import launch
 
 RUNS = 20

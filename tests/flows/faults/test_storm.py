@@ -1,6 +1,6 @@
-"""Sixteen clients at once on all branches of one conversation, over two proxies: see `benchmarks/storm.py`."""
+"""Sixteen clients at once on all branches of one conversation, over two proxies: `benchmarks/endurance/`."""
 
-from benchmarks.storm import storm
+from benchmarks.endurance.storm import storm
 from proxy.http.keys import STORE
 from tests.flows.conftest import StartProxy
 

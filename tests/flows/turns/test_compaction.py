@@ -249,6 +249,29 @@ async def test_a_summary_that_breaks_off_fails_only_a_stream(proxy: Proxy):
     assert (failed["status"], failed["output"]) == ("failed", [])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_summary_is_asked_for_again_without_the_seal_that_is_refused_in_its_stream(proxy: Proxy, stream: bool):
+    thought = {"type": "reasoning", "id": "rs_up", "summary": [], "encrypted_content": "gAAAAA"}
+    said = answer("Hm.")
+    proxy.upstream.script(Reply.json(200, {**said, "output": [thought, *said["output"]]}))
+    first = await turn(proxy, LONG)
+    error = {"type": "error", "code": "invalid_encrypted_content", "message": "It could not be verified."}
+    proxy.upstream.script(Reply.sse([error]), says("SUM"))
+    second = await turn(proxy, "go on", stream=stream, previous_response_id=first["id"], **MANAGED)
+    assert kinds(second["output"]) == ["compaction", "assistant"]
+    assert sent(proxy, -3) == [LONG, "reasoning", "Hm.", "SUMMARISE"]
+    assert sent(proxy, -2) == [LONG, "Hm.", "SUMMARISE"]
+    assert sent(proxy) == ["<SUM>", "go on"]
+
+
+async def test_a_summary_in_two_responses_of_one_stream_is_all_of_it(proxy: Proxy):
+    first = await turn(proxy, LONG)
+    proxy.upstream.script(Reply.sse([*play(answer("One half")), *play(answer("and the other"))]))
+    await turn(proxy, "go on", previous_response_id=first["id"], **MANAGED)
+    summary = proxy.upstream.requests[-1].json["input"][0]
+    assert "One half\n\nand the other" in summary["content"][0]["text"]
+
+
 async def test_a_refusal_after_the_compaction_was_told_ends_the_stream(proxy: Proxy):
     first = await turn(proxy, LONG)
     proxy.upstream.script(says("SUM"), Reply.json(429, {"error": {"message": "slow down"}}))

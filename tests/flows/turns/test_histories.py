@@ -179,7 +179,8 @@ async def test_a_seal_that_is_refused_in_the_middle_of_an_answer_is_left_out_of_
     await turn(proxy, "one", thought(), said("1"), conversation=conversation)
     error = {"code": "invalid_encrypted_content", "message": f"The encrypted content {SEAL[:4]} could not be verified."}
     failed = {"id": "resp_up", "status": "failed", "error": error, "output": []}
-    proxy.upstream.script(Reply.sse([{"type": "response.failed", "response": failed}]))
+    told = {"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "We"}
+    proxy.upstream.script(Reply.sse([told, {"type": "response.failed", "response": failed}]))
     body = {"model": "thinker", "input": "two", "conversation": conversation}
     _, response = await proxy.call("POST", "/v1/responses", body)
     assert response["status"] == "failed"
@@ -345,13 +346,31 @@ async def test_half_of_a_pair_is_kept_and_not_sent(proxy: Proxy, query: str, gon
     assert left == ["function_call" if gone == "output" else "function_call_output"]
 
 
-async def test_a_call_that_waits_is_asked_for_by_its_id(proxy: Proxy):
+@pytest.mark.parametrize("where", ["conversation", "previous_response_id"])
+async def test_a_call_that_waits_is_asked_for_by_its_id_and_its_item_s(proxy: Proxy, where: str):
     conversation = await new_conversation(proxy)
-    await turn(proxy, "one", call(), conversation=conversation)
-    body = {"model": "thinker", "input": "two", "conversation": conversation}
-    status, answer = await proxy.call("POST", "/v1/responses", body)
+    first = await turn(proxy, "one", call(), **({"conversation": conversation} if where == "conversation" else {}))
+    source = {where: conversation if where == "conversation" else first["id"]}
+    status, answer = await proxy.call("POST", "/v1/responses", {"model": "thinker", "input": "two", **source})
+    item = first["output"][0]["id"]
+    start = f"No tool output found for function call call_1. It is item '{item}' of the stored history: send its output"
+    assert (status, answer["message"].startswith(start)) == (400, True)
+    if where == "conversation":
+        assert answer["message"].endswith(f"(DELETE /v1/conversations/{conversation}/items/{item}).")
+    await turn(proxy, [result(), user("two")], **source)
+
+
+async def test_a_call_of_the_request_itself_that_waits_is_told_by_its_id_alone(proxy: Proxy):
+    status, answer = await proxy.call("POST", "/v1/responses", {"model": "thinker", "input": [call(), user("two")]})
     assert (status, answer["message"]) == (400, "No tool output found for function call call_1.")
-    await turn(proxy, [result(), user("two")], conversation=conversation)
+
+
+async def test_a_call_that_waits_can_be_deleted(proxy: Proxy):
+    conversation = await new_conversation(proxy)
+    first = await turn(proxy, "one", call(), conversation=conversation)
+    await delete(proxy, conversation, first["output"][0])
+    await turn(proxy, "two", conversation=conversation)
+    assert kinds(sent(proxy)) == ["user", "user"]
 
 
 @pytest.mark.parametrize("kind", ["computer_call", "shell_call", "apply_patch_call", "local_shell_call"])
@@ -801,6 +820,30 @@ async def test_integers_beyond_64_bits_arrive_as_they_were_sent(proxy: Proxy):
     async with proxy.http.post(f"{proxy.url}/v1/responses", data=orjson.dumps(accepted), headers=headers) as answer:
         assert answer.status == 200
     assert schema.encode() in (await proxy.upstream.wait_for_requests(3))[-1].body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_integers_beyond_64_bits_that_a_model_answers_are_told_stored_and_sent_again(proxy: Proxy, stream: bool):
+    item, tools = f'{{"type":"strange_thing","id":"st_1","n":-{LONG}}}', f'[{{"type":"strange","maximum":{LONG}}}]'
+    end = f'{{"id":"r","object":"response","status":"completed","tools":{tools},"output":[{item}],"usage":{{}}}}'
+    events = [
+        f'{{"type":"response.output_item.done","output_index":0,"item":{item}}}',
+        f'{{"type":"response.completed","response":{end}}}',
+    ]
+    chunks = [f"data: {event}\n\n".encode() for event in events]
+    reply = Reply.raw(200, "text/event-stream", chunks=chunks) if stream else None
+    proxy.upstream.script(reply or Reply.raw(200, "application/json", end.encode()))
+    asked = {"model": "thinker", "input": "one", "stream": stream}
+    async with proxy.http.post(f"{proxy.url}/v1/responses", json=asked, headers=ALICE) as answer:
+        told = await answer.read()
+    response = told[told.index(b'"resp_') + 1 :].split(b'"')[0].decode()
+    async with proxy.http.get(f"{proxy.url}/v1/responses/{response}", headers=ALICE) as answer:
+        shown = await answer.read()
+    await turn(proxy, "two", previous_response_id=response)
+    for body in (told, shown):
+        assert f'"maximum":{LONG}'.encode() in body
+    for body in (told, shown, proxy.upstream.requests[-1].body):
+        assert f'"n":-{LONG}'.encode() in body
 
 
 # The same bytes every time.

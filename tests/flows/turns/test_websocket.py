@@ -387,7 +387,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_turn_ends(start_pr
         protocol.pause_reading()
         await proxy.upstream.client_left.wait()
         await settled(proxy)
-        assert proxy.app[TURNS]._running == {}
+        assert not proxy.app[TURNS]._running
         protocol.resume_reading()
 
 

@@ -52,7 +52,9 @@ class Distortion:
         by_id = self.ids in ("right", "other in the end")
         by_position = self.positions in ("right", "from one")
         is_announced = self.announced in ("all", "items")
-        if self.reasoning_parts == "output_text" and any(item.get("content") for item in items):
+        if self.reasoning_parts == "output_text" and any(
+            item["type"] == "reasoning" and item.get("content") for item in items
+        ):
             # A part that calls itself text belongs to reasoning only if the reasoning is known to be there.
             is_in_parts = self.texts in ("in part.done", "in part.added", "early too")
             if not is_announced or (is_in_parts and not (by_id or by_position)):

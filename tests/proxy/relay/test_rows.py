@@ -218,3 +218,16 @@ def test_settings_are_what_the_upstream_said():
     _, outcome = run([completed(MESSAGE, **said)], asked)
     assert outcome.response["reasoning"] == {"context": None, "effort": "low", "summary": None}
     assert outcome.response["instructions"] == "Be kind."
+
+
+@pytest.mark.parametrize("kind", ["output_text", "function_call_arguments"])
+def test_whole_texts_of_two_ids_are_two_items_in_one_place(kind: str):
+    key = "text" if kind == "output_text" else "arguments"
+    made = [{**MESSAGE, "id": "a", "content": [{**TEXT, "text": '"one"'}]}, {**MESSAGE, "id": "b", "content": [TEXT]}]
+    if kind != "output_text":
+        made = [{**CALL, "id": "a", "call_id": "a", "arguments": '"one"'}, {**CALL, "id": "b", "call_id": "b"}]
+    said = {"a": '"one"', "b": "{}" if key == "arguments" else "Hello"}
+    ends = [body(f"{kind}.done", 0, name, content_index=0, **{key: said[name]}) for name in "ba"]
+    _, outcome = run([*ends, *(body("output_item.done", 0, item=item) for item in made), completed()])
+    found = [item.get("arguments") or item["content"][0]["text"] for item in outcome.items]
+    assert sorted(found) == sorted(said.values())

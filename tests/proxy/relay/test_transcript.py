@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.relay import Relay
 from tests.items import texts
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
-from tests.proxy.relay.strict import accept_response, finish, kinds, only, ownership, run, sse_event
+from tests.proxy.relay.strict import accept_response, fed, finish, kinds, only, ownership, run, sse_event
 
 MESSAGE_EVENTS = [
     "output_item.added",
@@ -275,12 +275,12 @@ def test_any_mixture_of_events_becomes_a_stream_that_the_strictest_client_takes(
     run([*events, completed(*output)] if ends else events)
 
 
+@pytest.mark.parametrize("remember_after", [0, 1])
 @settings(max_examples=50, deadline=None)
 @given(events=st.lists(_EVENTS, max_size=12))
-def test_any_mixture_of_events_can_be_interrupted(events):
+def test_any_mixture_of_events_can_be_interrupted(events, remember_after):
     relay = Relay(ownership(show_encrypted=True))
-    for event in events:
-        relay.feed(sse_event(event))
+    fed(relay, [b"data: %b\n\n" % sse_event(event).data for event in events], remember_after=remember_after)
     outcome = relay.interrupt()
     accept_response(outcome.response)
     assert {item["type"] for item in outcome.items} <= {"message", "reasoning"}

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from benchmarks.storm_log import ROOT, Item, Loss, Said, Wire, clock, key
+from benchmarks.endurance.storm_log import ROOT, Item, Loss, Said, Wire, clock, key
 
 #: More shared branches than this, or more of its own, and branches are deleted more often than made.
 MANY = 60

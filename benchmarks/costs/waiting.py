@@ -1,6 +1,6 @@
 """What a background response costs while it waits: memory of the replica and of its Valkey for each.
 
-    python -m benchmarks.waiting [--jobs 1000] [--concurrency 16]
+    python -m benchmarks.costs.waiting [--jobs 1000] [--concurrency 16]
 
 The model server answers nobody, so `concurrency` responses run and wait for it; all others wait in the queue. Each is
 made in a conversation of its own, whose lock is renewed all the while.
@@ -10,20 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import re
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-from benchmarks.turns import HEADERS, children, cpu_seconds, free_port, ready
+from benchmarks.performance.target import Target, branchline
+from benchmarks.processes import memory_bytes
+from benchmarks.wire import HEADERS
 
 #: Requests that are sent at the same time.
 AT_ONCE = 16
@@ -31,27 +25,9 @@ AT_ONCE = 16
 IDLE_SECONDS = 10.0
 
 
-@contextmanager
-def replica(command: list[str], settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    started = subprocess.Popen(
-        [sys.executable, "-m", "proxy", *command], env={**os.environ, **settings}, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield started
-    finally:
-        started.terminate()
-        started.wait(60)
-
-
 async def answer_nobody(request: web.Request) -> web.StreamResponse:
     await asyncio.Event().wait()
     return web.Response()
-
-
-def resident_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(match[1]) * 1024 if match else 0
 
 
 async def submit(session: aiohttp.ClientSession, url: str) -> None:
@@ -76,18 +52,17 @@ async def fill(session: aiohttp.ClientSession, url: str, count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-async def measure(url: str, pid: int, jobs: int) -> None:
+async def measure(replica: Target, jobs: int) -> None:
     async with aiohttp.ClientSession(headers=HEADERS) as session:
-        await ready(session, url)
-        await fill(session, url, jobs // 10)
-        (store,) = children(pid)
-        before = resident_bytes(pid), resident_bytes(store)
-        rate = await fill(session, url, jobs)
+        await fill(session, replica.url, jobs // 10)
+        (store,) = replica.stores
+        before = replica.memory_bytes(), memory_bytes(store)
+        rate = await fill(session, replica.url, jobs)
         await asyncio.sleep(1)
-        after = resident_bytes(pid), resident_bytes(store)
-        cpu = cpu_seconds(pid)
+        after = replica.memory_bytes(), memory_bytes(store)
+        used = replica.cpu()
         await asyncio.sleep(IDLE_SECONDS)
-        idle = (cpu_seconds(pid) - cpu) / IDLE_SECONDS
+        idle = replica.cpu().since(used).proxy / IDLE_SECONDS
     print(f"{jobs} background responses accepted, {rate:.0f} a second, each with a conversation")
     print(
         f"memory of the replica: {(after[0] - before[0]) / jobs / 1024:.1f} kB each, {after[0] / 2**20:.0f} MB in all"
@@ -106,18 +81,15 @@ async def main() -> None:
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = free_port()
-    with tempfile.TemporaryDirectory() as data:
-        upstream = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        command = ["serve", "--port", str(port), "--upstream", upstream, "--data-dir", data]
-        limits = {
-            "BRANCHLINE_BACKGROUND_CONCURRENCY": str(options.concurrency),
-            "BRANCHLINE_SERVER_SHUTDOWN_TIMEOUT_SECONDS": "0",
-        }
-        with replica(command, limits) as process:
-            await measure(f"http://127.0.0.1:{port}", process.pid, options.jobs)
-            # those that wait for an answer would hold the replica's end up
-            await runner.cleanup()
+    upstream = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    limits = {
+        "BRANCHLINE_BACKGROUND_CONCURRENCY": str(options.concurrency),
+        "BRANCHLINE_SERVER_SHUTDOWN_TIMEOUT_SECONDS": "0",
+    }
+    async with branchline(upstream, variables=limits) as replica:
+        await measure(replica, options.jobs)
+        # those that wait for an answer would hold the replica's end up
+        await runner.cleanup()
 
 
 if __name__ == "__main__":

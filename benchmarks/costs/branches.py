@@ -1,6 +1,6 @@
 """What an operation on a branch takes in a conversation of 10 items and of 10,000, over the store alone.
 
-    python -m benchmarks.branches [--rounds 300]
+    python -m benchmarks.costs.branches [--rounds 300]
 
 A Valkey of its own that keeps nothing, one client, one operation after the other; both lengths take turns, so that a
 machine that changes its speed changes it for both. What an operation makes is deleted untimed. Last, in conversations
@@ -19,8 +19,8 @@ from typing import TypeAlias
 
 import orjson
 
-from benchmarks.storm import valkey
-from benchmarks.turns import TEXT
+from benchmarks.processes import valkey
+from benchmarks.servers.model import FILLER
 from proxy.protocol import ids
 from storage import (
     Conversation,
@@ -62,7 +62,7 @@ Step: TypeAlias = Callable[[Place], Awaitable[object]]
 
 def message(conversation_id: str, role: str) -> Entry:
     item_id = ids.new_added_item_id("message", partition_of(conversation_id))
-    content = [{"type": "input_text", "text": TEXT}]
+    content = [{"type": "input_text", "text": FILLER}]
     item = {"id": item_id, "type": "message", "role": role, "status": "completed", "content": content}
     return Entry(Origin.MINTED, item_id, orjson.dumps(item))
 
@@ -146,7 +146,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=300)
     options = parser.parse_args()
-    with valkey() as url:
+    with valkey() as (url, _):
         store = Store.connect(
             url,
             prefix="bench",

@@ -1,4 +1,7 @@
-"""The yardstick: a bare aiohttp pass-through, which streams one POST to the upstream and its answer back."""
+"""The yardstick: a bare aiohttp relay, which streams one POST to the upstream and its answer back.
+
+python -m benchmarks.servers.bare PORT UPSTREAM
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ async def forward(request: web.Request) -> web.StreamResponse:
 
 
 async def provide_session(app: web.Application) -> AsyncIterator[None]:
-    async with aiohttp.ClientSession(auto_decompress=False) as app[SESSION]:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as app[SESSION]:
         yield
 
 

@@ -1,6 +1,6 @@
 """Many clients at once on one conversation and all its branches, at random; then everything they were told is checked.
 
-    python -m benchmarks.storm [--clients 32] [--seconds 60] [--seed 1]
+    python -m benchmarks.endurance.storm [--clients 32] [--seconds 60] [--seed 1]
 
 Two Branchlines share one Valkey; each request goes to either. Clients append, take turns (plain and streamed), fork,
 edit, regenerate, delete items and branches, activate, rename, compare, list and read, while a sweep runs over and over.
@@ -13,24 +13,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 
-from benchmarks.storm_client import Client
-from benchmarks.storm_log import Log, Wire
-from benchmarks.storm_verdict import judge
-from benchmarks.turns import free_port, process, ready
+from benchmarks.endurance.storm_client import Client
+from benchmarks.endurance.storm_log import Log, Wire
+from benchmarks.endurance.storm_verdict import judge
+from benchmarks.processes import free_port, listening, process, valkey
 from proxy.config.settings import Config
 from storage import Store
-from storage.embedded import find_binary
 
 Sweep = Callable[[], Awaitable[object]]
 
@@ -65,20 +60,6 @@ async def _keep_sweeping(sweep: Sweep, log: Log, is_over: Callable[[], bool]) ->
         await asyncio.sleep(0.05)
 
 
-@contextmanager
-def valkey() -> Iterator[str]:
-    """Run a server that keeps nothing; gives its URL."""
-    with tempfile.TemporaryDirectory() as folder:
-        socket = Path(folder) / "valkey.sock"
-        command = [str(find_binary()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            yield f"unix://{socket}"
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
 def report(log: Log, seconds: float) -> None:
     """Print what was done and what was wrong."""
     total = sum(log.done.values())
@@ -101,10 +82,13 @@ async def main() -> int:
     ports = free_port(), free_port()
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     serve = ("proxy", "serve", "--upstream", "echo", "--redis")
-    with valkey() as url, process(*serve, url, "--port", str(ports[0])), process(*serve, url, "--port", str(ports[1])):
-        async with aiohttp.ClientSession() as session:
-            for one in urls:
-                await ready(session, one)
+    with (
+        valkey() as (url, _),
+        process(*serve, url, "--port", str(ports[0])),
+        process(*serve, url, "--port", str(ports[1])),
+    ):
+        for one in urls:
+            await listening(one)
         store = Store.connect(
             url,
             prefix=Config().redis.prefix,

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-from benchmarks.storm_log import ROOT, Log, Wire, key
+from benchmarks.endurance.storm_log import ROOT, Log, Wire, key
 
 #: Pairs of branches that are held against each other.
 PAIRS = 3000

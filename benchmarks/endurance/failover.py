@@ -1,6 +1,6 @@
 """`kill -9` of a replica at random while background responses run: each comes to its end, and nothing is told twice.
 
-    python -m benchmarks.failover [--runs 200] [--worlds 2] [--seed 1]
+    python -m benchmarks.endurance.failover [--runs 200] [--worlds 2] [--seed 1]
 
 In each world two Branchlines share one key space. A run begins background responses, plain and streamed, some in
 conversations, kills one of the two at a random moment and starts it again. Clients go on at the other one: those of
@@ -28,8 +28,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from benchmarks.storm import valkey
-from benchmarks.turns import free_port, ready
+from benchmarks.processes import free_port, listening, valkey
 from proxy.protocol import sse
 from storage import Store
 
@@ -266,7 +265,7 @@ class World:
                 self.log.faults += await self.judge(told)
         self.log.responses += sum(bool(told.response_id) for told in tolds)
         self.log.runs += 1
-        await ready(self.session, victim.url)
+        await listening(victim.url)
 
     async def judge(self, told: Told) -> list[str]:
         """Return what is wrong with one response."""
@@ -325,7 +324,7 @@ async def _run(world: World, runs: int) -> None:
         for one in world.replicas:
             one.start()
         for one in world.replicas:
-            await ready(world.session, one.url)
+            await listening(one.url)
         for _ in range(runs):
             await world.run()
     finally:
@@ -354,7 +353,7 @@ async def main() -> int:
     parser.add_argument("--worlds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with valkey() as url:
+    with valkey() as (url, _):
         log = await failover(url, worlds=options.worlds, runs=options.runs, seed=options.seed)
     times = statistics.quantiles(log.recoveries, n=20)
     print(f"{log.runs} kills, {log.responses} responses, {log.resumed} times a stream was taken up again")

@@ -1,6 +1,6 @@
 """Three turns against a real model, with `kill -9` of the proxy between them; shows what the model was sent.
 
-    python -m benchmarks.restart --upstream http://127.0.0.1:9000/v1 --model NAME
+    python -m benchmarks.endurance.restart --upstream http://127.0.0.1:9000/v1 --model NAME
 
 Twice: streamed with `conversation`, and with `previous_response_id`. A recorder between the proxy and the model
 prints the third turn's input. Needs any server with a Responses API (llama.cpp's, vLLM, Ollama).
@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from openai import OpenAI
 
-from benchmarks.turns import free_port
+from benchmarks.processes import free_port
 
 QUESTIONS = ["My name is Ada and I live in Paris.", "I have a cat called Tom.", "What is my name, and my cat's?"]
 

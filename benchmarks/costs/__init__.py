@@ -1,0 +1,1 @@
+"""What a single thing costs Branchline alone. Each is a program of its own."""

@@ -1,0 +1,1 @@
+"""`make bench`: Branchline beside a bare relay and installed peers, and the page that is written of it."""

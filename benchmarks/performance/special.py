@@ -1,0 +1,174 @@
+"""Special cases: images of 4 MB, a store that holds 100,000 conversations, several workers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import random
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import orjson
+
+from benchmarks.performance.load import QUESTION, Dialogue, Tally, WrongAnswer, dialogues, interleaved, metered
+from benchmarks.performance.statistics import OURS, Samples
+from benchmarks.performance.streams import open_used, run_streams
+from benchmarks.performance.target import Memory, Target, branchline
+from benchmarks.wire import Connection, connected, together
+
+
+@dataclass(frozen=True)
+class ImagesPlan:
+    """How much is done. image_bytes: before base64. after: turns that have the image in their history."""
+
+    repeats: int = 5
+    image_bytes: int = 4_000_000
+    after: int = 3
+
+
+async def measure_images(samples: Samples, targets: Sequence[Target], plan: ImagesPlan) -> dict[str, str]:
+    """Send an image in a conversation's first turn, then take turns after it; returns who failed and why."""
+    image = "data:image/png;base64," + base64.b64encode(random.Random(1).randbytes(plan.image_bytes)).decode()
+
+    async def block(target: Target, repeat: int) -> None:
+        async with dialogues(target, Memory.CONVERSATION, [f"image-{repeat}"]) as (dialogue,):
+            await dialogue.begin()
+            tally = Tally()
+            await metered(target, tally, dialogue.turn(tally, [image]))
+            samples.add("images", "turn with the image", target.name, repeat, **tally.quantities())
+            tally = Tally()
+            await metered(target, tally, _several(dialogue, tally, plan.after))
+            samples.add("images", "turn after it", target.name, repeat, **tally.quantities())
+
+    return await interleaved(targets, plan.repeats, block)
+
+
+async def _several(dialogue: Dialogue, tally: Tally, turns: int) -> None:
+    for _ in range(turns):
+        await dialogue.turn(tally)
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """How much is done. few, many: conversations in the store. turns: of a client in each conversation it takes up."""
+
+    few: int = 100
+    many: int = 100_000
+    repeats: int = 9
+    clients: int = 16
+    conversations: int = 5
+    turns: int = 4
+
+
+async def measure_stored(samples: Samples, model: str, plan: StoredPlan) -> None:
+    """Take turns in conversations of a store that has few and of one that has many, both our own."""
+    async with AsyncExitStack() as stack:
+        held: dict[str, list[str]] = {}
+        targets = []
+        for count in (plan.few, plan.many):
+            target = await stack.enter_async_context(branchline(f"{model}/v1", f"{count:,} conversations"))
+            held[target.name] = await _fill(target, count)
+            targets.append(target)
+
+        async def block(target: Target, repeat: int) -> None:
+            chosen, known, tally = random.Random(repeat), held[target.name], Tally()
+
+            async def client(dialogue: Dialogue) -> None:
+                for _ in range(plan.conversations):
+                    # each of them once only: it has the one turn that it was filled with
+                    dialogue.resume(known.pop(chosen.randrange(len(known))), 1)
+                    await _several(dialogue, tally, plan.turns)
+
+            names = [f"stored-{repeat}-{number}" for number in range(plan.clients)]
+            async with dialogues(target, Memory.CONVERSATION, names) as opened:
+                await metered(target, tally, *map(client, opened))
+            if repeat:
+                samples.add("stored", target.name, OURS, repeat, **tally.quantities())
+
+        needed = (plan.repeats + 1) * plan.clients * plan.conversations
+        for target in targets:
+            held[target.name] += await _fill(target, max(0, needed - len(held[target.name])))
+            await _quiet(target)
+        await interleaved(targets, plan.repeats + 1, block)
+
+
+async def _fill(target: Target, count: int) -> list[str]:
+    """Make conversations of two items each; returns their ids."""
+    answer = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": QUESTION}]}
+    items = [{"type": "message", "role": "user", "content": QUESTION}, answer]
+    body = orjson.dumps({"items": items})
+    ids: list[str] = []
+    numbers = iter(range(count))
+
+    async def client(connection: Connection) -> None:
+        for _ in numbers:
+            made = await connection.request("POST", "/v1/conversations", body)
+            if made.status != 200:
+                raise WrongAnswer(f"{target.name}: {made.status} {made.body[:200]!r}")
+            ids.append(orjson.loads(made.body)["id"])
+
+    async with connected(target.url, min(16, count)) as connections:
+        await together(*map(client, connections))
+    return ids
+
+
+async def _quiet(target: Target, seconds: float = 30.0) -> None:
+    """Return once a server does next to nothing any more, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        before = target.cpu()
+        await asyncio.sleep(0.5)
+        if sum(target.cpu().since(before)) < 0.01:
+            return
+
+
+@dataclass(frozen=True)
+class WorkersPlan:
+    """How much is done. clients: at once. streams: of each client in a block. turns: of each client in a block."""
+
+    repeats: int = 7
+    clients: int = 32
+    streams: int = 3
+    turns: int = 20
+    deltas: int = 300
+    niceness: int = 10
+
+
+async def measure_workers(samples: Samples, model: str, model_pid: int, plan: WorkersPlan) -> None:
+    """Load one worker and two with as much as they take. Afterwards this process has less priority: do it last."""
+    async with AsyncExitStack() as stack:
+        targets = [
+            await stack.enter_async_context(
+                branchline(f"{model}/v1", f"{workers} worker{'s' * (workers > 1)}", workers)
+            )
+            for workers in (1, 2)
+        ]
+        os.setpriority(os.PRIO_PROCESS, model_pid, plan.niceness)
+        os.setpriority(os.PRIO_PROCESS, 0, plan.niceness)
+
+        async def streams(target: Target, repeat: int) -> None:
+            async with open_used(target, plan.clients) as connections:
+                before, seconds = target.cpu(), 0.0
+                for number in range(plan.streams):
+                    name = f"w{repeat}-{number}"
+                    seconds += (await run_streams(target, connections, name, plan.deltas, 0)).seconds
+                used = target.cpu().since(before)
+            done = plan.clients * plan.streams
+            quantities = {"proxy_ms": used.proxy * 1000 / done, "store_ms": used.store * 1000 / done}
+            if repeat:
+                samples.add("workers", "streams", target.name, repeat, per_second=done / seconds, **quantities)
+
+        async def turns(target: Target, repeat: int) -> None:
+            tally, names = Tally(), [f"w-{repeat}-{number}" for number in range(plan.clients)]
+            async with dialogues(target, Memory.CONVERSATION, names) as opened:
+                await together(*(one.begin() for one in opened))
+                await metered(target, tally, *(_several(one, tally, plan.turns) for one in opened))
+            if repeat:
+                found = tally.quantities()
+                samples.add("workers", "turns", target.name, repeat, per_second=found.pop("turns_per_second"), **found)
+
+        await interleaved(targets, plan.repeats + 1, streams)
+        await interleaved(targets, plan.repeats + 1, turns)

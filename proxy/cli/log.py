@@ -1,0 +1,94 @@
+"""Log of a serving process: lines on stderr, those of one iteration of the event loop written together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+#: Most bytes of a write that a pipe takes as a whole (PIPE_BUF on Linux), so that lines of several processes don't mix.
+WHOLE_WRITE_BYTES = 4096
+
+
+class LineHandler(logging.Handler):
+    """Writes each record as a line, or as several.
+
+    What is less than a warning waits for the others of its iteration of the event loop. All else is written at once,
+    behind what waits, and so is everything where no loop runs. `flush` writes what waits; `logging` calls it at exit.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._waiting: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take down a record."""
+        try:
+            line = f"{self.format(record)}\n"
+        except Exception:
+            self.handleError(record)
+            return
+        self._waiting.append(line)
+        if record.levelno >= logging.WARNING or not _is_in_loop():
+            self.flush()
+        elif len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. Raises nothing: a log that can't be written has nobody to tell."""
+        self.acquire()
+        try:
+            lines, self._waiting = self._waiting, []
+            for piece in _pieces(lines):
+                self._stream.write(piece)
+                self._stream.flush()
+        except (OSError, ValueError):
+            # the reader of the pipe has gone, or the stream is closed
+            pass
+        finally:
+            self.release()
+
+
+class LineFormatter(logging.Formatter):
+    """A formatter that spells out the time of a second once for all of its records."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(pattern)
+        self._second = -1
+        self._spelled = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's)
+        """Return local time to the millisecond, as `logging` has it by default."""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._spelled = second, time.strftime(self.default_time_format, time.localtime(second))
+        return f"{self._spelled},{int(record.msecs):03d}"
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _pieces(lines: list[str]) -> Iterator[str]:
+    """Yield lines joined to pieces that are written whole; a longer line is one of its own."""
+    piece, size = "", 0
+    for line in lines:
+        # as long as it can become: the stream may write what its coding does not have as an escape
+        length = len(line) if line.isascii() else len(line.encode("ascii", "backslashreplace"))
+        if piece and size + length > WHOLE_WRITE_BYTES:
+            yield piece
+            piece, size = "", 0
+        piece += line
+        size += length
+    if piece:
+        yield piece
