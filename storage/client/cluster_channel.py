@@ -12,6 +12,8 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from storage.client.barrier import Barrier
 from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command
 
+#: Commands of one channel that are under way at a time, unless it is told another number.
+MAX_COMMANDS = 256
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
 
@@ -19,14 +21,18 @@ MAX_TAGS = 1000
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time.
 
+    limit: commands that are under way at a time, each on a connection; redis-py refuses what would need one more.
     barrier: what has to be answered behind the commands, on each node.
     """
 
-    def __init__(self, client: RedisCluster, *, timeout_seconds: float, barrier: Barrier | None = None) -> None:
+    def __init__(
+        self, client: RedisCluster, *, timeout_seconds: float, barrier: Barrier | None = None, limit: int = MAX_COMMANDS
+    ) -> None:
         self._client = client
+        self._room = asyncio.Semaphore(limit)
         self._barrier = barrier
         self._timeout_seconds = timeout_seconds
-        for name in ("HSCAN", "ZSCAN", "XREAD", "XREADGROUP"):
+        for name in ("HSCAN", "ZSCAN", "XRANGE", "XREAD", "XREADGROUP"):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
 
@@ -61,10 +67,11 @@ class ClusterChannel(Channel):
         barrier.check([command.result for command in commands])
 
     async def _send(self, command: Command) -> Any:
-        try:
-            return await self._client.execute_command(*command)
-        except redis_errors.ResponseError as error:
-            return error
+        async with self._room:
+            try:
+                return await self._client.execute_command(*command)
+            except redis_errors.ResponseError as error:
+                return error
 
     async def tags(self) -> list[str]:
         """Return a tag for each primary. Raises what `exchange` raises."""

@@ -94,7 +94,8 @@ def open_channel(
     primary: the client's, where it has one and the channel is to follow it.
     """
     if isinstance(client, RedisCluster):
-        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+        # one is for what waits there
+        return ClusterChannel(client, limit=max(1, max_connections - 1), timeout_seconds=timeout_seconds)
     return _server_channel(client, primary, limit=max_connections, timeout_seconds=timeout_seconds)
 
 
