@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from storage import CommitResult, Disk, Reason, Safeguards, Store, Unavailable, partition_of
 from storage.client.library import load_scripts
+from storage.client.scripts import _ACKNOWLEDGED
 from storage.room import _BEGIN, _ONLY_READ, Shortage, memory_shortage
 from tests.storage.builders import (
     OWNER,
@@ -148,6 +149,20 @@ def test_what_is_kept_free_of_memory_is_a_share_and_not_too_much(used: int, limi
     assert memory_shortage(used, limit) is left
 
 
-def test_the_scripts_that_are_told_apart_are_there():
-    assert load_scripts().keys() >= _BEGIN | _ONLY_READ
-    assert not _BEGIN & _ONLY_READ
+#: Scripts that go on with what has begun, undo, keep alive or repair: not refused before nothing is left, and nobody is
+#: told of them as done, so that no replica has to have them.
+GO_ON = {
+    *("answer_key", "claim_key", "free_key", "keep_key"),
+    *("append_events", "claim_events"),
+    *("check_rights", "correct_index", "drop_index", "purge_partition", "touch_index"),
+    *("claim_job", "enqueue_job", "fail_job", "finish_job", "join_queue", "keep_jobs", "reclaim_jobs", "renew_job"),
+    *("import_appends", "import_branches", "return_job"),
+    *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
+    *("sweep_index", "sweep_segment", "sweep_survey"),
+}
+
+
+def test_of_every_script_is_known_whether_it_begins_something_and_whether_its_end_is_told():
+    """A new script is one of these, or goes on with something."""
+    known = [_BEGIN | {"import_items"}, _ONLY_READ, _ACKNOWLEDGED - _BEGIN - {"probe_writes"}, GO_ON]
+    assert sorted(name for names in known for name in names) == sorted(load_scripts())
