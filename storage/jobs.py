@@ -121,6 +121,10 @@ class Jobs:
             if isinstance(reply, StoreError):
                 raise reply
 
+    async def enqueue(self, owner: str, response_id: str) -> None:
+        """Put a response that is written down already at the end of the queue. Raises Unavailable."""
+        await self._scripts.run(Call("enqueue_job", [self._queue], [GROUP, response_id, ""]))
+
     async def cancel(self, owner: str, response_id: str) -> bool:
         """End a response as cancelled if it is not over; False for one that was made while its client waited.
 

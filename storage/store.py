@@ -106,7 +106,7 @@ class Store:
         self.idempotency = Idempotency(keyspace)
         self.archive = Archive(keyspace)
         self.copier = Copier(channel, keyspace)
-        self.restorer = Restorer(channel, keyspace)
+        self.restorer = Restorer(channel, keyspace, self.jobs)
         self.layout = Layout(channel, keyspace)
         self.sweeper = Sweeper(self._channel, keyspace)
         self.purger = Purger(self._channel, keyspace)

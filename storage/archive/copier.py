@@ -28,7 +28,9 @@ from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.errors import ServerReplaced
 from storage.partitions import partition_of
 
-_KEY = re.compile(r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(idempotency:)?.+)", re.DOTALL)
+_KEY = re.compile(
+    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|project:|referrer:).*)", re.DOTALL
+)
 
 
 class _Names:

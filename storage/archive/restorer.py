@@ -19,7 +19,7 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import PARTITION_KEY
 from storage.errors import StoreError, StoreNotEmpty
-from storage.jobs import GROUP
+from storage.jobs import Jobs
 
 #: Calls and bytes that go out together.
 CALLS_AT_ONCE = 200
@@ -31,8 +31,9 @@ UNFINISHED_STATUSES = (b"queued", b"in_progress")
 class Restorer:
     """Restores a keyspace. Nobody else may work on it meanwhile."""
 
-    def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
+    def __init__(self, channel: Channel, keyspace: Keyspace, jobs: Jobs) -> None:
         self._channel = channel
+        self._jobs = jobs
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._layout = layout_key(keyspace.prefix)
@@ -65,9 +66,8 @@ class Restorer:
                 await self._send(batch)
                 on_progress(i)
         await self._send(batch)
-        queue = queue_key(self._keyspace.prefix)
-        for _, response_id in sorted(batch.unfinished):
-            await self._scripts.run(Call("enqueue_job", [queue], [GROUP, response_id, ""]))
+        for _, response_id, owner in sorted(batch.unfinished):
+            await self._jobs.enqueue(owner, response_id)
         await self._note(head, "")
 
     async def _note(self, head: BackupHead, restoring: str) -> None:
@@ -114,8 +114,10 @@ class _Batch:
         self._size = 0
         self._steps: list[list[Call]] = [[]]
         self._parts = 0
-        #: When they were accepted (ms), and ids, of the responses so far that are not over.
-        self.unfinished: list[tuple[int, str]] = []
+        #: When they were accepted (ms), ids, and owners, of the responses so far that are not over.
+        self.unfinished: list[tuple[int, str, str]] = []
+        #: Those of a partition whose owner, which comes last, has not been read: partition, and as above.
+        self._unowned: list[tuple[str, int, str]] = []
         #: Calls that make partitions visible, and those that need visible ones.
         self._heads: list[Call] = []
         self._after: list[Call] = []
@@ -147,14 +149,18 @@ class _Batch:
     def _follow(self, partition: str, name: str, fields: dict[bytes, bytes]) -> None:
         if name == "conversation":
             self._conversation = {**fields, b"partition": partition.encode()}
-        elif name == PARTITION_KEY:
+        elif name == PARTITION_KEY and b"owner" in fields:
+            owner = fields[b"owner"].decode()
+            self.unfinished += [(at, one, owner) for where, at, one in self._unowned if where == partition]
+            self._unowned = []
             if self._conversation.get(b"partition") == partition.encode():
-                self._after += self._listed(fields.get(b"owner", b"").decode(), self._conversation)
+                self._after += self._listed(owner, self._conversation)
         elif name.startswith("response:") and fields.get(b"status") in UNFINISHED_STATUSES:
-            self.unfinished.append((int(fields.get(b"accepted_at", b"0")), name.removeprefix("response:")))
+            accepted_at = int(fields.get(b"accepted_at", b"0"))
+            self._unowned.append((partition, accepted_at, name.removeprefix("response:")))
 
     def _listed(self, owner: str, facts: dict[bytes, bytes]) -> list[Call]:
-        if b"deleted_at" in facts or not owner:
+        if b"deleted_at" in facts:
             return []
         project, referrer = (facts.get(name, b"").decode() for name in (b"project_id", b"referrer"))
         listings = OwnerKeys(self._keyspace.prefix, owner).listings(project, referrer)

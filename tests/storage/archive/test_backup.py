@@ -25,11 +25,12 @@ from storage import (
     Submission,
     Unavailable,
     UnsupportedLayout,
+    partition_of,
 )
 from storage.embedded import EmbeddedValkey
 from tests.layouts import Layout
 from tests.layouts.snapshot import Snapshot
-from tests.storage.builders import OWNER, connect, list_ids, open_turn, read_all, start, store_on, take_turn
+from tests.storage.builders import OWNER, PREFIX, connect, list_ids, open_turn, read_all, start, store_on, take_turn
 from tests.storage.everything import use_everything
 
 HEAD = BackupHead(1, "a test", 0, "a server", "")
@@ -62,6 +63,10 @@ async def submit(store: Store) -> str:
     body = b'{"id":"%s","object":"response","created_at":1,"status":"queued","error":null}' % response_id.encode()
     await store.jobs.submit(Submission(OWNER, response_id, "token", body, "job", opened, streamed=False))
     return response_id
+
+
+async def accepted_at(redis: Any, response_id: str) -> int:
+    return int(await redis.hget(f"{PREFIX}:{{{partition_of(response_id)}}}:response:{response_id}", "accepted_at"))
 
 
 async def kill(server: EmbeddedValkey, store: Store) -> None:
@@ -181,7 +186,8 @@ async def test_background_responses_that_wait_are_queued_in_their_order(redis: R
     await restore(store, parts)
     await store.jobs.join()
     entries = await store.jobs.take("worker", 10)
-    assert [entry.response_id for entry in entries] == waiting
+    accepted = [await accepted_at(redis, entry.response_id) for entry in entries]
+    assert ({entry.response_id for entry in entries}, accepted) == (set(waiting), sorted(accepted))
     job = await store.jobs.claim(entries[0], "token-2", 10.0)
     assert getattr(job, "job", None) == "job"
 
