@@ -34,10 +34,11 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
 
-    alone: refuse a folder that another Branchline uses. Else its Valkey is used, which ends when that one ends.
-    existing: refuse a folder that no store was ever in, and make none. whatever: do not look at its layout. Raises
-    EmbeddedUnavailable; UnusableStore for a store that is not laid out as this version knows it, which is found out
-    later, by whoever asks it first, where it can't be reached now; ValueError for a `redis.url` that can't be used.
+    alone: for a server: owners have their quotas, and a folder that another Branchline uses is refused. Else its Valkey
+    is used, which ends when that one ends. existing: refuse a folder that no store was ever in, and make none.
+    whatever: do not look at its layout. Raises EmbeddedUnavailable; UnusableStore for a store that is not laid out as
+    this version knows it, which is found out later, by whoever asks it first, where it can't be reached now; ValueError
+    for a `redis.url` that can't be used.
     """
     async with AsyncExitStack() as stack:
         url, description = await _locate(config, stack, alone=alone, existing=existing)
@@ -48,7 +49,7 @@ async def open_store(
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            safeguards=Safeguards(_disk(config, url), config.redis.min_replicas, config.redis.min_replicas_on_disk),
+            safeguards=_safeguards(config, url, config.quotas.conversations if alone else 0),
         )
         store.description = description
         stack.push_async_callback(store.close)
@@ -64,6 +65,11 @@ async def _see_to_layout(store: Store) -> None:
         raise UnusableStore(f"{store.description} {exc.subject}") from exc
     except Unavailable:
         store.layout.open_later(WRITER)
+
+
+def _safeguards(config: Config, url: str, most_conversations: int) -> Safeguards:
+    redis = config.redis
+    return Safeguards(_disk(config, url), redis.min_replicas, redis.min_replicas_on_disk, most_conversations)
 
 
 def _disk(config: Config, url: str) -> Disk | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.archive.backup_file import BackupHead, KeyPart
 from storage.client.channel import Channel, Command
-from storage.client.keys import OwnerKeys, escape_glob, layout_key, queue_key
+from storage.client.keys import OwnerKeys, escape_glob, layout_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import PARTITION_KEY
@@ -81,11 +81,11 @@ class Restorer:
 
     async def _find_any(self) -> str:
         """Return a key of a partition or of an owner; '' if there is none."""
-        others = (self._layout, queue_key(self._keyspace.prefix))
+        others = tuple(f"{self._keyspace.prefix}:{kind}:" for kind in ("layout", "jobs", "quota", "probe"))
         try:
             async for keys in self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:*"):
                 for key in keys:
-                    if key not in others:
+                    if not key.startswith(others):
                         return key
         except CLIENT_ERRORS as error:
             raise translate_error(error) from error

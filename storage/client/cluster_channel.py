@@ -12,8 +12,6 @@ from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from storage.client.barrier import Barrier
 from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, ChannelRequest, Transaction
 
-#: Commands of one channel that are under way at a time, unless it is told another number.
-MAX_COMMANDS = 256
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
 
@@ -21,20 +19,20 @@ MAX_TAGS = 1000
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time.
 
-    There are no transactions: redis-py sends each command over whichever connection to the node is free.
+    There are no transactions: redis-py sends each command over whichever connection to the node is free. It refuses a
+    command for which there is none, so no more than `limit` are under way.
 
-    limit: commands that are under way at a time, each on a connection; redis-py refuses what would need one more.
     barrier: what has to be answered behind the commands, on each node.
     """
 
-    has_transactions = False
+    is_cluster = True
 
     def __init__(
-        self, client: RedisCluster, *, timeout_seconds: float, barrier: Barrier | None = None, limit: int = MAX_COMMANDS
+        self, client: RedisCluster, *, limit: int, timeout_seconds: float, barrier: Barrier | None = None
     ) -> None:
         self._client = client
-        self._room = asyncio.Semaphore(limit)
         self._barrier = barrier
+        self._room = asyncio.Semaphore(limit)
         self._timeout_seconds = timeout_seconds
         for name in ("HSCAN", "ZSCAN", "XRANGE", "XREAD", "XREADGROUP"):
             # replies as a single server gives them, not as redis-py's clients shape them
@@ -73,11 +71,11 @@ class ClusterChannel(Channel):
     async def _send(self, request: ChannelRequest) -> Any:
         if isinstance(request, Transaction):
             raise TypeError("a cluster channel takes no transactions")
-        async with self._room:
-            try:
+        try:
+            async with self._room:
                 return await self._client.execute_command(*request)
-            except redis_errors.ResponseError as error:
-                return error
+        except redis_errors.ResponseError as error:
+            return error
 
     async def tags(self) -> list[str]:
         """Return a tag for each primary. Raises what `exchange` raises."""
