@@ -21,12 +21,12 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call, Scripts
 from storage.errors import UnsupportedLayout
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 #: Seconds for which one process has the right to migrate; it has it anew with each call of `keep`.
 LEASE_SECONDS = 30.0
 #: Seconds between two looks at whether another process is done.
-WAIT_SECONDS = 0.2
+MIGRATION_PAUSE_SECONDS = 0.2
 
 #: A step: gets the store's channel and names, and what it has to await every few seconds.
 Migration: TypeAlias = Callable[[Channel, Keyspace, Callable[[], Awaitable[None]]], Awaitable[None]]
@@ -78,7 +78,7 @@ class Layout:
                 case "restoring":
                     raise UnsupportedLayout("holds half a backup: restore it again")
                 case "busy":
-                    await asyncio.sleep(WAIT_SECONDS)
+                    await asyncio.sleep(MIGRATION_PAUSE_SECONDS)
                 case _:
                     await self._migrate(version, writer, token)
 
@@ -99,7 +99,7 @@ class Layout:
 
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
-            logger.error("the store %s", problem)
+            _log.error("the store %s", problem)
             self._problem = problem
 
     async def _migrate(self, version: int, writer: str, token: str) -> None:
@@ -108,7 +108,7 @@ class Layout:
 
         await self._migrations[version](self._channel, self._keyspace, keep)
         await self._scripts.run(Call("note_layout", [self._key], [version + 1, writer, token]))
-        logger.debug("the store went from layout %d to %d", version, version + 1)
+        _log.debug("the store went from layout %d to %d", version, version + 1)
 
     async def _claim(self, token: str) -> tuple[int, str, str]:
         arguments: list[Argument] = [self.newest, token, round(LEASE_SECONDS * 1000)]

@@ -31,7 +31,7 @@ from proxy.protocol.request import read_request
 from proxy.protocol.sse import EventTooLarge, SseDecoder
 from proxy.websocket import messages
 from storage import partition_of
-from tests.proxy.fuzzing.json_values import altered, objects, values
+from tests.json_values import altered, objects, values
 
 SECRET = "correct horse battery staple, with enough bytes for the longest hash there is"
 DEPTH = 20
