@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.config.values import describe_redis
-from storage import Store
-from storage.embedded import EmbeddedValkey, running_in
+from storage import Safeguards, Store
+from storage.embedded import EmbeddedValkey, require_data, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,14 +20,15 @@ FOREVER_SECONDS = 100 * 365 * 86_400
 
 
 @asynccontextmanager
-async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[Store]:
+async def open_store(config: Config, *, alone: bool = False, existing: bool = False) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
 
     alone: refuse a folder that another Branchline uses. Else its Valkey is used, which ends when that one ends.
-    Raises EmbeddedUnavailable; ValueError for a `redis.url` that can't be used.
+    existing: refuse a folder that no store was ever in, and make none. Raises EmbeddedUnavailable; ValueError for a
+    `redis.url` that can't be used.
     """
     async with AsyncExitStack() as stack:
-        url, description = await _locate(config, stack, alone=alone)
+        url, description = await _locate(config, stack, alone=alone, existing=existing)
         store = Store.connect(
             url,
             prefix=config.redis.prefix,
@@ -35,6 +36,7 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
+            safeguards=Safeguards(None, config.redis.min_replicas, config.redis.min_replicas_on_disk),
         )
         store.description = description
         stack.push_async_callback(store.close)
@@ -45,13 +47,15 @@ def _seconds(days: float) -> int:
     return max(1, round(days * 86_400)) if days else 0
 
 
-async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool) -> tuple[str, str]:
+async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool, existing: bool) -> tuple[str, str]:
     """Return the URL of the server and what it is called; `stack` ends what was started for it."""
     if config.redis.url:
         return config.redis.url, describe_redis(config.redis.url)
     directory = Path(config.data.dir)
     if not alone and (url := stack.enter_context(running_in(directory))):
         return url, f"the embedded Valkey that runs in {directory}"
+    if existing:
+        require_data(directory)
     embedded = await EmbeddedValkey.start(directory)
     stack.push_async_callback(embedded.stop)
     return embedded.url, embedded.description

@@ -21,6 +21,7 @@ from storage.errors import (
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    Reason,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -63,7 +64,8 @@ from storage.records import (
     TurnCommit,
     TurnSource,
 )
-from storage.store import Store
+from storage.room import Disk
+from storage.store import Safeguards, Store
 
 __all__ = [
     "ANYBODY",
@@ -92,6 +94,7 @@ __all__ = [
     "ConversationPage",
     "Coverage",
     "CursorNotFound",
+    "Disk",
     "Entry",
     "EventBatch",
     "EventLog",
@@ -122,9 +125,11 @@ __all__ = [
     "PageRequest",
     "Pairing",
     "Purged",
+    "Reason",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
+    "Safeguards",
     "Store",
     "StoreError",
     "StoredResponse",

@@ -92,6 +92,11 @@ class RedisConfig(Section, frozen=True):
     prefix: Name = "branchline"
     #: Seconds that one command may take.
     timeout_seconds: Positive = 5.0
+    #: Replicas that must have a write before it is told as done (`WAIT`). If fewer have it within `timeout_seconds` the
+    #: answer is a 503, and it is not known whether the write stays.
+    min_replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: They must have it in their append-only files, and the primary too (`WAITAOF`: Redis 7.2, Valkey).
+    min_replicas_on_disk: bool = False
     #: Connections at most: one carries all commands, and more are opened only while it is busy with megabytes of data.
     #: Background work waits for jobs on one more.
     max_connections: Count = 256

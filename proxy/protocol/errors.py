@@ -17,6 +17,7 @@
     ├── BadGateway           502  the upstream broke off or spoke nonsense
     ├── ServiceUnavailable   503  the store or the upstream can't be reached; retry
     ├── GatewayTimeout       504
+    ├── InsufficientStorage  507  the store has no room for anything new
     └── UpstreamRefusal       *   the upstream's own 4xx/5xx, in our envelope
 
 Statuses, codes and messages per case: OpenAI's, as docs/api/errors.md lists them.
@@ -197,6 +198,16 @@ class GatewayTimeout(ApiError):
 
     status = 504
     code = "upstream_timeout"
+
+
+class InsufficientStorage(ApiError):
+    """507 with the header that keeps OpenAI's clients from repeating the request: room is not made in a second."""
+
+    status = 507
+    code = "insufficient_storage"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class UpstreamRefusal(ApiError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.protocol.errors import (
     ApiError,
     BadRequest,
+    InsufficientStorage,
     InternalError,
     NotFound,
     ServiceUnavailable,
@@ -27,6 +28,7 @@ from storage import (
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    Reason,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -60,13 +62,37 @@ def from_branch_error(error: StoreError) -> ApiError | None:
             return None
 
 
+def from_unavailable(error: Unavailable) -> ApiError:
+    """Return what a caller is told while the store can't serve: why, and whether anything was changed."""
+    if error.unsure:
+        text = "The store did not answer" if error.reason is Reason.AWAY else f"The store {error.reason.value}"
+        return _unavailable(error.reason, f"{text}. Whether this was carried out is not known; try again.")
+    if error.reason is Reason.FULL:
+        return InsufficientStorage("The store is full. Nothing was changed; reading and deleting still work.")
+    return _unavailable(error.reason, f"The store {error.reason.value}. Nothing was changed; try again.")
+
+
+def _unavailable(reason: Reason, message: str) -> ServiceUnavailable:
+    match reason:
+        case Reason.LOADING:
+            return ServiceUnavailable(message, code="store_loading")
+        case Reason.REPLICAS:
+            return ServiceUnavailable(message, code="store_too_few_replicas")
+        case Reason.READ_ONLY:
+            return ServiceUnavailable(message, code="store_read_only")
+        case Reason.NO_PERMISSION:
+            return ServiceUnavailable(message, code="store_permission_denied")
+        case Reason.BUSY:
+            return ServiceUnavailable(message, code="store_busy")
+        case _:
+            return ServiceUnavailable(message, code="store_unavailable")
+
+
 def from_store_error(error: StoreError) -> ApiError:
     """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
     match error:
         case Unavailable():
-            return ServiceUnavailable(
-                "The store can't be reached. Nothing was changed; try again.", code="store_unavailable"
-            )
+            return from_unavailable(error)
         case ConversationNotFound():
             return conversation_not_found(error.subject)
         case ResponseNotFound():

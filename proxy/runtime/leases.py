@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.runtime.tasks import periodic
+from proxy.runtime.tasks import Tasks
 from storage import Lease, Store
 
 logger = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ class Leases:
         self._held.discard(lease)
 
     @asynccontextmanager
-    async def renewing(self) -> AsyncIterator[Leases]:
+    async def renewing(self, tasks: Tasks) -> AsyncIterator[Leases]:
         """Renew what is held for as long as the context lasts."""
-        async with periodic(self.seconds / 3, self._renew, "locks could not be renewed", logger):
+        async with tasks.periodic("renewal of locks", self.seconds / 3, self._renew, logger):
             yield self
 
     async def _renew(self) -> None:

@@ -91,6 +91,10 @@ async def open_turn(
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
     lease = Lease(identity.partition or _partition_for(request), "", identity.token)
     opened = _NOTHING
+    append_unstored = services.config.conversations.append_unstored
+    if identity.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
+        # before the model is asked, and without a round trip: what the store was found to be a moment ago
+        services.store.condition.require()
     if request.source.subject or request.item_ids:
         opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
     partition = lease.partition if identity.partition else _home(request, opened, lease.partition)

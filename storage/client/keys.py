@@ -15,6 +15,7 @@
 <prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be,
                                                 `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:probe:{<tag>}                  none    never there: what a server is asked about whether it takes writes
 <prefix>:jobs:{jobs}                    stream  responses that wait for a worker or are being run
 <prefix>:owner:{<owner>}:…              sorted set  conversation ids by last activity, in ms
 <prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
@@ -28,6 +29,11 @@ from dataclasses import dataclass
 def queue_key(prefix: str) -> str:
     """Return the key of the queue: one for all partitions, in a slot of its own."""
     return f"{prefix}:jobs:{{jobs}}"
+
+
+def probe_key(prefix: str, tag: str) -> str:
+    """Return a key that is never there, in the slot of a hash tag."""
+    return f"{prefix}:probe:{{{tag}}}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from storage.embedded.data_dir import (
     DataFolder,
     EmbeddedUnavailable,
     absolute,
+    holds_data,
     is_in_use,
     is_writable,
     reachable_socket,
@@ -204,7 +205,7 @@ class EmbeddedValkey:
             pause = min(pause * 2 or 0.1, MAX_PAUSE_SECONDS)
             try:
                 await self._launch()
-            except (EmbeddedUnavailable, OSError) as exc:
+            except Exception as exc:
                 LOGGER.warning("the embedded Valkey does not start, next attempt in %.1f s: %s", pause, exc)
             else:
                 LOGGER.warning("the embedded Valkey runs again as process %s", self.pid)
@@ -275,6 +276,12 @@ def running_in(directory: Path) -> Iterator[str | None]:
     directory = absolute(directory)
     with contextlib.ExitStack() as held:
         yield _url(reachable_socket(directory, held)) if is_in_use(directory) else None
+
+
+def require_data(directory: Path) -> None:
+    """Raise EmbeddedUnavailable for a folder in which no server has ever kept anything; changes nothing there."""
+    if not holds_data(absolute(directory)):
+        raise EmbeddedUnavailable(f"there is no store in the data folder {absolute(directory)}")
 
 
 async def probe(directory: Path) -> str:

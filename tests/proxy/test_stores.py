@@ -26,7 +26,7 @@ async def test_beside_a_running_server_its_valkey_is_used_and_left_running(tmp_p
         async with open_store(config) as store:
             assert (await store.conversations.read("alice", DRAFT.id)).id == DRAFT.id
             assert store.description == f"the embedded Valkey that runs in {tmp_path / name}"
-        await server.ping()
+        await server.condition.look()
 
 
 async def test_without_a_running_server_one_is_started_and_stopped(tmp_path: Path):
@@ -51,9 +51,9 @@ async def test_a_url_is_used_as_it_is_and_named_without_its_password(tmp_path: P
     async with open_store(
         Config(redis=RedisConfig(url=Secret(valkey_url)), data=DataConfig(dir=str(tmp_path / "data")))
     ) as store:
-        await store.ping()
+        await store.condition.look()
     assert not (tmp_path / "data").exists()
     async with open_store(Config(redis=RedisConfig(url=Secret("redis://:hunter2@127.0.0.1:9/0")))) as store:
         assert store.description == "redis://127.0.0.1:9/0"
         with pytest.raises(Unavailable):
-            await store.ping()
+            await store.condition.look()

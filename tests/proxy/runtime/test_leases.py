@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.runtime.leases import Leases
+from proxy.runtime.tasks import Tasks
 from storage import Lease, Unavailable
 from tests.virtual_time import in_virtual_time
 
@@ -41,7 +42,7 @@ def holding(locks: Any, *leases: Lease) -> Leases:
 @in_virtual_time
 async def test_what_is_held_is_renewed_every_third_of_its_time():
     locks = Locks()
-    async with holding(locks, ONE).renewing() as leases:
+    async with holding(locks, ONE).renewing(Tasks()) as leases:
         await asyncio.sleep(15)
         leases.hold(OTHER)
         await asyncio.sleep(10)
@@ -55,7 +56,7 @@ async def test_what_is_held_is_renewed_every_third_of_its_time():
 @in_virtual_time
 async def test_a_lock_that_somebody_else_has_is_not_renewed_any_more():
     locks = Locks({ONE: False})
-    async with holding(locks, ONE, OTHER).renewing():
+    async with holding(locks, ONE, OTHER).renewing(Tasks()):
         await asyncio.sleep(25)
     assert locks.renewed == [(10, {ONE, OTHER}), (20, {OTHER})]
 
@@ -63,14 +64,18 @@ async def test_a_lock_that_somebody_else_has_is_not_renewed_any_more():
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
-        (Unavailable("ConnectionError"), "WARNING:locks could not be renewed: ConnectionError"),
-        (ValueError(), "ERROR:locks could not be renewed"),
+        (
+            Unavailable("ConnectionError"),
+            "WARNING:renewal of locks fails, and is tried again: the store can't be reached (ConnectionError)",
+        ),
+        (ValueError(), "ERROR:renewal of locks fails, and is tried again"),
     ],
 )
 @in_virtual_time
 async def test_locks_are_renewed_again_after_a_failure(failure: Exception, told: str, caplog: pytest.LogCaptureFixture):
     locks = Locks(failure)
-    async with holding(locks, ONE).renewing():
+    async with holding(locks, ONE).renewing(Tasks()):
         await asyncio.sleep(25)
-    assert locks.renewed == [(10, {ONE}), (20, {ONE})]
-    assert [f"{record.levelname}:{record.getMessage()}" for record in caplog.records] == [told]
+    assert locks.renewed == [(10, {ONE}), (10.1, {ONE}), (20.1, {ONE})]
+    works_again = "WARNING:renewal of locks works again, after failing 1 times"
+    assert [f"{record.levelname}:{record.getMessage()}" for record in caplog.records] == [told, works_again]
