@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from proxy.config.values import describe_redis
-from storage import Safeguards, Store
+from storage import Disk, Safeguards, Store
 from storage.embedded import EmbeddedValkey, require_data, running_in
 
 if TYPE_CHECKING:
@@ -36,11 +37,22 @@ async def open_store(config: Config, *, alone: bool = False, existing: bool = Fa
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            safeguards=Safeguards(None, config.redis.min_replicas, config.redis.min_replicas_on_disk),
+            safeguards=Safeguards(_disk(config, url), config.redis.min_replicas, config.redis.min_replicas_on_disk),
         )
         store.description = description
         stack.push_async_callback(store.close)
         yield store
+
+
+def _disk(config: Config, url: str) -> Disk | None:
+    """Return the disk of the embedded Valkey, which a worker of several knows by its socket; None of any other server.
+
+    A folder with a long name has its socket behind a link.
+    """
+    folder, least = Path(config.data.dir), config.data.min_free_bytes
+    socket = Path(unquote(url.removeprefix("unix://")))
+    is_embedded = url.startswith("unix://") and socket.parent.resolve() == folder.expanduser().resolve()
+    return Disk(folder.expanduser(), least) if least and is_embedded else None
 
 
 def _seconds(days: float) -> int:
@@ -56,6 +68,6 @@ async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool, existin
         return url, f"the embedded Valkey that runs in {directory}"
     if existing:
         require_data(directory)
-    embedded = await EmbeddedValkey.start(directory)
+    embedded = await EmbeddedValkey.start(directory, max_memory_bytes=config.data.max_memory_bytes)
     stack.push_async_callback(embedded.stop)
     return embedded.url, embedded.description

@@ -100,7 +100,8 @@ class Supervisor:
         host, port = self._config.server.host, self._config.server.port
         if not self._config.redis.url:
             try:
-                self._embedded = await EmbeddedValkey.start(Path(self._config.data.dir))
+                data = self._config.data
+                self._embedded = await EmbeddedValkey.start(Path(data.dir), max_memory_bytes=data.max_memory_bytes)
             except EmbeddedUnavailable as exc:
                 raise StartError(str(exc)) from exc
         self._crew = await self._start_crew(self._config)

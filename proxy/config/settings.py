@@ -107,6 +107,11 @@ class DataConfig(Section, frozen=True):
 
     #: Folder of the append-only file and the socket.
     dir: NotEmpty = "./branchline-data"
+    #: Bytes that stay free on its disk: with less nothing new is stored (507), below an eighth nothing is written.
+    #: 0: it is not looked at.
+    min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 128 * 1024 * 1024
+    #: Memory that the Valkey may take, in bytes, at least 16 MiB; above 95 % nothing new is stored (507). 0: no limit.
+    max_memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class JwtConfig(Section, frozen=True):

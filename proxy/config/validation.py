@@ -20,9 +20,13 @@ Violation: TypeAlias = tuple[str, str]
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
+#: What `data.max_memory_bytes` has to be at least.
+LEAST_MEMORY_BYTES = 16 * 1024 * 1024
+
+
 def violations(config: Config) -> Iterator[Violation]:
     """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
-    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_sealing, _check_retention):
+    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_data, _check_sealing, _check_retention):
         yield from rule(config)
 
 
@@ -93,6 +97,11 @@ def _check_redis(config: Config) -> Iterator[Violation]:
         )
     elif scheme == "redis+sentinel" and not urlsplit(f"//{rest}").path.strip("/"):
         yield "redis.url", "must name the service: redis+sentinel://host:port/service"
+
+
+def _check_data(config: Config) -> Iterator[Violation]:
+    if 0 < config.data.max_memory_bytes < LEAST_MEMORY_BYTES:
+        yield "data.max_memory_bytes", "must be 0 or at least 16777216 (16 MiB): an empty Valkey takes some of it"
 
 
 def _check_sealing(config: Config) -> Iterator[Violation]:

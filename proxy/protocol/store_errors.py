@@ -68,12 +68,14 @@ def from_unavailable(error: Unavailable) -> ApiError:
         text = "The store did not answer" if error.reason is Reason.AWAY else f"The store {error.reason.value}"
         return _unavailable(error.reason, f"{text}. Whether this was carried out is not known; try again.")
     if error.reason is Reason.FULL:
-        return InsufficientStorage("The store is full. Nothing was changed; reading and deleting still work.")
+        return _unavailable(error.reason, "The store is full. Nothing was changed; reading and deleting still work.")
     return _unavailable(error.reason, f"The store {error.reason.value}. Nothing was changed; try again.")
 
 
-def _unavailable(reason: Reason, message: str) -> ServiceUnavailable:
+def _unavailable(reason: Reason, message: str) -> ApiError:
     match reason:
+        case Reason.FULL:
+            return InsufficientStorage(message)
         case Reason.LOADING:
             return ServiceUnavailable(message, code="store_loading")
         case Reason.REPLICAS:

@@ -125,14 +125,9 @@ async def look(services: Services, owner: str, request: TurnRequest) -> Opening:
 
 
 async def release(services: Services, lease: Lease) -> None:
-    """Give a lock back, if the lease has one; it is left to its lease where the store can't be reached."""
-    if not lease.lock:
-        return
-    services.leases.forget(lease)
-    try:
-        await services.store.turns.release(lease)
-    except Unavailable:
-        logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
+    """Give a lock back, if the lease has one; as soon as the store can be reached, where it can't be now."""
+    if lease.lock:
+        await services.leases.give_back(lease)
 
 
 @dataclass(slots=True)
@@ -151,10 +146,32 @@ class _Attempt:
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds)
         while True:
             try:
-                return await self._open_once()
+                return await self._open_certainly()
             except Locked:
                 if is_leaving() or not await backoff.pause():
                     raise
+
+    async def _open_certainly(self) -> OpenedTurn:
+        """Open, and where it is not known whether that was done undo it, so that the caller finds no lock of its own.
+
+        A response that was accepted before keeps the lock that it came with.
+        """
+        try:
+            return await self._open_once()
+        except Unavailable as unknown:
+            if not unknown.unsure or (self.options.identity is not None and self.options.identity.job_token):
+                raise
+            if await self._withdraw():
+                raise Unavailable(unknown.subject, unknown.reason) from unknown
+            raise
+
+    async def _withdraw(self) -> bool:
+        """Return whether nothing is held any more; where nothing was locked that is so anyway."""
+        source, lease, turns = self.request.source, self.lease, self.services.store.turns
+        if not (source.conversation_id and lease.token):
+            return True
+        new_branch = source.fork.name if source.fork else ""
+        return await self.services.leases.undo(lambda: turns.withdraw(lease.partition, lease.token, new_branch))
 
     async def _open_once(self) -> OpenedTurn:
         request = self.request

@@ -61,6 +61,53 @@ async def test_a_lock_that_somebody_else_has_is_not_renewed_any_more():
     assert locks.renewed == [(10, {ONE, OTHER}), (20, {OTHER})]
 
 
+class Undo:
+    """Fails so many times, or takes too long, before it is done."""
+
+    def __init__(self, failures: int = 0, *, takes_seconds: float = 0.0) -> None:
+        self.times: list[float] = []
+        self._failures = failures
+        self._takes_seconds = takes_seconds
+
+    async def __call__(self) -> None:
+        self.times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self._takes_seconds)
+        self._takes_seconds = 0.0
+        if self._failures:
+            self._failures -= 1
+            raise Unavailable("ConnectionError")
+
+
+@in_virtual_time
+async def test_what_is_undone_at_once_is_not_tried_again():
+    undo = Undo()
+    async with holding(Locks()).renewing(Tasks()) as leases:
+        assert await leases.undo(undo)
+        await asyncio.sleep(10)
+    assert undo.times == [0]
+
+
+@in_virtual_time
+async def test_what_can_not_be_undone_now_is_tried_until_it_is():
+    tasks, failing, slow = Tasks(), Undo(3), Undo(takes_seconds=60)
+    async with holding(Locks()).renewing(tasks) as leases:
+        assert not await leases.undo(failing)
+        assert not await leases.undo(slow)
+        assert asyncio.get_running_loop().time() == 1
+        await asyncio.sleep(10)
+        assert tasks.failing == []
+    assert (len(failing.times), len(slow.times)) == (4, 2)
+
+
+@in_virtual_time
+async def test_what_can_never_be_undone_is_given_up():
+    undo = Undo(10**6)
+    async with holding(Locks()).renewing(Tasks()) as leases:
+        await leases.undo(undo)
+        await asyncio.sleep(1000)
+    assert 299 < undo.times[-1] < 302
+
+
 @pytest.mark.parametrize(
     ("failure", "told"),
     [

@@ -263,3 +263,26 @@ async def test_sentinel_names_the_primary_before_and_after_a_failover(tmp_path: 
                         assert await ask(channel, "SET", "key", "after") == b"OK"
                         break
             assert b"tcp_port:%d\r" % replica in await ask(channel, "INFO", "server")
+
+
+# --- a server that is no primary ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+async def test_a_replica_is_not_used_and_its_primary_is(protocol: str):
+    with run_valkey() as primary, run_valkey("--replicaof", "127.0.0.1 1") as replica:
+        async with channel_to(f"{primary.url}?protocol={protocol}") as channel:
+            assert await ask(channel, "GET", "key") is None
+        async with channel_to(f"{replica.url}?protocol={protocol}") as channel, Redis.from_url(replica.url) as client:
+            # even for reading: what it has may be old
+            with pytest.raises(redis_errors.ReadOnlyError):
+                await ask(channel, "GET", "key")
+            await client.replicaof("NO", "ONE")
+            assert await ask(channel, "GET", "key") is None
+
+
+async def test_a_server_that_does_not_tell_its_role_is_used(port: int):
+    with SyncRedis(port=port, password=PASSWORD) as client:
+        client.acl_setuser("shy", enabled=True, passwords=[f"+{PASSWORD}"], keys="*", commands=["+@all", "-role"])
+    async with channel_to(f"redis://shy:{IN_URL}@127.0.0.1:{port}?protocol=2") as channel:
+        assert await ask(channel, "PING") == b"PONG"
