@@ -15,12 +15,12 @@ _CHUNK_BYTES = 1 << 18
 class Link:
     """A relay on a port of 127.0.0.1 in front of another. Made by `link`.
 
-    port: where it listens. connections: those that are open.
+    port: where it listens. target: the port that new connections go to. connections: those that are open.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
-        self._target = target
+        self.target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._refuses = self._swallows = False
         self._flows = asyncio.Event()
@@ -61,7 +61,7 @@ class Link:
             reset(writer)
             return
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             reset(writer)
             return

@@ -55,9 +55,10 @@ class Call:
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         self.writer.write(head.encode() + body)
 
-    def begin(self) -> None:
-        """Begin a stream in chunks."""
-        self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    def begin(self, content_type: str = "text/event-stream") -> None:
+        """Begin an answer in chunks."""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.writer.write(head.encode())
 
     async def piece(self, data: bytes) -> None:
         """Send a chunk; empty: the end."""

@@ -8,11 +8,11 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from redis.exceptions import RedisError
 
-from benchmarks.faults.world import USER, World
+from benchmarks.faults.world import USER, ValkeyProcess, World
 
 StoreFault: TypeAlias = Callable[[World], AbstractAsyncContextManager[None]]
 
@@ -136,3 +136,34 @@ async def no_permission(world: World) -> AsyncIterator[None]:
             yield
         finally:
             await admin.acl_setuser(USER, enabled=True, categories=["+@all"])
+
+
+async def add_standby(world: World) -> None:
+    """Run a second server that has all that the store has: what `failover` needs."""
+    standby = world.standby = ValkeyProcess(world.store.folder / "standby")
+    standby.folder.mkdir()
+    await standby.start()
+    async with standby.client() as follower:
+        await follower.replicaof("127.0.0.1", world.store.port)
+        while (await follower.info("replication")).get("master_link_status") != "up":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def failover(world: World) -> AsyncIterator[None]:
+    """Its standby has become the primary; its address leads there, and open connections to the old one."""
+    old, new = world.store, world.standby
+    if new is None:
+        raise ValueError("a failover needs a standby")
+    async with old.client() as leader, new.client() as follower:
+        # nothing is lost by it: writing is paused until the other has everything
+        await cast(Any, leader).execute_command("FAILOVER")
+        while (await follower.info("replication"))["role"] != "master":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    world.store, world.standby = new, None
+    for replica in world.replicas:
+        replica.link.target = new.port
+    try:
+        yield
+    finally:
+        old.kill()

@@ -73,6 +73,7 @@ class ValkeyProcess:
             "save": '""',
             "appendonly": "yes",
             "appendfsync": "always",
+            "repl-diskless-sync-delay": "0",
             "user": f"{USER} on >{PASSWORD} ~* &* +@all",
         }
         config = self.folder / "valkey.conf"
@@ -136,12 +137,13 @@ class Replica:
 
 @dataclass
 class World:
-    """A store, two replicas in front of it, and a model server behind them."""
+    """A store, two replicas in front of it, and a model server behind them. standby: has all that the store has."""
 
     store: ValkeyProcess
     replicas: list[Replica]
     model: Model
     model_link: Link
+    standby: ValkeyProcess | None = None
 
     @property
     def urls(self) -> list[str]:
@@ -168,24 +170,35 @@ async def opened_store(url: str) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def running_world(
-    folder: Path, settings: Mapping[str, str], answers: dict[str, Answer] | None = None
+    folder: Path, settings: Mapping[str, str], answers: dict[str, Answer] | None = None, *, orphan: bool = False
 ) -> AsyncIterator[World]:
-    """Run a world. settings: environment variables of replicas, without `BRANCHLINE_`. answers: of the model."""
+    """Run a world. settings: environment variables of replicas, without `BRANCHLINE_`. answers: of the model.
+
+    orphan: with a third replica, behind which there is no model server.
+    """
     async with AsyncExitStack() as stack:
         store = ValkeyProcess(folder)
         stack.callback(store.kill)
         await store.start()
         model = await stack.enter_async_context(running_model(answers))
         model_link = await stack.enter_async_context(link(model.port))
-        replicas = []
-        for number in range(2):
+        world = World(store, [], model, model_link)
+        stack.callback(_kill_store, world)
+        for number, port in enumerate([model_link.port, model_link.port, free_port()][: 3 if orphan else 2]):
             store_link = await stack.enter_async_context(link(store.port))
             url = f"redis://{USER}:{PASSWORD}@127.0.0.1:{store_link.port}"
-            upstream = f"http://127.0.0.1:{model_link.port}/v1"
-            replicas.append(replica(folder / f"replica-{number}", store_link, url, upstream, settings))
-            stack.callback(replicas[-1].kill)
-        await asyncio.gather(*(one.start() for one in replicas))
-        yield World(store, replicas, model, model_link)
+            upstream = f"http://127.0.0.1:{port}/v1"
+            world.replicas.append(replica(folder / f"replica-{number}", store_link, url, upstream, settings))
+            stack.callback(world.replicas[-1].kill)
+        await asyncio.gather(*(one.start() for one in world.replicas))
+        yield world
+
+
+def _kill_store(world: World) -> None:
+    # whichever it is by then
+    world.store.kill()
+    if world.standby is not None:
+        world.standby.kill()
 
 
 def replica(folder: Path, store_link: Link, redis_url: str, upstream: str, settings: Mapping[str, str]) -> Replica:
