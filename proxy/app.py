@@ -34,7 +34,7 @@ from proxy.background.worker import WORKER, Worker
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.keys import CONFIG, STORE
-from proxy.http.middleware import MIDDLEWARES, OPEN_PATHS, RUNNING, SIGNALS, STOPPING
+from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, signals
 from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 def create_app(config: Config) -> web.Application:
     """Return the application for `config`; nothing is started or connected before it is served."""
-    app = web.Application(middlewares=[*MIDDLEWARES, answer_once])
+    app = web.Application(middlewares=[*middlewares(config), answer_once])
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
@@ -78,7 +78,7 @@ def create_app(config: Config) -> web.Application:
     app[openapi.OPENAPI] = openapi.read_document()
     app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
     app.add_routes(ROUTES)
-    app.on_response_prepare.extend(SIGNALS)
+    app.on_response_prepare.extend(signals(config))
     app.on_shutdown.append(stop_turns)
     app.cleanup_ctx.extend(CONTEXTS)
     return app

@@ -1,7 +1,8 @@
 """Delivery: how a turn's frames reach whoever waits for them, and the sinks that take them down beside it.
 
 A frame is one whole server-sent event. Every frame goes to the sinks first and to the client then, so that nothing is
-told that a sink does not have.
+told that a sink does not have. What is pushed goes at once, inside the call that brought it; whoever can't keep up says
+so, and is waited for.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ class Delivery(Protocol):
         ...
 
     async def send(self, frames: bytes) -> bool:
-        """Send whole SSE frames; return whether the client is there."""
+        """Send whole SSE frames, the first ones of a stream too; return whether the client is there."""
+        ...
+
+    def push(self, frames: bytes) -> bool:
+        """Send whole SSE frames of a stream that was begun, at once; return whether the client keeps up."""
+        ...
+
+    async def caught_up(self) -> None:
+        """Return when the client has taken enough of what was pushed, or has gone."""
         ...
 
     async def keep_alive(self, silence_seconds: float) -> None:
@@ -36,8 +45,12 @@ class Delivery(Protocol):
 class FrameSink(Protocol):
     """What takes down the frames of one turn, those too that a client that has gone never gets."""
 
-    async def write(self, frames: bytes) -> None:
-        """Take whole frames; the last ones end with `sse.DONE`. Raises nothing."""
+    def push(self, frames: bytes) -> bool:
+        """Take whole frames; the last ones end with `sse.DONE`. Return whether it keeps up. Raises nothing."""
+        ...
+
+    async def caught_up(self) -> None:
+        """Return when more may come, after the last frames when all is taken down. Raises nothing."""
         ...
 
     async def secure(self) -> None:
@@ -59,6 +72,13 @@ class Unattended:
         """Note that the answer has begun; there is always somebody to run on for."""
         self.started = True
         return True
+
+    def push(self, frames: bytes) -> bool:
+        """Take everything."""
+        return True
+
+    async def caught_up(self) -> None:
+        """Return: nobody is behind."""
 
     async def keep_alive(self, silence_seconds: float) -> None:
         """Nobody waits."""
@@ -83,8 +103,22 @@ class TurnOutput:
     async def send(self, frames: bytes) -> bool:
         """Take down and send whole frames; return whether the client is there."""
         for sink in self._sinks:
-            await sink.write(frames)
+            if not sink.push(frames):
+                await sink.caught_up()
         return await self.delivery.send(frames)
+
+    def push(self, frames: bytes) -> bool:
+        """Take down and send whole frames of a stream that was begun, at once; return whether all keep up."""
+        keeps_up = True
+        for sink in self._sinks:
+            keeps_up = sink.push(frames) and keeps_up
+        return self.delivery.push(frames) and keeps_up
+
+    async def caught_up(self) -> None:
+        """Return when sinks and client have taken enough of what was pushed."""
+        for sink in self._sinks:
+            await sink.caught_up()
+        await self.delivery.caught_up()
 
     async def pass_ping(self) -> None:
         """Tell the client that the model server is there: a comment in a stream, in no log."""

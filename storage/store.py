@@ -19,17 +19,17 @@ from storage.client.connection import (
 from storage.client.keyspace import Keyspace
 from storage.client.primary import Primary
 from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
-from storage.condition import Condition
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
 from storage.items import Items
 from storage.jobs import Jobs
 from storage.maintenance.auditor import Auditor
+from storage.maintenance.condition import Condition
 from storage.maintenance.purger import Purger
+from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
 from storage.responses import Responses
-from storage.risks import Risks
 from storage.room import Disk
 from storage.turns import Turns
 

@@ -11,6 +11,7 @@ from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
 from storage.errors import StoreError
+from storage.foresight import Foresight, Sight, cut_to
 from storage.history import read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of
@@ -37,6 +38,7 @@ class Turns:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._items = items
+        self._foresight = Foresight()
 
     async def open(
         self,
@@ -63,16 +65,19 @@ class Turns:
         fork = source.fork
         arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds]
         arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
-        arguments.append(FORK_PIN_MS)
+        sight = self._foresight.look(owner, source, lease.partition) if self._scripts.take_reads else Sight(())
+        arguments += [FORK_PIN_MS, sight.text]
         arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
         previous = keys.response(source.previous_response_id or "")
-        call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
+        call = Call("open_turn", [*keys.common, previous], arguments, source.subject, sight.reads(keys))
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
+        beside = reply.pop() if call.reads else []
         spans, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model = reply
         here = {one: _read_known(found) for one, found in zip(item_ids, known, strict=True) if found}
-        history = read_history(spans, chain)
+        self._foresight.learn(owner, source, lease.partition, chain, line)
+        history = read_history(cut_to(chain, beside) if spans == 0 else spans, chain)
         return OpenedTurn(
             items=history.items,
             notes=history.notes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from fakeredis.commands_mixins.scripting_mixin import LUA_MODULE
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from storage.client.channel import Channel, Command
+from storage.client.channel import Channel, ChannelRequest, fold, unfold
 from storage.client.connection import open_blocking_channel, open_channel
 
 PIECE_BYTES = 4096
@@ -21,9 +22,9 @@ PIECE_BYTES = 4096
 LuaRuntime: Any = LUA_MODULE.LuaRuntime
 
 
-def connect_fake() -> FakeAsyncRedis:
+def connect_fake(database: int = 0) -> FakeAsyncRedis:
     """Return a client of this process's fake server, which may hold what the last one wrote."""
-    return FakeAsyncRedis(server=_fake_server(), connection_class=InPieces)
+    return FakeAsyncRedis(server=_fake_server(), connection_class=InPieces, db=database)
 
 
 class InPieces(FakeAsyncRedisConnection):
@@ -42,7 +43,8 @@ class FakeChannel(Channel):
         self._pool = client.connection_pool
         self._idle: list[InPieces] = []
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
+        commands = unfold(requests)
         connection = self._idle.pop() if self._idle else self._pool.make_connection()
         await connection.connect()
         try:
@@ -53,7 +55,7 @@ class FakeChannel(Channel):
             await connection.disconnect()
             raise
         self._idle.append(connection)
-        return replies
+        return fold(requests, replies)
 
     async def _read(self, connection: InPieces) -> Any:
         try:
@@ -64,6 +66,21 @@ class FakeChannel(Channel):
     async def close(self) -> None:
         while self._idle:
             await self._idle.pop().disconnect()
+
+
+def contents_of_fake(client: FakeAsyncRedis) -> dict[bytes, tuple[float, Any]]:
+    """Return all that a client's database holds: key → milliseconds to live (-1: for ever), and value."""
+    keywords = client.connection_pool.connection_kwargs
+    contents = {}
+    now = time.time()
+    for key, item in keywords["server"].dbs[keywords["db"]].items():
+        life = -1 if item.expireat is None else (item.expireat - now) * 1000
+        value = item.value
+        contents[key] = (
+            life,
+            value.copy() if isinstance(value, list) else value if isinstance(value, bytes) else dict(value.items()),
+        )
+    return contents
 
 
 def channels_to(client: Redis) -> tuple[Channel, Channel]:

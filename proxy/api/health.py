@@ -52,7 +52,10 @@ class Readiness:
         self._result: dict[str, str] = {}
 
     async def check(self, app: web.Application) -> dict[str, str]:
-        """Return `{"store": …, "upstream": …, "tasks": …}`, each `ok` or the reason why not. At most 1 s old."""
+        """Return `{"status": …, "store": …, "upstream": …, "tasks": …}`; the last three are `ok`, or say why not.
+
+        It is at most 1 s old. A task without which requests go well all the same is named, and the status is `ok`.
+        """
         loop = asyncio.get_running_loop()
         async with self._lock:
             if loop.time() - self._checked_at >= CACHE_SECONDS:
@@ -61,7 +64,9 @@ class Readiness:
                 )
                 failing = app[TASKS].failing
                 tasks = f"failing: {', '.join(failing)}" if failing else "ok"
-                self._result = {"store": store, "upstream": upstream, "tasks": tasks}
+                is_ready = store == upstream == "ok" and not app[TASKS].fails_vitally
+                status = "ok" if is_ready else "unavailable"
+                self._result = {"status": status, "store": store, "upstream": upstream, "tasks": tasks}
                 self._checked_at = loop.time()
             return self._result
 
@@ -78,9 +83,7 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """`GET /readyz`: 200 when store, upstream and tasks are all right, else 503 and what is not."""
     result = await request.app[READINESS].check(request.app)
-    if all(state == "ok" for state in result.values()):
-        return _answer(200, {"status": "ok", **result})
-    return _answer(503, {"status": "unavailable", **result})
+    return _answer(200 if result["status"] == "ok" else 503, result)
 
 
 async def _check(name: str, ping: Awaitable[object]) -> str:

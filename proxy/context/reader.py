@@ -31,10 +31,13 @@ class Objections:
     items: frozenset[str] = _NOTHING
 
     def __or__(self, other: Objections) -> Objections:
+        if self is NO_OBJECTIONS or other is NO_OBJECTIONS:
+            # every turn asks, hardly any model objects
+            return other if self is NO_OBJECTIONS else self
         return Objections(*(getattr(self, one.name) | getattr(other, one.name) for one in fields(self)))
 
     def __bool__(self) -> bool:
-        return self != NO_OBJECTIONS
+        return self is not NO_OBJECTIONS and self != NO_OBJECTIONS
 
     def fields_of(self, kind: str) -> list[str]:
         """Return the fields of items of a type that are not taken, each as its path in the item, in order."""

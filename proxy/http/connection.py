@@ -20,6 +20,10 @@ class ClientConnection(web.RequestHandler):
         #: Called once, when the client goes while its request is answered; None where nobody has to know.
         self.on_leave: Callable[[], object] | None = None
 
+    async def caught_up(self) -> None:
+        """Return when the client has read enough of what it was sent. Raises ConnectionError if it has gone."""
+        await self._drain_helper()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever answers; nothing is cancelled that does not ask for it."""
         super().connection_lost(exc)

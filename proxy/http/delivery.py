@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
+from proxy.http.connection import client_connection
 from proxy.protocol import sse
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class HttpDelivery:
         self.delivered = False
         self._last_sent = 0.0
         self._ended = False
+        self._chunked = False
 
     @property
     def started(self) -> bool:
@@ -60,6 +62,7 @@ class HttpDelivery:
             if self._response is None:
                 self._response = _EventStream(headers=self._headers)
                 await self._response.prepare(self._request)
+                self._chunked = hdrs.TRANSFER_ENCODING in self._response.headers
             self._last_sent = time.monotonic()
             if frames.endswith(sse.DONE):
                 # the last frames and the end of the body leave in one write
@@ -72,6 +75,26 @@ class HttpDelivery:
             logger.debug("client left its stream")
             self.gone = True
         return not self.gone
+
+    def push(self, frames: bytes) -> bool:
+        """Send whole frames after `send` has begun the stream, in one write; return whether the client keeps up."""
+        if self.gone:
+            return True
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            self.gone = True
+            return True
+        self._last_sent = time.monotonic()
+        # as aiohttp would write it, which can't be called without waiting
+        transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._chunked else frames)
+        return not self._request.protocol.writing_paused
+
+    async def caught_up(self) -> None:
+        """Return when the client has read enough of what it was sent, or has gone."""
+        try:
+            await client_connection(self._request).caught_up()
+        except ConnectionError:
+            self.gone = True
 
     async def keep_alive(self, silence_seconds: float) -> None:
         """Send a comment if the stream has been silent for that long. Never waits for the client.

@@ -1,4 +1,4 @@
-"""Middlewares: what happens around every handler, outermost first; `MIDDLEWARES` and `SIGNALS` are that order.
+"""Middlewares: what happens around every handler, outermost first; `middlewares` gives them in that order.
 
 attend     gives the request its id, turns exceptions into answers, writes one line when it is over
 preflight  answers CORS preflights
@@ -13,6 +13,8 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
@@ -35,6 +37,14 @@ from proxy.protocol.errors import (
 )
 from proxy.protocol.store_errors import from_store_error
 from storage import StoreError
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Middleware
+
+    from proxy.config.settings import Config
+
+#: Called before the head of an answer is sent.
+Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 #: Written to the log for a request whose client left before the answer (nginx's number; never sent).
 CLIENT_LEFT = 499
@@ -129,11 +139,14 @@ async def mark_started(request: web.Request, response: web.StreamResponse) -> No
     request[_STARTED] = response
 
 
-#: Outermost first.
-MIDDLEWARES = [attend, preflight, admit]
+def middlewares(config: Config) -> list[Middleware]:
+    """Return what surrounds every handler, outermost first."""
+    return [attend, preflight, admit] if config.server.cors_origins else [attend, admit]
 
-#: Called before the head of any answer is sent.
-SIGNALS = [mark_started, allow_origin]
+
+def signals(config: Config) -> list[Signal]:
+    """Return what is called before the head of any answer is sent."""
+    return [mark_started, allow_origin] if config.server.cors_origins else [mark_started]
 
 
 def _answer_to(request: web.Request, exc: Exception) -> web.StreamResponse:

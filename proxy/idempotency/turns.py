@@ -48,13 +48,17 @@ class Recording:
         """All frames so far; None if they were too many."""
         return b"".join(self._frames) if self._room >= 0 else None
 
-    async def write(self, frames: bytes) -> None:
+    def push(self, frames: bytes) -> bool:
         """Keep whole frames."""
         self._room -= len(frames)
         if self._room >= 0:
             self._frames.append(frames)
         else:
             self._frames.clear()
+        return True
+
+    async def caught_up(self) -> None:
+        """Return: it always keeps up."""
 
     async def secure(self) -> None:
         """Do nothing: what is kept is kept once the turn has ended."""

@@ -54,7 +54,7 @@ class Reclaimer:
     @asynccontextmanager
     async def running(self, tasks: Tasks) -> AsyncIterator[Reclaimer]:
         """Sweep while the context lasts; at its end what waits is dropped."""
-        async with tasks.steady("reclaiming", self._work, log):
+        async with tasks.steady("reclaiming", self._work, log, vital=False):
             yield self
 
     async def _work(self) -> None:

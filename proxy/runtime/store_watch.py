@@ -32,7 +32,8 @@ async def watching(store: Store, tasks: Tasks) -> AsyncIterator[None]:
 
     async with (
         tasks.periodic("writing to the store", LOOK_SECONDS, look, logger),
-        tasks.steady("news of the store's primary", store.follow_primary, logger),
+        # without Sentinels the connections that there are go on
+        tasks.steady("news of the store's primary", store.follow_primary, logger, vital=False),
     ):
         yield
 

@@ -27,11 +27,16 @@ LONGEST_RETRY_SECONDS = 1.0
 
 @dataclass
 class TaskRecord:
-    """How one task fares. failures: in all. in_a_row: since its work was last done. cause: of the last, '' if none."""
+    """How one task fares.
+
+    failures: in all. in_a_row: since its work was last done. cause: of the last, '' if none. is_vital: whether requests
+    are better sent elsewhere while it fails.
+    """
 
     failures: int = 0
     in_a_row: int = 0
     cause: str = ""
+    is_vital: bool = True
 
 
 class Tasks:
@@ -45,6 +50,11 @@ class Tasks:
         """The names of the tasks whose work was not done when it was last due."""
         return sorted(name for name, record in self.records.items() if record.in_a_row)
 
+    @property
+    def fails_vitally(self) -> bool:
+        """Whether one of those fails without which requests go wrong."""
+        return any(record.in_a_row and record.is_vital for record in self.records.values())
+
     def periodic(
         self, name: str, seconds: float, work: Work, logger: logging.Logger, *, when: asyncio.Event | None = None
     ) -> AbstractAsyncContextManager[None]:
@@ -54,8 +64,14 @@ class Tasks:
         """
         return self._running(_Rounds(name, seconds, work, when, self.records.setdefault(name, TaskRecord()), logger))
 
-    def steady(self, name: str, work: Work, logger: logging.Logger) -> AbstractAsyncContextManager[None]:
-        """Do `work`, which waits by itself for what there is to do, over and over while the context lasts."""
+    def steady(
+        self, name: str, work: Work, logger: logging.Logger, *, vital: bool = True
+    ) -> AbstractAsyncContextManager[None]:
+        """Do `work`, which waits by itself for what there is to do, over and over while the context lasts.
+
+        vital: whether requests are better sent elsewhere while it fails.
+        """
+        self.records.setdefault(name, TaskRecord(is_vital=vital))
         return self.periodic(name, 0.0, work, logger)
 
     @asynccontextmanager

@@ -100,13 +100,26 @@ class EventLogWriter:
         """Keep whole frames, soon; end the log with the last ones. Waits for the store only then, or when many bytes
         are due.
         """
-        if frames.endswith(sse.DONE):
-            await self._close(frames)
+        if not self.push(frames):
+            await self.caught_up()
+
+    def push(self, frames: bytes) -> bool:
+        """Keep whole frames, soon; return False when the store has to be waited for: many bytes are due, or the end."""
+        self._closing = self._closing or frames.endswith(sse.DONE)
+        if not self._over:
+            self._add(frames.removesuffix(sse.DONE))
+        if self._closing:
+            return False
+        if self._waiting:
+            self._start_timer(self._batch_seconds)
+        return not self._is_behind
+
+    async def caught_up(self) -> None:
+        """Return when few bytes are due or the store can't be reached; after the last frames when they are there."""
+        if self._closing:
+            await self._close()
             return
-        if self._over or not frames:
-            return
-        self._add(frames)
-        while self._waiting_bytes >= BATCH_BYTES and not (self._failing or self._over):
+        while self._is_behind:
             self._stop_timer()
             await self._flush()
         if self._waiting:
@@ -121,11 +134,12 @@ class EventLogWriter:
             self._stop_timer()
             await self._flush()
 
-    async def _close(self, frames: bytes) -> None:
+    @property
+    def _is_behind(self) -> bool:
+        return self._waiting_bytes >= BATCH_BYTES and not (self._failing or self._over)
+
+    async def _close(self) -> None:
         self._stop_timer()
-        self._closing = True
-        if not self._over:
-            self._add(frames.removesuffix(sse.DONE))
         backoff = Backoff(RETRY_SECONDS, RETRY_SECONDS, CLOSING_SECONDS, cut_last=True)
         while (self._waiting or self._batch) and not self._over:
             await self._flush()
@@ -274,6 +288,15 @@ class StreamLog:
         """Keep whole frames, soon; return once the last ones are there."""
         if self._writer is not None:
             await self._writer.write(frames)
+
+    def push(self, frames: bytes) -> bool:
+        """Keep whole frames, soon; return whether the store keeps up."""
+        return self._writer is None or self._writer.push(frames)
+
+    async def caught_up(self) -> None:
+        """Return when the store has caught up; once the last frames are there, if they were pushed."""
+        if self._writer is not None:
+            await self._writer.caught_up()
 
     async def secure(self) -> None:
         """Do nothing: a run that dies is not made again, so that its log need not be whole."""

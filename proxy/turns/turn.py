@@ -20,13 +20,13 @@ import orjson
 from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
-from proxy.protocol import sse
-from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, ServiceUnavailable
-from proxy.relay import Outcome, Ownership, Relay, Splicer
+from proxy.protocol.errors import ApiError, ServiceUnavailable
+from proxy.relay import Outcome, Ownership, Relay
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
+from proxy.turns.stream import TurnStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,35 +237,13 @@ class Turn:
             return await self._relay_stream(answer)
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
-        relay, splicer = self._relay, Splicer(self._relay, answer.max_event_bytes)
-        failed = "The upstream ended its stream before the response was complete."
-        try:
-            async for chunk in answer.chunks(relay.patience):
-                if not await self._pass_on(splicer.feed(chunk)):
-                    return self._interrupted()
-                if relay.is_over or splicer.failure is not None:
-                    break
-            else:
-                if not await self._pass_on(splicer.flush()):
-                    return self._interrupted()
-        except (BadGateway, GatewayTimeout) as failure:
-            failed = failure.message
-        if splicer.failure is not None:
-            reason = "is too large" if isinstance(splicer.failure, sse.EventTooLarge) else "can't be read"
-            failed = f"The upstream sent an event that {reason}."
+        relay = self._relay
+        stream = TurnStream(relay, self._output, tells=self._request.stream, ends_on_leave=self._ends_on_leave)
+        if not await stream.run(answer):
+            return self._interrupted()
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
-        return relay.outcome or relay.fail("server_error", failed)
-
-    async def _pass_on(self, frames: bytes) -> bool:
-        """Send what the client gets, and pings; return whether the turn goes on."""
-        relay = self._relay
-        if frames and self._request.stream and not await self._output.send(frames) and self._ends_on_leave:
-            return False
-        if relay.pings:
-            relay.pings = 0
-            await self._output.pass_ping()
-        return True
+        return relay.outcome or relay.fail("server_error", stream.failure)
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.

@@ -30,13 +30,17 @@ HOP_BY_HOP = frozenset(
 )
 
 #: What a caller sends to this server alone. `Expect` was answered here, cookies belong to this origin.
-_OURS_IN = frozenset({"host", "content-length", "cookie", "expect", *CREDENTIAL_HEADERS})
+_OURS_IN = frozenset({"host", "content-length", "cookie", "expect", *CREDENTIAL_HEADERS, *HOP_BY_HOP})
 
 #: What an upstream says about its own origin, and the request id, which is ours.
-_THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transport-security"})
+_THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transport-security", *HOP_BY_HOP})
 
 #: Headers that describe the bytes of a body; they are wrong as soon as the body is rewritten.
 _OF_THE_BYTES = frozenset({"content-length", "content-encoding", "content-type", "content-md5", "digest", "etag"})
+
+
+#: Both, for a body that is rewritten.
+_THEIRS_OF_A_BODY = _THEIRS_OUT | _OF_THE_BYTES
 
 
 def request_headers(incoming: Mapping[str, str], credentials: Mapping[str, str]) -> CIMultiDict[str]:
@@ -56,7 +60,7 @@ def response_headers(answer: Mapping[str, str], *, untouched: bool = False) -> C
     untouched: the body is passed on byte for byte, so those that describe its bytes stay. What the upstream
     says about its own origin (cookies, CORS, HSTS, Alt-Svc) is dropped.
     """
-    kept = _kept(answer, _THEIRS_OUT if untouched else _THEIRS_OUT | _OF_THE_BYTES)
+    kept = _kept(answer, _THEIRS_OUT if untouched else _THEIRS_OF_A_BODY)
     for name in [name for name in kept if name.lower().startswith("access-control-")]:
         kept.popall(name, None)
     return kept
@@ -76,11 +80,8 @@ def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[st
     if hdrs.CONNECTION in headers:
         connection = [value for key, value in headers.items() if key.lower() == "connection"]
         named = {name.strip().lower() for value in connection for name in value.split(",")}
-    kept: CIMultiDict[str] = CIMultiDict()
-    for key, value in headers.items():
-        if (name := key.lower()) not in HOP_BY_HOP and name not in named and name not in dropped:
-            kept.add(key, _sendable(value))
-    return kept
+    unwanted = dropped | named if named else dropped
+    return CIMultiDict([(key, _sendable(value)) for key, value in headers.items() if key.lower() not in unwanted])
 
 
 def _sendable(value: str) -> str:

@@ -9,6 +9,7 @@ refusal    names something that the client never sent, or an item of its history
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -19,9 +20,9 @@ from proxy.context.budget import OMITTED
 from proxy.context.model_request import ModelRequest, View, turn_model_request
 from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
-from proxy.protocol.errors import ApiError, BadGateway, UpstreamRefusal
+from proxy.protocol.errors import BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
-from proxy.upstream.body import iter_chunks, parse_json_answer
+from proxy.upstream.body import parse_json_answer, push_chunks
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from proxy.upstream.capabilities import Capabilities
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer
+    from proxy.upstream.wire import Consumer
     from storage import TurnSource
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
@@ -46,6 +48,8 @@ Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
 
 #: Bytes of a body that are looked at to tell what it is.
 _MAX_START_BYTES = 4096
+#: Bytes of a body that are kept for who pulls it, before the model server has to wait.
+_READ_AHEAD_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -199,17 +203,23 @@ class ModelCall:
 class ModelAnswer:
     """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
-    A context: at its end the connection goes back, or is closed if the answer was not read to its end.
+    Its body is pulled, piece by piece, until it is asked to be pushed. A context: at its end the connection goes back,
+    or is closed if the answer was not read to its end.
     """
 
     def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
         self._answer = answer
-        self._upstream = upstream
         self._omitted = omitted
-        self._chunks = iter_chunks(answer)
         self._room = upstream.max_response_bytes
-        #: What was read to see what the body is.
-        self._start = b""
+        self._consumer: Consumer | None = None
+        #: How large an event of a stream may be.
+        self.max_event_bytes = upstream.max_event_bytes
+        #: What came and was not pulled yet, how much that is, and who waits for more.
+        self._pieces: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._begun = self._over = False
+        self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -236,7 +246,9 @@ class ModelAnswer:
             if not chunk:
                 break
             start = (start + chunk).lstrip(b" \t\r\n")
-        self._start = start
+        if start:
+            self._pieces.appendleft(start)
+            self._kept_bytes += len(start)
         if found is not None:
             return found
         untold = not self._answer.headers.get(hdrs.CONTENT_TYPE)
@@ -253,11 +265,6 @@ class ModelAnswer:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         return parse_json_answer(await self.read())
 
-    @property
-    def max_event_bytes(self) -> int:
-        """How large an event of a stream may be."""
-        return self._upstream.max_event_bytes
-
     async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream as they arrive, cut anywhere.
 
@@ -268,23 +275,88 @@ class ModelAnswer:
         while chunk := await self._next(patience()):
             yield chunk
 
-    async def _next(self, seconds: float | None = None) -> bytes:
-        """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
-        if self._start:
-            chunk, self._start = self._start, b""
-            return chunk
-        if seconds is None:
-            chunk = await anext(self._chunks, b"")
-        else:
-            try:
-                async with asyncio.timeout(seconds):
-                    chunk = await anext(self._chunks, b"")
-            except (TimeoutError, ApiError):
-                return b""
+    def push(self, consumer: Consumer) -> None:
+        """Give what comes of the body to a consumer from now on, what has come at once; it fails with an ApiError."""
+        self._consumer = consumer
+        while self._pieces:
+            consumer.data(self._pieces.popleft())
+        self._kept_bytes = 0
+        self.hold(held=False)
+        try:
+            self._begin()
+        except BadGateway as failure:
+            self.failed(failure)
+        if self._over:
+            self._tell_over()
+
+    def hold(self, *, held: bool) -> None:
+        """Let the model server wait, or go on."""
+        self._answer.hold(held=held)
+
+    # How the body comes (`wire.Consumer`).
+
+    def data(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
         self._room -= len(chunk)
         if self._room < 0:
-            raise BadGateway("The upstream's answer is too large.", code="upstream_response_too_large")
-        return chunk
+            self.failed(BadGateway("The upstream's answer is too large.", code="upstream_response_too_large"))
+        elif self._over:
+            return
+        elif self._consumer is not None:
+            self._consumer.data(chunk)
+        else:
+            self._pieces.append(chunk)
+            self._kept_bytes += len(chunk)
+            if self._kept_bytes > _READ_AHEAD_BYTES:
+                self.hold(held=True)
+            self._wake()
+
+    def end(self) -> None:
+        """Know that the body is complete."""
+        self._over = True
+        self._tell_over()
+
+    def failed(self, error: Exception) -> None:
+        """Know that no more of the body comes."""
+        if not self._over:
+            self._over, self._failure = True, error
+            self._tell_over()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            push_chunks(self._answer, self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _tell_over(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            self._wake()
+        elif self._failure is None:
+            consumer.end()
+        else:
+            consumer.failed(self._failure)
+
+    async def _next(self, seconds: float | None = None) -> bytes:
+        """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
+        self._begin()
+        while not (self._pieces or self._over):
+            self._waiter = asyncio.get_running_loop().create_future()
+            if seconds is None:
+                await self._waiter
+            elif not (await asyncio.wait([self._waiter], timeout=seconds))[0]:
+                return b""
+        if self._pieces:
+            chunk = self._pieces.popleft()
+            self._kept_bytes -= len(chunk)
+            self.hold(held=False)
+            return chunk
+        if self._failure is not None and seconds is None:
+            raise self._failure
+        return b""
 
 
 def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:

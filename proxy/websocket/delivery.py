@@ -19,6 +19,7 @@ class WebSocketDelivery:
         self._lane = lane
         self.gone = False
         self.started = False
+        self._waiting: list[bytes] = []
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """Let the headers go: messages have none."""
@@ -27,8 +28,22 @@ class WebSocketDelivery:
         """Send what whole SSE frames say; return whether the client is there."""
         if not self.gone:
             self.started = True
-            self.gone = not await self._send(to_messages(frames, self._lane))
+            self._waiting.append(frames)
+            await self.caught_up()
         return not self.gone
+
+    def push(self, frames: bytes) -> bool:
+        """Leave whole frames to `caught_up`, which sends them as messages."""
+        self._waiting.append(frames)
+        return False
+
+    async def caught_up(self) -> None:
+        """Send what was pushed."""
+        while self._waiting:
+            frames = b"".join(self._waiting)
+            self._waiting.clear()
+            if not self.gone:
+                self.gone = not await self._send(to_messages(frames, self._lane))
 
     async def keep_alive(self, silence_seconds: float) -> None:
         """Do nothing: the connection as a whole is kept alive."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from redis import exceptions as redis_errors
 
 Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Argument, ...]
+
+
+class Transaction(NamedTuple):
+    """Commands that the server does without anybody else's in between; they have one reply, the list of theirs.
+
+    One of them that fails has its error in that list, and the others are done all the same. What the server does not
+    take as a transaction has that error for its reply.
+    """
+
+    commands: Sequence[Command]
+
+
+ChannelRequest: TypeAlias = Command | Transaction
 
 #: Keys that the server looks at in one step of a scan.
 SCAN_COUNT = 1000
@@ -38,8 +51,11 @@ class Channel(Protocol):
     the commands may have been done.
     """
 
+    #: Whether it takes transactions.
+    has_transactions: bool = True
+
     @abstractmethod
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, read all."""
 
     async def tags(self) -> list[str]:
@@ -65,3 +81,33 @@ class Channel(Protocol):
     @abstractmethod
     async def close(self) -> None:
         """Close what is open."""
+
+
+def unfold(requests: Sequence[ChannelRequest]) -> Sequence[Command]:
+    """Return requests as the commands that are sent."""
+    if not any(isinstance(request, Transaction) for request in requests):
+        return requests  # type: ignore[return-value]
+    commands: list[Command] = []
+    for request in requests:
+        if isinstance(request, Transaction):
+            commands += [("MULTI",), *request.commands, ("EXEC",)]
+        else:
+            commands.append(request)
+    return commands
+
+
+def fold(requests: Sequence[ChannelRequest], replies: list[Any]) -> list[Any]:
+    """Return the replies to requests, from those to the commands of `unfold`."""
+    if len(replies) == len(requests):
+        return replies
+    coming = iter(replies)
+    folded = []
+    for request in requests:
+        reply = next(coming)
+        if isinstance(request, Transaction):
+            taken = [reply, *(next(coming) for _ in request.commands)]
+            done = next(coming)
+            # one that was not even queued says why; EXEC says only that there was such a one
+            reply = next((one for one in taken if isinstance(one, Exception)), done)
+        folded.append(reply)
+    return folded

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 
 from storage.client.barrier import Barrier
-from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command
+from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, ChannelRequest, Transaction
 
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
@@ -19,8 +19,12 @@ MAX_TAGS = 1000
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time.
 
+    There are no transactions: redis-py sends each command over whichever connection to the node is free.
+
     barrier: what has to be answered behind the commands, on each node.
     """
+
+    has_transactions = False
 
     def __init__(self, client: RedisCluster, *, timeout_seconds: float, barrier: Barrier | None = None) -> None:
         self._client = client
@@ -30,14 +34,14 @@ class ClusterChannel(Channel):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, one exchange a command, concurrently."""
         async with asyncio.timeout(self._timeout_seconds):
             if self._barrier is not None:
                 await self._client.initialize()
-                nodes = {tag: self._client.get_node_from_key(tag) for tag in _tags_of(commands)}
+                nodes = {tag: self._client.get_node_from_key(tag) for tag in _tags_of(requests)}
             try:
-                replies = list(await asyncio.gather(*(self._send(command) for command in commands)))
+                replies = list(await asyncio.gather(*(self._send(request) for request in requests)))
             except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
                 # redis-py does not say whether it was sent
                 raise AnswerLost(*error.args) from error
@@ -60,9 +64,11 @@ class ClusterChannel(Channel):
             raise AnswerLost(*error.args) from error
         barrier.check([command.result for command in commands])
 
-    async def _send(self, command: Command) -> Any:
+    async def _send(self, request: ChannelRequest) -> Any:
+        if isinstance(request, Transaction):
+            raise TypeError("a cluster channel takes no transactions")
         try:
-            return await self._client.execute_command(*command)
+            return await self._client.execute_command(*request)
         except redis_errors.ResponseError as error:
             return error
 
@@ -103,8 +109,9 @@ class ClusterChannel(Channel):
         await self._client.aclose()
 
 
-def _tags_of(commands: Sequence[Command]) -> set[str]:
+def _tags_of(requests: Sequence[ChannelRequest]) -> set[str]:
     """Return the hash tags of the first keys of scripts."""
+    commands = [request for request in requests if not isinstance(request, Transaction)]
     keys = [str(command[3]) for command in commands if str(command[0]).startswith("EVAL")]
     return {key[key.index("{") + 1 : key.index("}")] for key in keys}
 

@@ -71,6 +71,10 @@ class PartitionKeys:
         """The four keys that most scripts start with."""
         return self.head, self.conversation, self.branches, self.index
 
+    def segment(self, number: int) -> str:
+        """List of items."""
+        return self._key(f"segment:{number}")
+
     def response(self, response_id: str) -> str:
         """Hash of one response."""
         return self._key(f"response:{response_id}")

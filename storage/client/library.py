@@ -8,6 +8,12 @@ A file begins with comments; among them it declares itself, in lines of this for
 
 `prolongs: whole` gives a conversation that was used its whole time anew; `rest` gives what the script has made what is
 left of it. So a new script is one file here and one method that calls it.
+
+A script that runs all the time may have a *plain case*: a file of the same name in `lua/plain`, which stands before
+everything and answers what comes up nearly always, with few commands and without the functions of `lua/lib`: to make
+those for each call costs as much as a whole plain turn. It uses the names that the script gives its keys and arguments,
+needs only constants, checks first whether this is its case, and then writes exactly what the script would. What is not
+plain it leaves to the script.
 """
 
 from __future__ import annotations
@@ -21,6 +27,8 @@ from typing import NamedTuple
 
 #: The folder of what is put before scripts; every other one has scripts.
 LIBRARY_FOLDER = "lib"
+#: The folder of plain cases.
+PLAIN_FOLDER = "plain"
 #: What `prolongs` may say → whether it counts as a use of the conversation.
 PROLONGS = {"whole": "true", "rest": "false"}
 #: The file that scripts with `prolongs` need, and what is put around them.
@@ -34,6 +42,10 @@ if reply[1] == 'ok' then
 end
 return reply
 """
+_PLAIN = """do
+{names}
+{plain}
+end"""
 _DECLARATION = re.compile(r"--\s?(\w+):\s*(.*)")
 
 
@@ -49,6 +61,14 @@ class Head(NamedTuple):
 
     needs: tuple[str, ...]
     prolongs: str | None
+
+
+class Files(NamedTuple):
+    """The texts of all Lua files by name: scripts, what is put before them, and scripts' plain cases."""
+
+    scripts: dict[str, str]
+    library: dict[str, str]
+    plain: dict[str, str]
 
 
 def read_head(name: str, text: str) -> Head:
@@ -71,22 +91,34 @@ def read_head(name: str, text: str) -> Head:
     return Head(needs, prolongs)
 
 
-def assemble(scripts: Mapping[str, str], library: Mapping[str, str], conversation_seconds: int) -> dict[str, Script]:
-    """Return every script by name, with what it needs before it. scripts, library: name → text of the file.
+def read_names(text: str) -> str:
+    """Return the lines in which a script names its keys and arguments: those between its first two empty lines."""
+    return text.partition("\n\n")[2].partition("\n\n")[0]
+
+
+def assemble(files: Files, conversation_seconds: int) -> dict[str, Script]:
+    """Return every script by name, with what it needs before it, and before that its plain case.
 
     conversation_seconds: how long a conversation is kept after its last use; 0: for ever. Raises ValueError for a head
     that can't be followed.
     """
-    heads = {name: read_head(name, text) for name, text in library.items()}
-    if prolonging := [name for name, head in heads.items() if head.prolongs]:
+    heads = {name: read_head(name, text) for name, text in files.library.items()}
+    plain_heads = {name: read_head(name, text) for name, text in files.plain.items()}
+    if prolonging := [name for name, head in (heads | plain_heads).items() if head.prolongs]:
         raise ValueError(f"{prolonging[0]}.lua is no script: it prolongs nothing by itself")
+    if strays := plain_heads.keys() - files.scripts.keys():
+        raise ValueError(f"{PLAIN_FOLDER}/{min(strays)}.lua is no script's plain case")
     assembled = {}
-    for name, text in scripts.items():
+    for name, text in files.scripts.items():
         head = read_head(name, text)
         parts = list(_in_order((*head.needs, RETENTION) if head.prolongs else head.needs, heads, (name,)))
-        texts = [library[part] for part in parts]
-        if RETENTION in parts:
-            texts.insert(0, f"local CONVERSATION_SECONDS = {conversation_seconds}")
+        texts = [f"local CONVERSATION_SECONDS = {conversation_seconds}"] if RETENTION in parts else []
+        if name in files.plain:
+            before = list(_in_order(plain_heads[name].needs, heads, (name,)))
+            texts += [files.library[part] for part in before]
+            texts.append(_PLAIN.format(names=read_names(text), plain=files.plain[name]))
+            parts = [part for part in parts if part not in before]
+        texts += [files.library[part] for part in parts]
         texts.append(_PROLONGED.format(script=text, used=PROLONGS[head.prolongs]) if head.prolongs else text)
         source = "\n".join(texts)
         assembled[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
@@ -105,21 +137,25 @@ def _in_order(needs: tuple[str, ...], heads: Mapping[str, Head], path: tuple[str
                 yield part
 
 
-def read_files() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the texts of all scripts, and of the library's files, by name."""
-    scripts: dict[str, str] = {}
-    library: dict[str, str] = {}
+def read_files() -> Files:
+    """Return the texts of all Lua files."""
+    files = Files({}, {}, {})
+    folders = {LIBRARY_FOLDER: files.library, PLAIN_FOLDER: files.plain}
     for folder in sorted((resources.files("storage") / "lua").iterdir(), key=lambda one: one.name):
-        texts = library if folder.name == LIBRARY_FOLDER else scripts
+        texts = folders.get(folder.name, files.scripts)
         for file in sorted(folder.iterdir(), key=lambda one: one.name):
             name = file.name.removesuffix(".lua")
             if name in texts:
                 raise ValueError(f"two scripts are called {name}")
             texts[name] = file.read_text("utf-8")
-    return scripts, library
+    return files
 
 
 @cache
-def load_scripts(conversation_seconds: int = 0) -> dict[str, Script]:
-    """Return every script by name, read from `lua/`. conversation_seconds: see `assemble`."""
-    return assemble(*read_files(), conversation_seconds)
+def load_scripts(conversation_seconds: int = 0, *, plain_cases: bool = True) -> dict[str, Script]:
+    """Return every script by name, read from `lua/`. conversation_seconds: see `assemble`.
+
+    plain_cases: whether scripts have them. What they write must not depend on it; tests compare.
+    """
+    files = read_files()
+    return assemble(files if plain_cases else files._replace(plain={}), conversation_seconds)

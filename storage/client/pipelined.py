@@ -239,7 +239,7 @@ class PipelinedConnection(asyncio.Protocol):
             return
         exchange = self._waiting[0]
         exchange.replies.append(reply)
-        if isinstance(reply, Exception) and _refuses(reply):
+        if isinstance(reply, Exception) and refuses(reply):
             exchange.refusal = exchange.refusal or reply
             self.retire()
         if len(exchange.replies) == exchange.count:
@@ -290,5 +290,6 @@ class PipelinedConnection(asyncio.Protocol):
             self._changed(self)
 
 
-def _refuses(error: Exception) -> bool:
+def refuses(error: Exception) -> bool:
+    """Tell whether a reply means that nothing more is to be asked of the server."""
     return isinstance(error, _REFUSALS) or str(error).startswith(_REFUSAL_CODES)

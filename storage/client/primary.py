@@ -22,6 +22,8 @@ OTHERS_SECONDS = 0.5
 LONGEST_FAILOVER_SECONDS = 15.0
 #: Seconds between two questions which server it is, for news that were missed.
 ASK_SECONDS = 2.0
+#: Seconds until a Sentinel that can't be heard is tried again.
+LISTEN_AGAIN_SECONDS = 1.0
 
 _BEGINS, _ABORTED, _SWITCHED = "+failover-state-*", "-failover-abort-*", "+switch-master"
 
@@ -36,6 +38,8 @@ class Primary:
         self._service: str = pool.service_name
         self._callbacks: list[Callable[[], None]] = []
         self._known: tuple[str, int] | None = None
+        #: The Sentinels that can't be heard, and why.
+        self._deaf: dict[Redis, Exception] = {}
         self._is_settled = asyncio.Event()
         self._is_settled.set()
         #: Counts the changes: an address that was asked for before one is not to be used.
@@ -54,20 +58,18 @@ class Primary:
         return await self._ask()
 
     async def follow(self) -> None:
-        """Listen to all Sentinels, until none can be heard any more: that is raised, as redis-py has it."""
-        listening = [asyncio.create_task(self._listen(sentinel)) for sentinel in self._sentinels]
-        asking = asyncio.create_task(self._ask_again())
+        """Listen to all Sentinels; once none can be heard the last one's failure is raised, as redis-py has it."""
+        self._deaf = {}
+        tasks = [asyncio.create_task(self._ask_again())]
+        tasks += [asyncio.create_task(self._listen_on(sentinel)) for sentinel in self._sentinels]
         try:
-            while listening:
-                done, _ = await asyncio.wait(listening, return_when=asyncio.FIRST_COMPLETED)
-                listening = [task for task in listening if task not in done]
-                # those that are heard are enough; who is back is heard with the next `follow`
-                if not listening:
-                    await done.pop()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
-            for task in (asking, *listening):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(asking, *listening, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -108,10 +110,22 @@ class Primary:
 
     # --- listening --------------------------------------------------------------------------------------------------
 
+    async def _listen_on(self, sentinel: Redis) -> None:
+        """Listen to one for as long as any of them can be heard."""
+        while True:
+            try:
+                await self._listen(sentinel)
+            except (redis_errors.RedisError, OSError) as error:
+                self._deaf[sentinel] = error
+                if len(self._deaf) == len(self._sentinels):
+                    raise
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
     async def _listen(self, sentinel: Redis) -> None:
         async with sentinel.pubsub() as news:
             await news.psubscribe(_BEGINS, _ABORTED, _SWITCHED)
             async for message in news.listen():
+                self._deaf.pop(sentinel, None)
                 if message["type"] == "pmessage":
                     self._hear(message["pattern"].decode(), message["data"].decode())
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from storage.client.barrier import BARRIER_COMMANDS, Barrier
-from storage.client.channel import Channel, Command
+from storage.client.channel import Channel, ChannelRequest
 
 
 class ReplicatedChannel(Channel):
@@ -20,15 +20,15 @@ class ReplicatedChannel(Channel):
     def __init__(self, channel: Channel, barrier: Barrier) -> None:
         self._channel = channel
         self._barrier = barrier
-        self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._waiting: list[tuple[Sequence[ChannelRequest], asyncio.Future[list[Any]]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, read all, wait for the replicas. Raises TooFewReplicas too: the primary has done it then."""
-        if not commands:
+        if not requests:
             return []
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((commands, future))
+        self._waiting.append((requests, future))
         if self._task is None:
             self._task = asyncio.create_task(self._go())
         return await future
@@ -41,10 +41,10 @@ class ReplicatedChannel(Channel):
         finally:
             self._task = None
 
-    async def _go_once(self, waiting: Sequence[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
+    async def _go_once(self, waiting: Sequence[tuple[Sequence[ChannelRequest], asyncio.Future[list[Any]]]]) -> None:
         if not waiting:
             return
-        together = [command for commands, _ in waiting for command in commands]
+        together = [request for requests, _ in waiting for request in requests]
         try:
             replies = await self._channel.exchange([*together, *self._barrier.commands()])
             self._barrier.check(replies[-BARRIER_COMMANDS:])
@@ -54,10 +54,10 @@ class ReplicatedChannel(Channel):
                     future.set_exception(error)
             return
         first = 0
-        for commands, future in waiting:
+        for requests, future in waiting:
             if not future.done():
-                future.set_result(replies[first : first + len(commands)])
-            first += len(commands)
+                future.set_result(replies[first : first + len(requests)])
+            first += len(requests)
 
     async def close(self) -> None:
         """Close the connection; what is under way fails."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from redis import exceptions as redis_errors
 
 from storage.client.barrier import TooFewReplicas
-from storage.client.channel import Argument, Channel, Command, Unanswered
+from storage.client.channel import Argument, Channel, ChannelRequest, Command, Transaction, Unanswered
 from storage.client.library import load_scripts
 from storage.errors import REFUSALS, Reason, StoreError, Unavailable
 from storage.room import Room
@@ -86,12 +86,17 @@ _ACKNOWLEDGED = frozenset(
 
 
 class Call(NamedTuple):
-    """One call of a script. subject: the id that a refusal is about when the script names none."""
+    """One call of a script. subject: the id that a refusal is about when the script names none.
+
+    reads: commands that read what lies where the script has looked, with nobody's write in between; not for channels
+    without transactions. Their replies, a list, come after the script's.
+    """
 
     script: str
     keys: Sequence[str]
     arguments: Sequence[Argument]
     subject: str = ""
+    reads: Sequence[Command] = ()
 
 
 def translate_error(error: Exception, *, unsure: bool = False) -> Unavailable:
@@ -139,6 +144,11 @@ class Scripts:
         self.room = Room()
         self._scripts = load_scripts(conversation_seconds)
 
+    @property
+    def take_reads(self) -> bool:
+        """Whether calls may have reads."""
+        return self._channel.has_transactions
+
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.
 
@@ -168,27 +178,35 @@ class Scripts:
         is_acknowledged = any(call.script in _ACKNOWLEDGED for call in calls)
         channel = self._replicated if is_acknowledged else self._channel
         try:
-            replies = await channel.exchange([self._command(call) for call in calls])
-            for i, reply in enumerate(replies):
-                if isinstance(reply, redis_errors.NoScriptError):
-                    (replies[i],) = await channel.exchange([self._whole_command(calls[i])])
-                if isinstance(replies[i], Exception):
-                    raise replies[i]
+            replies = await channel.exchange([self._request(call) for call in calls])
+            for i, call in enumerate(calls):
+                if isinstance(_parts(replies[i], call)[0], redis_errors.NoScriptError):
+                    (replies[i],) = await channel.exchange([self._request(call, whole=True)])
+                for part in _parts(replies[i], call):
+                    if isinstance(part, Exception):
+                        raise part
         except CLIENT_ERRORS as error:
-            # what goes together is not one: another call may have been carried out
-            others = any(not isinstance(reply, Exception) for reply in replies)
-            raise translate_error(error, unsure=others) from error
+            # what goes together is not one: another call may have been carried out, or the script and not its reads
+            parts = [part for reply, call in zip(replies, calls, strict=False) for part in _parts(reply, call)]
+            raise translate_error(error, unsure=any(not isinstance(part, Exception) for part in parts)) from error
         return replies
 
-    def _command(self, call: Call) -> Command:
-        return ("EVALSHA", self._scripts[call.script].sha, len(call.keys), *call.keys, *call.arguments)
+    def _request(self, call: Call, *, whole: bool = False) -> ChannelRequest:
+        """Return the call as it is sent. whole: for a server that has lost its scripts, or never had them."""
+        script = self._scripts[call.script]
+        name, text = ("EVAL", script.source) if whole else ("EVALSHA", script.sha)
+        command = (name, text, len(call.keys), *call.keys, *call.arguments)
+        return Transaction((command, *call.reads)) if call.reads else command
 
-    def _whole_command(self, call: Call) -> Command:
-        """Return the call for a server that has lost its scripts, or never had them."""
-        return ("EVAL", self._scripts[call.script].source, len(call.keys), *call.keys, *call.arguments)
+
+def _parts(reply: Any, call: Call) -> Sequence[Any]:
+    """Return the replies to the script and to the reads of a call."""
+    return reply if call.reads and isinstance(reply, list) else (reply,)
 
 
 def _unwrap(reply: list[Any], call: Call) -> list[Any]:
+    if call.reads:
+        reply = [*reply[0], reply[1:]]
     refusal = REFUSALS.get(reply[0])
     if refusal is None:
         return reply if reply[0] != b"ok" else reply[1:]

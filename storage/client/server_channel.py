@@ -12,9 +12,9 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Channel, Command, Unanswered
+from storage.client.channel import Channel, ChannelRequest, Transaction, Unanswered, fold, unfold
 from storage.client.dialer import Dialer
-from storage.client.pipelined import PipelinedConnection, Refused
+from storage.client.pipelined import PipelinedConnection, Refused, refuses
 
 
 class ServerChannel(Channel):
@@ -32,12 +32,12 @@ class ServerChannel(Channel):
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, read all; once more on a fresh connection if one that worked before fails, or is refused.
 
         So the server may do commands twice: every script can be repeated.
         """
-        if not commands:
+        if not requests:
             return []
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -45,16 +45,16 @@ class ServerChannel(Channel):
         deadline = loop.time() + self._timeout_seconds
         connection = self._with_room() or await self._find(deadline)
         if not connection.is_proven:
-            return await self._send_last(connection, commands, deadline)
+            return await self._send_last(connection, requests, deadline)
         try:
-            return await self._send(connection, commands, deadline)
+            return await self._send(connection, requests, deadline)
         except (redis_errors.ConnectionError, Refused) as error:
             # The server was restarted, went away, or is no primary any more.
             lost = error if isinstance(error, Unanswered) else None
             refused = error if isinstance(error, Refused) else None
         try:
             connection = self._with_room() or await self._find(deadline)
-            replies = await self._send_last(connection, commands, deadline)
+            replies = await self._send_last(connection, requests, deadline)
         except redis_errors.ReadOnlyError:
             # there is still no primary
             if refused is None:
@@ -64,26 +64,34 @@ class ServerChannel(Channel):
             if lost is None or isinstance(error, Unanswered):
                 raise
             raise lost from error
-        if lost is not None and (error_reply := next((one for one in replies if isinstance(one, Exception)), None)):
+        if lost is not None and (error_reply := _first_error(requests, replies)):
             # refused now, but done then perhaps
             raise lost from error_reply
         return replies
 
     async def _send_last(
-        self, connection: PipelinedConnection, commands: Sequence[Command], deadline: float
+        self, connection: PipelinedConnection, requests: Sequence[ChannelRequest], deadline: float
     ) -> list[Any]:
         try:
-            return await self._send(connection, commands, deadline)
+            return await self._send(connection, requests, deadline)
         except Refused as refusal:
             return refusal.replies
 
-    async def _send(self, connection: PipelinedConnection, commands: Sequence[Command], deadline: float) -> list[Any]:
+    async def _send(
+        self, connection: PipelinedConnection, requests: Sequence[ChannelRequest], deadline: float
+    ) -> list[Any]:
+        commands = unfold(requests)
         try:
-            replies = await connection.send(commands, deadline)
+            replies = fold(requests, await connection.send(commands, deadline))
+        except Refused as refusal:
+            raise Refused(fold(requests, refusal.replies)) from refusal
         except asyncio.CancelledError:
             if self._is_blocking:
                 connection.abort()
             raise
+        if len(commands) > len(requests) and _is_refused(requests, replies):
+            connection.retire()
+            raise Refused(replies)
         connection.is_proven = True
         return replies
 
@@ -177,3 +185,21 @@ class ServerChannel(Channel):
                 other.retire()
         self._changes.set()
         self._changes.clear()
+
+
+def _first_error(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> Exception | None:
+    """Return the first error among the replies, within transactions too."""
+    for request, reply in zip(requests, replies, strict=True):
+        parts = reply if isinstance(request, Transaction) and isinstance(reply, list) else [reply]
+        for part in parts:
+            if isinstance(part, Exception):
+                return part
+    return None
+
+
+def _is_refused(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> bool:
+    """Tell whether a transaction was refused within: the connection sees what replies are, not what is in them."""
+    inner = [reply for request, reply in zip(requests, replies, strict=True) if isinstance(request, Transaction)]
+    return any(
+        isinstance(one, Exception) and refuses(one) for reply in inner if isinstance(reply, list) for one in reply
+    )

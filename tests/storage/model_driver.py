@@ -58,6 +58,8 @@ class Driver:
         self.touched: set[str] = set()
         self.calls: list[str] = []
         self.counter = 0
+        #: Ids that the input of the turn names that was opened last. Every other one names none.
+        self.asked: list[str] = []
 
     async def refused(self, call: Awaitable[object], *expected: type[StoreError]) -> None:
         with pytest.raises(expected):
@@ -137,8 +139,10 @@ class Driver:
     # Turns
 
     def open(self, owner: str, source: TurnSource, partition: str, token: str) -> Awaitable[OpenedTurn]:
-        asked = [*list(self.partitions.get(partition, Partition("")).known)[-4:], "msg_unknown"]
-        return self.store.turns.open(owner, source, Lease(partition, "", token), LEASE_SECONDS, asked, [])
+        here = list(self.partitions.get(partition, Partition("")).known)
+        self.asked = [] if self.asked else [*here[-4:], "msg_unknown"]
+        lease, calls = Lease(partition, "", token), [*self.calls[-2:], "call_unknown"]
+        return self.store.turns.open(owner, source, lease, LEASE_SECONDS, self.asked, calls)
 
     def check_opened(self, partition: str, opened: OpenedTurn, history: Sequence[Item]) -> None:
         """Compare what a turn was opened with."""
@@ -146,7 +150,7 @@ class Driver:
         assert opened.history == b",".join(shown(history))
         assert opened.pending - here.unsure == here.waiting(history)
         expected = {}
-        for item in list(here.known.values())[-4:]:
+        for item in [one for one in here.known.values() if one.id in self.asked]:
             elsewhere = self.partitions.get(partition_of(item.id))
             # a deleted conversation's item that was brought again is there twice
             seen = next((one for one in history if one.alive and one.id == item.id), None)

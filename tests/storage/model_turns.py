@@ -107,6 +107,19 @@ class TurnOperations(BranchOperations):
         if turn:
             await self.commit(turn, dice, failed=False, stored=True)
 
+    async def take_chain(self, dice: Random) -> None:
+        """Run turns outside of conversations, each after the last one; most often several."""
+        turn = await self.begin_on_nothing(dice)
+        for _ in range(dice.choice([1, 3, 4])):
+            await self.commit(turn, dice, failed=False, stored=True)
+            response = self.responses[-1]
+            await self.check_response(response)
+            opened = await self.open(
+                turn.owner, TurnSource(previous_response_id=response.id), turn.partition, self.new_token()
+            )
+            turn = self.start(Turn(turn.owner, turn.partition, opened, list(response.snapshot)))
+        self.turns.remove(turn)
+
     def running(self, dice: Random) -> Turn | None:
         if not self.turns:
             return None

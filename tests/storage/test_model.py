@@ -1,5 +1,8 @@
 """Random histories of one server, checked step by step against a model in plain Python.
 
+Each is played twice at the same time, with the scripts' plain cases and without: what is stored must be the same after
+each step.
+
 A history is a list of operations, each with a number that its dice start from: so one that fails stays the same, and
 can be cut down by leaving steps out. Hypothesis makes histories on the fake; its machine has one rule with the
 operation as an argument, because of many rules it would leave most out of each history. Histories on the real server
@@ -18,11 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
-from storage import Store
-from tests.fake import channels_to, connect_fake
-from tests.storage.builders import PREFIX, RETENTION_SECONDS, store_on
+from tests.fake import connect_fake
+from tests.storage.builders import RETENTION_SECONDS
 from tests.storage.model_driver import OWNERS
 from tests.storage.model_turns import TurnOperations
+from tests.storage.twins import Twins
 
 #: How often each operation is chosen, before a history puts more weight on some.
 WEIGHTS = {
@@ -42,6 +45,7 @@ WEIGHTS = {
     "begin_on_response": 1,
     "begin_on_nothing": 0.2,
     "take_turn": 6,
+    "take_chain": 1,
     "give_up": 1,
     "lose_lock": 2,
     "end": 6,
@@ -62,15 +66,15 @@ def make_history(seed: int) -> list[Step]:
     return [(name, dice.randrange(1_000_000)) for name in names]
 
 
-async def play(redis: Redis, history: Sequence[Step]) -> None:
-    """Run a history on an empty server; after each step the store and the model must agree."""
-    await redis.flushall()
-    async with store_on(redis) as store:
-        driver = TurnOperations(store)
-        for name, seed in history:
-            await getattr(driver, name)(Random(seed))
-            await driver.check()
-        await driver.check_at_last()
+async def play(twins: Twins, history: Sequence[Step]) -> None:
+    """Run a history on empty databases; after each step both stores and the model must agree."""
+    driver = TurnOperations(twins.store)
+    for name, seed in history:
+        await getattr(driver, name)(Random(seed))
+        await driver.check()
+        await twins.compare()
+    await driver.check_at_last()
+    await twins.compare()
 
 
 class Histories(RuleBasedStateMachine):
@@ -79,15 +83,15 @@ class Histories(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.runner = asyncio.Runner()
-        self.fake = connect_fake()
-        self.runner.run(self._clear())
-        self.store = Store(*channels_to(self.fake), prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
-        self.driver = TurnOperations(self.store)
+        self.fakes = connect_fake(0), connect_fake(1)
+        self.twins = self.runner.run(self._clear())
+        self.driver = TurnOperations(self.twins.store)
         for _ in OWNERS:
             self.step("create_conversation", 1)
 
-    async def _clear(self) -> None:
-        await self.fake.flushall()
+    async def _clear(self) -> Twins:
+        await self.fakes[0].flushall()
+        return Twins(*self.fakes)
 
     @rule(
         name=st.sampled_from([name for name, weight in WEIGHTS.items() for _ in range(round(weight * 5))]),
@@ -99,6 +103,7 @@ class Histories(RuleBasedStateMachine):
     async def _step(self, name: str, dice: Random) -> None:
         await getattr(self.driver, name)(dice)
         await self.driver.check()
+        await self.twins.compare()
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):
@@ -107,12 +112,14 @@ class Histories(RuleBasedStateMachine):
 
     async def _end(self) -> None:
         await self.driver.check_at_last()
-        await self.store.close()
-        await self.fake.aclose()
+        await self.twins.compare()
+        await self.twins.store.close()
+        for fake in self.fakes:
+            await fake.aclose()
 
 
 Histories.TestCase.settings = settings(
-    max_examples=6,
+    max_examples=4,
     stateful_step_count=STEPS,
     deadline=None,
     database=None,
@@ -124,6 +131,10 @@ Histories.TestCase.settings = settings(
 TestHistories = Histories.TestCase
 
 
-@pytest.mark.parametrize("seed", range(100, 125))
-async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, seed: int):
-    await play(valkey, make_history(seed))
+@pytest.mark.parametrize("seed", range(100, 130))
+async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
+    async with Redis.from_url(valkey_url, db=1) as other:
+        # of every fifth one conversations expire
+        twins = Twins(valkey, other, conversation_seconds=0 if seed % 5 else 2 * RETENTION_SECONDS)
+        await play(twins, make_history(seed))
+        await twins.store.close()

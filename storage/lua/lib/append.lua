@@ -7,8 +7,6 @@
 --   mark (storage/calls.py): `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an
 --   output, `-call_id` for an output, or empty.
 
-local FIELDS = 4
-
 -- The entry whose arguments begin at a position, with what is stored of it if it is a c or an r; nil and its id for an
 -- unknown reference.
 local function read_entry(at, conversation_key, index_key)

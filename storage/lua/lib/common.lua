@@ -1,8 +1,5 @@
 -- common: names, chains and places in a partition; writes nothing by itself.
--- needs: clock
---
--- The first key of a script is the partition's hash, `…:{partition}:partition`; the keys of its segments are
--- built from it, because a chain is read and followed in one call. They share its hash tag, so its slot.
+-- needs: clock, layout
 --
 -- A chain is a list of spans: `segment:from:to` joined with `,`; `to` is exclusive and empty in an open span,
 -- which ends wherever its segment ends. Items are opaque bytes: an empty element is a tombstone.
@@ -12,16 +9,6 @@
 --
 -- Index values: `segment:offset` of each place the item lies in, joined with `,`, then the item's mark (append.lua)
 -- after a space. Index field `call:ID` names the item of that call.
-
-local PARTITION = KEYS[1]
-local BASE = string.sub(PARTITION, 1, -string.len('partition') - 1)
-
-local CHUNK = 1000 -- arguments to one command; the Lua stack holds about 8,000
-local SEGMENT_SPACE = 1073741824 -- offsets that a segment has room for, in what counts places of all segments: 2^30
--- Between call ids in a list of them: ids are any text, and this is the character least likely in one.
-local CALL_BREAK, CALL_ID = '\30', '[^\30]+'
--- Between the parts of a journal entry, or of any other text that is made of several.
-local FIELD_BREAK, FIRST_FIELD = '\31', '^[^\31]*'
 
 -- Where a list among the arguments begins and ends whose length stands at a position, and what comes after it.
 -- width: arguments that an element takes.

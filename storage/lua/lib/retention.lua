@@ -6,8 +6,6 @@
 -- found without it, and the others GRACE later. To prolong a life takes a command a key, so it is done for a sixteenth
 -- of the time in advance.
 
-local GRACE = 60000 -- ms
-
 local function expire_at(key, milliseconds)
   redis.call('PEXPIREAT', key, string.format('%.0f', milliseconds))
 end

@@ -6,9 +6,11 @@
 --       continues, or that is forked ('' = the active one, or the one that has the target)
 --       5 lock token ('' = only look)  6 lease ms  7 retention s  8 fork point ('' = no fork)  9 target
 --       10 new branch's name ('' = it will become MAIN)  11 ms for which what a fork inherits is kept from being freed
---       12 number of ids, item ids…, number of call ids, call ids that are answered…
+--       12 a chain that the caller reads beside this ('' = none): all of the history, if its last span ends soon enough
+--       13 number of ids, item ids…, number of call ids, call ids that are answered…
 -- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model}
---   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call
+--   history: a list of items for each span, tombstones included, or 0: it is what the caller reads beside this, up to
+--   where the chain ends; chain: the same as a closed chain; pending: call
 --   ids that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
 --   {project_id, referrer};
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
@@ -25,7 +27,8 @@ local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3]
 local owner, source, conversation_id, branch_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local token, lease_ms, retention = ARGV[5], ARGV[6], tonumber(ARGV[7])
 local point, target, new_name, pin_ms = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-local ids_at = 12
+local beside = ARGV[12]
+local ids_at = 13
 
 local looks = token == ''
 local mine = owned(owner)
@@ -151,5 +154,10 @@ for call_id in string.gmatch(pending, CALL_ID) do
     waiting[#waiting + 1] = call_id
   end
 end
-return { 'ok', read_spans(chain), format_chain(chain), table.concat(waiting, CALL_BREAK), fence, branch, facts, known,
+
+local text = format_chain(chain)
+local open, to = string.match(text, '^(.*:)(%d+)$')
+local start, past = string.match(beside, '^(.*:)(%d+)$')
+local is_beside = open and open == start and tonumber(to) <= tonumber(past)
+return { 'ok', is_beside and 0 or read_spans(chain), text, table.concat(waiting, CALL_BREAK), fence, branch, facts, known,
   calls, line, lock, anchor, model }

@@ -7,14 +7,14 @@ import copy
 import re
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import orjson
 import pytest
 
 from tests.flows.conftest import Proxy
-from tests.flows.streams import Stream, frames
+from tests.flows.streams import OPENING, Stream, delta, frames
 from tests.flows.talk import items_of, new_conversation
 from tests.flows.witness import Reading, accept_follow_up, accept_response, accept_stored, answered
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, WHOLE, body, completed
@@ -371,3 +371,47 @@ async def test_an_error_in_the_middle_is_an_event_for_the_program_and_then_a_fai
     stored = await proxy.client().responses.retrieve(failed.response.id)
     assert stored.status == "failed"
     assert stored.output_text == "Hel"
+
+
+class Mark(asyncio.Event):
+    """A place in a stream that holds nothing up; it notes that the model server got there."""
+
+    async def wait(self) -> Literal[True]:
+        self.set()
+        return True
+
+
+async def test_a_client_that_reads_late_gets_everything_and_makes_the_model_server_wait(proxy: Proxy):
+    marks = [Mark() for _ in range(44)]
+    flood = [step for mark in marks for step in (delta("x" * 500_000), mark)]
+    ends = {"type": "response.completed", "response": {}}
+    proxy.upstream.script(Reply.sse([*OPENING, *flood, ends]))
+    async with Stream(proxy, {}) as stream:
+        reached, before = 0, -1
+        while reached != before:
+            before = reached
+            await asyncio.sleep(0.2)
+            reached = sum(mark.is_set() for mark in marks)
+        assert 0 < reached < len(marks)
+        told = await stream.response.read()
+    assert told.endswith(b"data: [DONE]\n\n")
+    assert told.count(b'"delta":"' + b"x" * 500_000 + b'"') == len(marks)
+
+
+async def test_a_client_of_http_1_0_gets_the_frames_alone(proxy: Proxy):
+    gate = asyncio.Event()
+    ends = {"type": "response.completed", "response": {}}
+    proxy.upstream.script(Reply.sse([*OPENING, gate, delta(" a time"), gate, ends]))
+    sent = orjson.dumps({"model": "m", "input": "hi", "stream": True})
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
+    head = b"POST /v1/responses HTTP/1.0\r\nAuthorization: Bearer sk-alice\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(sent) + sent)
+    assert b"chunked" not in await reader.readuntil(b"\r\n\r\n")
+    told = await reader.readuntil(b'"delta":"Once upon"')
+    gate.set()
+    told += await reader.read()
+    writer.close()
+    lines = told.splitlines()
+    assert {line.partition(b": ")[0] for line in lines} == {b"event", b"data", b""}
+    assert b'"delta":" a time"' in told
+    assert lines[-2:] == [b"data: [DONE]", b""]

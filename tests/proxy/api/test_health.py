@@ -159,3 +159,15 @@ async def test_readyz_names_the_tasks_that_fail(serve: Serve, client):
     app.add_routes(health.ROUTES)
     async with client.get(await serve(app) / "readyz") as answer:
         assert (answer.status, (await answer.json())["tasks"]) == (503, "failing: a third, two")
+
+
+async def test_a_task_without_which_requests_go_well_is_named_only(serve: Serve, client):
+    app = web.Application()
+    app[health.READINESS] = health.Readiness()
+    app[STORE], app[UPSTREAM] = Dependency(), Dependency()  # type: ignore[misc]
+    app[TASKS] = Tasks()
+    app[TASKS].records["one"] = TaskRecord(1, 1, "ValueError", is_vital=False)
+    app.add_routes(health.ROUTES)
+    async with client.get(await serve(app) / "readyz") as answer:
+        told = await answer.json()
+        assert (answer.status, told["status"], told["tasks"]) == (200, "ok", "failing: one")

@@ -100,7 +100,9 @@ async def fail_over(world: SentinelWorld, kind: str) -> float:
 @pytest.mark.parametrize("kind", ["graceful", "killed"])
 async def test_a_failover_under_load_loses_nothing(kind: str, tmp_path: Path):
     with run_sentinel(tmp_path, replicas=2) as world:
-        async with store_at(world.url, 1) as safe, store_at(world.url, 0) as fast, asyncio.timeout(50):
+        # a Sentinel that is not there is no trouble while another one is
+        url = world.url.replace("//", "//127.0.0.1:1,")
+        async with store_at(url, 1) as safe, store_at(url, 0) as fast, asyncio.timeout(50):
             careful, quick = Writers(safe), Writers(fast)
             await asyncio.gather(careful.until(30), quick.until(30))
             began = await fail_over(world, kind)
@@ -110,6 +112,20 @@ async def test_a_failover_under_load_loses_nothing(kind: str, tmp_path: Path):
             assert await quick.lost(began) == [], "without it nothing that was acknowledged after the switch began"
             assert all(isinstance(error, Unavailable) for error in careful.refused + quick.refused)
             assert max(quick.acknowledged.values()) > began
+
+
+async def test_where_no_sentinel_can_be_heard_that_is_told():
+    store = Store.connect(
+        "redis+sentinel://127.0.0.1:1,127.0.0.1:2/main",
+        prefix=PREFIX,
+        timeout_seconds=TIMEOUT_SECONDS,
+        max_connections=4,
+        retention_seconds=RETENTION_SECONDS,
+    )
+    with pytest.raises(Unavailable) as refused:
+        await store.follow_primary()
+    assert refused.value.reason is Reason.AWAY
+    await store.close()
 
 
 # --- replicas that have to have a write ---------------------------------------------------------------------------

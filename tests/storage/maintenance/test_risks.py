@@ -79,8 +79,7 @@ async def test_with_all_rights_none_is_missing(valkey_store: Store):
 
 
 def commands_of_scripts() -> set[str]:
-    scripts, library = read_files()
-    texts = [text for name, text in (scripts | library).items() if name != "check_rights"]
+    texts = [text for texts in read_files() for name, text in texts.items() if name != "check_rights"]
     words = {word for text in texts for word in re.findall(r"'([A-Z]{3,})'", text)}
     return words - {"COUNT", "CREATE", "CONSUMERS", "DELCONSUMER", "JUSTID", "LIMIT", "MAIN", "WITHSCORES"}
 

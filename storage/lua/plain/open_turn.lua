@@ -1,0 +1,68 @@
+-- open_turn: the plain case: the next turn of a branch or after a response, whose input names no stored item.
+-- needs: layout
+--
+-- Left to the general case: forks, looking without a lock, a conversation or a response whose life is to be prolonged,
+-- and every refusal but a lock that another turn holds.
+
+if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
+  local call = redis.call
+  local head, left = call('HMGET', PARTITION, 'owner', 'kept'), call('PTTL', PARTITION)
+  local mine, kept = head[1] == owner, head[2]
+  local is_settled = left >= CONVERSATION_SECONDS * 1000
+  if CONVERSATION_SECONDS == 0 then
+    is_settled = left == -1
+  end
+  local chain, pending, name, line
+  local fence, facts, lock, lock_key = 0, {}, '', nil
+  if source == 'conversation' and mine and kept and is_settled then
+    local found = call('HMGET', conversation_key, 'id', 'deleted_at', 'active_branch', 'project_id', 'referrer')
+    name = branch_name == '' and found[3] or string.lower(branch_name) == 'main' and 'MAIN' or branch_name
+    line = found[1] == conversation_id and not found[2] and call('ZSCORE', branches_key, name)
+    if line then
+      local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name', 'fence')
+      local inherited, from = string.match(branch[1], '^(.-),?%d+:(%d+):$')
+      local length = call('LLEN', BASE .. 'segment:' .. line)
+      chain = length > tonumber(from) and branch[1] .. length or inherited
+      pending, name, fence = branch[2], branch[3], tonumber(branch[4])
+      facts, lock, lock_key = { found[4] or '', found[5] or '' }, line, BASE .. 'lock:' .. line
+    end
+  elseif source == 'response' and mine and (is_settled or not kept) then
+    local found = call('HMGET', response_key, 'snapshot', 'pending', 'status')
+    local is_over = found[3] ~= 'queued' and found[3] ~= 'in_progress'
+    if found[1] and is_over and call('TTL', response_key) >= retention / 2 then
+      chain, pending, name, line = found[1], found[2] or '', '', -1
+    end
+  end
+  local holder = lock_key and call('GET', lock_key)
+  if holder and holder ~= token then
+    return { 'locked', call('PTTL', lock_key) }
+  end
+  if chain then
+    local calls, waiting = {}, {}
+    for i = ids_at + 2, ids_at + 1 + ARGV[ids_at + 1] do
+      calls[#calls + 1] = call('HEXISTS', index_key, 'call:' .. ARGV[i])
+    end
+    for call_id in string.gmatch(pending, CALL_ID) do
+      if call('HEXISTS', index_key, 'call:' .. call_id) == 1 then
+        waiting[#waiting + 1] = call_id
+      end
+    end
+    local open, to = string.match(chain, '^(.*:)(%d+)$')
+    local start, past = string.match(beside, '^(.*:)(%d+)$')
+    local history = {}
+    if open and open == start and tonumber(to) <= tonumber(past) then
+      history = 0
+    else
+      for segment, from, stop in string.gmatch(chain, SPAN) do
+        history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, from, stop - 1)
+      end
+    end
+    -- Everything has been read that will be written: from here on the script only writes.
+    if lock_key and not holder then
+      call('SET', lock_key, token, 'PX', lease_ms)
+      fence = call('HINCRBY', BASE .. 'branch:' .. line, 'fence', 1)
+    end
+    return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
+      lock, '', '' }
+  end
+end
