@@ -120,7 +120,7 @@ class Column:
 
     def __init__(self, world: World, wire: Wire, cells: Sequence[Cell], scale: float) -> None:
         self._world, self._wire, self._cells, self._scale = world, wire, cells, scale
-        self._read_seconds = read_seconds(scale)
+        self._read_seconds, self._lease_seconds = read_seconds(scale), 10 * scale
         self._patience = 30 * scale + self._read_seconds + RECOVERY_SECONDS
 
     async def run(self) -> None:
@@ -201,9 +201,9 @@ class Column:
                 cell.wrong.append("its response can't be read as it was told")
 
     async def _go_on(self, cell: Cell) -> None:
-        """Take a turn in its conversation: its lock is free at once, or when its lease is over."""
+        """Take a turn in its conversation: its lock is free at once, or with its lease where the store was away."""
         body = {"model": "any", "input": "go on", "conversation": cell.conversation}
-        deadline = time.monotonic() + RECOVERY_SECONDS
+        deadline = time.monotonic() + (0.75 * self._lease_seconds if cell.store == "fine" else RECOVERY_SECONDS)
         while True:
             answer = await self._wire.post(f"{self._world.urls[0]}/v1/responses", body)
             if answer.told is Told.DONE:

@@ -1,14 +1,15 @@
-"""A commit whose answer was lost and whose repeats are refused: it is not known, and not told as not saved."""
+"""Answers that get lost while the store is away: of the store to a commit, and of a turn to a client that left."""
 
 import asyncio
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from benchmarks.faults.injector import link
 from storage import partition_of
 from tests.flows.conftest import running_proxy
-from tests.flows.talk import answer_when, items_of, new_conversation, respond
+from tests.flows.talk import answer_when, items_of, new_conversation, post, respond, settled
 from tests.storage.servers import free_ports, run_valkey
 
 IMPATIENT: dict[str, Any] = {
@@ -45,3 +46,29 @@ async def test_what_may_have_been_saved_is_not_told_as_not_saved():
                 assert (status, response["status"]) == (200, "failed")
                 assert response["error"]["message"].startswith("Whether the answer was saved is not known")
                 assert len(await items_of(proxy, conversation)) == 2
+
+
+async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_client_left(
+    caplog: pytest.LogCaptureFixture,
+):
+    (port,) = free_ports(1)
+    gate = asyncio.Event()
+    changes = {"redis": {"timeout_seconds": 0.3}, "turns": {"on_disconnect": "finish"}}
+    with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
+        async with link(port) as way, running_proxy(f"redis://127.0.0.1:{way.port}", **changes) as proxy:
+            proxy.upstream.script(answer_when(gate, "late"))
+            body = {"model": "m", "input": "hi"}
+            leaving = asyncio.create_task(post(proxy, "/v1/responses", body, None))
+            await proxy.upstream.wait_for_requests(1)
+            way.refuse()
+            leaving.cancel()
+            async with asyncio.timeout(20):
+                while "is not noted for its retry" not in caplog.text:  # noqa: ASYNC110 (only the log tells)
+                    await asyncio.sleep(0.01)
+            way.restore()
+            gate.set()
+            await settled(proxy)
+            headers = {"x-stainless-retry-count": "1"}
+            answer = await post(proxy, "/v1/responses", body, None, headers=headers)
+            assert (answer.status, answer.replayed) == (200, True)
+            assert len(proxy.upstream.requests) == 1
