@@ -26,7 +26,8 @@ class Row(Protocol):
 def table(cells: Sequence[Row], clients: Sequence[str]) -> str:
     """Return the cells as Markdown: a row a store and model server, a column a client.
 
-    A cell has what the client was told in the end, `+` if its turn is stored, and **wrong** if anything was.
+    A cell has what the client was told in the end, a `+` for each time that its turn is stored, and **wrong** if
+    anything was.
     """
     places = {(cell.store, cell.upstream, cell.client): _text(cell) for cell in cells}
     lines = ["| store | model server | " + " | ".join(clients) + " |", "|---|---|" + "---|" * len(clients)]
@@ -37,7 +38,7 @@ def table(cells: Sequence[Row], clients: Sequence[str]) -> str:
 
 
 def _text(cell: Row) -> str:
-    told = cell.told + (" +" if cell.stored else "")
+    told = cell.told + " +" * (len(cell.stored) // 2)
     return f"**wrong**: {told}" if cell.wrong else told
 
 

@@ -53,7 +53,7 @@ async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_
 ):
     (port,) = free_ports(1)
     gate = asyncio.Event()
-    changes = {"redis": {"timeout_seconds": 0.3}, "turns": {"on_disconnect": "finish"}}
+    changes: dict[str, Any] = {"redis": {"timeout_seconds": 0.3}, "turns": {"on_disconnect": "finish"}}
     with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
         async with link(port) as way, running_proxy(f"redis://127.0.0.1:{way.port}", **changes) as proxy:
             proxy.upstream.script(answer_when(gate, "late"))
