@@ -24,9 +24,9 @@ FOREVER_SECONDS = 100 * 365 * 86_400
 async def open_store(config: Config, *, alone: bool = False, existing: bool = False) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
 
-    alone: refuse a folder that another Branchline uses. Else its Valkey is used, which ends when that one ends.
-    existing: refuse a folder that no store was ever in, and make none. Raises EmbeddedUnavailable; ValueError for a
-    `redis.url` that can't be used.
+    alone: for a server: owners have their quotas, and a folder that another Branchline uses is refused. Else its Valkey
+    is used, which ends when that one ends. existing: refuse a folder that no store was ever in, and make none.
+    Raises EmbeddedUnavailable; ValueError for a `redis.url` that can't be used.
     """
     async with AsyncExitStack() as stack:
         url, description = await _locate(config, stack, alone=alone, existing=existing)
@@ -37,11 +37,16 @@ async def open_store(config: Config, *, alone: bool = False, existing: bool = Fa
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            safeguards=Safeguards(_disk(config, url), config.redis.min_replicas, config.redis.min_replicas_on_disk),
+            safeguards=_safeguards(config, url, config.quotas.conversations if alone else 0),
         )
         store.description = description
         stack.push_async_callback(store.close)
         yield store
+
+
+def _safeguards(config: Config, url: str, most_conversations: int) -> Safeguards:
+    redis = config.redis
+    return Safeguards(_disk(config, url), redis.min_replicas, redis.min_replicas_on_disk, most_conversations)
 
 
 def _disk(config: Config, url: str) -> Disk | None:

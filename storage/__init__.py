@@ -15,12 +15,15 @@ from storage.errors import (
     ConversationExists,
     ConversationNotFound,
     CursorNotFound,
+    HistoryFull,
     ItemNotFound,
     Locked,
     Missing,
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    QueueFull,
+    QuotaExceeded,
     Reason,
     ResponseNotFound,
     ResponseUnfinished,
@@ -35,6 +38,7 @@ from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of
+from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -68,7 +72,9 @@ from storage.room import Disk
 from storage.store import Safeguards, Store
 
 __all__ = [
+    "ALL_OWNERS",
     "ANYBODY",
+    "Allowance",
     "AlreadyThere",
     "ArchivedAppend",
     "ArchivedBranch",
@@ -104,6 +110,7 @@ __all__ = [
     "Fork",
     "ForkPoint",
     "Forked",
+    "HistoryFull",
     "ImportSource",
     "ItemNotFound",
     "ItemPage",
@@ -125,6 +132,9 @@ __all__ = [
     "PageRequest",
     "Pairing",
     "Purged",
+    "QueueFull",
+    "QuotaExceeded",
+    "Quotas",
     "Reason",
     "Report",
     "ResponseNotFound",
@@ -137,6 +147,7 @@ __all__ = [
     "Swept",
     "TooManyMetadata",
     "TurnCommit",
+    "TurnSlot",
     "TurnSource",
     "Unavailable",
     "new_partition",

@@ -6,7 +6,9 @@ what has begun is still written down, and deletions go on; at the very end nothi
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -14,8 +16,10 @@ from pathlib import Path
 from storage.errors import Reason, Unavailable
 
 #: Of the memory that a server may use, what is kept free: a share, and at most so many bytes.
-MEMORY_RESERVE_SHARE = 0.05
+MEMORY_RESERVE_SHARE = 0.25
 MAX_MEMORY_RESERVE_BYTES = 64 * 1024 * 1024
+#: Bytes of memory that a byte of what is written takes at most.
+MEMORY_FACTOR = 2
 #: Share of the least free space from which on nothing is written any more.
 LAST_SHARE = 1 / 8
 
@@ -80,14 +84,24 @@ class Disk:
 
 
 class Room:
-    """Whether there is room for what a script does. shortage, of: what was found out last, and what of."""
+    """Whether there is room for what a script does.
+
+    shortage, of: what was found out last, and what of. left_bytes: of memory until nothing new is begun; what is
+    written until the next look is taken off.
+    """
 
     def __init__(self) -> None:
         self.shortage = Shortage.NONE
         self.of = ""
+        self.left_bytes = math.inf
 
-    def admit(self, script: str) -> None:
+    def admit(self, script: str, arguments: Sequence[bytes | str | float]) -> None:
         """Raise Unavailable for a script that takes what is not there."""
+        if self.left_bytes < math.inf and script not in _ONLY_READ:
+            size = sum(len(one) if isinstance(one, bytes | str) else 1 for one in arguments)
+            self.left_bytes -= MEMORY_FACTOR * size
+            if self.left_bytes < 0 and self.shortage is Shortage.NONE:
+                self.shortage, self.of = Shortage.NOTHING_NEW, "memory"
         if self.shortage is Shortage.NONE:
             return
         if script in _BEGIN or (self.shortage is Shortage.NOTHING and script not in _ONLY_READ):
@@ -98,7 +112,7 @@ class Room:
         return Unavailable(f"no {self.of}", Reason.FULL)
 
 
-def memory_shortage(used_bytes: int, max_bytes: int) -> Shortage:
-    """Tell how little memory is left to a server. max_bytes: 0 for no limit."""
+def memory_left(used_bytes: int, max_bytes: int) -> float:
+    """Return how many bytes a server may take until nothing new is begun. max_bytes: 0 for no limit."""
     reserve = min(max_bytes * MEMORY_RESERVE_SHARE, MAX_MEMORY_RESERVE_BYTES)
-    return Shortage.NOTHING_NEW if max_bytes and used_bytes > max_bytes - reserve else Shortage.NONE
+    return max_bytes - reserve - used_bytes if max_bytes else math.inf

@@ -29,6 +29,7 @@ from storage.maintenance.condition import Condition
 from storage.maintenance.purger import Purger
 from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
+from storage.quotas import Quotas
 from storage.responses import Responses
 from storage.room import Disk
 from storage.turns import Turns
@@ -36,15 +37,17 @@ from storage.turns import Turns
 
 @dataclass(frozen=True, slots=True)
 class Safeguards:
-    """What keeps the store from losing something.
+    """What the store is kept from: losing something, and one owner taking all of it.
 
     disk: what the server writes to, where that is on this machine. min_replicas: how many must have a write before it
     is told as done. replicas_on_disk: in their append-only files, and the primary in its own.
+    most_conversations: of one owner; 0: any number.
     """
 
     disk: Disk | None = None
     min_replicas: int = 0
     replicas_on_disk: bool = False
+    most_conversations: int = 0
 
     def barrier(self, prefix: str, timeout_seconds: float) -> Barrier:
         """Return what stands behind writes; it leaves the rest of the time of a command to the writes."""
@@ -53,16 +56,15 @@ class Safeguards:
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """Where the store's server runs.
+    """Where the store's server runs, and what it is kept from.
 
-    disk: what it writes to, where that is on this machine. replicated: a channel for what has to be with replicas
-    before it is told, min_replicas of them. primary: what follows the server that all channels lead to.
+    replicated: a channel for what has to be with replicas before it is told. primary: what follows the server that all
+    channels lead to.
     """
 
-    disk: Disk | None = None
+    safeguards: Safeguards = Safeguards()
     replicated: Channel | None = None
     primary: Primary | None = None
-    min_replicas: int = 0
 
 
 class Store:
@@ -87,11 +89,13 @@ class Store:
     ) -> None:
         self._channel = channel
         self._hosting = hosting = hosting or Hosting()
-        keyspace = Keyspace(Scripts(channel, conversation_seconds, hosting.replicated), prefix, retention_seconds)
+        scripts = Scripts(channel, conversation_seconds, hosting.replicated)
+        most = hosting.safeguards.most_conversations
+        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most)
         #: What the server is called where people read it.
         self.description = ""
-        self.condition = Condition(channel, keyspace, hosting.disk)
-        self.risks = Risks(channel, keyspace, hosting.min_replicas)
+        self.condition = Condition(channel, keyspace, hosting.safeguards.disk)
+        self.risks = Risks(channel, keyspace, hosting.safeguards.min_replicas)
         self.conversations = Conversations(keyspace)
         self.items = Items(keyspace)
         self.branches = Branches(keyspace)
@@ -100,6 +104,7 @@ class Store:
         self.events = EventLogs(keyspace)
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
         self.idempotency = Idempotency(keyspace)
+        self.quotas = Quotas(keyspace)
         self.archive = Archive(keyspace)
         self.sweeper = Sweeper(self._channel, keyspace)
         self.purger = Purger(self._channel, keyspace)
@@ -136,7 +141,7 @@ class Store:
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
-            hosting=Hosting(safeguards.disk, replicated, primary, safeguards.min_replicas),
+            hosting=Hosting(safeguards, replicated, primary),
         )
 
     async def follow_primary(self) -> None:

@@ -8,10 +8,13 @@ from proxy.protocol.errors import (
     InsufficientStorage,
     InternalError,
     NotFound,
+    QuotaReached,
     ServiceUnavailable,
+    TooManyRequests,
     branch_exists,
     conversation_locked,
     conversation_not_found,
+    history_too_long,
     item_not_found,
     response_not_found,
     response_unfinished,
@@ -23,11 +26,14 @@ from storage import (
     BranchProtected,
     ConversationNotFound,
     CursorNotFound,
+    HistoryFull,
     ItemNotFound,
     Locked,
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    QueueFull,
+    QuotaExceeded,
     Reason,
     ResponseNotFound,
     ResponseUnfinished,
@@ -35,6 +41,9 @@ from storage import (
     TooManyMetadata,
     Unavailable,
 )
+
+#: Seconds after which a client may ask again that has too many background responses waiting.
+QUEUE_RETRY_SECONDS = 10
 
 
 def from_branch_error(error: StoreError) -> ApiError | None:
@@ -117,4 +126,17 @@ def from_store_error(error: StoreError) -> ApiError:
             return conversation_locked()
         case _:
             unknown = InternalError("The server had an error while processing your request.")
-            return from_branch_error(error) or unknown
+            return from_branch_error(error) or _from_quota(error) or unknown
+
+
+def _from_quota(error: StoreError) -> ApiError | None:
+    match error:
+        case HistoryFull():
+            return history_too_long("as many items as turns.max_history_items says")
+        case QuotaExceeded():
+            return QuotaReached("You have as many conversations as you may have; delete one first.")
+        case QueueFull():
+            message = "You have as many background responses waiting as are allowed."
+            return TooManyRequests(message, retry_after_seconds=QUEUE_RETRY_SECONDS)
+        case _:
+            return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from storage.client.channel import Channel
 from storage.client.keys import probe_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.errors import Reason, StoreError, Unavailable
-from storage.room import Disk, Shortage, memory_shortage
+from storage.room import Disk, Shortage, memory_left
 
 
 class Condition:
@@ -55,13 +57,15 @@ class Condition:
         except CLIENT_ERRORS as error:
             raise translate_error(error) from error
         calls = [Call("probe_writes", [probe_key(self._prefix, tag)], []) for tag in tags]
-        memory = Shortage.NONE
+        left = math.inf
         for reply in await self._scripts.run_all(calls):
             if isinstance(reply, StoreError):
                 raise reply
-            memory = max(memory, memory_shortage(*reply))
+            left = min(left, memory_left(*reply))
         disk = self._disk_shortage()
         room = self._scripts.room
+        room.left_bytes = left
+        memory = Shortage.NOTHING_NEW if left < 0 else Shortage.NONE
         room.shortage, room.of = max(memory, disk), "disk space" if disk else "memory"
         if room.shortage:
             raise room.refusal()

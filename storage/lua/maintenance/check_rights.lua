@@ -10,7 +10,8 @@ local forbidden = {}
 local function try(name, ...)
   local reply = redis.pcall(name, ...)
   local text = type(reply) == 'table' and reply.err
-  if text and (string.find(text, 'NOPERM') or string.find(text, 'ACL failure') or string.find(text, "can't run this")) then
+  if text and (string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
+    or string.find(text, "can't run this")) then
     forbidden[#forbidden + 1] = name
   end
 end
@@ -19,10 +20,11 @@ try('SET', probe, '', 'PX', 1000)
 if #forbidden > 0 then
   return { 'ok', forbidden }
 end
-for _, name in ipairs({ 'EXISTS', 'GET', 'HGETALL', 'LLEN', 'PTTL', 'TTL' }) do
+for _, name in ipairs({ 'EXISTS', 'GET', 'HGETALL', 'LLEN', 'LPOP', 'PTTL', 'TTL', 'ZCARD' }) do
   try(name, probe)
 end
-for _, name in ipairs({ 'HDEL', 'HEXISTS', 'HGET', 'HMGET', 'LINDEX', 'RPUSH', 'XDEL', 'ZRANK', 'ZREM', 'ZREVRANK', 'ZSCORE' }) do
+for _, name in ipairs({ 'HDEL', 'HEXISTS', 'HGET', 'HMGET', 'LINDEX', 'LPUSH', 'RPUSH', 'XDEL', 'ZRANK',
+  'ZREM', 'ZREVRANK', 'ZSCORE' }) do
   try(name, probe, '0-1')
 end
 for _, name in ipairs({ 'LRANGE', 'LTRIM', 'ZCOUNT', 'ZRANGE', 'ZRANGEBYSCORE', 'ZREMRANGEBYSCORE', 'ZREVRANGE',
@@ -32,6 +34,7 @@ end
 try('HINCRBY', probe, 'field', 1)
 try('HSCAN', probe, 0)
 try('HSET', probe, 'field', '')
+try('LREM', probe, 0, '')
 try('LSET', probe, 0, '')
 try('ZADD', probe, 0, '')
 try('XADD', probe, '*', 'field', '')

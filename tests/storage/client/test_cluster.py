@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -35,19 +34,14 @@ from tests.storage.builders import (
     start,
     take_turn,
 )
-from tests.storage.everything import use_everything, use_jobs
-from tests.storage.servers import run_valkey
+from tests.storage.everything import use_archive, use_everything, use_jobs, use_quotas
+from tests.storage.servers import run_cluster_node
 
 
 @pytest.fixture(scope="module")
 def cluster_port() -> Iterator[int]:
     """Port of a cluster of one real server that has all slots."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, bus = one.getsockname()[1], other.getsockname()[1]
-    listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
-    with run_valkey(*listening, "--cluster-enabled", "yes"):
+    with run_cluster_node() as (port, _):
         yield port
 
 
@@ -67,7 +61,9 @@ async def cluster(cluster_port: int) -> AsyncIterator[Store]:
 async def test_every_method_works_on_a_cluster(cluster: Store):
     await cluster.condition.look()
     await use_everything(cluster)
+    await use_archive(cluster)
     await use_jobs(cluster)
+    await use_quotas(cluster)
 
 
 async def test_conversations_and_chains_on_a_cluster(cluster: Store):
@@ -85,11 +81,13 @@ async def test_conversations_and_chains_on_a_cluster(cluster: Store):
 
 
 async def test_on_a_cluster_too_a_write_is_not_told_as_done_before_replicas_have_it(cluster_port: int, cluster: Store):
+    # so that the server knows the script
+    await start(cluster)
     made = draft()
     store = Store.connect(
         f"redis+cluster://127.0.0.1:{cluster_port}",
         prefix=PREFIX,
-        timeout_seconds=0.5,
+        timeout_seconds=2.0,
         max_connections=8,
         retention_seconds=RETENTION_SECONDS,
         safeguards=Safeguards(min_replicas=1),
