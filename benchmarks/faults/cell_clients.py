@@ -70,6 +70,9 @@ async def half_closes(turn: Turn) -> list[Answer]:
             data = await reader.read(-1)
     writer.close()
     head, _, body = data.partition(b"\r\n\r\n")
+    while head.startswith(b"HTTP/1.1 1"):
+        # by which the server finds out whether it is still read
+        head, _, body = body.partition(b"\r\n\r\n")
     if not head or not body:
         return [UNHEARD]
     status = int(head.split()[1])
