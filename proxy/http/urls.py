@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 #: First segments of the API below `/v1`, by which a path without it is known.
 _ROOTS = frozenset(
@@ -51,11 +51,13 @@ def split_path(raw_path: str) -> list[str]:
     and takes `;`, `#` and `?` for the end of a segment. There are none at all in a path that has a NUL, or that is not
     decoded soon.
     """
-    decoded = raw_path
+    # bytes until the end: a character may be put together by several decodings
+    octets = raw_path.encode("utf-8", "replace")
     for _ in range(MOST_DECODINGS):
-        decoded = unquote(decoded)
-    if unquote(decoded) != decoded or "\0" in decoded:
+        octets = unquote_to_bytes(octets)
+    if unquote_to_bytes(octets) != octets or b"\0" in octets:
         return []
+    decoded = octets.decode("utf-8", "replace")
     if not decoded.isascii():
         decoded = unicodedata.normalize("NFKC", decoded)
     segments = [_INVISIBLE.sub("", _END.split(segment, maxsplit=1)[0]) for segment in _SLASH.split(decoded)]
