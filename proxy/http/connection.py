@@ -133,17 +133,27 @@ class ClientConnection(web.RequestHandler):
         request = self._current_request
         return request is not None and request.content.is_eof() and request.version >= HttpVersion11
 
+    def is_reset(self) -> bool:
+        """Tell whether a client that sends no more has gone altogether, also before the next look would find it out."""
+        transport = self.transport
+        if not self._only_reads or transport is None or transport.is_closing():
+            return False
+        is_gone = bool(transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        if is_gone:
+            # the error is told once
+            transport.abort()
+        return is_gone
+
     def _look_for_reset(self, pause: float, *, probed: bool = False) -> None:
         transport = self.transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self.is_reset():
             return
-        # from the same machine the reset comes at once
         probed = probed or self._send_probe(transport)
-        if transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            transport.abort()
-        else:
-            again = partial(self._look_for_reset, min(2 * pause, LONGEST_LOOK_PAUSE), probed=probed)
-            self._loop.call_later(pause, again)
+        if self.is_reset():
+            # from the same machine the reset comes at once
+            return
+        again = partial(self._look_for_reset, min(2 * pause, LONGEST_LOOK_PAUSE), probed=probed)
+        self._loop.call_later(pause, again)
 
     def _send_probe(self, transport: asyncio.Transport) -> bool:
         request = self._current_request
