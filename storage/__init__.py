@@ -24,6 +24,7 @@ from storage.errors import (
     NoUserMessage,
     QueueFull,
     QuotaExceeded,
+    Reason,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -67,7 +68,8 @@ from storage.records import (
     TurnCommit,
     TurnSource,
 )
-from storage.store import Store
+from storage.room import Disk
+from storage.store import Safeguards, Store
 
 __all__ = [
     "ALL_OWNERS",
@@ -98,6 +100,7 @@ __all__ = [
     "ConversationPage",
     "Coverage",
     "CursorNotFound",
+    "Disk",
     "Entry",
     "EventBatch",
     "EventLog",
@@ -132,9 +135,11 @@ __all__ = [
     "QueueFull",
     "QuotaExceeded",
     "Quotas",
+    "Reason",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
+    "Safeguards",
     "Store",
     "StoreError",
     "StoredResponse",
