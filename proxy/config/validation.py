@@ -25,7 +25,7 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel",
 
 
 #: What `data.max_memory_bytes` has to be at least.
-LEAST_MEMORY_BYTES = 16 * 1024 * 1024
+LEAST_MAX_MEMORY_BYTES = 16 * 1024 * 1024
 
 
 def violations(config: Config) -> Iterator[Violation]:
@@ -104,7 +104,7 @@ def _check_redis(config: Config) -> Iterator[Violation]:
 
 
 def _check_data(config: Config) -> Iterator[Violation]:
-    if 0 < config.data.max_memory_bytes < LEAST_MEMORY_BYTES:
+    if 0 < config.data.max_memory_bytes < LEAST_MAX_MEMORY_BYTES:
         yield "data.max_memory_bytes", "must be 0 or at least 16777216 (16 MiB): an empty Valkey takes some of it"
 
 
