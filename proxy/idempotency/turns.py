@@ -111,7 +111,7 @@ class AbandonedAnswer:
         self._delivery = delivery
         self._recording = recording
         self._response_id = ""
-        self._end: TurnResult | BaseException | None = None
+        self._end: TurnResult | None = None
         self._is_settled = False
         self._marking: asyncio.Task[HeldKey | None] | None = None
         self._could_not_mark = False
@@ -140,11 +140,12 @@ class AbandonedAnswer:
 
     async def ended(self, end: TurnResult | BaseException) -> None:
         """Keep what was stored, if the client has gone by now."""
-        self._end = end
+        # never the error itself, whose traceback leads back to the turn
+        self._end = end if isinstance(end, TurnResult) else TurnResult(self._response_id)
         if self._is_lost():
-            await self._settle(end)
+            await self._settle(self._end)
 
-    async def _settle(self, end: TurnResult | BaseException) -> None:
+    async def _settle(self, end: TurnResult) -> None:
         """Put what was stored, if anything was, in the place of the mark, once."""
         if self._is_settled:
             return

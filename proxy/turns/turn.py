@@ -219,17 +219,18 @@ class Turn:
             if not (self._leaving or self._late) or task is None:
                 raise
             task.uncancel()
-            return self._interrupted() if self._leaving else self._fail(_too_long())
+            if self._leaving:
+                return self._interrupted()
+            if not self._output.started:
+                raise _too_long() from None
+            return self._relay.fail("server_error", _too_long().message)
         except ApiError as failure:
-            return self._fail(failure)
+            # not raised anew: the frame that does holds the error, which holds the frame
+            if not self._output.started:
+                raise
+            return self._relay.fail("server_error", failure.message)
         finally:
             self._generating = None
-
-    def _fail(self, failure: ApiError) -> Outcome:
-        """Return the failed answer of a client that has been sent something; else raise what it is told instead."""
-        if not self._output.started:
-            raise failure
-        return self._relay.fail("server_error", failure.message)
 
     async def _ask(self) -> Outcome | None:
         compaction = self._compaction

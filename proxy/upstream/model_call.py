@@ -129,7 +129,8 @@ class ModelCall:
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
                 if found is None:
-                    raise in_the_clients_words(refusal, self._asked, request.source) from refusal
+                    # not `from refusal`: it may be the same
+                    raise in_the_clients_words(refusal, self._asked, request.source) from None
                 reader = replace(reader, objections=reader.objections | found)
         if refusals:
             self._remember(reader, refusals)
@@ -181,7 +182,8 @@ class ModelCall:
             refusals.pop()
         found = find_objection(refusal, self._asked)
         if found is not None:
-            refusals.append((refusal, found))
+            # its traceback leads to the frame that holds the list
+            refusals.append((refusal.with_traceback(None), found))
         else:
             self._remember(self._asked.reader, refusals)
         return found
