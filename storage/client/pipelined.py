@@ -27,6 +27,8 @@ from storage.client.channel import Command
 BUSY_BYTES = 1 << 20
 
 _INCOMPLETE = object()
+#: What most replies are: neither an error nor one that nobody asked for.
+_PLAIN_REPLIES = (bytes, list, int)
 #: Replies after which nothing more is asked of a server: it is no primary, or not yet, or not any more, or may be cut
 #: off from the others. redis-py makes ConnectionErrors of LOADING, NOAUTH and "max number of clients reached".
 _REFUSALS = (redis_errors.ConnectionError, redis_errors.ReadOnlyError, redis_errors.MasterDownError)
@@ -217,7 +219,8 @@ class PipelinedConnection(asyncio.Protocol):
             self._changed(self)
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.PushNotification):
+        is_plain = type(reply) in _PLAIN_REPLIES
+        if not is_plain and isinstance(reply, hiredis.PushNotification):
             return
         if not self._waiting:
             # a server that has too many clients says so at once, before it is asked
@@ -225,7 +228,7 @@ class PipelinedConnection(asyncio.Protocol):
             return
         exchange = self._waiting[0]
         exchange.replies.append(reply)
-        if isinstance(reply, Exception) and refuses(reply):
+        if not is_plain and isinstance(reply, Exception) and refuses(reply):
             exchange.refusal = exchange.refusal or reply
             self.retire()
         if len(exchange.replies) == exchange.count:

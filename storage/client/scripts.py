@@ -100,11 +100,12 @@ class Scripts:
         try:
             replies = await self._channel.exchange([self._request(call) for call in calls])
             for i, call in enumerate(calls):
-                if isinstance(_parts(replies[i], call)[0], redis_errors.NoScriptError):
+                error = _error_in(replies[i], call)
+                if isinstance(error, redis_errors.NoScriptError):
                     (replies[i],) = await self._channel.exchange([self._request(call, whole=True)])
-                for part in _parts(replies[i], call):
-                    if isinstance(part, Exception):
-                        raise part
+                    error = _error_in(replies[i], call)
+                if error is not None:
+                    raise error
         except CLIENT_ERRORS as error:
             raise translate_error(error) from error
         return replies
@@ -117,9 +118,11 @@ class Scripts:
         return Transaction((command, *call.reads)) if call.reads else command
 
 
-def _parts(reply: Any, call: Call) -> Sequence[Any]:
-    """Return the replies to the script and to the reads of a call."""
-    return reply if call.reads and isinstance(reply, list) else (reply,)
+def _error_in(reply: Any, call: Call) -> Exception | None:
+    """Return what the script of a call failed with, else one of its reads; None if nothing failed."""
+    if isinstance(reply, Exception):
+        return reply
+    return next((part for part in reply if isinstance(part, Exception)), None) if call.reads else None
 
 
 def _unwrap(reply: list[Any], call: Call) -> list[Any]:
