@@ -34,6 +34,7 @@ from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of
+from storage.randomness import random_hex
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -137,4 +138,5 @@ __all__ = [
     "new_partition",
     "pair",
     "partition_of",
+    "random_hex",
 ]

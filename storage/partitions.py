@@ -9,8 +9,9 @@ An id of any other shape, as clients make them up, gets the partition that its h
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+
+from storage.randomness import random_hex
 
 _HEX_48 = re.compile(r"[0-9a-f]{48}")
 _HEX_50 = re.compile(r"[0-9a-f]{50}")
@@ -18,7 +19,7 @@ _HEX_50 = re.compile(r"[0-9a-f]{50}")
 
 def new_partition() -> str:
     """Return 16 random hex digits: the name of a new partition."""
-    return os.urandom(8).hex()
+    return random_hex(16)
 
 
 def partition_of(some_id: str) -> str:

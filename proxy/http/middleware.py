@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import struct
 import time
@@ -36,7 +35,7 @@ from proxy.protocol.errors import (
     error_body,
 )
 from proxy.protocol.store_errors import from_store_error
-from storage import StoreError
+from storage import StoreError, random_hex
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
@@ -123,10 +122,11 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def let_in(request: web.Request) -> None:
     """Do what `admit` does for a path that is not open. Raises ApiError."""
-    if request.app[STOPPING].is_set():
+    app = request.app
+    if app[STOPPING].is_set():
         raise ServiceUnavailable("The server is stopping; please retry.")
     if request.match_info.http_exception is None:
-        caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
+        caller = request[CALLER] = await app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
 
@@ -253,4 +253,4 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
 
 
 def _new_request_id() -> str:
-    return f"req_{os.urandom(16).hex()}"
+    return f"req_{random_hex(32)}"

@@ -81,7 +81,10 @@ def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[st
         connection = [value for key, value in headers.items() if key.lower() == "connection"]
         named = {name.strip().lower() for value in connection for name in value.split(",")}
     unwanted = dropped | named if named else dropped
-    return CIMultiDict([(key, _sendable(value)) for key, value in headers.items() if key.lower() not in unwanted])
+    kept = [(key, value) for key, value in headers.items() if key.lower() not in unwanted]
+    if not "".join([value for _, value in kept]).isascii():
+        kept = [(key, _sendable(value)) for key, value in kept]
+    return CIMultiDict(kept)
 
 
 def _sendable(value: str) -> str:
