@@ -131,14 +131,14 @@ class Pool:
             await asyncio.shield(self._closed)
 
     def _head(self, target: str, headers: Mapping[str, str], length: int) -> bytes:
-        lines = [f"POST {target} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {length}\r\n"]
-        for name, value in headers.items():
-            if name not in self._names:
-                self._check_name(name)
-            lines.append(f"{name}: {value}\r\n")
-        lines.append("\r\n")
-        text = "".join(lines)
-        ends = len(lines) + 2
+        if not self._names.issuperset(headers):
+            for name in headers:
+                if name not in self._names:
+                    self._check_name(name)
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        start = f"POST {target} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {length}\r\n"
+        text = f"{start}{''.join(lines)}\r\n"
+        ends = len(lines) + 4
         if not _TARGET.fullmatch(target) or text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
             raise ValueError("A header or the path of a request holds what would end it.")
         return text.encode()

@@ -46,13 +46,14 @@ class Refused(Exception):
 class _Exchange:
     """Commands that wait for their replies."""
 
-    __slots__ = ("count", "deadline", "future", "packed", "refusal", "replies")
+    __slots__ = ("deadline", "future", "owed", "packed", "refusal", "replies")
 
     def __init__(self, future: asyncio.Future[list[Any]], packed: list[bytes], deadline: float) -> None:
         self.future = future
         #: The commands as bytes, until they are written.
         self.packed = packed
-        self.count = len(packed)
+        #: How many replies have not come.
+        self.owed = len(packed)
         self.deadline = deadline
         self.replies: list[Any] = []
         self.refusal: Exception | None = None
@@ -122,8 +123,8 @@ class PipelinedConnection(asyncio.Protocol):
         deadline: in the loop's time. The future raises TimeoutError at that time, redis-py's ConnectionError if the
         connection was lost or the server refuses all commands, InvalidResponse if what came is no reply, or Refused.
         """
-        # the stub wants a tuple of one element
-        packed = [cast(bytes, hiredis.pack_command(command)) for command in commands]  # type: ignore[arg-type]
+        # the stub wants a tuple of one element, and gives what it does not name
+        packed: list[bytes] = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
         exchange = _Exchange(self._loop.create_future(), packed, deadline)
         if not self.is_open:
             exchange.fail(redis_errors.ConnectionError(self._end_reason))
@@ -228,10 +229,11 @@ class PipelinedConnection(asyncio.Protocol):
             return
         exchange = self._waiting[0]
         exchange.replies.append(reply)
+        exchange.owed -= 1
         if not is_plain and isinstance(reply, Exception) and refuses(reply):
             exchange.refusal = exchange.refusal or reply
             self.retire()
-        if len(exchange.replies) == exchange.count:
+        if not exchange.owed:
             self._waiting.popleft()
             exchange.finish()
             if not self.is_open:
