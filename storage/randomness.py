@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 #: Digits that one number may have, and numbers that are drawn at a time.
-MAX_DIGITS = 32
+MAX_RANDOM_DIGITS = 32
 _NUMBERS = 128
 
 #: What was drawn and not given out yet. Taking one from a list is atomic: no two threads get the same.
@@ -19,10 +19,10 @@ os.register_at_fork(after_in_child=_drawn.clear)
 
 
 def random_hex(digits: int) -> str:
-    """Return so many random hex digits, at most `MAX_DIGITS`; fit for what nobody may guess."""
+    """Return so many random hex digits, at most `MAX_RANDOM_DIGITS`; fit for what nobody may guess."""
     while True:
         try:
             return _drawn.pop()[:digits]
         except IndexError:
-            text = os.urandom(_NUMBERS * MAX_DIGITS // 2).hex()
-            _drawn.extend([text[at : at + MAX_DIGITS] for at in range(0, len(text), MAX_DIGITS)])
+            text = os.urandom(_NUMBERS * MAX_RANDOM_DIGITS // 2).hex()
+            _drawn.extend([text[at : at + MAX_RANDOM_DIGITS] for at in range(0, len(text), MAX_RANDOM_DIGITS)])

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage import random_hex
-from storage.randomness import MAX_DIGITS
+from storage.randomness import MAX_RANDOM_DIGITS
 
 
-@pytest.mark.parametrize("digits", [1, 16, 24, MAX_DIGITS])
+@pytest.mark.parametrize("digits", [1, 16, 24, MAX_RANDOM_DIGITS])
 def test_a_number_has_the_digits_that_were_asked_for(digits: int):
     number = random_hex(digits)
     assert len(number) == digits
@@ -16,7 +16,7 @@ def test_a_number_has_the_digits_that_were_asked_for(digits: int):
 
 def test_no_number_is_given_out_twice_to_whatever_thread():
     with ThreadPoolExecutor(4) as threads:
-        numbers = list(threads.map(lambda _: [random_hex(MAX_DIGITS) for _ in range(1000)], range(8)))
+        numbers = list(threads.map(lambda _: [random_hex(MAX_RANDOM_DIGITS) for _ in range(1000)], range(8)))
     flat = [number for some in numbers for number in some]
     assert len(set(flat)) == len(flat) == 8000
 
@@ -26,9 +26,9 @@ def test_a_forked_process_draws_its_own():
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, " ".join(random_hex(MAX_DIGITS) for _ in range(16)).encode())
+        os.write(writing, " ".join(random_hex(MAX_RANDOM_DIGITS) for _ in range(16)).encode())
         os._exit(0)
     os.waitpid(child, 0)
     theirs = os.read(reading, 4096).decode().split()
     assert len(theirs) == 16
-    assert not {random_hex(MAX_DIGITS) for _ in range(256)} & set(theirs)
+    assert not {random_hex(MAX_RANDOM_DIGITS) for _ in range(256)} & set(theirs)
