@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.api import (
     archive,
@@ -31,8 +30,12 @@ from proxy.api.passthrough import pass_through
 from proxy.auth.authenticators import create_authenticator
 from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
+from proxy.config.settings import Config
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
+from proxy.http.budget import BODY_BUDGET, BodyBudget
+from proxy.http.connection import ConnectionLimits, most_connections
+from proxy.http.hosts import KNOWN_HOSTS, KnownHosts
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, signals
 from proxy.http.runner import ClientRunner
@@ -47,6 +50,7 @@ from proxy.services import SERVICES, Services
 from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
 from proxy.turns.running import TURNS, RunningTurns
+from proxy.turns.slots import TurnSlots
 from proxy.upstream.client import UPSTREAM, Upstream, create_session
 from proxy.websocket import connection
 from proxy.websocket.connections import CONNECTIONS, Connections
@@ -54,7 +58,6 @@ from proxy.websocket.connections import CONNECTIONS, Connections
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from proxy.config.settings import Config
 
 #: The `upstream.url` that stands for the built-in model.
 ECHO = "echo"
@@ -71,6 +74,8 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
+    app[BODY_BUDGET] = BodyBudget(config.server.max_held_bytes)
+    app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()
     app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
@@ -87,8 +92,8 @@ def create_runner(app: web.Application) -> web.AppRunner:
     Bodies keep their coding (`proxy.http.body` undoes it within limits, passthrough leaves it), `proxy.http.connection`
     tells when a client leaves, and `stop_turns` has done the waiting before connections are closed.
     """
-    server_log = logging.getLogger("proxy.server")
-    server_log.addFilter(_without_quotes)
+    config = app.get(CONFIG) or Config()
+    server = config.server
     # It warns of the subprotocols that a client offers, and browsers' clients offer their key as one.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     return ClientRunner(
@@ -96,7 +101,14 @@ def create_runner(app: web.Application) -> web.AppRunner:
         shorten=responses.TURN_PATH,
         access_log=None,
         auto_decompress=False,
-        logger=server_log,
+        logger=logging.getLogger("proxy.server"),
+        keepalive_timeout=server.idle_timeout_seconds,
+        limits=ConnectionLimits(
+            most=min(server.max_connections, most_connections(server.max_connections)),
+            head_seconds=server.header_timeout_seconds,
+            unread_seconds=server.unread_seconds,
+            error_format=config.errors.format,
+        ),
         max_field_size=MAX_HEADER_BYTES,
         max_line_size=MAX_HEADER_BYTES,
         max_headers=MAX_HEADERS,
@@ -140,7 +152,8 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     """Keep the registry of running turns."""
     config = app[CONFIG]
     leases = Leases(app[STORE], config.turns.lock_lease_seconds)
-    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds).serving() as turns:
+    slots = TurnSlots.of(app[STORE].quotas, config.quotas)
+    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds, slots).serving() as turns:
         app[TURNS] = turns
         app[SERVICES] = Services(
             app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
@@ -202,15 +215,6 @@ async def stop_turns(app: web.Application) -> None:
     left = seconds - (time.monotonic() - start)
     # Requests of turns that have just ended are still about to return.
     await _finish(app[RUNNING], max(left, CLEANUP_SECONDS))
-
-
-def _without_quotes(record: logging.LogRecord) -> bool:
-    """Keep what is not HTTP out of the log: aiohttp quotes it, and it may hold a key."""
-    exc = record.exc_info[1] if record.exc_info else None
-    if isinstance(exc, HttpProcessingError):
-        log.info("malformed request: %s", type(exc).__name__)
-        return False
-    return True
 
 
 async def _finish(running: set[asyncio.Task[object]], seconds: float) -> None:

@@ -23,7 +23,8 @@ FOREVER_SECONDS = 100 * 365 * 86_400
 async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
 
-    alone: refuse a folder that another Branchline uses. Else its Valkey is used, which ends when that one ends.
+    alone: for a server: owners have their quotas, and a folder that another Branchline uses is refused. Else its Valkey
+    is used, which ends when that one ends.
     Raises EmbeddedUnavailable; ValueError for a `redis.url` that can't be used.
     """
     async with AsyncExitStack() as stack:
@@ -35,6 +36,7 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
+            most_conversations=config.quotas.conversations if alone else 0,
         )
         store.description = description
         stack.push_async_callback(store.close)

@@ -15,12 +15,15 @@ from storage.errors import (
     ConversationExists,
     ConversationNotFound,
     CursorNotFound,
+    HistoryFull,
     ItemNotFound,
     Locked,
     Missing,
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    QueueFull,
+    QuotaExceeded,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -34,6 +37,7 @@ from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of
+from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.randomness import random_hex
 from storage.records import (
     ArchivedAppend,
@@ -67,7 +71,9 @@ from storage.records import (
 from storage.store import Store
 
 __all__ = [
+    "ALL_OWNERS",
     "ANYBODY",
+    "Allowance",
     "AlreadyThere",
     "ArchivedAppend",
     "ArchivedBranch",
@@ -102,6 +108,7 @@ __all__ = [
     "Fork",
     "ForkPoint",
     "Forked",
+    "HistoryFull",
     "ImportSource",
     "ItemNotFound",
     "ItemPage",
@@ -123,6 +130,9 @@ __all__ = [
     "PageRequest",
     "Pairing",
     "Purged",
+    "QueueFull",
+    "QuotaExceeded",
+    "Quotas",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
@@ -133,6 +143,7 @@ __all__ = [
     "Swept",
     "TooManyMetadata",
     "TurnCommit",
+    "TurnSlot",
     "TurnSource",
     "Unavailable",
     "new_partition",

@@ -45,12 +45,17 @@ class Conversations:
     async def create(
         self, owner: str, draft: Conversation, entries: Sequence[Entry]
     ) -> tuple[Conversation, list[bytes]]:
-        """Create `draft` (its times are ignored) with its first items; return both as stored. Raises ItemNotFound."""
+        """Create `draft` (its times are ignored) with its first items; return both as stored.
+
+        Raises ItemNotFound, QuotaExceeded.
+        """
         metadata = [part for pair in draft.metadata.items() for part in pair]
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
         arguments = [*facts, len(draft.metadata), *metadata, *flatten(entries)]
         call = Call("create_conversation", self._keyspace.keys(draft.id).common, arguments, draft.id)
         touch = self._keyspace.touch(owner, draft.id, draft.project_id, draft.referrer)
+        if (reserve := self._keyspace.reserve(owner, draft.id)) is not None:
+            await self._scripts.run(reserve)
         # The listing first: an entry without its conversation is repaired when read; the reverse is never seen.
         _, reply = await self._scripts.run_all([touch, call])
         if isinstance(reply, StoreError):

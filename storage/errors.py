@@ -6,7 +6,10 @@ StoreError
 ├── Locked                    another turn runs on the branch
 ├── ResponseUnfinished        the response that a turn continues has not come to its end
 ├── TooManyMetadata           the merged metadata has too many pairs
+├── HistoryFull               the branch would have more items than it may have
 ├── AlreadyThere              the conversation has this item already
+├── QueueFull                 the owner has as many background responses waiting as it may have
+├── QuotaExceeded             the owner has as many conversations as it may have
 ├── ConversationExists        what is imported would take the place of something else
 ├── BranchExists              the conversation has a branch of this name, or a running turn is about to make it
 ├── BranchProtected           MAIN and the active branch stay, and MAIN keeps its name
@@ -56,8 +59,20 @@ class AlreadyThere(StoreError):
     """The item is in this conversation already; the whole batch was refused."""
 
 
+class HistoryFull(StoreError):
+    """The branch would have more items than it may have; nothing was added."""
+
+
 class ConversationExists(StoreError):
     """An import's conversation would share its partition with another owner's, or with responses; none was written."""
+
+
+class QueueFull(StoreError):
+    """The owner has as many responses waiting for a worker as it may have; nothing was queued."""
+
+
+class QuotaExceeded(StoreError):
+    """The owner has as many conversations as it may have; nothing was changed."""
 
 
 class BranchExists(StoreError):
@@ -122,4 +137,7 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"locked": Locked,
     b"conflict": Conflict,
     b"conversation_exists": ConversationExists,
+    b"quota_exceeded": QuotaExceeded,
+    b"queue_full": QueueFull,
+    b"history_full": HistoryFull,
 }

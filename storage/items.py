@@ -31,13 +31,16 @@ class Items:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
 
-    async def append(self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry]) -> list[bytes]:
+    async def append(
+        self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry], most_items: int = 0
+    ) -> list[bytes]:
         """Append entries to a branch ('' = the active one), all or none; return the items as stored.
 
-        Raises ConversationNotFound, BranchNotFound, ItemNotFound, AlreadyThere.
+        most_items: that the branch may have then; 0: any number. Raises ConversationNotFound, BranchNotFound,
+        ItemNotFound, AlreadyThere, HistoryFull.
         """
         keys = self._keyspace.keys(conversation_id)
-        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, *flatten(entries)]
+        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *flatten(entries)]
         call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
         facts, *items = await self._scripts.run(call)
         await self._touch(owner, read_facts(facts))

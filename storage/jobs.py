@@ -1,7 +1,8 @@
 """Jobs: responses that were accepted and are run later, by whichever worker takes them from the queue.
 
-The queue is one Redis stream with one consumer group; an entry stays in it until its response is over. The truth about
-a response is its record (job.lua): who may run it is decided there, under a lease. A record always has an entry.
+Each owner has a list of those that wait. The queue is one Redis stream with one consumer group: of tickets, one a job.
+Whoever takes a ticket draws the job of the owner whose turn it is; it stays until the response is over. The truth about
+a response is its record (job.lua): who may run it is decided there, under a lease. A record always has a job.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, NamedTuple
 from redis import exceptions as redis_errors
 
 from storage.client.channel import Argument, Channel
-from storage.client.keys import queue_key
+from storage.client.keys import QueueKeys
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import join_calls
-from storage.errors import StoreError
+from storage.errors import Conflict, StoreError
 from storage.items import COMMIT_MARKER_SECONDS
 from storage.records import OpenedTurn
 
@@ -48,15 +49,15 @@ class Submission:
 
 
 class JobEntry(NamedTuple):
-    """An entry of the queue."""
+    """An entry of the queue, and the job that was drawn for it. queued_ms: since when that waited, ms of Unix time.
+
+    owner: '' for an entry that was queued before there were tickets: it names its response itself.
+    """
 
     id: str
     response_id: str
-
-    @property
-    def queued_ms(self) -> int:
-        """When it was put there, in ms of Unix time."""
-        return int(self.id.partition("-")[0])
+    queued_ms: int
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,41 +86,50 @@ class Jobs:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._channel = channel
-        self._queue = queue_key(keyspace.prefix)
+        self._keys = QueueKeys(keyspace.prefix)
+        self._queue = self._keys.tickets
         #: How long the server may keep a worker waiting for entries.
         self._block_ms = max(1, round(timeout_seconds * 600))
 
     # --- responses ------------------------------------------------------------------------------------------------
 
-    async def submit(self, submission: Submission) -> None:
-        """Queue a response and write it down; one round trip. Raises Conflict, Unavailable: then it will not run.
+    async def submit(self, submission: Submission, most_waiting: int = 0) -> None:
+        """Queue a response and write it down; one round trip, two where an owner may have only so many that wait.
 
-        Where it is unknown whether it was written, the caller must not promise it.
+        Raises QueueFull, Conflict, Unavailable: then it will not run. Where it is unknown whether it was written, the
+        caller must not promise it.
         """
-        response_id = submission.response_id
-        keys, opened = self._keyspace.keys(response_id), submission.opened
-        calls = [
-            Call("enqueue_job", [self._queue], [GROUP, response_id, ""]),
-            Call(
-                "submit_response",
-                [*keys.common, keys.response(response_id), keys.commit(response_id)],
-                [
-                    submission.owner,
-                    submission.body,
-                    submission.job,
-                    submission.token,
-                    opened.lock,
-                    opened.chain,
-                    join_calls(sorted(opened.pending)),
-                    self._keyspace.retention_seconds,
-                    int(submission.streamed),
-                ],
-                response_id,
-            ),
+        owner, response_id = submission.owner, submission.response_id
+        queue = [self._keys.tickets, self._keys.owners, self._keys.waiting(owner)]
+        calls = [Call("enqueue_job", queue, [owner, response_id, most_waiting]), self._submit_call(submission)]
+        # the job first: a record without one would never be run
+        batches = [calls] if not most_waiting else [[call] for call in calls]
+        for batch in batches:
+            for reply in await self._scripts.run_all(batch):
+                if isinstance(reply, Conflict):
+                    await self._scripts.run(self._withdraw_call(owner, response_id))
+                if isinstance(reply, StoreError):
+                    raise reply
+
+    def _submit_call(self, submission: Submission) -> Call:
+        response_id, opened = submission.response_id, submission.opened
+        keys = self._keyspace.keys(response_id)
+        arguments: list[Argument] = [
+            submission.owner,
+            submission.body,
+            submission.job,
+            submission.token,
+            opened.lock,
+            opened.chain,
+            join_calls(sorted(opened.pending)),
+            self._keyspace.retention_seconds,
+            int(submission.streamed),
         ]
-        for reply in await self._scripts.run_all(calls):
-            if isinstance(reply, StoreError):
-                raise reply
+        written = [*keys.common, keys.response(response_id), keys.commit(response_id)]
+        return Call("submit_response", written, arguments, response_id)
+
+    def _withdraw_call(self, owner: str, response_id: str) -> Call:
+        return Call("withdraw_job", [self._keys.owners, self._keys.waiting(owner)], [owner, response_id])
 
     async def cancel(self, owner: str, response_id: str) -> bool:
         """End a response as cancelled if it is not over; False for one that was made while its client waited.
@@ -128,8 +138,10 @@ class Jobs:
         """
         keys = self._keyspace.keys(response_id)
         call = Call("cancel_response", [keys.head, keys.response(response_id)], [owner], response_id)
-        (in_background,) = await self._scripts.run(call)
-        return bool(in_background)
+        reply, _ = await self._scripts.run_all([call, self._withdraw_call(owner, response_id)])
+        if isinstance(reply, StoreError):
+            raise reply
+        return bool(reply[0])
 
     # --- the worker's side ----------------------------------------------------------------------------------------
 
@@ -198,9 +210,28 @@ class Jobs:
     async def take(self, worker: str, limit: int) -> list[JobEntry]:
         """Wait for entries, at most `limit`; after a while without any return none. Raises Unavailable."""
         try:
-            return await self._take(worker, limit)
+            entries = await self._take(worker, limit)
         except CLIENT_ERRORS as error:
             raise translate_error(error) from error
+        return await self._draw(entries)
+
+    async def _draw(self, entries: Sequence[JobEntry]) -> list[JobEntry]:
+        """Return entries with the jobs that are drawn for them; without those for which nothing waits."""
+        tickets = [entry.id for entry in entries if not entry.response_id]
+        if not tickets:
+            return list(entries)
+        keys = [self._queue, self._keys.owners, self._keys.drawn]
+        (flat,) = await self._scripts.run(Call("draw_jobs", keys, [GROUP, *tickets]))
+        drawn = dict(zip(tickets, zip(flat[::2], flat[1::2], strict=True), strict=True))
+        found = []
+        for entry in entries:
+            owner, job = drawn.get(entry.id, (b"", b""))
+            if job:
+                queued_ms, _, response_id = job.decode().partition(":")
+                found.append(JobEntry(entry.id, response_id, int(queued_ms), owner.decode()))
+            elif entry.response_id:
+                found.append(entry)
+        return found
 
     async def _take(self, worker: str, limit: int) -> list[JobEntry]:
         wait = ("COUNT", limit, "BLOCK", self._block_ms)
@@ -225,15 +256,17 @@ class Jobs:
         """Take over entries whose worker gave no sign of life for so long. Raises Unavailable."""
         arguments: list[Argument] = [GROUP, worker, round(idle_seconds * 1000), limit]
         (entries,) = await self._scripts.run(Call("reclaim_jobs", [self._queue], arguments))
-        return [_entry(entry) for entry in entries]
+        return await self._draw([_entry(entry) for entry in entries])
 
     async def finish(self, entry: JobEntry) -> None:
         """Take an entry out of the queue: its response is over. Raises Unavailable."""
-        await self._scripts.run(Call("finish_job", [self._queue], [GROUP, entry.id]))
+        await self._scripts.run(Call("finish_job", [self._queue, self._keys.drawn], [GROUP, entry.id]))
 
     async def requeue(self, entry: JobEntry) -> None:
-        """Put an entry at the end of the queue, for the next worker. Raises Unavailable."""
-        await self._scripts.run(Call("enqueue_job", [self._queue], [GROUP, entry.response_id, entry.id]))
+        """Put a job back, for the next worker. Raises Unavailable."""
+        keys = [self._queue, self._keys.owners, self._keys.waiting(entry.owner), self._keys.drawn]
+        job = f"{entry.queued_ms}:{entry.response_id}" if entry.owner else entry.response_id
+        await self._scripts.run(Call("requeue_job", keys, [GROUP, entry.id, entry.owner, job]))
 
     async def close(self) -> None:
         """Close the queue's own connection."""
@@ -254,4 +287,5 @@ def _entries(reply: Any) -> list[JobEntry]:
 
 def _entry(entry: Any) -> JobEntry:
     entry_id, fields = entry
-    return JobEntry(entry_id.decode(), fields[1].decode())
+    queued_at = entry_id.decode()
+    return JobEntry(queued_at, fields[1].decode(), int(queued_at.partition("-")[0]))

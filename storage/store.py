@@ -16,6 +16,7 @@ from storage.jobs import Jobs
 from storage.maintenance.auditor import Auditor
 from storage.maintenance.purger import Purger
 from storage.maintenance.sweeper import Sweeper
+from storage.quotas import Quotas
 from storage.responses import Responses
 from storage.turns import Turns
 
@@ -36,10 +37,12 @@ class Store:
         prefix: str,
         retention_seconds: int,
         conversation_seconds: int = 0,
+        most_conversations: int = 0,
         timeout_seconds: float = 5.0,
     ) -> None:
         self._channel = channel
-        keyspace = Keyspace(Scripts(self._channel, conversation_seconds), prefix, retention_seconds)
+        scripts = Scripts(self._channel, conversation_seconds)
+        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most_conversations)
         #: What the server is called where people read it.
         self.description = ""
         self.conversations = Conversations(keyspace)
@@ -50,6 +53,7 @@ class Store:
         self.events = EventLogs(keyspace)
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
         self.idempotency = Idempotency(keyspace)
+        self.quotas = Quotas(keyspace)
         self.archive = Archive(keyspace)
         self.sweeper = Sweeper(self._channel, keyspace)
         self.purger = Purger(self._channel, keyspace)
@@ -65,12 +69,13 @@ class Store:
         max_connections: int,
         retention_seconds: int,
         conversation_seconds: int = 0,
+        most_conversations: int = 0,
     ) -> Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
         conversation_seconds: how long conversations live after their last use, at least as long as responses; 0: for
-        ever. Raises ValueError for a URL that can't be used.
+        ever. most_conversations: of one owner; 0: any number. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
         return cls(
@@ -79,6 +84,7 @@ class Store:
             prefix=prefix,
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
+            most_conversations=most_conversations,
             timeout_seconds=timeout_seconds,
         )
 

@@ -24,11 +24,12 @@ from proxy.context.input import TurnInput
 from proxy.context.model_input import reads_compaction
 from proxy.context.model_request import ModelRequest
 from proxy.http.body import read_json
-from proxy.http.keys import UPSTREAM_REQUEST_ID
+from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, UpstreamRefusal, missing_parameter
 from proxy.protocol.request import TurnRequest, read_request
 from proxy.services import SERVICES
+from proxy.turns.intake import take_in
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
 from proxy.upstream.model_call import ModelCall
@@ -53,7 +54,7 @@ _NO_USAGE = {
 
 async def compact_window(request: web.Request) -> web.Response:
     """POST /v1/responses/compact: the window that a request describes, made short."""
-    asked = read_compact(await read_json(request))
+    asked = await take_in(request.app[CONFIG], await read_json(request), read_compact)
     services = request.app[SERVICES]
     call = services.model_call(request[CALLER], inbound_of(request))
     body, headers = await Compactor(services, call, asked).compact()

@@ -17,10 +17,11 @@ from proxy.compaction.automatic import Compaction
 from proxy.context.budget import OMITTED
 from proxy.context.model_request import ModelRequest, count_model_request
 from proxy.http.body import read_json
-from proxy.http.keys import UPSTREAM_REQUEST_ID
+from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.protocol.errors import UpstreamRefusal
 from proxy.protocol.request import read_request
 from proxy.services import SERVICES
+from proxy.turns.intake import take_in
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
 from proxy.upstream.model_call import Compose, ModelCall
@@ -39,7 +40,7 @@ TOKENS = "x-branchline-tokens"
 async def count_input_tokens(request: web.Request) -> web.Response:
     """POST /v1/responses/input_tokens: a turn's body; its tokens, history included."""
     body = {**await read_json(request, allow_empty=True), "store": False, "stream": False, "background": False}
-    turn_request = read_request(body)
+    turn_request = await take_in(request.app[CONFIG], body, read_request)
     services = request.app[SERVICES]
     call = services.model_call(request[CALLER], inbound_of(request))
     answer, headers = await TokenCount(services, call, turn_request).take()

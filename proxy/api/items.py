@@ -45,7 +45,7 @@ async def create_items(request: web.Request) -> web.Response:
             param="items",
             code="empty_array",
         )
-    append = _append(request.app[STORE], request[CALLER].owner, conversation_id, read_branch_name(request.query), items)
+    append = _append(request, conversation_id, read_branch_name(request.query), items)
     return _items(request, await whole(append), has_more=False)
 
 
@@ -104,12 +104,14 @@ def _read_fork_point(query: MultiMapping[str], default_mode: str) -> ForkPoint |
 
 
 async def _append(
-    store: Store, owner: str, conversation_id: str, branch: str, items: Sequence[InputItem]
+    request: web.Request, conversation_id: str, branch: str, items: Sequence[InputItem]
 ) -> Sequence[bytes]:
+    store, owner = request.app[STORE], request[CALLER].owner
     source = TurnSource(conversation_id, branch=branch)
     entries = await to_entries(store, owner, items, partition_of(conversation_id), source)
     if entries:
-        return await store.items.append(owner, conversation_id, branch, entries)
+        most = request.app[CONFIG].turns.max_history_items
+        return await store.items.append(owner, conversation_id, branch, entries, most)
     # nothing but compaction triggers, which are taken and never stored
     if branch:
         await store.branches.read(owner, conversation_id, branch)

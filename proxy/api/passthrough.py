@@ -1,8 +1,8 @@
 """Every path under `/v1/` that is not ours: streamed both ways as it is, nothing parsed, nothing held back.
 
 Paths under `/v1/responses` and `/v1/conversations` that have no route end here too, and are 404, however they
-are spelled (`%72esponses`, `//`, `responses%2F…`): where callers share the upstream's key, its own records of
-them would be anybody's.
+are spelled (`%72esponses`, `//`, `responses%2F…`, `responses%00`): where callers share the upstream's key, its own
+records of them would be anybody's. The methods are those of the API: a model server's TRACE would show the key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from proxy.auth.caller import CALLER
 from proxy.http.body import iter_body
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.http.urls import API_VERSION, hint_for, split_path
-from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired
+from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired, method_not_allowed
 from proxy.upstream.body import iter_raw
 from proxy.upstream.client import UPSTREAM
 from proxy.upstream.headers import request_headers, response_headers
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 
 _PREFIX = f"/{API_VERSION}"
 
+#: The methods that model servers have, and OPTIONS, with which browsers and clients ask for them.
+METHODS = frozenset(
+    {
+        hdrs.METH_GET,
+        hdrs.METH_HEAD,
+        hdrs.METH_POST,
+        hdrs.METH_PUT,
+        hdrs.METH_PATCH,
+        hdrs.METH_DELETE,
+        hdrs.METH_OPTIONS,
+    }
+)
+
 #: First segments that belong to the stateful endpoints, and the one that a wrong base URL makes.
 _NOT_THEIRS = frozenset({"responses", "conversations", API_VERSION})
 
@@ -37,6 +50,8 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
 
     After that an exception means that the answer is not complete, and the connection is cut.
     """
+    if request.method not in METHODS:
+        raise method_not_allowed(request.method[:32], ", ".join(sorted(METHODS)))
     # Others may be ignored (RFC 9110, 7.8): Java's client asks for h2c with every request.
     if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
         raise UpgradeRequired("WebSocket is not available on this path.")
@@ -61,7 +76,7 @@ def upstream_path(raw_path: str) -> str:
     Elsewhere is out of the upstream's base path, or to the stateful endpoints by another spelling, or `/v1/v1/…`.
     """
     segments = split_path(raw_path)
-    ours = len(segments) > 1 and segments[1].lower() in _NOT_THEIRS
+    ours = len(segments) > 1 and segments[1].casefold() in _NOT_THEIRS
     if ours or segments[:1] != [API_VERSION] or not raw_path.startswith(f"{_PREFIX}/") or ".." in segments:
         raise NotFound(f"Invalid URL ({raw_path}).{hint_for(raw_path)}")
     return raw_path.removeprefix(_PREFIX)

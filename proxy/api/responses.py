@@ -11,7 +11,7 @@ from proxy.auth.caller import CALLER
 from proxy.background.submission import submit
 from proxy.http.answers import json_answer, whole
 from proxy.http.body import read_json, refuse_selection
-from proxy.http.keys import STORE
+from proxy.http.keys import CONFIG, STORE
 from proxy.idempotency.turns import note_submission
 from proxy.protocol.errors import BadRequest
 from proxy.protocol.params import asks_encrypted, check_id, read_flag, read_page
@@ -19,11 +19,12 @@ from proxy.protocol.request import read_request
 from proxy.relay.replay import Replay
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
+from proxy.turns.intake import take_in
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: one turn, plain or streamed; in the background its object at once, or its events."""
-    turn_request = read_request(await read_json(request))
+    turn_request = await take_in(request.app[CONFIG], await read_json(request), read_request)
     if not turn_request.background:
         return await run_turn(request, turn_request)
     response = await submit(request.app[SERVICES], request[CALLER], turn_request, inbound_of(request))

@@ -72,5 +72,8 @@ async def run_turn(
         result = await app[TURNS].run(turn)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+        if connection.on_leave is leave and connection.is_reset():
+            # its answer would come to nobody
+            leave()
         connection.on_leave = cancel if connection.on_leave is leave else None
     return await delivery.finish(result.body)

@@ -136,12 +136,10 @@ class JwtAuthenticator:
         digest = hashlib.sha256(token.encode()).digest()
         # Before the cache: it must not outlive the keys that its entries were verified with
         keys = await self._keys.current()
-        owner = self._verified.get(keys, digest)
-        if owner is None:
-            owner = await self._verify(token, digest, keys)
-        return Caller(owner, self._upstream)
+        owner, expires_at = self._verified.get(keys, digest) or await self._verify(token, digest, keys)
+        return Caller(owner, self._upstream, expires_at + self._config.leeway_seconds)
 
-    async def _verify(self, token: str, digest: bytes, keys: KeySet) -> str:
+    async def _verify(self, token: str, digest: bytes, keys: KeySet) -> tuple[str, int]:
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError as exc:
@@ -150,9 +148,9 @@ class JwtAuthenticator:
         if kid is not None and not keys.matching(kid):
             keys = await self._keys.renewed()
         claims = self._decode(token, algorithm, keys.matching(kid))
-        owner = _jwt_owner(claims)
-        self._verified.put(keys, digest, owner, int(claims["exp"]))
-        return owner
+        owner, expires_at = _jwt_owner(claims), int(claims["exp"])
+        self._verified.put(keys, digest, owner, expires_at)
+        return owner, expires_at
 
     def _check_header(self, header: Mapping[str, Any]) -> str:
         # RFC 7515, 4.1.11: extensions that aren't understood must be refused, and none is understood here
@@ -168,7 +166,7 @@ class JwtAuthenticator:
         if key is None:
             raise _refusal("no key for key id and algorithm")
         try:
-            return jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key.material,
                 algorithms=[algorithm],
@@ -179,6 +177,8 @@ class JwtAuthenticator:
             )
         except jwt.PyJWTError as exc:
             raise _refusal(type(exc).__name__) from None
+        _check_dates(claims)
+        return claims
 
 
 class CallerCache:
@@ -220,18 +220,17 @@ class TokenCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, keys: KeySet, digest: bytes) -> str | None:
-        """Return the owner of a token that `keys` verified and that has not expired."""
+    def get(self, keys: KeySet, digest: bytes) -> tuple[str, int] | None:
+        """Return the owner of a token that `keys` verified and that has not expired, and when it will."""
         self._adopt(keys)
         entry = self._entries.get(digest)
         if entry is None:
             return None
-        owner, expires_at = entry
-        if expires_at <= self._now():
+        if entry[1] <= self._now():
             del self._entries[digest]
             return None
         self._entries.move_to_end(digest)
-        return owner
+        return entry
 
     def put(self, keys: KeySet, digest: bytes, owner: str, expires_at: int) -> None:
         """Remember the owner of a token that `keys` verified; `expires_at` in Unix seconds."""
@@ -283,6 +282,14 @@ def _token_of(name: str, value: str) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise _refusal("characters that no token has")
     return token
+
+
+def _check_dates(claims: Mapping[str, Any]) -> None:
+    """Refuse dates that are no numbers (RFC 7519, 2): the library takes text for one, others would not."""
+    for name in ("exp", "nbf", "iat"):
+        date = claims.get(name, 0)
+        if isinstance(date, bool) or not isinstance(date, int | float):
+            raise _refusal(f"{name} claim")
 
 
 def _jwt_owner(claims: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,11 +29,13 @@ class Caller:
     """An authenticated caller.
 
     owner: what all its records are scoped by; at most 80 characters, safe in storage keys and logs.
-    credentials: the headers to send upstream in its name, of `CREDENTIAL_HEADERS`; empty to send none.
+    credentials: the headers to send upstream in its name, of `CREDENTIAL_HEADERS`; empty to send none. expires_at: when
+    what it showed will be taken no more, in Unix seconds.
     """
 
     owner: str
     credentials: Mapping[str, str] = field(repr=False)
+    expires_at: float = field(default=math.inf, repr=False, compare=False)
 
 
 class Authenticator(Protocol):

@@ -56,7 +56,7 @@ async def submit(services: Services, caller: Caller, request: TurnRequest, inbou
 
 async def _submit(services: Services, submission: Submission) -> None:
     try:
-        await services.store.jobs.submit(submission)
+        await services.store.jobs.submit(submission, services.config.quotas.queued_jobs)
     except Unavailable:
         # it may be there all the same, and its client will ask again
         with contextlib.suppress(StoreError):

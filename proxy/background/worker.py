@@ -73,6 +73,11 @@ class Run:
             turn.abandon()
         await turn.run()
 
+    def watch(self, now: float) -> None:
+        """End the turn with what it has if it has taken too long. now: monotonic seconds."""
+        if self._turn is not None:
+            self._turn.watch(now)
+
     def abandon(self) -> None:
         """End it and keep nothing: somebody else has decided how it ends, or will run it again."""
         self.abandoned = True
@@ -279,6 +284,8 @@ class Worker:
     async def _look_after(self, worker: str) -> None:
         """Renew what runs and end what is not wanted any more. worker: its entries are kept too, unless ''."""
         runs = [(run, run.job) for run, _ in self._runs.values() if run.job is not None]
+        for run, _ in runs:
+            run.watch(time.monotonic())
         wanted = await self._jobs.renew([job for _, job in runs], self._lease_seconds, worker=worker)
         for (run, _), is_wanted in zip(runs, wanted, strict=True):
             if not (is_wanted or run.abandoned):

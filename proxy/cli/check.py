@@ -16,6 +16,7 @@ from proxy.cli.processors import worker_count
 from proxy.config.values import describe_redis, describe_upstream
 from proxy.protocol.errors import ApiError
 from proxy.upstream.client import Upstream, create_session
+from proxy.upstream.errors import certificate_problem
 from storage import Store, Unavailable
 from storage.embedded import EmbeddedUnavailable, probe
 
@@ -104,7 +105,7 @@ async def _check_upstream(config: Config, session: aiohttp.ClientSession) -> str
         async with upstream.forward("GET", "/models", "", headers, None) as response:
             return f"{place} {_judge(response.status, config)}"
     except ApiError as exc:
-        raise Problem(f"{place}: {exc.message}{_system_reason(exc)}") from exc
+        raise Problem(f"{place}: {exc.message}{'' if certificate_problem(exc) else _system_reason(exc)}") from exc
     except Problem as exc:
         raise Problem(f"{place} {exc}") from exc
 
@@ -135,6 +136,8 @@ def store_problem(exc: Unavailable) -> str:
 
 def _system_reason(exc: BaseException) -> str:
     """Return the system's own word for why a connection failed, as in ` Connection refused.`; else nothing."""
+    if problem := certificate_problem(exc):
+        return f" Its certificate is not trusted: {problem}."
     for cause in _causes(exc):
         if isinstance(cause, OSError) and cause.errno:
             # asyncio's texts quote the call; the negative numbers are those of name resolution

@@ -105,6 +105,7 @@ class Summariser:
         async for chunk in answer.chunks(relay.patience):
             splicer.feed(chunk)
             if relay.is_over or splicer.failure is not None:
+                answer.expect_end()
                 break
         else:
             splicer.flush()

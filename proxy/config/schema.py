@@ -82,7 +82,8 @@ def _words(info: inspect.Type) -> str:
         case inspect.FloatType():
             return f"a number{_bounds(info)}"
         case inspect.VarTupleType():
-            return "a list of text"
+            inner = _words(info.item_type)
+            return "a list of text" if inner == "text" else f"a list: {inner}"
         case inspect.DictType():
             return f"a table of names ({_words(info.key_type)}) and values ({_words(info.value_type)})"
         case inspect.LiteralType(values):

@@ -24,6 +24,13 @@ ModelName = Annotated[
     str,
     msgspec.Meta(pattern=r"^(\*|[^*\s]+\*?)\Z", description="a model's name, or the beginning of it with a * behind"),
 ]
+HostName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)\Z",
+        description="names of hosts without port, *.example for all below one, or *",
+    ),
+]
 KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
 
 
@@ -50,18 +57,36 @@ class ServerConfig(Section, frozen=True):
     #: Processes that serve on this port; `auto`: one for each processor. More than one have a supervisor above them,
     #: which replaces those that die and reads the settings anew on SIGHUP.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1
+    #: Connections that one process has open at most, and not more than half of the files that it may open. Beyond that
+    #: the oldest that waits for a request makes room; if none does, a new one gets a 503.
+    max_connections: Count = 10_000
+    #: Seconds that the head of a request may take from its first byte.
+    header_timeout_seconds: Positive = 30.0
+    #: Seconds that the body of a request may take; silence in the middle of it at most 60.
+    body_timeout_seconds: Positive = 300.0
+    #: Seconds that a connection may wait for a request.
+    idle_timeout_seconds: Positive = 120.0
     #: Largest request body, in bytes, as sent and after decompression.
     max_body_bytes: Count = 64 * 1024 * 1024
+    #: Bytes of request bodies that one process holds at a time, until their requests are over; more wait 10 seconds for
+    #: room, then get a 503.
+    max_held_bytes: Count = 512 * 1024 * 1024
+    #: Most values in the objects and arrays of a JSON body.
+    max_json_elements: Annotated[int, msgspec.Meta(ge=1000)] = 250_000
     #: Deepest nesting of a JSON body.
     max_json_depth: Annotated[int, msgspec.Meta(ge=8, le=200)] = 128
     #: Seconds that running turns get to finish after SIGTERM.
     shutdown_timeout_seconds: NotNegative = 30.0
     #: Seconds of silence on a stream after which a comment is sent to keep middleboxes from closing it.
     keepalive_seconds: Positive = 15.0
-    #: Seconds that a client may leave its stream unread before it counts as gone.
+    #: Seconds that a client may leave its stream or its answer unread before it counts as gone.
     unread_seconds: Positive = 300.0
     #: Origins that browsers may call from (`https://app.example`, or `*`); empty turns CORS off.
     cors_origins: tuple[str, ...] = ()
+    #: Names under which clients reach this server (`llm.example`, `*.example` for all below it, or `*`), where no
+    #: credential is asked for: then only they, `localhost` and IP addresses are answered, so that no web page reaches
+    #: this server through a name of its own (DNS rebinding).
+    allowed_hosts: tuple[HostName, ...] = ()
 
 
 class UpstreamConfig(Section, frozen=True):
@@ -86,7 +111,8 @@ class UpstreamConfig(Section, frozen=True):
 class RedisConfig(Section, frozen=True):
     """The Redis or Valkey server that holds all state."""
 
-    #: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; empty starts an embedded Valkey.
+    #: `redis://`, `unix://`, `redis+sentinel://` or `redis+cluster://`, with TLS `rediss://`, `rediss+sentinel://` or
+    #: `rediss+cluster://`; empty starts an embedded Valkey.
     url: Secret = Secret("")
     #: Put before every key.
     prefix: Name = "branchline"
@@ -149,8 +175,31 @@ class TurnsConfig(Section, frozen=True):
     lock_wait_seconds: NotNegative = 0.0
     #: Refuse a tool call without its output and an output without its call, as OpenAI does.
     check_tool_calls: bool = True
+    #: Most items in the `input` of one turn.
+    max_input_items: Count = 10_000
+    #: Most items of the history that a turn continues; no more are added to a conversation either.
+    max_history_items: Count = 100_000
+    #: Most bytes of it.
+    max_history_bytes: Count = 256 * 1024 * 1024
+    #: Seconds that a turn may take; then it fails with what it has. Of a background response: each attempt.
+    max_seconds: Positive = 3600.0
     #: Seconds that a finished answer waits for a store that can't be reached.
     commit_retry_seconds: NotNegative = 30.0
+
+
+class QuotasConfig(Section, frozen=True):
+    """What one owner may do, over all replicas; what is more gets a 429. 0 stands for any number."""
+
+    #: Requests a minute; as many may come at once. Each costs a round trip to the store.
+    requests_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Turns at a time. Those in the background don't count: `queued_jobs`.
+    turns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Turns at a time of all owners together.
+    total_turns: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Background responses that wait for a worker.
+    queued_jobs: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    #: Conversations.
+    conversations: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class ConversationsConfig(Section, frozen=True):
@@ -279,6 +328,7 @@ class Config(Section, frozen=True):
     auth: AuthConfig = AuthConfig()
     turns: TurnsConfig = TurnsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
+    quotas: QuotasConfig = QuotasConfig()
     responses: ResponsesConfig = ResponsesConfig()
     websocket: WebSocketConfig = WebSocketConfig()
     background: BackgroundConfig = BackgroundConfig()

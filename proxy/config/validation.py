@@ -5,6 +5,7 @@ A rule yields pairs of the key to change and what is wrong with it; no text hold
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 Violation: TypeAlias = tuple[str, str]
 
+#: Where path, query or fragment of a URL without its scheme begin.
+_NETLOC_END = re.compile(r"(?=[/?#])")
+
 #: What `redis.url` may begin with.
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def violations(config: Config) -> Iterator[Violation]:
@@ -91,8 +95,8 @@ def _check_redis(config: Config) -> Iterator[Violation]:
             "redis.url",
             f"must be {scheme}://user:password@host:port; special characters in the password are percent-encoded",
         )
-    elif scheme == "redis+sentinel" and not urlsplit(f"//{rest}").path.strip("/"):
-        yield "redis.url", "must name the service: redis+sentinel://host:port/service"
+    elif scheme.endswith("+sentinel") and not _service_of(rest):
+        yield "redis.url", f"must name the service: {scheme}://host:port/service"
 
 
 def _check_sealing(config: Config) -> Iterator[Violation]:
@@ -112,14 +116,21 @@ def _check_retention(config: Config) -> Iterator[Violation]:
         )
 
 
+def _service_of(rest: str) -> str:
+    """Return the path of what follows the scheme, without slashes."""
+    return urlsplit(rest[len(_NETLOC_END.split(rest, maxsplit=1)[0]) :]).path.strip("/")
+
+
 def _names_hosts(rest: str) -> bool:
     """Tell whether what follows the scheme is host:port, once or several times separated by commas."""
     try:
-        parts = urlsplit(f"//{rest}")
+        # urlsplit takes one IPv6 address in brackets, not several
+        netloc = _NETLOC_END.split(rest, maxsplit=1)[0]
+        parts = urlsplit(rest[len(netloc) :])
         # an @ further on was meant to end a password that has a bare slash
         if "@" in parts.path or "@" in parts.query or "@" in parts.fragment:
             return False
-        hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+        hosts = [urlsplit(f"//{host}") for host in netloc.rpartition("@")[2].split(",")]
         return all(host.hostname and host.port != 0 for host in hosts)
     except ValueError:
         return False

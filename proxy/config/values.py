@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import ipaddress
-from urllib.parse import urlsplit
+import re
 
 KEY_BYTES = 32
 
@@ -42,8 +42,10 @@ def describe_upstream(url: str) -> str:
 
 def describe_redis(url: str) -> str:
     """Return `redis.url` without user, password and options."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    netloc, slash, path = place.partition("/")
+    return f"{scheme}://{netloc.rpartition('@')[2]}{slash}{path}"
 
 
 def key_from_text(text: str) -> bytes:

@@ -207,13 +207,21 @@ def _agent_message(piece: OutgoingItem, is_own: bool) -> bytes | None:
     return _joined({**fields, "content": msgspec.Raw(orjson.dumps(parts))}) if parts else None
 
 
+def sealed_form(item: bytes) -> bytes | None:
+    """Return sealed reasoning as its maker takes it, unparsed; None if it has to be looked into."""
+    found = _ID_OF_SEALED.match(item)
+    if found is None:
+        return None
+    # seals are long, and have no quote in them
+    rest = item[item.index(b'"', found.end()) :]
+    if b'"status":' in rest or CREATED_BY in rest:
+        return None
+    return item[: found.start(1)] + item[found.end(1) :]
+
+
 def _reasoning(piece: OutgoingItem, is_own: bool) -> bytes | None:
-    found = _ID_OF_SEALED.match(piece.item) if is_own else None
-    if found:
-        # seals are long, and have no quote in them
-        rest = piece.item[piece.item.index(b'"', found.end()) :]
-        if b'"status":' not in rest and CREATED_BY not in rest:
-            return piece.item[: found.start(1)] + piece.item[found.end(1) :]
+    if is_own and (form := sealed_form(piece.item)) is not None:
+        return form
     fields = _FIELDS.decode(piece.item)
     for name in piece.row.output_only:
         fields.pop(name, None)

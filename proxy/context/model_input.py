@@ -14,13 +14,16 @@ Items are stored as they came; what a model takes back is less:
     text in a message under the type of another role's        under that of its own
 
 It is the same for an item whenever it is sent to the same model, so that the bytes of a history stay the same from turn
-to turn. A history of messages, calls and outputs that needs none of this goes unparsed (`context.plain`).
+to turn. A history of messages, calls, outputs and the model's own reasoning that needs none of this goes unparsed
+(`context.plain`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import NamedTuple
 
@@ -33,11 +36,13 @@ from proxy.context.item_form import (
     read_outgoing,
     without_fields,
 )
-from proxy.context.plain import HEAD_BYTES, PlainHistories
+from proxy.context.plain import HEAD_BYTES, PlainHistories, plain_form
 from proxy.context.reader import Reader
 from proxy.protocol.item_types import ITEM_TYPES
+from proxy.protocol.notes import read_note
 
 _MESSAGE, _ASSISTANT = b'"type":"message","role":"', b'"role":"assistant"'
+_THOUGHT = b'"type":"reasoning"'
 
 #: Content alone decides what is in it.
 _PLAIN = PlainHistories()
@@ -46,12 +51,24 @@ _PLAIN = PlainHistories()
 OutgoingItems = dict[int, OutgoingItem]
 
 
-class ModelInput(NamedTuple):
-    """What a model is sent. places: where each item was among those that were given. joined: the items, with commas."""
+@dataclass(frozen=True)
+class ModelInput:
+    """What a model is sent.
 
-    items: Sequence[bytes]
+    joined: the items, with commas. places: where each was among those that were given. kept: those that are sent; of a
+    plain history as they are stored.
+    """
+
+    kept: Sequence[bytes]
     places: Sequence[int]
     joined: bytes
+    is_plain: bool = False
+
+    @cached_property
+    def items(self) -> Sequence[bytes]:
+        """Each item as it is sent."""
+        is_as_kept = not self.is_plain or len(self.joined) == sum(map(len, self.kept)) + max(len(self.kept) - 1, 0)
+        return self.kept if is_as_kept else list(map(plain_form, self.kept))
 
 
 class Given(NamedTuple):
@@ -66,10 +83,8 @@ class Given(NamedTuple):
 def model_input(given: Given, reader: Reader) -> ModelInput:
     """Return what a model is sent of items."""
     items, objections = given.items, reader.objections
-    if not (given.notes or objections.types or objections.fields or objections.items):
-        joined = _PLAIN.join(items)
-        if joined is not None:
-            return ModelInput(items, range(len(items)), joined)
+    if not objections.of_items and _may_be_plain(given, reader) and (joined := _PLAIN.join(items)) is not None:
+        return ModelInput(items, range(len(items)), joined, is_plain=True)
     heads = [item[:HEAD_BYTES] for item in items]
     looked_into = range(len(items)) if objections.fields_of("message") else _unusual(items, heads)
     pieces = {place: read_outgoing(items[place], given.notes) for place in looked_into}
@@ -81,6 +96,14 @@ def model_input(given: Given, reader: Reader) -> ModelInput:
     sent = [pieces[place].sent if place in pieces else item for place, item in enumerate(items)]
     kept = [item for item in sent if item is not None]
     return ModelInput(kept, [place for place, item in enumerate(sent) if item is not None], b",".join(kept))
+
+
+def _may_be_plain(given: Given, reader: Reader) -> bool:
+    """Whether nothing but the items' bytes tells their form: what has a maker is the reader's, no gap matters."""
+    for note in map(read_note, set(given.notes.values()) if given.notes else ()):
+        if note.broken or not reader.made(note.maker):
+            return False
+    return not (given.severed and any(_THOUGHT in item[:HEAD_BYTES] for item in given.items))
 
 
 def reads_compaction(item: bytes, notes: Mapping[str, str], reader: Reader) -> bool:

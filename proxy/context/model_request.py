@@ -74,7 +74,7 @@ class ModelRequest:
     def body(self) -> bytes:
         """Return the request as JSON, the items spliced in as they are."""
         fields = orjson.dumps(self.settings)
-        if not (self.has_input or self.sent.items):
+        if not (self.has_input or self.sent.places):
             return fields
         start = b',"input":[' if len(fields) > len(b"{}") else b'"input":['
         return b"".join((fields[:-1], start, self.sent.joined, b"]}"))

@@ -39,6 +39,11 @@ class Objections:
     def __bool__(self) -> bool:
         return self is not NO_OBJECTIONS and self != NO_OBJECTIONS
 
+    @property
+    def of_items(self) -> bool:
+        """Whether any is about items."""
+        return bool(self.types or self.fields or self.seals or self.items)
+
     def fields_of(self, kind: str) -> list[str]:
         """Return the fields of items of a type that are not taken, each as its path in the item, in order."""
         start = f"{kind}."

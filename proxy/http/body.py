@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import hdrs, web
 
+from proxy.http.budget import BODY_BUDGET, FREE_BYTES
 from proxy.http.keys import CONFIG
 from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
+from proxy.protocol.json_size import count_elements, estimate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 #: Seconds that a caller may be silent in the middle of its body.
 SILENCE_SECONDS = 60.0
+
+#: Bytes of a body of unknown length for which room is taken at once.
+HELD_AT_ONCE = 1024 * 1024
+
+#: Bytes of `BODY_BUDGET` that a request has taken.
+_HELD: web.RequestKey[int] = web.RequestKey("held_bytes", int)
 
 #: The whole body as it was sent, where somebody had to see it before the handler.
 _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
@@ -45,7 +53,31 @@ async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[
     body = await _read(request, limits.max_body_bytes)
     if not body and allow_empty:
         return {}
+    await check_elements(body, limits.max_json_elements)
     return parse_object(body, limits.max_json_depth)
+
+
+async def check_elements(body: bytes, limit: int) -> None:
+    """Refuse JSON with more than `limit` values before it is parsed. Others have their turn meanwhile.
+
+    Raises BadRequest (`json_too_large`).
+    """
+    # an element takes two bytes at least
+    if len(body) <= 2 * limit or await _sum(estimate(body), limit) <= limit:
+        return
+    if await _sum(count_elements(body), limit) > limit:
+        message = f"The request body has too many elements: at most {limit} values in objects and arrays."
+        raise BadRequest(message, code="json_too_large")
+
+
+async def _sum(counts: Iterator[int], limit: int) -> int:
+    total = 0
+    for count in counts:
+        total += count
+        if total > limit:
+            break
+        await asyncio.sleep(0)
+    return total
 
 
 async def refuse_selection(request: web.Request) -> None:
@@ -99,14 +131,17 @@ async def iter_body(
     """Yield the request's body as it arrives, still in its coding.
 
     limit: bytes. silence_seconds: longest wait for the next bytes; broken chunked framing shows as silence.
-    Raises PayloadTooLarge, before anything is read where Content-Length tells, and RequestTimeout.
+    Raises PayloadTooLarge, before anything is read where Content-Length tells, and RequestTimeout, also for a body that
+    takes longer than `server.body_timeout_seconds` as a whole.
     """
     if (held := request.get(_BODY)) is not None:
         yield held
         return
     _require_length(request.content_length or 0, limit)
     received = 0
-    while chunk := await _next_chunk(request, silence_seconds):
+    clock = asyncio.get_running_loop().time
+    end = clock() + request.app[CONFIG].server.body_timeout_seconds
+    while chunk := await _next_chunk(request, min(silence_seconds, end - clock())):
         received += len(chunk)
         _require_length(received, limit)
         yield chunk
@@ -114,9 +149,25 @@ async def iter_body(
 
 async def hold_body(request: web.Request) -> bytes:
     """Read the whole body, undone from its coding, and leave it to be read once more. Raises as `iter_content`."""
-    limit = request.app[CONFIG].server.max_body_bytes
-    request[_BODY] = b"".join([chunk async for chunk in iter_body(request, limit)])
-    return b"".join([piece async for piece in iter_content(request, limit)])
+    limits = request.app[CONFIG].server
+    await _hold(request, request.content_length or 0)
+    request[_BODY] = b"".join([chunk async for chunk in iter_body(request, limits.max_body_bytes)])
+    content = b"".join([piece async for piece in iter_content(request, limits.max_body_bytes)])
+    await check_elements(content, limits.max_json_elements)
+    return content
+
+
+async def _hold(request: web.Request, size: int) -> None:
+    """Take room for so many bytes until the request is over. Raises ServiceUnavailable."""
+    if size >= FREE_BYTES and (budget := request.app.get(BODY_BUDGET)) is not None:
+        request[_HELD] = request.get(_HELD, 0) + await budget.take(size)
+
+
+def let_go(request: web.Request) -> None:
+    """Give the room for a request's body back: the request is over."""
+    if held := request.get(_HELD, 0):
+        request[_HELD] = 0
+        request.app[BODY_BUDGET].give_back(held)
 
 
 async def _next_chunk(request: web.Request, silence_seconds: float) -> bytes:
@@ -157,7 +208,17 @@ async def _read(request: web.Request, limit: int) -> bytes:
         body = request.content.read_nowait()
         _require_length(len(body), limit)
         return body
-    return b"".join([piece async for piece in iter_content(request, limit)])
+    _require_length(request.content_length or 0, limit)
+    await _hold(request, request.content_length or 0)
+    counted = coding in _PLAIN and request.content_length is not None
+    pieces, unheld = [], 0
+    async for piece in iter_content(request, limit):
+        pieces.append(piece)
+        unheld += 0 if counted else len(piece)
+        if unheld >= HELD_AT_ONCE:
+            await _hold(request, unheld)
+            unheld = 0
+    return b"".join(pieces)
 
 
 async def _iter_decoded(request: web.Request, decoder: ContentDecoder, limit: int) -> AsyncIterator[bytes]:

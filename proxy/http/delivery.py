@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ class HttpDelivery:
         self.delivered = False
         self._last_sent = 0.0
         self._ended = False
+        self._probing: asyncio.Task[None] | None = None
         self._chunked = False
 
     @property
@@ -61,12 +63,14 @@ class HttpDelivery:
         try:
             if self._response is None:
                 self._response = _EventStream(headers=self._headers)
+                client_connection(self._request).probe = self._probe
                 await self._response.prepare(self._request)
                 self._chunked = hdrs.TRANSFER_ENCODING in self._response.headers
             self._last_sent = time.monotonic()
             if frames.endswith(sse.DONE):
                 # the last frames and the end of the body leave in one write
                 self._ended = True
+                client_connection(self._request).probe = None
                 await self._response.write_eof(frames)
                 self.delivered = True
             else:
@@ -113,6 +117,9 @@ class HttpDelivery:
             return
         if time.monotonic() - self._last_sent >= silence_seconds:
             await self.send(sse.comment("keep-alive"))
+
+    def _probe(self) -> None:
+        self._probing = asyncio.create_task(self.keep_alive(0.0))
 
     async def finish(self, body: bytes | None = None) -> web.StreamResponse:
         """Return the answer: one JSON body, or the stream, which is ended cleanly."""

@@ -1,6 +1,6 @@
 """Middlewares: what happens around every handler, outermost first; `middlewares` gives them in that order.
 
-attend     gives the request its id, turns exceptions into answers, writes one line when it is over
+attend     gives the request its id, checks the name it came under, makes answers of exceptions, writes one line
 preflight  answers CORS preflights
 admit      refuses requests while the server stops, finds out who is calling
 """
@@ -19,9 +19,12 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
-from proxy.http.connection import client_connection
+from proxy.http.body import let_go
+from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
+from proxy.http.hosts import require_known_host
 from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.quotas import ALLOWANCE, count_request, rate_limit_headers
 from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
     ApiError,
@@ -35,7 +38,7 @@ from proxy.protocol.errors import (
     error_body,
 )
 from proxy.protocol.store_errors import from_store_error
-from storage import StoreError, random_hex
+from storage import StoreError
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
@@ -84,7 +87,7 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     if task is None or request.transport is None:
         # the client has left before anything was done
         raise asyncio.CancelledError
-    request[REQUEST_ID] = _new_request_id()
+    request[REQUEST_ID] = new_request_id()
     running = request.app[RUNNING]
     running.add(task)
     task.add_done_callback(running.discard)
@@ -93,12 +96,14 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     response: web.StreamResponse | None = None
     try:
         try:
+            require_known_host(request)
             response = await handler(request)
         except Exception as exc:
             response = _answer_to(request, exc)
         return response
     finally:
         connection.on_leave = None
+        let_go(request)
         if _BEGUN in request:
             _write_line(request, response)
 
@@ -129,14 +134,18 @@ async def let_in(request: web.Request) -> None:
         caller = request[CALLER] = await app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
+        if limit := request.app[CONFIG].quotas.requests_per_minute:
+            await count_request(request, caller.owner, limit)
 
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id on every answer and remember that it has begun."""
-    response.headers["x-request-id"] = request.get(REQUEST_ID) or _new_request_id()
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or new_request_id()
     if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
         response.headers[hdrs.SERVER] = "branchline"
     request[_STARTED] = response
+    if (allowance := request.get(ALLOWANCE)) is not None:
+        response.headers.update(rate_limit_headers(allowance))
 
 
 def middlewares(config: Config) -> list[Middleware]:
@@ -250,7 +259,3 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
     if response is None:
         return 0
     return response.content_length if response.content_length is not None else response.body_length
-
-
-def _new_request_id() -> str:
-    return f"req_{random_hex(32)}"

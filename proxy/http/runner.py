@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from proxy.http.connection import ClientConnection
+from proxy.http.connection import ClientConnection, ConnectionLimits
 from proxy.http.shortcut import Shortcut, find_post
+from proxy.protocol.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class ClientRunner(web.AppRunner):
     """Sets up and ends an application.
 
-    shorten: the path that gets a `Shortcut`, if it has a route for POST; all other settings are aiohttp's.
+    shorten: the path that gets a `Shortcut`, if it has a route for POST. limits: of connections; all other settings are
+    aiohttp's.
     """
 
-    def __init__(self, app: web.Application, *, shorten: str, **settings: Any) -> None:
+    def __init__(self, app: web.Application, *, shorten: str, limits: ConnectionLimits, **settings: Any) -> None:
         super().__init__(app, **settings)
         self._shorten = shorten
+        self._limits = limits
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         handler = made.request_handler
         if (route := find_post(self.app, self._shorten)) is not None:
             handler = Shortcut(self.app, route, handler).handle
-        return _ClientServer(handler, request_factory=made.request_factory, **self._kwargs)
+        return _ClientServer(handler, limits=self._limits, request_factory=made.request_factory, **self._kwargs)
 
 
 class _ClientServer(web.Server):
+    def __init__(self, handler: Any, *, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(handler, limits=limits, **settings)
+        self._most = limits.most
+
     def __call__(self) -> ClientConnection:
         return ClientConnection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Refuse a connection that there is no room for."""
+        super().connection_made(handler, transport)
+        if isinstance(handler, ClientConnection) and not self._makes_room(handler):
+            message = "This server has too many connections; please retry."
+            handler.refuse(ServiceUnavailable(message, code="too_many_connections"))
+
+    def _makes_room(self, newest: ClientConnection) -> bool:
+        """Tell whether there is room for one more connection; of those that wait for a request the oldest makes it."""
+        if len(self._connections) <= self._most:
+            return True
+        for one in self._connections:
+            if isinstance(one, ClientConnection) and one.is_waiting and one is not newest:
+                one.force_close()
+                return True
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from urllib.parse import unquote
 
 #: First segments of the API below `/v1`, by which a path without it is known.
@@ -34,13 +35,30 @@ _ROOTS = frozenset(
     }
 )
 API_VERSION = "v1"
+
+#: How often `split_path` decodes: no client encodes more than twice.
+MOST_DECODINGS = 4
+_SLASH = re.compile(r"[/\\]")
+_END = re.compile(r"[;#?]")
+_INVISIBLE = re.compile(r"[\s\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2060\ufeff]+")
 _OTHER_VERSION = re.compile(r"v[0-9]\w*", re.ASCII)
 
 
 def split_path(raw_path: str) -> list[str]:
-    """Return a path's segments as the most forgiving server would read them."""
-    decoded = unquote(unquote(raw_path)).replace("\\", "/")
-    segments = [segment.partition(";")[0] for segment in decoded.split("/")]
+    """Return a path's segments as the most forgiving server would read them.
+
+    It decodes until there is nothing to decode, takes look-alikes of ASCII for it, drops blanks and control characters,
+    and takes `;`, `#` and `?` for the end of a segment. There are none at all in a path that has a NUL, or that is not
+    decoded soon.
+    """
+    decoded = raw_path
+    for _ in range(MOST_DECODINGS):
+        decoded = unquote(decoded)
+    if unquote(decoded) != decoded or "\0" in decoded:
+        return []
+    if not decoded.isascii():
+        decoded = unicodedata.normalize("NFKC", decoded)
+    segments = [_INVISIBLE.sub("", _END.split(segment, maxsplit=1)[0]) for segment in _SLASH.split(decoded)]
     return [segment for segment in segments if segment not in ("", ".")]
 
 

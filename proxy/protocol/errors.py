@@ -12,6 +12,8 @@
     ├── PayloadTooLarge      413
     ├── UnsupportedMedia     415
     ├── KeyReused            422  an idempotency key that stands for another request
+    ├── TooManyRequests      429  more than the owner's quota; to be repeated later
+    ├── QuotaReached         429  more than the owner may have; not to be repeated
     ├── UpgradeRequired      426  WebSocket asked for, not offered
     ├── InternalError        500
     ├── BadGateway           502  the upstream broke off or spoke nonsense
@@ -24,6 +26,7 @@ Statuses, codes and messages per case: OpenAI's, as docs/api/errors.md lists the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,6 +163,28 @@ class UnsupportedMedia(ApiError):
     code = "unsupported_media_type"
 
 
+class TooManyRequests(ApiError):
+    """429: the caller has to wait; OpenAI's clients do so by themselves, for as long as `Retry-After` says."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message, headers={"Retry-After": str(math.ceil(retry_after_seconds))})
+
+
+class QuotaReached(ApiError):
+    """429 with the header that keeps OpenAI's clients from repeating the request: waiting does not help."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
 class UpgradeRequired(ApiError):
     """426: Codex CLI falls back from WebSocket to HTTP on this status."""
 
@@ -289,6 +314,15 @@ def conversation_locked() -> BadRequest:
         "Another process is currently operating on this conversation. Please retry in a few seconds.",
         param="conversation",
         code="conversation_locked",
+    )
+
+
+def history_too_long(limit: str) -> BadRequest:
+    """400 for a turn on more history, or for more of it, than one may have. limit: what it may have, in words."""
+    return BadRequest(
+        f"The history is too long: at most {limit}. Begin a new conversation, or compact this one.",
+        param="conversation",
+        code="history_too_long",
     )
 
 

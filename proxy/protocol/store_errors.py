@@ -7,10 +7,13 @@ from proxy.protocol.errors import (
     BadRequest,
     InternalError,
     NotFound,
+    QuotaReached,
     ServiceUnavailable,
+    TooManyRequests,
     branch_exists,
     conversation_locked,
     conversation_not_found,
+    history_too_long,
     item_not_found,
     response_not_found,
     response_unfinished,
@@ -22,17 +25,23 @@ from storage import (
     BranchProtected,
     ConversationNotFound,
     CursorNotFound,
+    HistoryFull,
     ItemNotFound,
     Locked,
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    QueueFull,
+    QuotaExceeded,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
     TooManyMetadata,
     Unavailable,
 )
+
+#: Seconds after which a client may ask again that has too many background responses waiting.
+QUEUE_RETRY_SECONDS = 10
 
 
 def from_branch_error(error: StoreError) -> ApiError | None:
@@ -89,4 +98,17 @@ def from_store_error(error: StoreError) -> ApiError:
             return conversation_locked()
         case _:
             unknown = InternalError("The server had an error while processing your request.")
-            return from_branch_error(error) or unknown
+            return from_branch_error(error) or _from_quota(error) or unknown
+
+
+def _from_quota(error: StoreError) -> ApiError | None:
+    match error:
+        case HistoryFull():
+            return history_too_long("as many items as turns.max_history_items says")
+        case QuotaExceeded():
+            return QuotaReached("You have as many conversations as you may have; delete one first.")
+        case QueueFull():
+            message = "You have as many background responses waiting as are allowed."
+            return TooManyRequests(message, retry_after_seconds=QUEUE_RETRY_SECONDS)
+        case _:
+            return None

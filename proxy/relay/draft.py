@@ -114,6 +114,15 @@ class Draft:
             return True
         return likeness is not None and likeness(self) > int(self.has_begun)
 
+    def has_said_else(self, likeness: Likeness | None, *, surely: bool) -> bool:
+        """Whether it is open under an id of its own, and all of it has ended in other words than an event's.
+
+        surely: those can't be another text of it either.
+        """
+        if likeness is None or not self.names or self.done or not (self.is_over or self.is_nameless):
+            return False
+        return likeness(self) <= (0 if surely else 1)
+
     def find(self, stream: Stream, index: Any, whole: str | None = None) -> Text | None:
         """Return the text that an event means, None if that has not begun yet.
 
@@ -192,6 +201,8 @@ class Draft:
         if self.done:
             final = self.item if item is None else merged(item, self.item)
             if self.type == "reasoning":
+                # what only this last item has of it may be in any shape
+                complete_item(final, status)
                 self._tell_once(final, item or {})
             return final
         earlier = self.snapshot()

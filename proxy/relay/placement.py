@@ -20,17 +20,15 @@ next (`is_undecided`).
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from proxy.protocol.ids import with_prefix_of
 from proxy.protocol.item_types import Item, item_type_of
 from proxy.relay.draft import Draft, Likeness
-from proxy.relay.item import complete_item, merged, type_name
+from proxy.relay.item import complete_item, merged, new_call_id, position_of, told_name, type_name
 from proxy.relay.pairing import is_same, likeness_of, words_of
 
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: Ids that are remembered of one item: those of a server that changes them with every event lead nowhere.
 _MAX_NAMES = 8
 
@@ -81,9 +79,9 @@ class Placement:
         if not item_type_of(item["type"]).needs_call_id:
             return
         # Two calls under one id could never be answered apart, and OpenAI's client refuses them.
-        call_id = _text(item.get("call_id"))
+        call_id = told_name(item.get("call_id"))
         if not call_id or (item["type"], call_id) in self._call_ids:
-            item["call_id"] = call_id = "call_" + "".join(secrets.choice(_BASE62) for _ in range(24))
+            item["call_id"] = call_id = new_call_id()
         self._call_ids.add((item["type"], call_id))
 
     def add(self, item: Item, index: Any = None, *, announced: bool = True) -> Draft:
@@ -91,7 +89,7 @@ class Placement:
 
         `item` is completed and identified in place. announced: the upstream showed the item itself.
         """
-        name, call_id = item.get("id"), _text(item.get("call_id"))
+        name, call_id = item.get("id"), told_name(item.get("call_id"))
         complete_item(item, "in_progress")
         self.identify(item)
         draft = Draft(item, self._free_index(index), announced=announced)
@@ -103,7 +101,7 @@ class Placement:
 
     def announce(self, draft: Draft, item: Item, index: Any) -> None:
         """Note that `item`, at `index`, announces a draft that has begun without."""
-        name, call_id = item.get("id"), _text(item.get("call_id"))
+        name, call_id = item.get("id"), told_name(item.get("call_id"))
         complete_item(item, "in_progress")
         kept = {"id": draft.id, "call_id": draft.item["call_id"]} if "call_id" in draft.item else {"id": draft.id}
         draft.item = {**merged(draft.item, item), **kept}
@@ -123,7 +121,7 @@ class Placement:
 
     def adopt_call_id(self, draft: Draft, call_id: Any) -> None:
         """Take the upstream's last word on a call's id, unless the client was told one of ours, or it is another's."""
-        call_id, key = _text(call_id), (draft.type, call_id)
+        call_id, key = told_name(call_id), (draft.type, call_id)
         if not call_id or call_id == draft.item.get("call_id") or not item_type_of(draft.type).needs_call_id:
             return
         if key in self._call_ids or (draft.call_id is None and draft.told):
@@ -141,7 +139,7 @@ class Placement:
         kind: the item's type if the event's type tells it; without one nothing is guessed. piece: it brings text.
         likeness: how well an item goes with what the event says.
         """
-        name = _text(event.get("item_id"))
+        name = told_name(event.get("item_id"))
         if (draft := self._open_by_name(name, kind)) is not None:
             self._ids = self._ids or ("last" if kind is not None else "")
             return draft
@@ -150,7 +148,7 @@ class Placement:
     def _search(
         self, event: dict[str, Any], kind: str | None, name: str, *, piece: bool, likeness: Likeness | None
     ) -> Draft | None:
-        position = _position(event)
+        position = position_of(event)
         here = self._at(position, kind)
         named = [draft for draft in self._named.get(name, ()) if kind in (None, draft.type)] if name else []
         if named and kind is not None:
@@ -173,14 +171,16 @@ class Placement:
                 return found
         if here is not None:
             return None if is_stranger and here.names and self._ids == "last" else here
-        return self._latest(kind) if kind is not None and not piece and position is None else None
+        latest = self._latest(kind) if kind is not None and not piece and position is None else None
+        is_other = is_stranger and latest is not None and latest.has_said_else(likeness, surely=self._ids != "last")
+        return None if is_other else latest
 
     def owner(self, event: dict[str, Any], kinds: tuple[str, ...], likeness: Likeness | None = None) -> Draft | None:
         """Return the open item that an event means which may be about items of several `kinds`, the likeliest first.
 
         likeness: how well an item goes with what the event says. Nothing is remembered.
         """
-        name, position = _text(event.get("item_id")), _position(event)
+        name, position = told_name(event.get("item_id")), position_of(event)
         if (found_by_name := self._open_by_name(name, None)) is not None:
             return found_by_name if found_by_name.type in kinds else None
         drafts = [draft for draft in self._drafts.values() if draft.type in kinds and not draft.done]
@@ -204,7 +204,7 @@ class Placement:
 
     def give_up(self, kind: str, event: dict[str, Any]) -> None:
         """Forget what was begun where `event` speaks of an item of another `kind`, unless the client was told of it."""
-        name, position = _text(event.get("item_id")), _position(event)
+        name, position = told_name(event.get("item_id")), position_of(event)
         for draft in list(self._drafts.values()):
             is_other = self._ids == "last" and bool(name and draft.names)
             is_here = position is not None and draft.upstream_index == position and not is_other
@@ -218,24 +218,31 @@ class Placement:
 
     def finish(self, draft: Draft, event: dict[str, Any]) -> None:
         """Note where an item was said to be done: it may be said again there."""
-        if (position := _position(event)) is not None:
+        if (position := position_of(event)) is not None:
             self._finished[position] = draft
 
     def is_undecided(self, event: dict[str, Any], kind: str, likeness: Likeness | None = None) -> bool:
         """Whether an event may be about the open item, under another id, or a new one: the next event will tell."""
-        name, position = _text(event.get("item_id")), _position(event)
+        name = told_name(event.get("item_id"))
         if self._ids or not name or name in self._named:
             return False
-        draft = self._at(position, kind) if position is not None else self._latest(kind)
+        draft = self.open_at(event, kind)
         is_open = draft is not None and not (draft.announced or draft.done) and bool(draft.names)
         return is_open and (likeness is None or draft is None or (draft.is_over and likeness(draft) == 1))
 
-    def decide(self, waiting: str, name: Any, *, is_alike: bool) -> bool:
+    def open_at(self, event: dict[str, Any], kind: str) -> Draft | None:
+        """Return the newest item where an event claims to be, or of all, if it says nothing of that."""
+        position = position_of(event)
+        return self._at(position, kind) if position is not None else self._latest(kind)
+
+    def decide(self, waiting: str, name: Any, *, is_alike: bool, is_other: bool = False) -> bool:
         """Learn from an event after an undecided one whether ids last; return whether that is known now.
 
-        waiting, name: the ids in the two. is_alike: they are about items of one type.
+        waiting, name: the ids in the two. is_alike: they are about items of one type. is_other: they show that the
+        undecided one begins another item.
         """
-        if not self._ids and isinstance(name, str) and (name == waiting or name in self._named):
+        is_known = isinstance(name, str) and (name == waiting or name in self._named)
+        if not self._ids and (is_known or is_other):
             self._ids = "last"
         elif not self._ids and is_alike:
             self._ids = "change"
@@ -243,7 +250,7 @@ class Placement:
 
     def find_finished(self, event: dict[str, Any], item: Item) -> Draft | None:
         """Return the open item that `item` of a `response.output_item.done` finishes, or the done one it repeats."""
-        kind, position = type_name(item), _position(event)
+        kind, position = type_name(item), position_of(event)
         event = {"output_index": position, "item_id": item.get("id") or event.get("item_id")}
         if (named := self._open_by_name(event["item_id"], kind)) is not None:
             return named
@@ -253,7 +260,7 @@ class Placement:
         known = self._called(kind, item.get("call_id"))
         if known is not None:
             is_other = known.done and words_of(known.item) != words_of(item)
-            return None if is_other and known.is_elsewhere(position, _text(event["item_id"])) else known
+            return None if is_other and known.is_elsewhere(position, told_name(event["item_id"])) else known
         found = self.find(event, kind, likeness=lambda draft: likeness_of(draft, item))
         if found is not None and not found.done:
             return found
@@ -266,8 +273,8 @@ class Placement:
 
     def announced_before(self, event: dict[str, Any], item: Item) -> Draft | None:
         """Return the item that `item` of a `response.output_item.added` is, if it has begun or was announced before."""
-        kind, position, name = type_name(item), _position(event), _text(item.get("id"))
-        call_id = _text(item.get("call_id"))
+        kind, position, name = type_name(item), position_of(event), told_name(item.get("id"))
+        call_id = told_name(item.get("call_id"))
         if (called := self._called(kind, call_id)) is not None and not called.is_elsewhere(position, name):
             return called
         if (begun := self._begun(kind, position, name)) is not None:
@@ -319,6 +326,8 @@ class Placement:
         drafts = [draft for draft in self._drafts.values() if draft.type == kind and not draft.done]
         if likeness is not None:
             found = self._likeliest(kind, likeness)
+            if found is not None and lasting and found.has_said_else(likeness, surely=False):
+                return None
             if found is None or position is None or found.upstream_index is None:
                 return found
             is_new = likeness(found) == 1 and found.has_begun and self._ended.get(position) is not found
@@ -364,7 +373,7 @@ class Placement:
         return draft if draft.announced and not draft.done and kind in (None, draft.type) else None
 
     def _called(self, kind: str, call_id: Any) -> Draft | None:
-        if not _text(call_id) or not item_type_of(kind).needs_call_id:
+        if not told_name(call_id) or not item_type_of(kind).needs_call_id:
             return None
         drafts = reversed(self._drafts.values())
         return next((draft for draft in drafts if draft.type == kind and draft.call_id == call_id), None)
@@ -388,12 +397,3 @@ class Placement:
         if type(index) is int and index >= 0 and index not in self._drafts:
             return index
         return max(self._drafts, default=-1) + 1
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _position(event: dict[str, Any]) -> int | None:
-    index = event.get("output_index")
-    return index if type(index) is int else None

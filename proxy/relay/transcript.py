@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 from proxy.protocol.item_types import Item
-from proxy.relay.draft import Draft
+from proxy.relay.draft import Draft, Likeness
 from proxy.relay.item import as_text, fill_part, is_empty, type_name
 from proxy.relay.lane import Lane, TextLane
 from proxy.relay.output import Output
 from proxy.relay.text import DONES, OUTPUT_TEXT, EventBody, Stream, Text, part_stream
+from proxy.relay.undecided import Undecided
 
 #: What the word after `response.` says about the item that an event is about.
 _SUBJECTS = {
@@ -64,12 +65,12 @@ class Transcript:
         self.lane: Lane | None = None
         #: The lane of pieces that are passed on whole.
         self._passing = Lane()
-        #: A piece, or a part's announcement, that only the next event can place, what takes it then, its item's type.
-        self._waiting: tuple[Callable[[EventBody], None], EventBody, str] | None = None
+        #: A piece, a text's end, or a part's announcement or end.
+        self._waiting = Undecided(output.placement)
 
     def close(self) -> None:
         """Take what still waits for a next event, because none comes."""
-        self._place_waiting()
+        self._waiting.settle()
         self._close_lanes()
 
     def delta(self, stream: Stream, body: EventBody) -> None:
@@ -89,9 +90,9 @@ class Transcript:
     def torn_delta(self, stream: Stream, body: EventBody) -> None:
         """Take a piece that has to be looked at: the first one in its place, or one that ends in half a character."""
         self._passing.memo = None
-        self._place_waiting(body, stream.item_type)
-        if self._waiting is None and self._placement.is_undecided(body, stream.item_type):
-            self._waiting = partial(self._piece, stream), body, stream.item_type
+        self._waiting.settle(body, stream.item_type)
+        if not self._waiting and self._placement.is_undecided(body, stream.item_type):
+            self._waiting.put(partial(self._piece, stream), body, stream.item_type)
             return
         self._piece(stream, body)
 
@@ -100,37 +101,17 @@ class Transcript:
         self._close_lanes()
         kind: str = _RENAMED.get(body["type"]) or body["type"]
         body["type"] = kind
+        if self._waiting:
+            self._waiting.settle(body, _item_type(body))
         stream = DONES.get(kind)
-        if self._waiting is not None:
-            self._place_waiting(body, _item_type(body))
-        if stream is not None:
-            whole = as_text(body.get(stream.text_key))
-            if self._waiting is None and self._placement.is_undecided(
-                body, stream.item_type, lambda draft: draft.likeness(stream, whole)
-            ):
-                self._waiting = partial(self._text_done, stream), body, stream.item_type
-            else:
-                self._text_done(stream, body)
-        elif (
-            kind.endswith("_part.added")
-            and self._waiting is None
-            and self._placement.is_undecided(body, _item_type(body))
-        ):
-            self._waiting = self._part_added, body, _item_type(body)
-        else:
-            self._HANDLERS.get(kind, Transcript._other)(self, body)
-
-    def _place_waiting(self, following: EventBody | None = None, kind: str = "") -> None:
-        """Take the event that waits, if the one that follows, about an item of `kind`, tells where it belongs."""
-        if self._waiting is None:
-            return
-        take, body, waiting_kind = self._waiting
-        item = (following or {}).get("item")
-        name = item.get("id") if isinstance(item, dict) else (following or {}).get("item_id")
-        is_alike = following is None or kind == waiting_kind
-        if self._placement.decide(body["item_id"], name, is_alike=is_alike):
-            self._waiting = None
-            take(body)
+        take = partial(self._HANDLERS.get(kind, Transcript._other) if stream is None else Transcript._text_done, self)
+        take = take if stream is None else partial(take, stream)
+        if not self._waiting and (stream is not None or kind.endswith(("_part.added", "_part.done"))):
+            item_type = _item_type(body)
+            if self._placement.is_undecided(body, item_type, _likeness(stream, body)):
+                self._waiting.put(take, body, item_type)
+                return
+        take(body)
 
     def _piece(self, stream: Stream, body: EventBody) -> None:
         piece = as_text(body.get("delta"))
@@ -335,7 +316,7 @@ class Transcript:
             place = {"item_id": draft.id, "output_index": draft.index}
             body.update({field: value for field, value in place.items() if subject is not None or field in body})
         self._emit(body)
-        if subject is None and self._waiting is None and type(body.get("delta")) is str:
+        if subject is None and not self._waiting and type(body.get("delta")) is str:
             self._passing.taken += 1
             self.lane = self._passing
 
@@ -376,6 +357,20 @@ def _item_type(body: EventBody) -> str:
         isinstance(part, dict) and part.get("type") == "reasoning_text"
     )
     return "reasoning" if is_reasoning else "message"
+
+
+def _likeness(stream: Stream | None, body: EventBody) -> Likeness | None:
+    """Return how well an item goes with an event that ends a text, `stream`'s or else a part's; None for any other."""
+    if stream is not None:
+        whole = as_text(body.get(stream.text_key))
+        return lambda draft: draft.likeness(stream, whole)
+    part = body.get("part")
+    if not body["type"].endswith("_part.done") or not isinstance(part, dict):
+        return None
+    container = "summary" if body["type"].startswith("response.reasoning_summary") else "content"
+    ended = part_stream(type_name(part), container)
+    text = as_text(part.get("text"))
+    return lambda draft: draft.likeness(ended, text, part=True)
 
 
 def _index(stream: Stream, body: EventBody) -> Any:

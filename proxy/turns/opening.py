@@ -15,10 +15,12 @@ from proxy.context.input import TurnInput, prepare
 from proxy.protocol.errors import (
     ApiError,
     branch_exists,
+    history_too_long,
     item_not_found,
     previous_response_not_found,
     response_unfinished,
 )
+from proxy.runtime.offload import beside
 from proxy.runtime.tasks import Backoff
 from proxy.turns.continuation import recall
 from proxy.turns.identity import FreshIdentity, Identity
@@ -39,6 +41,7 @@ from storage import (
 )
 
 if TYPE_CHECKING:
+    from proxy.config.settings import TurnsConfig
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
     from proxy.turns.continuation import Continuation
@@ -104,7 +107,11 @@ async def open_turn(
         return identity.item_id(item_type, partition, stored=request.stored)
 
     try:
-        turn_input = prepare(request, opened, new_item_id, check_calls=services.config.turns.check_tool_calls)
+        _check_history(services.config.turns, opened)
+        check_calls = services.config.turns.check_tool_calls
+        turn_input = await beside(
+            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+        )
     except BaseException:
         await release(services, lease)
         raise
@@ -113,6 +120,14 @@ async def open_turn(
     response_id = identity.response_id(partition, stored=request.stored)
     created_at = identity.created_at or int(time.time())
     return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)
+
+
+def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
+    """Refuse a turn on more history than one may have: all of it is held in memory, and sent."""
+    if len(opened.items) > limits.max_history_items:
+        raise history_too_long(f"{limits.max_history_items} items")
+    if sum(map(len, opened.items)) > limits.max_history_bytes:
+        raise history_too_long(f"{limits.max_history_bytes} bytes")
 
 
 async def look(services: Services, owner: str, request: TurnRequest) -> Opening:

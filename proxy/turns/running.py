@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from proxy.runtime.tasks import periodic
 from storage import StoreError
 
 if TYPE_CHECKING:
+    from proxy.turns.slots import TurnSlots
     from proxy.turns.turn import Turn, TurnResult
 
 logger = logging.getLogger(__name__)
@@ -27,10 +29,14 @@ TURNS: AppKey[RunningTurns] = AppKey("turns")
 
 
 class RunningTurns:
-    """Running turns, with one keep-alive task for all of them. keepalive_seconds: silence that a stream may have."""
+    """Running turns, with one keep-alive task for all of them.
 
-    def __init__(self, keepalive_seconds: float) -> None:
+    keepalive_seconds: silence that a stream may have. slots: of which each turn needs one, None for any number.
+    """
+
+    def __init__(self, keepalive_seconds: float, slots: TurnSlots | None = None) -> None:
         self._keepalive_seconds = keepalive_seconds
+        self._slots = slots
         self._running: set[Turn] = set()
         #: Set whenever a turn ends.
         self._ended = asyncio.Event()
@@ -41,6 +47,8 @@ class RunningTurns:
         """Keep streams alive for as long as the context lasts."""
         async with periodic(self._keepalive_seconds / 3, self._keep_alive, "streams could not be kept alive", logger):
             yield self
+        if self._slots is not None:
+            await self._slots.settle()
 
     async def run(self, turn: Turn) -> TurnResult:
         """Run a turn to its end, in the caller's task; return how it ended.
@@ -48,10 +56,12 @@ class RunningTurns:
         That its client has gone is told by `Turn.leave`, not by cancellation.
         Raises what the turn raises; ServiceUnavailable when the server is stopping.
         """
-        if self._draining:
-            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
+        self._check_draining()
+        slot = await self._slots.enter(turn.owner) if self._slots is not None else None
         self._running.add(turn)
         try:
+            # it may have begun to stop meanwhile
+            self._check_draining()
             turn.begin()
             return await turn.run()
         except (ApiError, StoreError):
@@ -62,7 +72,13 @@ class RunningTurns:
             raise
         finally:
             self._running.discard(turn)
+            if self._slots is not None and slot is not None:
+                self._slots.leave(slot)
             self._ended.set()
+
+    def _check_draining(self) -> None:
+        if self._draining:
+            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
 
     async def run_beside(self, turn: Turn) -> TurnResult:
         """Run a turn in a task of its own, which survives the caller's: its cancellation says that the client has gone.
@@ -100,5 +116,9 @@ class RunningTurns:
                     await self._ended.wait()
 
     async def _keep_alive(self) -> None:
+        now = time.monotonic()
         for turn in list(self._running):
+            turn.watch(now)
             await turn.delivery.keep_alive(self._keepalive_seconds)
+        if self._slots is not None:
+            await self._slots.keep()

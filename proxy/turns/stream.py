@@ -62,6 +62,8 @@ class TurnStream:
                 if self._is_gone:
                     return False
                 if self._is_over and not (self._first or self._is_behind):
+                    if self._relay.is_over:
+                        answer.expect_end()
                     return True
         finally:
             self._is_over = True
@@ -94,14 +96,13 @@ class TurnStream:
     def _told(self, feed: Callable[..., bytes], *chunk: bytes) -> None:
         relay = self._relay
         try:
-            frames = feed(*chunk)
+            if (frames := feed(*chunk)) and self._tells:
+                self._send(frames)
         except Exception as error:
             # raised where the turn runs
             self._crash = error
             self._end(BROKEN_OFF)
             return
-        if frames and self._tells:
-            self._send(frames)
         if self._splicer.failure is not None:
             self._end(_TOO_LARGE if isinstance(self._splicer.failure, sse.EventTooLarge) else _MALFORMED)
         elif relay.outcome is not None or relay.is_over or self._lingering is not None:

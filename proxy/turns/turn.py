@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ import orjson
 from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
-from proxy.protocol.errors import ApiError, ServiceUnavailable
+from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.relay import Outcome, Ownership, Relay
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
@@ -102,6 +103,8 @@ class Turn:
         self._leaving = False
         self._stopping = False
         self._abandoned = False
+        self._ends_at = time.monotonic() + services.config.turns.max_seconds
+        self._late = False
         self._generating: asyncio.Task[Any] | None = None
         #: The client's side.
         self.delivery = delivery
@@ -134,10 +137,21 @@ class Turn:
             self._stopping = self._stopping or stopping
             self._break_off()
 
+    def watch(self, now: float) -> None:
+        """End the turn with what it has if it has taken too long. now: monotonic seconds."""
+        if now >= self._ends_at and self._generating is not None and not self._leaving:
+            self._late = True
+            self._generating.cancel()
+
     def abandon(self) -> None:
         """End the turn and keep nothing of it: somebody else has decided how it ends, or will run it again."""
         self._abandoned = True
         self._break_off()
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+        return self._call.caller.owner
 
     @property
     def response_id(self) -> str:
@@ -202,16 +216,20 @@ class Turn:
         try:
             return await self._ask()
         except asyncio.CancelledError:
-            if not self._leaving or task is None:
+            if not (self._leaving or self._late) or task is None:
                 raise
             task.uncancel()
-            return self._interrupted()
+            return self._interrupted() if self._leaving else self._fail(_too_long())
         except ApiError as failure:
-            if not self._output.started:
-                raise
-            return self._relay.fail("server_error", failure.message)
+            return self._fail(failure)
         finally:
             self._generating = None
+
+    def _fail(self, failure: ApiError) -> Outcome:
+        """Return the failed answer of a client that has been sent something; else raise what it is told instead."""
+        if not self._output.started:
+            raise failure
+        return self._relay.fail("server_error", failure.message)
 
     async def _ask(self) -> Outcome | None:
         compaction = self._compaction
@@ -284,6 +302,10 @@ class Turn:
             await self._output.send(self._relay.replay(outcome))
         await self._output.send(self._relay.closing(outcome, beside))
         return TurnResult(self.response_id, outcome.status)
+
+
+def _too_long() -> GatewayTimeout:
+    return GatewayTimeout("The turn took longer than turns.max_seconds.", code="turn_timeout")
 
 
 def _ownership(opening: Opening) -> Ownership:

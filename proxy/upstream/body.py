@@ -21,6 +21,7 @@ from aiohttp import hdrs
 from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
+from proxy.upstream.errors import certificate_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -194,6 +195,8 @@ def translate(exc: Exception) -> ApiError:
     log.warning("upstream failed: %s", _describe(exc))
     if isinstance(exc, TimeoutError):
         return GatewayTimeout("The upstream did not answer in time.")
+    if problem := certificate_problem(exc):
+        return BadGateway(f"The upstream's certificate is not trusted: {problem}.", code="upstream_unreachable")
     if isinstance(exc, aiohttp.ClientConnectorError):
         return BadGateway("The upstream can't be reached.", code="upstream_unreachable")
     return BadGateway("The upstream broke off the connection or answered nonsense.")

@@ -6,6 +6,7 @@ Seen in the wild: `{"error": {…}}` (OpenAI, vLLM, llama.cpp), `{"error": "text
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -85,3 +86,13 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
         for name, value in headers.items()
         if name.lower() in _KEPT_HEADERS or name.lower().startswith("x-ratelimit-")
     }
+
+
+def certificate_problem(exc: BaseException | None) -> str:
+    """Return what is wrong with the certificate that ended a connection, in OpenSSL's words; '' if it was not that."""
+    while exc is not None:
+        # aiohttp's own is a subclass of OpenSSL's, without its words
+        if isinstance(exc, ssl.SSLCertVerificationError) and (reason := getattr(exc, "verify_message", "")):
+            return str(reason)
+        exc = exc.__cause__ or exc.__context__
+    return ""

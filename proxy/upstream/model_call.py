@@ -22,6 +22,7 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
+from proxy.runtime.offload import beside
 from proxy.upstream.body import parse_json_answer, push_chunks
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
@@ -122,7 +123,8 @@ class ModelCall:
         while True:
             self._asked, omitted = await compose(reader)
             try:
-                answer = await self._post(self._asked.body(), path, omitted)
+                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
+                answer = await self._post(await beside(items, self._asked.body), path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
@@ -218,14 +220,18 @@ class ModelAnswer:
         self._pieces: deque[bytes] = deque()
         self._kept_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._is_full = self._begun = self._over = False
+        self._is_full = self._begun = self._over = self._ends = False
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._answer.release()
+        self._answer.release(ends=self._ends)
+
+    def expect_end(self) -> None:
+        """Know that nothing but the body's end is still to come: the connection is kept if it comes soon."""
+        self._ends = True
 
     @property
     def headers(self) -> Mapping[str, str]:

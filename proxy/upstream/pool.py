@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Seconds that an idle connection is kept. Many servers (uvicorn, Node) close theirs after 5 s.
 IDLE_SECONDS = 4.0
+#: Seconds that the end of an answer may take whose content has come, and bytes that may come with it.
+TAIL_SECONDS = 1.0
+MAX_TAIL_BYTES = 16 * 1024
 #: Names of headers that are remembered to be good.
 MAX_NAMES = 1024
 
@@ -74,11 +77,42 @@ class UpstreamAnswer:
         if self._connection is not None:
             self._connection.hold(held=held)
 
-    def release(self) -> None:
-        """Give the connection back; one whose answer was not read to its end is closed, so that the server notices."""
+    def release(self, *, ends: bool = False) -> None:
+        """Give the connection back; one whose answer was not read to its end is closed, so that the server notices.
+
+        ends: nothing but that end is still to come. It is waited for, a moment, so that the connection can be kept.
+        """
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        if ends and not connection.content.is_eof():
+            _Tail(connection, self._give_back)
+        else:
             self._give_back(connection)
+
+
+class _Tail:
+    """Reads the end of an answer that nobody reads any more, then gives its connection back."""
+
+    def __init__(self, connection: Wire, give_back: Callable[[Wire], None]) -> None:
+        self._connection = connection
+        self._give_back = give_back
+        self._room = MAX_TAIL_BYTES
+        self._timer = asyncio.get_running_loop().call_later(TAIL_SECONDS, connection.abort)
+        connection.hold(held=False)
+        connection.consume(self)
+
+    def data(self, chunk: bytes) -> None:
+        self._room -= len(chunk)
+        if self._room < 0:
+            self._connection.abort()
+
+    def end(self) -> None:
+        self._timer.cancel()
+        self._give_back(self._connection)
+
+    def failed(self, _error: Exception) -> None:
+        self.end()
 
 
 class Pool:

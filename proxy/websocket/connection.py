@@ -19,14 +19,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from multidict import CIMultiDict
 
-from proxy.auth.caller import CALLER
-from proxy.http.body import parse_object
+from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
+from proxy.http.body import check_elements, parse_object
+from proxy.http.budget import BODY_BUDGET
 from proxy.http.keys import CONFIG, REQUEST_ID
-from proxy.protocol.errors import ApiError, InternalError, ServiceUnavailable, UpgradeRequired, method_not_allowed
+from proxy.protocol.errors import (
+    ApiError,
+    InternalError,
+    ServiceUnavailable,
+    Unauthorized,
+    UpgradeRequired,
+    method_not_allowed,
+)
 from proxy.protocol.store_errors import from_store_error
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.turns.continuation import Continuation
+from proxy.turns.intake import take_in
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
@@ -105,12 +114,17 @@ class Connection:
         self._config = request.app[CONFIG]
         self._inbound = Inbound(_headers(request), request.rel_url.raw_query_string)
         self._opened = self._heard = self._sent = self._pinged = time.monotonic()
-        self._full = self._ending = self._expired = False
+        self._full = self._ending = False
+        #: Why the connection has to end, where that is not the server's end.
+        self._over: ApiError | None = None
         self._closing: asyncio.Task[None] | None = None
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
+        self._budget = request.app[BODY_BUDGET]
+        #: Bytes of it that messages have taken which wait or are being answered.
+        self._held = 0
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
-        self._lanes: Lanes[Mapping[str, Any]] = Lanes(
+        self._lanes: Lanes[tuple[Mapping[str, Any], int]] = Lanes(
             self._answer,
             self._rest,
             max_running=self._config.websocket.max_in_flight,
@@ -125,6 +139,7 @@ class Connection:
                 await self._take(data)
         finally:
             await self._lanes.end()
+            self._let_go(self._held)
             if self._closing is not None:
                 await asyncio.gather(self._closing, return_exceptions=True)
 
@@ -144,8 +159,9 @@ class Connection:
         if transport is None:
             return
         if now - self._opened >= limits.max_seconds:
-            self._expired = True
-            self.end()
+            self._expire(too_old(limits.max_seconds))
+        elif time.time() >= self._request[CALLER].expires_at:
+            self._expire(Unauthorized())
         unread = self._config.server.unread_seconds
         if transport.get_write_buffer_size():
             lost = now - self._sent >= unread
@@ -165,16 +181,21 @@ class Connection:
         if self._lanes.idle:
             self._rest()
 
+    def _expire(self, reason: ApiError) -> None:
+        self._over = self._over or reason
+        self.end()
+
     def _rest(self) -> None:
         if self._ending and self._closing is None:
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
-        if self._expired:
-            await self.send([error_message(too_old(self._config.websocket.max_seconds))])
+        if self._over:
+            await self.send([error_message(self._over)])
+        code = WSCloseCode.POLICY_VIOLATION if isinstance(self._over, Unauthorized) else WSCloseCode.GOING_AWAY
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS if self._expired else LAST_CLOSE_SECONDS):
-                await self.socket.close(code=WSCloseCode.GOING_AWAY)
+            async with asyncio.timeout(CLOSE_SECONDS if self._over else LAST_CLOSE_SECONDS):
+                await self.socket.close(code=code)
 
     async def _receive(self) -> bytes | None:
         """Return the next message; None when the connection has ended."""
@@ -197,10 +218,14 @@ class Connection:
                     return None
 
     async def _take(self, data: bytes) -> None:
-        lane = ""
+        lane, held = "", 0
         try:
+            held = await self._budget.take(len(data))
+            self._held += held
+            await check_elements(data, self._config.server.max_json_elements)
             message = parse_object(data, self._config.server.max_json_depth)
             if message.get("type") == STEER:
+                self._let_go(held)
                 await self.send([steer_failed(message)])
                 return
             lane = read_lane(message)
@@ -209,9 +234,15 @@ class Connection:
             self._note_lane(lane)
             self._check_ending()
         except ApiError as refusal:
+            self._let_go(held)
             await self.send([error_message(refusal, lane)])
         else:
-            self._lanes.put(lane, message, len(data))
+            self._lanes.put(lane, (message, held), len(data))
+
+    def _let_go(self, held: int) -> None:
+        """Give the room for a message back: nothing of it is needed any more."""
+        self._held -= held
+        self._budget.give_back(held)
 
     def _note_lane(self, lane: str) -> None:
         limit = self._config.websocket.max_streams
@@ -221,13 +252,25 @@ class Connection:
             self._names.add(lane)
 
     def _check_ending(self) -> None:
-        if self._expired:
-            raise too_old(self._config.websocket.max_seconds)
+        if self._over:
+            raise self._over
         if self._ending:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
 
-    async def _answer(self, lane: str, message: Mapping[str, Any]) -> None:
+    async def _identify(self) -> Caller:
+        """Return who the next turn is for: what the client showed at the upgrade may have expired. Raises ApiError."""
+        try:
+            caller = await self._request.app[AUTHENTICATOR].authenticate(self._request.headers)
+            if caller.owner != self._request[CALLER].owner:
+                raise Unauthorized
+        except Unauthorized as refusal:
+            self._expire(refusal)
+            raise
+        return caller
+
+    async def _answer(self, lane: str, job: tuple[Mapping[str, Any], int]) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
+        message, held = job
         try:
             await self._run(lane, message)
         except ApiError as exc:
@@ -239,16 +282,18 @@ class Connection:
             error = InternalError("The server had an error while processing your request.")
         else:
             return
+        finally:
+            self._let_go(held)
         self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
     async def _run(self, lane: str, message: Mapping[str, Any]) -> None:
         self._check_ending()
-        request, options = read_create(message)
+        request, options = await take_in(self._config, message, read_create)
         if previous := request.source.previous_response_id:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
-        services, caller = app[SERVICES], self._request[CALLER]
+        services, caller = app[SERVICES], await self._identify()
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
         options = replace(options, resumable=log is not None)

@@ -49,7 +49,8 @@ class Archive:
 
         One that is there is left as it is. A deleted one comes back. Responses that are there stay as they are.
         Nothing is seen before all is there. An import that broke off can be repeated for a day, then it is gone.
-        Raises ConversationExists; Conflict when another import of the same conversation keeps getting in the way.
+        Raises ConversationExists, QuotaExceeded; Conflict when another import of the same conversation keeps getting in
+        the way.
         """
         for _ in range(ATTEMPTS):
             base, found = await self._begin(owner, source)
@@ -69,4 +70,6 @@ class Archive:
         arguments += [len(source.lengths), UNFINISHED_SECONDS]
         call = Call("import_begin", [keys.head, keys.conversation], arguments, conversation_id)
         base, facts = await self._scripts.run(call)
+        if not facts and (reserve := self._keyspace.reserve(owner, conversation_id)) is not None:
+            await self._scripts.run(reserve)
         return base, read_facts(facts) if facts else None

@@ -32,8 +32,8 @@ class Channel(Protocol):
     Raises redis-py's ConnectionError and its kin, or TimeoutError when no reply came.
     """
 
-    #: Whether it takes transactions.
-    has_transactions: bool = True
+    #: Whether it leads to a cluster: then it takes no transactions, and slots may move while they are used.
+    is_cluster: bool = False
 
     @abstractmethod
     async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:

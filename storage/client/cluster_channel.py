@@ -15,15 +15,17 @@ from storage.client.channel import SCAN_COUNT, Channel, ChannelRequest, Transact
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time.
 
-    There are no transactions: redis-py sends each command over whichever connection to the node is free.
+    There are no transactions: redis-py sends each command over whichever connection to the node is free. It refuses a
+    command for which there is none, so no more than `limit` are under way.
     """
 
-    has_transactions = False
+    is_cluster = True
 
-    def __init__(self, client: RedisCluster, *, timeout_seconds: float) -> None:
+    def __init__(self, client: RedisCluster, *, limit: int, timeout_seconds: float) -> None:
         self._client = client
+        self._room = asyncio.Semaphore(limit)
         self._timeout_seconds = timeout_seconds
-        for name in ("HSCAN", "ZSCAN", "XREAD", "XREADGROUP"):
+        for name in ("HSCAN", "ZSCAN", "XRANGE", "XREAD", "XREADGROUP"):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
 
@@ -36,7 +38,8 @@ class ClusterChannel(Channel):
         if isinstance(request, Transaction):
             raise TypeError("a cluster channel takes no transactions")
         try:
-            return await self._client.execute_command(*request)
+            async with self._room:
+                return await self._client.execute_command(*request)
         except redis_errors.ResponseError as error:
             return error
 

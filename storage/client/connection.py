@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import re
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
@@ -16,76 +18,103 @@ from storage.client.cluster_channel import ClusterChannel
 from storage.client.dialer import Dialer
 from storage.client.server_channel import ServerChannel
 
+#: Where path, query or fragment begin.
+_NETLOC_END = re.compile(r"(?=[/?#])")
+
 Client: TypeAlias = Redis | RedisCluster
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Client:
     """Return a client for `url`; nothing is sent yet. timeout_seconds: for a connection; calls have their own.
 
     url: `redis://[user:password@]host:port/db`, `rediss://…`, `unix:///path`,
-    `redis+sentinel://[user:password@]host:port[,host:port…]/service?db=0`, `redis+cluster://host:port[,…]`.
+    `redis+sentinel://[user:password@]host:port[,host:port…]/service?db=0`, `redis+cluster://host:port[,…]`; with TLS
+    `rediss+sentinel://…` (to Sentinels and servers) and `rediss+cluster://…`, with the options of `rediss://`.
     Raises ValueError for any other URL.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, _, _ = url.partition("://")
     options: dict[str, Any] = {
         # With a timeout redis-py waits in asyncio.wait_for, which on Python 3.11 can swallow a cancellation.
         "socket_timeout": None,
         "socket_connect_timeout": timeout_seconds,
         "retry": Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
     }
-    if scheme == "redis+cluster":
-        return _cluster(rest, options, max_connections)
-    if scheme == "redis+sentinel":
-        return _sentinel(rest, options, max_connections)
+    if scheme.endswith("+cluster") and scheme in SCHEMES:
+        return _cluster(url, options, max_connections)
+    if scheme.endswith("+sentinel") and scheme in SCHEMES:
+        return _sentinel(url, options, max_connections)
     if scheme not in SCHEMES:
         raise ValueError(f"redis.url must start with one of {', '.join(f'{name}://' for name in SCHEMES)}")
     # Without, each connection looks redis-py's own version up in the installed packages (3 ms) and tells it.
     return Redis.from_pool(ConnectionPool.from_url(url, driver_info=None, **options))
 
 
-def _hosts(netloc: str) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+class _Place(NamedTuple):
+    """What a URL of several hosts says. login: user and password, as far as it has them; tls: redis-py's options."""
+
+    addresses: list[tuple[str, int]]
+    login: dict[str, Any]
+    path: str
+    query: dict[str, str]
+    tls: dict[str, Any]
+
+
+def _read_place(url: str) -> _Place:
+    """Read a URL of Sentinel or a cluster: hosts with commas between them, IPv6 addresses in brackets."""
+    scheme, _, rest = url.partition("://")
+    # urlsplit takes one address in brackets, not several
+    netloc = _NETLOC_END.split(rest, maxsplit=1)[0]
+    parts = urlsplit(rest[len(netloc) :])
     credentials, _, hosts = netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     login = {"username": unquote(user), "password": unquote(password)}
-    addresses = []
-    for host in hosts.split(","):
-        name, _, port = host.partition(":")
-        addresses.append((name, int(port or 6379)))
-    return {key: value for key, value in login.items() if value}, addresses
-
-
-def _cluster(rest: str, options: dict[str, Any], max_connections: int) -> RedisCluster:
-    parts = urlsplit("//" + rest)
-    login, addresses = _hosts(parts.netloc)
-    nodes = [ClusterNode(host, port) for host, port in addresses]
-    return RedisCluster(startup_nodes=nodes, max_connections=max_connections, **login, **options)
-
-
-def _sentinel(rest: str, options: dict[str, Any], max_connections: int) -> Redis:
-    parts = urlsplit("//" + rest)
-    login, addresses = _hosts(parts.netloc)
-    service = parts.path.strip("/")
-    if not service:
-        raise ValueError("redis.url names no service: redis+sentinel://host:port/SERVICE")
-    database = int(dict(parse_qsl(parts.query)).get("db", "0"))
-    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        addresses, sentinel_kwargs={**options, **login}, **options
+    found = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    return _Place(
+        addresses=[(host.hostname or "", host.port or 6379) for host in found],
+        login={key: value for key, value in login.items() if value},
+        path=parts.path.strip("/"),
+        query=dict(parse_qsl(parts.query)),
+        tls=_tls_options(parts.query) if scheme.startswith("rediss+") else {},
     )
-    master: Redis = sentinel.master_for(service, db=database, max_connections=max_connections, **login)
+
+
+def _tls_options(query: str) -> dict[str, Any]:
+    """Return what `rediss://` takes of a query (`ssl_ca_certs`, `ssl_certfile`, …), for a connection with TLS."""
+    known = {name: value for name, value in parse_url(f"rediss://host?{query}").items() if name.startswith("ssl_")}
+    return {"ssl": True, **known}
+
+
+def _cluster(url: str, options: dict[str, Any], max_connections: int) -> RedisCluster:
+    place = _read_place(url)
+    nodes = [ClusterNode(host, port) for host, port in place.addresses]
+    return RedisCluster(startup_nodes=nodes, max_connections=max_connections, **place.login, **place.tls, **options)
+
+
+def _sentinel(url: str, options: dict[str, Any], max_connections: int) -> Redis:
+    place = _read_place(url)
+    if not place.path:
+        raise ValueError("redis.url names no service: redis+sentinel://host:port/SERVICE")
+    options = {**options, **place.tls}
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        place.addresses, sentinel_kwargs={**options, **place.login}, **options
+    )
+    database = int(place.query.get("db", "0"))
+    master: Redis = sentinel.master_for(place.path, db=database, max_connections=max_connections, **place.login)
     return master
 
 
 def open_channel(client: Client, *, timeout_seconds: float, max_connections: int) -> Channel:
     """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included."""
     if isinstance(client, RedisCluster):
-        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+        # one is left for what blocks
+        return ClusterChannel(client, limit=max(max_connections - 1, 1), timeout_seconds=timeout_seconds)
     return ServerChannel(Dialer(client.connection_pool), limit=max_connections, timeout_seconds=timeout_seconds)
 
 
 def open_blocking_channel(client: Client, *, timeout_seconds: float) -> Channel:
     """Return a channel for commands that the server keeps waiting: nothing else waits behind them."""
     if isinstance(client, RedisCluster):
-        return ClusterChannel(client, timeout_seconds=timeout_seconds)
+        return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds)
     return ServerChannel(Dialer(client.connection_pool), limit=1, timeout_seconds=timeout_seconds, blocking=True)

@@ -15,8 +15,13 @@
 <prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be,
                                                 `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
-<prefix>:jobs:{jobs}                    stream  responses that wait for a worker or are being run
+<prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run
+<prefix>:jobs:{jobs}:owners             list    owners whose responses wait, in turn
+<prefix>:jobs:{jobs}:waiting:<owner>    list    an owner's responses that wait, with the time since when
+<prefix>:jobs:{jobs}:drawn              hash    ticket → what a worker has drawn for it
 <prefix>:owner:{<owner>}:…              sorted set  conversation ids by last activity, in ms
+<prefix>:quota:{<owner>}:requests       string  when all requests of a minute are back, in ms (quotas/count_request)
+<prefix>:quota:{<owner>}:turns          sorted set  running turns → until when, in ms; of all owners under `all`
 <prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
 """
 
@@ -28,6 +33,37 @@ from dataclasses import dataclass
 def queue_key(prefix: str) -> str:
     """Return the key of the queue: one for all partitions, in a slot of its own."""
     return f"{prefix}:jobs:{{jobs}}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueKeys:
+    """The keys of the queue: one for all partitions, in a slot of its own."""
+
+    prefix: str
+
+    @property
+    def tickets(self) -> str:
+        """Stream of tickets."""
+        return queue_key(self.prefix)
+
+    @property
+    def owners(self) -> str:
+        """List of owners in turn."""
+        return f"{self.tickets}:owners"
+
+    @property
+    def drawn(self) -> str:
+        """Hash of what was drawn."""
+        return f"{self.tickets}:drawn"
+
+    def waiting(self, owner: str) -> str:
+        """List of an owner's jobs."""
+        return f"{self.tickets}:waiting:{owner}"
+
+
+def quota_key(prefix: str, owner: str, name: str) -> str:
+    """Return the key of what is counted of an owner; apart from its listings: a purge gives it nothing back."""
+    return f"{prefix}:quota:{{{owner}}}:{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,16 @@ from storage.records import Entry
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
-    """One keyspace. prefix: before every key; retention_seconds: a response's time to live."""
+    """One keyspace. prefix: before every key; retention_seconds: a response's time to live.
+
+    conversation_seconds: a conversation's after its last use, 0: for ever. most_conversations: of one owner, 0: any.
+    """
 
     scripts: Scripts
     prefix: str
     retention_seconds: int
+    conversation_seconds: int = 0
+    most_conversations: int = 0
 
     def keys(self, some_id: str) -> PartitionKeys:
         """Return the keys of the partition that an id leads to."""
@@ -36,6 +41,13 @@ class Keyspace:
     def touch(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
         return Call("touch_index", self.owner(owner).listings(project_id, referrer), [conversation_id])
+
+    def reserve(self, owner: str, conversation_id: str) -> Call | None:
+        """Return the call that lists a conversation which is about to be made; None where any number may be."""
+        if not self.most_conversations:
+            return None
+        arguments: list[Argument] = [conversation_id, self.most_conversations, self.conversation_seconds * 1000]
+        return Call("reserve_index", [self.owner(owner).conversations], arguments, conversation_id)
 
     def drop(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that takes a conversation out of the owner's listings."""

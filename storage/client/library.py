@@ -31,6 +31,8 @@ LIBRARY_FOLDER = "lib"
 PLAIN_FOLDER = "plain"
 #: What `prolongs` may say → whether it counts as a use of the conversation.
 PROLONGS = {"whole": "true", "rest": "false"}
+#: The file with which scripts name more keys than they are given.
+LAYOUT = "layout"
 #: The file that scripts with `prolongs` need, and what is put around them.
 RETENTION = "retention"
 _PROLONGED = """local function run()
@@ -50,10 +52,11 @@ _DECLARATION = re.compile(r"--\s?(\w+):\s*(.*)")
 
 
 class Script(NamedTuple):
-    """A script's whole text and the hash that Redis knows it by."""
+    """A script's whole text and the hash that Redis knows it by. names_keys: it makes names of keys itself."""
 
     source: str
     sha: str
+    names_keys: bool
 
 
 class Head(NamedTuple):
@@ -112,6 +115,7 @@ def assemble(files: Files, conversation_seconds: int) -> dict[str, Script]:
     for name, text in files.scripts.items():
         head = read_head(name, text)
         parts = list(_in_order((*head.needs, RETENTION) if head.prolongs else head.needs, heads, (name,)))
+        names_keys = LAYOUT in parts
         texts = [f"local CONVERSATION_SECONDS = {conversation_seconds}"] if RETENTION in parts else []
         if name in files.plain:
             before = list(_in_order(plain_heads[name].needs, heads, (name,)))
@@ -121,7 +125,8 @@ def assemble(files: Files, conversation_seconds: int) -> dict[str, Script]:
         texts += [files.library[part] for part in parts]
         texts.append(_PROLONGED.format(script=text, used=PROLONGS[head.prolongs]) if head.prolongs else text)
         source = "\n".join(texts)
-        assembled[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        assembled[name] = Script(source, sha, names_keys)
     return assembled
 
 

@@ -35,6 +35,12 @@ _NOT_NOW_ERRORS = (
 #: All that redis-py raises; the cluster client has a tree of its own.
 CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.RedisClusterException)
 
+#: What a key is called that there never is, behind the first key of a script that names further keys itself. While a
+#: slot moves to another node of a cluster, a node does what all declared keys are there for, and a script that only
+#: finds out what it touches would fail in its midst, at the first key that has gone already. With a declared key that
+#: is nowhere, both nodes refuse it as a whole (TRYAGAIN), until the slot has moved.
+ABSENT = ":absent"
+
 
 class Call(NamedTuple):
     """One call of a script. subject: the id that a refusal is about when the script names none.
@@ -72,7 +78,7 @@ class Scripts:
     @property
     def take_reads(self) -> bool:
         """Whether calls may have reads."""
-        return self._channel.has_transactions
+        return not self._channel.is_cluster
 
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.
@@ -112,9 +118,11 @@ class Scripts:
 
     def _request(self, call: Call, *, whole: bool = False) -> ChannelRequest:
         """Return the call as it is sent. whole: for a server that has lost its scripts, or never had them."""
-        script = self._scripts[call.script]
+        script, keys = self._scripts[call.script], call.keys
+        if script.names_keys and self._channel.is_cluster:
+            keys = [*keys, keys[0] + ABSENT]
         name, text = ("EVAL", script.source) if whole else ("EVALSHA", script.sha)
-        command = (name, text, len(call.keys), *call.keys, *call.arguments)
+        command = (name, text, len(keys), *keys, *call.arguments)
         return Transaction((command, *call.reads)) if call.reads else command
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from storage.client.channel import Channel
-from storage.client.keys import OwnerKeys, queue_key
+from storage.client.keys import OwnerKeys, QueueKeys, queue_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, translate_error
 from storage.maintenance.invariants import complaints, garbage
@@ -41,6 +41,10 @@ class Auditor:
     def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._reader = PartitionReader(channel, keyspace)
+        #: What keys begin with that stand beside partitions.
+        jobs = QueueKeys(keyspace.prefix)
+        self._beside = tuple(f"{keyspace.prefix}:{name}:" for name in ("owner", "quota"))
+        self._beside += (jobs.owners, jobs.drawn, jobs.waiting(""))
 
     async def audit(self, owner: str = "", on_progress: Callable[[Report], None] = lambda _: None) -> Report:
         """Check everything, or what belongs to `owner`; on_progress gets the report so far after each partition.
@@ -65,9 +69,7 @@ class Auditor:
             partition, name = self._reader.split(key)
             if partition:
                 found.setdefault(partition, set()).add(name)
-            elif not (
-                owner or key.startswith(f"{self._keyspace.prefix}:owner:") or key == queue_key(self._keyspace.prefix)
-            ):
+            elif not (owner or key.startswith(self._beside) or key == queue_key(self._keyspace.prefix)):
                 report.complaints.append(f"{key} is no key of the store")
         for partition, names in found.items():
             if not owner or await self._reader.owner(partition) == owner:

@@ -11,7 +11,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from storage.client.channel import Channel, Command
-from storage.client.keys import OwnerKeys, PartitionKeys, queue_key
+from storage.client.keys import OwnerKeys, PartitionKeys, QueueKeys, queue_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.maintenance.partition import Partition
@@ -86,8 +86,15 @@ class PartitionReader:
             (page,) = await self._send([("XRANGE", queue_key(self._keyspace.prefix), start, "+", "COUNT", PAGE_SIZE)])
             found.update(_text(fields[1]) for _, fields in page)
             if len(page) < PAGE_SIZE:
-                return found
+                break
             start = "(" + _text(page[-1][0])
+        jobs = QueueKeys(self._keyspace.prefix)
+        (drawn,) = await self._send([("HVALS", jobs.drawn)])
+        found.update(_text(job).partition(" ")[0].partition(":")[2] for job in drawn)
+        async for keys in self._channel.scan(f"{escape_glob(jobs.waiting(''))}*"):
+            for waiting in await self._send([("LRANGE", key, 0, -1) for key in keys]):
+                found.update(_text(job).partition(":")[2] for job in waiting)
+        return found
 
     async def is_unfinished(self, response_id: str) -> bool:
         """Tell whether a response has not come to its end."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from storage.client.channel import Argument, Channel
+from storage.client.keys import QueueKeys
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import FIELD_BREAK
@@ -94,7 +95,7 @@ class Purger:
     async def _look(self, owner: str, known: set[str]) -> _Found:
         """Look at all keys: what is there of known partitions, and of the owner besides."""
         found = _Found()
-        own = self._keyspace.owner(owner).all
+        own, jobs = self._keyspace.owner(owner).all, QueueKeys(self._keyspace.prefix).waiting(owner)
         async for keys in self._scan("*"):
             heads = []
             for key in keys:
@@ -103,7 +104,7 @@ class Purger:
                     found.names.setdefault(match[1], []).append(match[2])
                 elif match and match[2] == "partition":
                     heads.append(key)
-                elif key.startswith(own):
+                elif key.startswith(own) or key == jobs:
                     found.loose.append(key)
             found.partitions.update(await self._owned(owner, heads))
         return found

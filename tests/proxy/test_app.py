@@ -73,7 +73,9 @@ async def test_every_answer_has_a_request_id_of_its_own(proxy, client, upstream:
 
 
 async def test_an_answer_that_no_middleware_sees_has_a_request_id_too(proxy, exchange: Exchange):
-    answer = await exchange(proxy, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: magic\r\n\r\n")
+    answer = await exchange(
+        proxy, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nExpect: magic\r\n\r\n"
+    )
     assert answer.startswith(b"HTTP/1.1 417")
     assert re.search(rb"x-request-id: req_[0-9a-f]{32}\r\n", answer)
 
@@ -117,7 +119,7 @@ async def test_a_lost_store_is_a_503_that_says_when_to_retry(serve_handler, clie
 
 async def test_after_the_first_byte_there_is_no_second_answer(serve_handler, exchange: Exchange, caplog):
     url = await serve_handler(break_off)
-    answer = await exchange(url, b"GET /v1/test HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await exchange(url, b"GET /v1/test HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.count(b"HTTP/1.1") == 1
     assert answer.endswith(b"\r\n\r\n4\r\nhalf\r\n")
     assert "answer cut" in caplog.text
@@ -193,7 +195,7 @@ async def test_unknown_paths_under_ours_are_404_and_never_go_upstream(proxy, cli
 async def test_our_routes_are_found_in_their_encoded_spelling_too(
     proxy, upstream: ScriptedUpstream, exchange: Exchange
 ):
-    answer = await exchange(proxy, b"PUT /v1/%72esponses HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(proxy, b"PUT /v1/%72esponses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 405")
     assert upstream.requests == []
 
@@ -294,7 +296,7 @@ async def test_writing_to_a_client_that_left_is_no_error(serve_handler, complain
 
     url = await serve_handler(write_on)
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"GET /v1/test HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /v1/test HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await finished.wait()
     with suppress(ConnectionError):
         await reader.read()

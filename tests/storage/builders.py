@@ -56,7 +56,9 @@ async def store_on(
 
 
 @asynccontextmanager
-async def connect(url: str, *, timeout_seconds: float = 5.0, max_connections: int = 4) -> AsyncIterator[Store]:
+async def connect(
+    url: str, *, timeout_seconds: float = 5.0, max_connections: int = 4, most_conversations: int = 0
+) -> AsyncIterator[Store]:
     """Give a store on the server at a URL."""
     store = Store.connect(
         url,
@@ -64,6 +66,7 @@ async def connect(url: str, *, timeout_seconds: float = 5.0, max_connections: in
         timeout_seconds=timeout_seconds,
         max_connections=max_connections,
         retention_seconds=RETENTION_SECONDS,
+        most_conversations=most_conversations,
     )
     try:
         yield store

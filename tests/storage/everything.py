@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from proxy.backup.format import write_lines
+from proxy.backup.verifier import Backup
 from proxy.protocol import ids
+from proxy.protocol.ids import new_conversation_id
 from storage import (
     ANYBODY,
     CommitMode,
@@ -28,6 +32,7 @@ from storage import (
     PageRequest,
     Store,
     Submission,
+    TurnSlot,
     TurnSource,
     new_partition,
     partition_of,
@@ -45,6 +50,7 @@ from tests.storage.builders import (
     open_turn,
     reference,
     start,
+    take_named_turn,
     take_turn,
 )
 
@@ -83,6 +89,20 @@ async def use_everything(store: Store) -> None:
     await use_keys(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
+
+
+async def use_archive(store: Store) -> None:
+    """Export a conversation with a branch and a response beside it, import it again, and check everything."""
+    conversation = await start(store, "one", "two")
+    response = await take_named_turn(store, conversation=conversation)
+    last = (await ids_in(store, conversation))[-1]
+    await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.AFTER, last, "draft"), [])
+    await take_named_turn(store, previous=response)
+    await store.archive.identify([partition_of(conversation.id)])
+    lines = [line async for line in write_lines(await store.archive.export(OWNER, conversation.id))]
+    await store.conversations.delete(OWNER, conversation.id)
+    await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
+    assert (await store.auditor.audit()).complaints == []
 
 
 async def use_keys(store: Store) -> None:
@@ -178,6 +198,20 @@ async def commit(store: Store, submission: Submission, job: Job, conversation: C
     turn = finished(opened, partition=partition, conversation=conversation, response_id=submission.response_id)
     body = orjson.dumps({"object": "response", "status": "completed", "metadata": {}})
     return (await store.turns.commit(replace(turn, token=job.token, job_token=job.token, body=body))).result
+
+
+async def use_quotas(store: Store) -> None:
+    """Call every method of quotas at least once."""
+    slot = TurnSlot(OWNER, "token", 1, 1)
+    await store.quotas.count_request(OWNER, 10)
+    assert await store.quotas.enter(slot) is None
+    await store.quotas.keep([slot])
+    await store.quotas.leave(slot)
+    keyspace = replace(store.conversations._keyspace, most_conversations=9)
+    made = new_conversation_id(new_partition())
+    reserve = keyspace.reserve(OWNER, made)
+    assert reserve is not None
+    await keyspace.scripts.run_all([reserve, keyspace.drop(OWNER, made, None, None)])
 
 
 async def use_jobs(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -38,23 +39,40 @@ def run_valkey(*options: str, config: Path | None = None, password: str | None =
     config: its configuration file, which a Sentinel writes too. password: of its default user.
     """
     folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
-    socket = folder / "valkey.sock"
+    address = folder / "valkey.sock"
     program = [str(find_binary()), *([str(config)] if config else [])]
-    command = [*program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    command = [*program, "--port", "0", "--unixsocket", str(address), "--save", "", "--appendonly", "no"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--dir", str(folder), *options], stdout=log, stderr=log)
-    server = OwnServer(f"unix://{socket}", process)
+    server = OwnServer(f"unix://{address}", process)
     try:
-        _wait_until_ready(socket, folder / "log", password)
+        _wait_until_ready(address, folder / "log", password)
         yield server
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_ready(socket: Path, log: Path, password: str | None) -> None:
+@contextlib.contextmanager
+def run_cluster_node() -> Iterator[tuple[int, int]]:
+    """Run a node of a cluster, which has no slots and knows no others; give its port, and that for other nodes."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, bus = one.getsockname()[1], other.getsockname()[1]
+    # in memory where that can be: whatever happens to a slot is written to disk at once
+    memory = Path("/dev/shm")
+    listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+        run_valkey(*listening, "--cluster-enabled", "yes", "--cluster-config-file", f"{folder}/nodes.conf"),
+    ):
+        yield port, bus
+
+
+def _wait_until_ready(address: Path, log: Path, password: str | None) -> None:
     deadline = time.monotonic() + 20
-    with Redis(unix_socket_path=str(socket), password=password) as client:
+    with Redis(unix_socket_path=str(address), password=password) as client:
         while True:
             try:
                 client.ping()
@@ -89,7 +107,7 @@ async def answer_always(reply: bytes) -> AsyncIterator[str]:
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: bytes) -> None:
     with contextlib.closing(writer):
-        while command := await _read_command(reader):
+        while command := await read_command(reader):
             if command[0] == b"HELLO":
                 writer.write(b"%1\r\n+proto\r\n:3\r\n")
             elif command[0] == b"CLIENT":
@@ -98,7 +116,8 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
                 writer.write(reply)
 
 
-async def _read_command(reader: asyncio.StreamReader) -> list[bytes]:
+async def read_command(reader: asyncio.StreamReader) -> list[bytes]:
+    """Return the next command of a client, nothing at its end."""
     head = await reader.readline()
     if not head:
         return []

@@ -130,7 +130,7 @@ async def test_an_append_that_arrives_twice_appends_once_and_answers_the_same(st
     made = await start(store, "one")
     keys = store.items._keyspace.keys(made.id)
     entries = [minted(partition_of(made.id), "two"), brought("msg_mine")]
-    call = Call("append_items", [*keys.common, keys.commit("same")], [OWNER, made.id, "", 120, *flatten(entries)])
+    call = Call("append_items", [*keys.common, keys.commit("same")], [OWNER, made.id, "", 120, 0, *flatten(entries)])
     first = await store.items._scripts.run(call)
     assert await store.items._scripts.run(call) == first
     assert await read_all(store, made) == ["one", "two", "brought"]

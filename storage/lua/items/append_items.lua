@@ -2,14 +2,15 @@
 -- needs: append
 -- prolongs: whole
 -- KEYS  partition, conversation, branches, index, commit marker
--- ARGV  owner, conversation id, branch ('' = active), marker's life s, number of entries, entries…
+-- ARGV  owner, conversation id, branch ('' = active), marker's life s, most items of the branch (0 = any number),
+--       number of entries, entries…
 -- Returns {'ok', facts, item bytes…} (facts: flat field/value list), or {'conversation_not_found'},
--- {'branch_not_found', name}, {'item_not_found', id}, {'item_already_in_conversation', id}.
+-- {'branch_not_found', name}, {'item_not_found', id}, {'item_already_in_conversation', id}, {'history_full', branch}.
 -- The marker makes a repeat of the same call answer the same and append nothing.
 
 local conversation_key, branches_key, index_key, marker_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local owner, conversation_id, name, marker_life = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local entries_at = 5
+local owner, conversation_id, name, marker_life, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local entries_at = 6
 
 local branch, refusal = find_branch(owner, conversation_key, conversation_id, branches_key, name)
 if not branch then
@@ -36,6 +37,13 @@ for _, entry in ipairs(entries) do
   if entry.places and any_in_chain(chain, entry.places) then
     return { 'item_already_in_conversation', entry.id }
   end
+end
+local length = #entries
+for _, span in ipairs(chain) do
+  length = length + span[3] - span[2]
+end
+if most > 0 and length > most then
+  return { 'history_full', conversation_id }
 end
 append_to_branch(entries, branch.line, index_key, '', '')
 local _, milliseconds = now()

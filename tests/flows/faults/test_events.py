@@ -333,9 +333,8 @@ async def test_a_client_that_stops_reading_counts_as_gone(start_proxy: StartProx
     flood = [delta("x" * 100_000)] * 200
     proxy.upstream.script(Reply.sse([*OPENING, *flood, {"type": "response.completed", "response": {}}]))
     body = orjson.dumps({"model": "m", "stream": True, "input": "hi", "conversation": conversation})
-    head = (
-        f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-alice\r\nContent-Length: {len(body)}\r\n"
-    )
+    head = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-alice\r\n"
+    head += f"Content-Length: {len(body)}\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]), limit=16_384)
     try:
         writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from proxy.api.passthrough import upstream_path
@@ -29,14 +31,21 @@ async def test_path_and_query_go_on_as_they_came(proxy, client, upstream: Script
     assert upstream.requests[0].path_qs == raw
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
-async def test_every_method_goes_on(proxy, client, upstream: ScriptedUpstream, method):
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_the_methods_of_the_api_go_on(proxy, client, upstream: ScriptedUpstream, method):
     upstream.script(Reply.raw(200, "text/plain", b"body"), path=PATH)
     async with client.request(method, proxy / PATH[1:]) as answer:
         assert answer.status == 200
         assert await answer.read() == b"body"
         assert answer.headers["Content-Length"] == "4"
     assert upstream.requests[0].method == method
+
+
+@pytest.mark.parametrize("method", ["TRACE", "PROPFIND", "CONNECT", "PURGE", "BREW"])
+async def test_no_other_method_goes_upstream(proxy, upstream: ScriptedUpstream, exchange: Exchange, method):
+    answer = await exchange(proxy, f"{method} {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    assert answer.split()[1] in {b"400", b"404", b"405"}
+    assert upstream.requests == []
 
 
 async def test_a_body_of_known_length_keeps_its_length(proxy, client, upstream: ScriptedUpstream):
@@ -103,7 +112,7 @@ async def test_an_upload_is_streamed_while_the_caller_still_sends(serve: Serve, 
 async def test_hop_by_hop_headers_end_here(proxy, upstream: ScriptedUpstream, exchange: Exchange):
     await exchange(
         proxy,
-        b"GET /v1/files HTTP/1.1\r\nHost: proxy.example\r\nConnection: close, X-Private\r\nX-Private: 1\r\n"
+        b"GET /v1/files HTTP/1.1\r\nHost: proxy.localhost\r\nConnection: close, X-Private\r\nX-Private: 1\r\n"
         b"TE: trailers\r\nProxy-Authorization: Basic x\r\nCookie: a=b\r\nX-Kept: 1\r\nX-Kept: 2\r\n"
         b"X-Forwarded-For: 1.2.3.4\r\n\r\n",
     )
@@ -116,7 +125,7 @@ async def test_hop_by_hop_headers_end_here(proxy, upstream: ScriptedUpstream, ex
 
 async def test_header_bytes_that_are_not_utf8_do_no_harm(proxy, upstream: ScriptedUpstream, exchange: Exchange):
     answer = await exchange(
-        proxy, b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Name: caf\xe9\r\n\r\n"
+        proxy, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-Name: caf\xe9\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 200")
     assert upstream.requests[0].headers["X-Name"] == "caf\N{REPLACEMENT CHARACTER}"
@@ -141,7 +150,7 @@ async def test_a_key_that_is_meant_for_this_server_never_goes_upstream(serve_pro
 async def test_expect_is_answered_here(proxy, upstream: ScriptedUpstream, exchange: Exchange):
     answer = await exchange(
         proxy,
-        b"POST /v1/files HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n"
+        b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nExpect: 100-continue\r\n"
         b"Content-Length: 2\r\n\r\nhi",
     )
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404")
@@ -219,7 +228,7 @@ async def test_redirects_are_relayed_and_not_followed(proxy, client, upstream: S
 @pytest.mark.parametrize("status", [204, 304])
 async def test_answers_without_body_have_none(proxy, client, upstream: ScriptedUpstream, status, exchange):
     upstream.script(Reply(status, {"ETag": '"1"'}, [b""]), path=PATH)
-    answer = await exchange(proxy, b"GET /v1/files HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(proxy, b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d" % status)
     assert b'etag: "1"' in head.lower()
@@ -229,7 +238,7 @@ async def test_answers_without_body_have_none(proxy, client, upstream: ScriptedU
 
 async def test_head_keeps_the_length_of_the_body_that_is_not_there(proxy, exchange, upstream: ScriptedUpstream):
     upstream.script(Reply(200, {"Content-Length": "1234"}, [b""]), path=PATH)
-    answer = await exchange(proxy, b"HEAD /v1/files HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await exchange(proxy, b"HEAD /v1/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"Content-Length: 1234" in head
     assert body == b""
@@ -368,9 +377,46 @@ def test_paths_that_lead_elsewhere_do_not_exist(raw_path):
         upstream_path(raw_path)
 
 
+#: What some server or other drops from a path, or takes for its end, or for a letter.
+NOISE = st.sampled_from(
+    ["", ";x", "%3bx", "%23", "%23x", "%3f", "%3Fx=1", "%00", "%00x", "%09", "%20", "%0a", "%C2%A0"]
+)
+
+
+@given(
+    st.sampled_from(["responses", "conversations", "v1"]),
+    st.integers(0, 11),
+    st.sampled_from(["%09", "%0d", "%0A", "%00", "%20", "%e2%80%8b", "%C2%AD", ""]),
+    NOISE,
+    st.sampled_from(["/", "//", "/./", "%2f", "%5c", "/%09/", "/%20"]),
+    st.integers(0, 5),
+    st.sampled_from(["", "/resp_1", "/x?"]),
+)
+def test_our_paths_have_no_spelling_that_goes_upstream(root, at, inside, behind, slash, encodings, rest):
+    at = at % len(root)
+    spelled = "/v1" + slash + root[:at] + inside + "".join(chr(ord(c)) for c in root[at:]) + behind
+    if encodings:
+        spelled = spelled[:4] + f"%{'25' * (encodings - 1)}{ord(spelled[4]):02x}" + spelled[5:]
+    with pytest.raises(NotFound):
+        upstream_path(spelled + rest)
+
+
+@pytest.mark.parametrize("raw_path", ["/v1/%EF%BD%92esponses", "/v1/respon\u017fes", "/v1/%ef%bc%8fresponses"])
+def test_nor_have_look_alikes(raw_path):
+    with pytest.raises(NotFound):
+        upstream_path(raw_path)
+
+
+@pytest.mark.parametrize(
+    "raw_path", ["/v1/files/a%20b", "/v1/models/org%2Fname", "/v1/files/a%2523b", "/v1/x/responses"]
+)
+def test_other_paths_go_on_however_they_are_encoded(raw_path):
+    assert upstream_path(raw_path) == raw_path.removeprefix("/v1")
+
+
 async def test_a_path_that_leads_elsewhere_is_never_sent(proxy, exchange, upstream: ScriptedUpstream):
     for path in (b"/v1/../admin", b"/v1/%2e%2e/admin", b"/v1/responses%2Fresp_1", b"/v1//responses/resp_1"):
-        answer = await exchange(proxy, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path)
+        answer = await exchange(proxy, b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path)
         assert answer.startswith(b"HTTP/1.1 404"), path
     assert upstream.requests == []
 
@@ -385,7 +431,7 @@ async def test_a_websocket_is_refused_with_the_status_that_clients_fall_back_on(
 async def test_other_upgrades_are_ignored(proxy, exchange: Exchange, upstream: ScriptedUpstream):
     answer = await exchange(
         proxy,
-        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
         b"Upgrade: h2c\r\nHTTP2-Settings: AAM\r\n\r\n",
     )
     assert answer.startswith(b"HTTP/1.1 200")

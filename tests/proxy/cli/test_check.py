@@ -6,6 +6,7 @@ from proxy.cli import check as diagnosis
 from proxy.cli.check import Finding, diagnose
 from proxy.config.settings import AuthConfig, Config, DataConfig, JwtConfig, RedisConfig, Secret, UpstreamConfig
 from storage.embedded import find_binary
+from tests.certificates import make_certificate, server_context
 from tests.upstream import HANG, Reply
 
 #: Port 9 is `discard`; nothing listens on it here.
@@ -87,6 +88,20 @@ async def test_a_redis_that_is_not_there_is_told_without_its_password(tmp_path):
     finding = await found("store", tmp_path, redis=RedisConfig(url=Secret(f"redis://:hunter2@{CLOSED}")))
     assert not finding.works
     assert finding.text == f"redis://{CLOSED} can't be reached (ConnectionError). Connection refused."
+
+
+async def test_a_certificate_that_is_not_trusted_is_called_so(tmp_path):
+    context = server_context(make_certificate(tmp_path / "server.pem"))
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        for url in (f"rediss://127.0.0.1:{port}", f"rediss+cluster://127.0.0.1:{port}"):
+            store = await found("store", tmp_path, redis=RedisConfig(url=Secret(url)))
+            assert not store.works
+            assert store.text.endswith("Its certificate is not trusted: self-signed certificate.")
+        upstream = await found("upstream", tmp_path, upstream=UpstreamConfig(url=f"https://127.0.0.1:{port}/v1"))
+        assert not upstream.works
+        assert upstream.text.endswith("The upstream's certificate is not trusted: self-signed certificate.")
 
 
 async def test_a_redis_that_refuses_the_password_is_told(tmp_path):

@@ -77,6 +77,9 @@ def test_upstreams_that_can_not_be_used(url):
         "unix:///run/redis.sock?db=1",
         "redis+sentinel://:pw@a:26379,b:26379/main?db=0",
         "redis+cluster://a:7000,b:7001",
+        "redis+sentinel://[::1]:26379,a:26379,[fe80::1]:26379/main",
+        "rediss+sentinel://u:p@[::1]:26379/main?ssl_ca_certs=/ca.pem",
+        "rediss+cluster://[::1]:7000,[::2]:7000",
     ],
 )
 def test_stores_that_can_be_used(url):
@@ -95,6 +98,10 @@ def test_stores_that_can_be_used(url):
         "redis://u:12/34@h:6379",
         "unix://run/redis.sock",
         "redis+sentinel://a:26379",
+        "redis+sentinel://a:26379?db=0",
+        "rediss+sentinel://[::1]:26379",
+        "redis+cluster://[::1:7000",
+        "redissentinel+cluster://a:7000",
         "redis+cluster://a:7000,:7001",
     ],
 )

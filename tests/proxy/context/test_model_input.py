@@ -119,6 +119,21 @@ def test_sealed_reasoning_goes_to_its_maker_unparsed_but_for_its_id():
     )
 
 
+@pytest.mark.parametrize("seal", [{"encrypted_content": "abc"}, {}])
+@pytest.mark.parametrize("status", ["completed", None])
+def test_no_status_of_reasoning_goes_to_a_model(seal: Item, status: str | None):
+    summary = [{"type": "summary_text", "text": "why"}]
+    first, _ = sent({"type": "reasoning", "summary": summary, "status": status, **seal}, said("x"))
+    assert first == {**({} if seal else {"id": "x_0"}), "type": "reasoning", "summary": summary, **seal}
+
+
+@pytest.mark.parametrize("severed", [set(), {"x_0"}, {"x_1"}])
+def test_reasoning_behind_which_an_item_is_gone_is_not_sent(severed: set[str]):
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": "abc"}
+    found = sent(thought, said("x"), severed=frozenset(severed))
+    assert [item["type"] for item in found] == [*([] if "x_0" in severed else ["reasoning"]), "message"]
+
+
 @pytest.mark.parametrize(
     ("reader", "maker", "sees"),
     [
@@ -234,3 +249,15 @@ def test_no_call_is_without_its_output_and_no_output_without_its_call(names: lis
             asked.append(item["call_id"])
     answered = [item["call_id"] for item in found if item["type"].endswith("_call_output")]
     assert {item["call_id"] for item in found if item["type"] == "function_call"} <= set(answered)
+
+
+@pytest.mark.parametrize(("arguments", "is_answered"), [("{}", False), ('{"a', True)])
+def test_a_cut_call_is_not_sent_though_nothing_is_noted_of_it_and_calls_are_not_checked(
+    arguments: str, is_answered: bool
+):
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": arguments, "status": "incomplete"}
+    output = {"type": "function_call_output", "call_id": "a", "output": "x"}
+    items = (call, output, said("x")) if is_answered else (call, said("x"))
+    given = Given(stored(*items), {}, frozenset(), len(items))
+    found = model_input(given, Reader("server", "thinker", pairs=False)).items
+    assert [orjson.loads(item)["type"] for item in found] == ["message"]

@@ -6,13 +6,14 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.context.model_input import Given, model_input
 from proxy.context.plain import PlainHistories
 from proxy.context.reader import Objections, Reader
 from proxy.protocol.items import dump
+from proxy.protocol.notes import Maker, note_of
 
 
 def message(n: int, role: str, kind: str, **fields: Any) -> bytes:
@@ -31,6 +32,11 @@ def output(n: int, call_id: str, **fields: Any) -> bytes:
     return dump({"id": f"fco_{n}", "type": "function_call_output", "call_id": call_id, "output": "1", **fields})
 
 
+def thought(n: int, seal: str, **fields: Any) -> bytes:
+    summary = [{"type": "summary_text", "text": f'Why {n}: "status": "x"'}] if n % 2 else []
+    return dump({"id": f"rs_{n}", "type": "reasoning", "encrypted_content": seal, "summary": summary, **fields})
+
+
 KINDS = st.one_of(
     st.builds(
         lambda role, kind: lambda n: message(n, role, kind),
@@ -45,6 +51,14 @@ KINDS = st.one_of(
     ),
     st.just(lambda n: tool(n, "call_z", arguments="")),
     st.just(lambda n: dump({"id": f"rs_{n}", "type": "reasoning", "summary": [{"type": "summary_text"}]})),
+    st.builds(
+        lambda text, more: lambda n: thought(n, text, **more),
+        st.sampled_from(["gAAA", "gAAA", "gAAA", ""]),
+        st.sampled_from([{}, {}, {}, {"status": "completed"}, {"status": None}, {"created_by": "x"}, {"content": []}]),
+    ),
+    st.builds(
+        lambda kind: lambda n: message(n, "assistant", kind), st.sampled_from(["output_text", "refusal", "input_text"])
+    ),
     st.just(lambda n: b'{"type":"message","role":"user","content":[{"type":"input_text","text":"A summary."}]}'),
     st.just(lambda n: dump({"id": f"x_{n}", "type": "x", "y": [{"a": "", "type": "message", "role": "user"}]})),
 )
@@ -52,18 +66,42 @@ KINDS = st.one_of(
 FUSSY = Reader("s", "m", Objections(fields=frozenset({"nothing.at_all"})))
 
 
-def sent_of(history: list[bytes], reader: Reader, start: int) -> list[bytes]:
-    return list(model_input(Given(history, {}, frozenset(), start), reader).items)
+#: Notes: of the model that is asked, in another's words, and of others.
+NOTES = {
+    "m": note_of({"type": "reasoning", "encrypted_content": "x"}, Maker("s", "m", "m-1")),
+    "m-1": note_of({"type": "reasoning", "encrypted_content": "x"}, Maker("s", "m-0", "m")),
+    "other": note_of({"type": "reasoning", "encrypted_content": "x"}, Maker("s", "other")),
+    "elsewhere": note_of({"type": "reasoning", "encrypted_content": "x"}, Maker("elsewhere", "m")),
+    "broken": note_of({"type": "function_call", "arguments": "{"}),
+}
 
 
-@given(makers=st.lists(KINDS, max_size=9), cut=st.integers(0, 9))
-def test_a_history_that_is_told_by_its_looks_is_sent_as_one_that_is_looked_into(makers: list[Any], cut: int):
+def sent_of(history: list[bytes], reader: Reader, start: int, **beside: Any) -> list[bytes]:
+    notes, severed = beside.get("notes", {}), beside.get("severed", frozenset())
+    return list(model_input(Given(history, notes, severed, start), reader).items)
+
+
+@settings(max_examples=300)
+@given(
+    makers=st.lists(KINDS, max_size=9),
+    cut=st.integers(0, 9),
+    own=st.integers(0, 1),
+    noted=st.dictionaries(st.integers(0, 9), st.sampled_from(["m", "m", "m", "m-1", *NOTES]), max_size=3),
+    severed=st.sampled_from([set(), set(), set(), {"rs_1", "rs_2"}, {"msg_1", "fc_2"}]),
+)
+def test_a_history_that_is_told_by_its_looks_is_sent_as_one_that_is_looked_into(
+    makers: list[Any], cut: int, own: int, noted: dict[int, str], severed: set[str]
+):
     history = [make(n) for n, make in enumerate(makers)]
+    ids = {n: orjson.loads(item).get("id") for n, item in enumerate(history)}
+    notes = {ids[n]: NOTES[name] for n, name in noted.items() if ids.get(n)}
+    beside = {"notes": notes, "severed": frozenset(severed)}
     # what was seen of the beginning before changes nothing
     for end in (min(cut, len(history)), len(history)):
-        given_now = model_input(Given(history[:end], {}, frozenset(), end), Reader("s", "m"))
-        assert list(given_now.items) == sent_of(history[:end], FUSSY, end)
-        assert given_now.joined == b",".join(given_now.items)
+        for start in (end, max(end - own, 0)):
+            given_now = model_input(Given(history[:end], notes, frozenset(severed), start), Reader("s", "m"))
+            assert list(given_now.items) == sent_of(history[:end], FUSSY, start, **beside)
+            assert given_now.joined == b",".join(given_now.items)
 
 
 @given(
@@ -83,7 +121,7 @@ def test_no_more_of_plain_histories_is_remembered_than_their_bytes_may_be():
     known = PlainHistories(max_bytes=1000)
     for n in range(20):
         assert known.join([message(n, "user", "input_text")]) is not None
-    assert known._bytes == sum(len(joined) for joined, _ in known._known.values()) <= 1000
+    assert known._bytes == sum(one.size for one in known._known.values()) <= 1000
     assert len(known._known) > 2
     assert known.join([message(99, "user", "input_text", more="x" * 1000)]) is not None
     assert known._bytes <= 1000

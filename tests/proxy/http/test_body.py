@@ -129,7 +129,9 @@ async def test_accepts_json_media_types(url, client, media_type):
 
 
 async def test_accepts_a_body_without_content_type(url, exchange: Exchange):
-    answer = await exchange(url, b'POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 7\r\n\r\n{"a":1}')
+    answer = await exchange(
+        url, b'POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 7\r\n\r\n{"a":1}'
+    )
     assert answer.endswith(b'{"a": 1}')
 
 
@@ -196,7 +198,7 @@ async def test_a_bomb_is_noticed_while_it_goes_off(serve: Serve, client, coding)
 
 async def test_content_length_over_the_limit_is_refused_before_anything_is_read(url):
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n")
+    writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1001\r\n\r\n")
     head = await reader.readuntil(b"\r\n\r\n")
     body = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]))
     assert orjson.loads(body)[:2] == [413, "request_too_large"]
@@ -219,7 +221,9 @@ async def test_a_body_of_exactly_the_limit_is_read(url, client):
 
 async def test_a_body_with_broken_chunked_framing_is_never_taken_for_a_whole_one(url):
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"POST /read HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(
+        b"POST /read HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     # The handler reads the body by now
     await reader.readuntil(b"100 Continue\r\n\r\n")
     writer.write(b"5\r\nabcde\r\nnonsense\r\n")
@@ -230,7 +234,7 @@ async def test_a_body_with_broken_chunked_framing_is_never_taken_for_a_whole_one
 
 async def test_a_caller_that_falls_silent_is_told_so(url):
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    writer.write(b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc")
     await reader.readuntil(b"\r\n\r\n")
     assert b"request_timeout" in await reader.readexactly(24)
     writer.close()
@@ -240,3 +244,22 @@ async def test_bodies_are_read_as_they_were_sent(url, client: aiohttp.ClientSess
     packed = gzip.compress(b"text")
     async with client.post(url / "read", data=packed, headers={"Content-Encoding": "gzip"}) as answer:
         assert await answer.read() == packed
+
+
+async def test_a_body_of_many_elements_is_refused_before_it_is_parsed(serve, client):
+    async def answer(request: web.Request) -> web.Response:
+        return await answer_parsed(request)
+
+    app = web.Application()
+    app[CONFIG] = Config(server=ServerConfig(max_json_elements=1000))
+    app.add_routes([web.post("/", answer)])
+    url = await serve(app)
+    for inside, expected in [
+        (b"{}," * 3000 + b"1", [400, "json_too_large"]),
+        (b'"' + b",[{" * 3000 + b'"', None),
+        (b"1," * 990 + b"1", None),
+    ]:
+        body = gzip.compress(b'{"a":[' + inside + b"]}")
+        async with client.post(url, data=body, headers={**JSON, "Content-Encoding": "gzip"}) as response:
+            answered = await response.json()
+            assert (answered[:2] == expected) if expected else ("a" in answered)

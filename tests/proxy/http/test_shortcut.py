@@ -25,7 +25,7 @@ VARYING = re.compile(rb"[0-9a-f]{32,50}|Date: [^\r]*|\"(?:created|completed)_at\
 
 
 def posted(target: bytes, body: bytes, headers: bytes = b"", version: bytes = b"1.1") -> bytes:
-    head = b"POST %b HTTP/%b\r\nHost: x\r\nConnection: close\r\n" % (target, version)
+    head = b"POST %b HTTP/%b\r\nHost: localhost\r\nConnection: close\r\n" % (target, version)
     return head + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 

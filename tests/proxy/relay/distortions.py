@@ -62,9 +62,10 @@ class Distortion:
         if self.order == "in turn":
             return True
         if not is_announced:
-            # What shows ids to last is that one comes again before a third of its kind.
+            # What shows ids to last is that one comes again before a third of its kind, or whole items.
             kinds = [item["type"] for item in items]
-            return by_position or (by_id and self.texts == "pieces" and max(map(kinds.count, kinds)) < 3)
+            is_shown = self.texts == "in item.done" or (self.texts == "pieces" and max(map(kinds.count, kinds)) < 3)
+            return by_position or (by_id and is_shown)
         return by_id or by_position
 
 

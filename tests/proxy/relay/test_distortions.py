@@ -83,7 +83,7 @@ def accept(items: list[dict[str, Any]], how: Distortion, stream: list[dict[str, 
 
 
 # The same examples in every run: of those that no rule can read, `is_readable` knows most, not all.
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(items=outputs(), how=DISTORTIONS)
 def test_a_stream_distorted_in_every_way_means_what_it_meant(items: list[dict[str, Any]], how: Distortion):
     assume(how.is_readable(items))
@@ -97,7 +97,7 @@ def test_a_stream_distorted_in_every_way_means_what_it_meant(items: list[dict[st
 @pytest.mark.parametrize("positions", ["right", "missing", "constant"])
 def test_parallel_calls_in_any_order_keep_their_own_arguments(positions: str):
     calls = [call("a", '{"city":"Rome"}'), call("b", '{"city":"Oslo"}'), call("c", '{"city":"Rome"}')]
-    for seed in range(200):
+    for seed in range(40):
         order = random.Random(seed).choice(ORDERS[1:])
         how = Distortion(positions=positions, order=order, seed=seed)
         accept(calls, how, distorted(calls, how))
@@ -108,8 +108,25 @@ def test_parallel_calls_in_any_order_keep_their_own_arguments(positions: str):
 @pytest.mark.parametrize("ids", IDS)
 def test_each_pair_of_ways_is_read(positions: str, ids: str, texts: str):
     items = [reasoning("r", "content", "hm, ok"), message("m", "Hello, you"), call("a", "{}"), message("n", "Bye now")]
-    for announced in ANNOUNCED:
-        how = Distortion(positions=positions, ids=ids, texts=texts, announced=announced)
+    # one of four for each three, so that every two ways meet
+    turn = POSITIONS.index(positions) + IDS.index(ids) + TEXTS.index(texts)
+    how = Distortion(positions=positions, ids=ids, texts=texts, announced=ANNOUNCED[turn % len(ANNOUNCED)])
+    accept(items, how, distorted(items, how))
+
+
+@pytest.mark.parametrize("positions", ["missing", "constant"])
+def test_whole_items_that_nobody_announced_are_told_apart_by_their_ids_in_any_order(positions: str):
+    items = [
+        message("m", "One 1"),
+        call("a", '"two"'),
+        message("n", "Three"),
+        call("b", '"four"'),
+        message("o", "Five"),
+    ]
+    for seed in range(10):
+        how = Distortion(
+            positions=positions, texts="in item.done", announced="none", order="interleaved", end="empty", seed=seed
+        )
         accept(items, how, distorted(items, how))
 
 

@@ -84,6 +84,13 @@ def test_a_part_that_calls_itself_text_is_in_the_reasoning_that_it_names():
     assert [item["type"] for item in outcome.items] == ["reasoning"]
 
 
+def test_a_whole_part_that_calls_itself_text_is_in_the_reasoning_that_it_names():
+    whole = body("content_part.done", 0, "rs_up", content_index=0, part={**TEXT, "text": "Well"})
+    events, outcome = run([WHOLE[2], whole, completed()])
+    assert [item["type"] for item in outcome.items] == ["reasoning"]
+    assert deltas(events) == "Well"
+
+
 @pytest.mark.parametrize("name", ["reasoning_part", "content_part"])
 def test_parts_of_reasoning_have_the_names_that_clients_know(name):
     part = {"type": "reasoning_text", "text": "why"}
@@ -231,3 +238,41 @@ def test_whole_texts_of_two_ids_are_two_items_in_one_place(kind: str):
     _, outcome = run([*ends, *(body("output_item.done", 0, item=item) for item in made), completed()])
     found = [item.get("arguments") or item["content"][0]["text"] for item in outcome.items]
     assert sorted(found) == sorted(said.values())
+
+
+@pytest.mark.parametrize("place", [{}, {"output_index": 0}])
+@pytest.mark.parametrize("end", ["output_text.done", "content_part.done", "reasoning_summary_text.done"])
+@pytest.mark.parametrize("number", [2, 3])
+def test_whole_texts_under_ids_of_their_own_are_items_though_nothing_announces_or_ends_them(
+    place: dict[str, Any], end: str, number: int
+):
+    said = ["Sun", "Rain now", "Wind"][:number]
+    index = "summary_index" if "summary" in end else "content_index"
+    ends = [
+        body(
+            end,
+            item_id=f"x_{n}",
+            **place,
+            **{index: 0},
+            **({"part": {**TEXT, "text": text}} if "part" in end else {"text": text}),
+        )
+        for n, text in enumerate(said)
+    ]
+    events, outcome = run([*ends, completed()])
+    assert [
+        "".join(part["text"] for part in item["summary" if "summary" in end else "content"]) for item in outcome.items
+    ] == said
+    assert deltas(events) == "".join(said)
+
+
+def test_the_arguments_of_a_call_that_nobody_announced_are_never_anothers():
+    ends = [body("function_call_arguments.done", item_id=name, arguments=f'"{name}"') for name in "ab"]
+    calls = [{**CALL, "id": name, "call_id": name, "arguments": f'"{name}"'} for name in "ba"]
+    _, outcome = run([*ends, *(body("output_item.done", item=item) for item in calls), completed()])
+    assert sorted((item["call_id"], item["arguments"]) for item in outcome.items) == [("a", '"a"'), ("b", '"b"')]
+
+
+def test_reasoning_that_only_the_last_output_has_in_an_odd_shape_is_made_whole():
+    told = {"type": "reasoning", "status": "odd", "content": "why", "summary": None}
+    _, outcome = run([body("output_item.done", item={"type": "reasoning"}), completed(told, MESSAGE)])
+    assert [item["type"] for item in outcome.items] == ["reasoning", "message"]

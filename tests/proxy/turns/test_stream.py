@@ -29,11 +29,14 @@ class Answer:
 
     def __init__(self) -> None:
         self.consumer: Any = None
-        self.held = False
+        self.held = self.ends = False
         self.holds = 0
 
     def push(self, consumer: Any) -> None:
         self.consumer = consumer
+
+    def expect_end(self) -> None:
+        self.ends = True
 
     def hold(self, *, held: bool) -> None:
         self.holds += held and not self.held
@@ -276,8 +279,10 @@ async def test_after_a_response_more_is_waited_for_only_as_long_as_it_is_worth()
 
 async def test_nothing_is_waited_for_when_the_model_server_says_that_it_is_done():
     scene = await Scene().began("a", "over")
+    assert not scene.answer.ends
     scene.answer.consumer.data(frame("[DONE]"))
     assert await scene.running
+    assert scene.answer.ends
 
 
 @given(

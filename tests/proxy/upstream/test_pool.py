@@ -515,6 +515,52 @@ async def test_a_reader_who_does_not_come_makes_the_server_wait():
         assert len(await read(answer)) == len(HUGE) * 4
 
 
+async def test_the_end_of_an_answer_may_come_after_its_release_and_keeps_the_connection():
+    async def play(body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        whole = chunked(body, 100)
+        writer.write(whole[:-5])
+        await released.wait()
+        released.clear()
+        await answers(*[bytes([byte]) for byte in whole[-5:]])(body, reader, writer)
+
+    released = asyncio.Event()
+    async with exchanging(play) as (pool, server):
+        for body in (b"one", b"two"):
+            answer = await pool.post("/v1/responses", {}, body)
+            assert await answer.content.readany() == body
+            answer.hold(held=True)
+            answer.release(ends=True)
+            released.set()
+            await settle()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("rest", [b"", b"4\r\nmore\r\n", b"%x\r\n" % len(HUGE) + HUGE, b"z\r\n"])
+def test_an_end_that_does_not_come_soon_is_not_waited_for(rest: bytes):
+    async def play(body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(chunked(body, 100)[:-5])
+        await released.wait()
+        released.clear()
+        writer.write(rest)
+        await reader.read()
+
+    released = asyncio.Event()
+
+    @in_virtual_time
+    async def run() -> None:
+        async with exchanging(play, silence=600.0, slots=1) as (pool, server):
+            answer = await pool.post("/v1/responses", {}, b"body")
+            assert await answer.content.readany() == b"body"
+            answer.release(ends=True)
+            released.set()
+            await server.until_all_are_closed()
+            # a request that waits for the slot gets it
+            again = await pool.post("/v1/responses", {}, b"again")
+            again.release()
+
+    run()
+
+
 # Limits and ends
 
 
@@ -869,8 +915,9 @@ class Mix:
             task.cancel()
         try:
             answer = await task
-            got = None if action == "leave" else await (pushed(answer) if action == "push" else read(answer))
-            answer.release()
+            left = action in ("leave", "release")
+            got = None if left else await (pushed(answer) if action == "push" else read(answer))
+            answer.release(ends=action == "release")
         except (*FAILURES, asyncio.CancelledError):
             assert action == "cancel" or kind not in COMPLETE
         else:
@@ -892,7 +939,7 @@ async def pushed(answer: UpstreamAnswer) -> bytes:
     exchanges=st.lists(
         st.tuples(
             st.sampled_from(KINDS),
-            st.sampled_from(["read", "push", "leave", "cancel"]),
+            st.sampled_from(["read", "push", "leave", "cancel", "release"]),
             st.integers(0, 12),
             st.integers(1, 60),
         ),

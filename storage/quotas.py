@@ -1,0 +1,93 @@
+"""Quotas: what an owner may do, counted in the store, so that it is exact over all replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.client.keys import quota_key
+from storage.client.keyspace import Keyspace
+from storage.client.scripts import Call
+from storage.errors import StoreError
+
+#: Whose slots the turns of all owners take; no owner is called so.
+ALL_OWNERS = "all"
+#: Seconds after which the slot of a turn is free that nobody renews.
+SLOT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How an owner's requests stand. limit: a minute; left: that may follow at once; reset_seconds: until all are back.
+
+    wait_seconds: until the next one passes, 0 for one that has passed.
+    """
+
+    limit: int
+    left: int
+    reset_seconds: float
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSlot:
+    """A slot that a running turn has, of its owner and of all turns. limits: most of each, 0 for any number."""
+
+    owner: str
+    token: str
+    owner_limit: int
+    total_limit: int
+
+
+class Quotas:
+    """Quotas of any owner."""
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._prefix = keyspace.prefix
+        self._scripts = keyspace.scripts
+
+    async def count_request(self, owner: str, limit: int) -> Allowance:
+        """Count one request of an owner, which may make `limit` a minute. One round trip. Raises Unavailable."""
+        call = Call("count_request", [quota_key(self._prefix, owner, "requests")], [limit])
+        _, left, reset, wait = await self._scripts.run(call)
+        return Allowance(limit, left, reset / 1000, wait / 1000)
+
+    async def enter(self, slot: TurnSlot) -> str | None:
+        """Take a slot; return None, or whose are all taken: the owner, or `ALL_OWNERS`. Raises Unavailable.
+
+        One round trip; another one where it was refused half of it.
+        """
+        pools = self._pools(slot)
+        calls = [Call("enter_turn", [key], [slot.token, most, SLOT_SECONDS * 1000]) for _, key, most in pools]
+        replies = await self._scripts.run_all(calls)
+        full = [whose for (whose, _, _), reply in zip(pools, replies, strict=True) if not _granted(reply)]
+        if not full:
+            return None
+        if len(full) < len(pools):
+            await self.leave(slot)
+        return full[0]
+
+    async def keep(self, slots: Sequence[TurnSlot]) -> None:
+        """Renew the slots of turns that run. One round trip. Raises Unavailable."""
+        tokens: dict[str, list[str]] = {}
+        for slot in slots:
+            for _, key, _ in self._pools(slot):
+                tokens.setdefault(key, []).append(slot.token)
+        await self._scripts.run_all(
+            [Call("keep_turns", [key], [SLOT_SECONDS * 1000, *held]) for key, held in tokens.items()]
+        )
+
+    async def leave(self, slot: TurnSlot) -> None:
+        """Give a slot back. One round trip. Raises Unavailable."""
+        await self._scripts.run_all([Call("leave_turn", [key], [slot.token]) for _, key, _ in self._pools(slot)])
+
+    def _pools(self, slot: TurnSlot) -> list[tuple[str, str, int]]:
+        """Return whose slots a turn takes, their key and how many there are."""
+        pools = [(slot.owner, slot.owner_limit), (ALL_OWNERS, slot.total_limit)]
+        return [(whose, quota_key(self._prefix, whose, "turns"), most) for whose, most in pools if most]
+
+
+def _granted(reply: Sequence[object] | StoreError) -> bool:
+    if isinstance(reply, StoreError):
+        raise reply
+    return bool(reply[0])

@@ -1,0 +1,45 @@
+"""A turn that goes on for too long is ended, and its conversation is free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.streams import OPENING, Stream
+from tests.flows.talk import new_conversation
+from tests.upstream import HANG, Reply
+
+
+@pytest.fixture
+async def proxy(start_proxy: StartProxy) -> Proxy:
+    return await start_proxy(turns={"max_seconds": 0.1}, server={"keepalive_seconds": 0.1})
+
+
+async def test_one_that_has_sent_nothing_is_a_timeout(proxy: Proxy):
+    proxy.upstream.script(Reply.raw(200, "application/json", chunks=[HANG]))
+    conversation = await new_conversation(proxy)
+    body: dict[str, Any] = {"model": "m", "input": "hi", "conversation": conversation}
+    status, answer = await proxy.call("POST", "/v1/responses", body)
+    assert (status, answer["code"]) == (504, "turn_timeout")
+    assert (await proxy.call("POST", "/v1/responses", body))[0] == 200
+
+
+async def test_a_stream_fails_with_what_it_has(proxy: Proxy):
+    proxy.upstream.script(Reply.sse([*OPENING, HANG]))
+    conversation = await new_conversation(proxy)
+    stream = await proxy.client().responses.create(model="m", input="hi", stream=True, conversation=conversation)
+    last = [event async for event in stream][-1]
+    assert last.type == "response.failed"
+    assert last.response.error is not None
+    assert "turns.max_seconds" in last.response.error.message
+    status, stored = await proxy.call("GET", f"/v1/responses/{last.response.id}")
+    assert (status, stored["status"]) == (200, "failed")
+
+
+async def test_a_background_response_fails_too(proxy: Proxy):
+    proxy.upstream.script(Reply.sse([*OPENING, HANG]))
+    async with Stream(proxy, {"background": True}) as stream:
+        failed = await stream.until("response.failed")
+    assert "turns.max_seconds" in failed["response"]["error"]["message"]
