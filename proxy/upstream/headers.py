@@ -82,8 +82,7 @@ def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[st
         connection = [value for key, value in headers.items() if key.lower() == "connection"]
         named = {name.strip().lower() for value in connection for name in value.split(",")}
     unwanted = dropped | named if named else dropped
-    names = map(str.lower, headers)
-    kept = [pair for name, pair in zip(names, headers.items(), strict=True) if name not in unwanted]
+    kept = [(key, value) for key, value in headers.items() if key.lower() not in unwanted]
     if not "".join([value for _, value in kept]).isascii():
         kept = [(key, _sendable(value)) for key, value in kept]
     return CIMultiDict(kept)

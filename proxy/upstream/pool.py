@@ -165,8 +165,10 @@ class Pool:
             await asyncio.shield(self._closed)
 
     def _head(self, target: str, headers: Mapping[str, str], length: int) -> bytes:
-        if not self._names.issuperset(headers):
-            for name in headers:
+        # not of the mapping itself, which says a name once however often and in whatever case it is there
+        names = {name for name, _ in headers.items()}
+        if not names <= self._names:
+            for name in names:
                 if name not in self._names:
                     self._check_name(name)
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
