@@ -45,6 +45,8 @@ from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 from proxy.runtime.leases import Leases
 from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
+from proxy.runtime.store_watch import watching
+from proxy.runtime.tasks import TASKS, Tasks
 from proxy.sealing import SEALER, create_sealer
 from proxy.services import SERVICES, Services
 from proxy.stores import open_store
@@ -74,6 +76,7 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
+    app[TASKS] = Tasks()
     app[BODY_BUDGET] = BodyBudget(config.server.max_held_bytes)
     app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
@@ -118,14 +121,14 @@ def create_runner(app: web.Application) -> web.AppRunner:
 
 async def provide_store(app: web.Application) -> AsyncIterator[None]:
     """Connect to Redis; without a URL start a Valkey of our own first and stop it last."""
-    async with open_store(app[CONFIG], alone=True) as store:
+    async with open_store(app[CONFIG], alone=True) as store, watching(store, app[TASKS]):
         app[STORE] = store
         yield
 
 
 async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
     """Free in the background what deleted branches leave behind."""
-    async with Reclaimer(app[STORE]).running() as reclaimer:
+    async with Reclaimer(app[STORE]).running(app[TASKS]) as reclaimer:
         app[RECLAIMER] = reclaimer
         yield
 
@@ -133,7 +136,7 @@ async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
 async def provide_idempotency_keys(app: web.Application) -> AsyncIterator[None]:
     """Keep the idempotency keys that requests hold."""
     config = app[CONFIG]
-    async with HeldKeys(app[STORE], config.idempotency, config.turns.lock_lease_seconds).renewing() as keys:
+    async with HeldKeys(app[STORE], config.idempotency, config.turns.lock_lease_seconds).renewing(app[TASKS]) as keys:
         app[IDEMPOTENCY_KEYS] = keys
         yield
 
@@ -152,8 +155,10 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     """Keep the registry of running turns."""
     config = app[CONFIG]
     leases = Leases(app[STORE], config.turns.lock_lease_seconds)
+    tasks = app[TASKS]
     slots = TurnSlots.of(app[STORE].quotas, config.quotas)
-    async with leases.renewing(), RunningTurns(config.server.keepalive_seconds, slots).serving() as turns:
+    running = RunningTurns(config.server.keepalive_seconds, slots)
+    async with leases.renewing(tasks), running.serving(tasks) as turns:
         app[TURNS] = turns
         app[SERVICES] = Services(
             app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
@@ -165,7 +170,7 @@ async def provide_followers(app: web.Application) -> AsyncIterator[None]:
     """Look into the logs of events that clients follow."""
     config = app[CONFIG]
     readers = Followers(app[STORE], config.server.keepalive_seconds, ordinary_logs=config.streams.keep == "all")
-    async with readers.serving() as followers:
+    async with readers.serving(app[TASKS]) as followers:
         app[FOLLOWERS] = followers
         yield
 
@@ -174,14 +179,14 @@ async def provide_connections(app: web.Application) -> AsyncIterator[None]:
     """Look after WebSocket connections."""
     server, limits = app[CONFIG].server, app[CONFIG].websocket
     shortest = min(server.unread_seconds, limits.ping_seconds, limits.max_seconds)
-    async with Connections(shortest).serving() as connections:
+    async with Connections(shortest).serving(app[TASKS]) as connections:
         app[CONNECTIONS] = connections
         yield
 
 
 async def provide_worker(app: web.Application) -> AsyncIterator[None]:
     """Run background responses."""
-    async with Worker(app[SERVICES]).serving() as worker:
+    async with Worker(app[SERVICES]).serving(app[TASKS]) as worker:
         app[WORKER] = worker
         yield
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from proxy.config.values import describe_redis
-from storage import Store
-from storage.embedded import EmbeddedValkey, running_in
+from storage import Disk, Safeguards, Store
+from storage.embedded import EmbeddedValkey, require_data, running_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,15 +21,15 @@ FOREVER_SECONDS = 100 * 365 * 86_400
 
 
 @asynccontextmanager
-async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[Store]:
+async def open_store(config: Config, *, alone: bool = False, existing: bool = False) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
 
     alone: for a server: owners have their quotas, and a folder that another Branchline uses is refused. Else its Valkey
-    is used, which ends when that one ends.
+    is used, which ends when that one ends. existing: refuse a folder that no store was ever in, and make none.
     Raises EmbeddedUnavailable; ValueError for a `redis.url` that can't be used.
     """
     async with AsyncExitStack() as stack:
-        url, description = await _locate(config, stack, alone=alone)
+        url, description = await _locate(config, stack, alone=alone, existing=existing)
         store = Store.connect(
             url,
             prefix=config.redis.prefix,
@@ -36,24 +37,42 @@ async def open_store(config: Config, *, alone: bool = False) -> AsyncIterator[St
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            most_conversations=config.quotas.conversations if alone else 0,
+            safeguards=_safeguards(config, url, config.quotas.conversations if alone else 0),
         )
         store.description = description
         stack.push_async_callback(store.close)
         yield store
 
 
+def _safeguards(config: Config, url: str, most_conversations: int) -> Safeguards:
+    redis = config.redis
+    return Safeguards(_disk(config, url), redis.min_replicas, redis.min_replicas_on_disk, most_conversations)
+
+
+def _disk(config: Config, url: str) -> Disk | None:
+    """Return the disk of the embedded Valkey, which a worker of several knows by its socket; None of any other server.
+
+    A folder with a long name has its socket behind a link.
+    """
+    folder, least = Path(config.data.dir), config.data.min_free_bytes
+    socket = Path(unquote(url.removeprefix("unix://")))
+    is_embedded = url.startswith("unix://") and socket.parent.resolve() == folder.expanduser().resolve()
+    return Disk(folder.expanduser(), least) if least and is_embedded else None
+
+
 def _seconds(days: float) -> int:
     return max(1, round(days * 86_400)) if days else 0
 
 
-async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool) -> tuple[str, str]:
+async def _locate(config: Config, stack: AsyncExitStack, *, alone: bool, existing: bool) -> tuple[str, str]:
     """Return the URL of the server and what it is called; `stack` ends what was started for it."""
     if config.redis.url:
         return config.redis.url, describe_redis(config.redis.url)
     directory = Path(config.data.dir)
     if not alone and (url := stack.enter_context(running_in(directory))):
         return url, f"the embedded Valkey that runs in {directory}"
-    embedded = await EmbeddedValkey.start(directory)
+    if existing:
+        require_data(directory)
+    embedded = await EmbeddedValkey.start(directory, max_memory_bytes=config.data.max_memory_bytes)
     stack.push_async_callback(embedded.stop)
     return embedded.url, embedded.description

@@ -24,6 +24,7 @@ from storage.errors import (
     NoUserMessage,
     QueueFull,
     QuotaExceeded,
+    Reason,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -36,9 +37,8 @@ from storage.jobs import Busy, Job, JobEntry, Submission
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
-from storage.partitions import new_partition, partition_of
+from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
-from storage.randomness import random_hex
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -68,7 +68,8 @@ from storage.records import (
     TurnCommit,
     TurnSource,
 )
-from storage.store import Store
+from storage.room import Disk
+from storage.store import Safeguards, Store
 
 __all__ = [
     "ALL_OWNERS",
@@ -99,6 +100,7 @@ __all__ = [
     "ConversationPage",
     "Coverage",
     "CursorNotFound",
+    "Disk",
     "Entry",
     "EventBatch",
     "EventLog",
@@ -133,9 +135,11 @@ __all__ = [
     "QueueFull",
     "QuotaExceeded",
     "Quotas",
+    "Reason",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
+    "Safeguards",
     "Store",
     "StoreError",
     "StoredResponse",

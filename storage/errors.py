@@ -1,7 +1,7 @@
 """Errors of the store: what it can refuse.
 
 StoreError
-├── Unavailable               Redis can't be reached, is loading, full or read-only: nothing is known; retry
+├── Unavailable               Redis can't be reached, or answers with an error; `reason` says which
 ├── Conflict                  the branch was taken by another turn after the lock was lost
 ├── Locked                    another turn runs on the branch
 ├── ResponseUnfinished        the response that a turn continues has not come to its end
@@ -26,6 +26,8 @@ StoreError
 
 from __future__ import annotations
 
+from enum import Enum
+
 
 class StoreError(Exception):
     """Base of all refusals. subject: the id or name it is about."""
@@ -35,8 +37,30 @@ class StoreError(Exception):
         self.subject = subject
 
 
+class Reason(Enum):
+    """What keeps Redis from doing what it was asked. The value is what people read of it, after "the store"."""
+
+    AWAY = "can't be reached"
+    LOADING = "is still loading its data"
+    REPLICAS = "has too few replicas that follow it"
+    READ_ONLY = "takes no writes at the moment"
+    FULL = "is full"
+    NO_PERMISSION = "does not let Branchline in, or do this"
+    BUSY = "is busy"
+    UNKNOWN = "answered with an error"
+
+
 class Unavailable(StoreError):
-    """Redis can't be reached or can't serve. subject: the reason, without credentials."""
+    """Redis can't be reached or can't serve.
+
+    subject: what Redis or its client calls that, without credentials. reason: what it comes down to. unsure: whether
+    it may have been done all the same: it was sent, and the answer did not come.
+    """
+
+    def __init__(self, subject: str = "", reason: Reason = Reason.AWAY, *, unsure: bool = False) -> None:
+        super().__init__(subject)
+        self.reason = reason
+        self.unsure = unsure
 
 
 class Conflict(StoreError):

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
+
 from storage.archive.archive import Archive
 from storage.branches import Branches
+from storage.client.barrier import Barrier
 from storage.client.channel import Channel
-from storage.client.connection import connect, open_blocking_channel, open_channel
+from storage.client.connection import (
+    connect,
+    find_primary,
+    open_blocking_channel,
+    open_channel,
+    open_replicated_channel,
+)
 from storage.client.keyspace import Keyspace
+from storage.client.primary import Primary
 from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
@@ -14,17 +25,53 @@ from storage.idempotency import Idempotency
 from storage.items import Items
 from storage.jobs import Jobs
 from storage.maintenance.auditor import Auditor
+from storage.maintenance.condition import Condition
 from storage.maintenance.purger import Purger
+from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
 from storage.quotas import Quotas
 from storage.responses import Responses
+from storage.room import Disk
 from storage.turns import Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Safeguards:
+    """What the store is kept from: losing something, and one owner taking all of it.
+
+    disk: what the server writes to, where that is on this machine. min_replicas: how many must have a write before it
+    is told as done. replicas_on_disk: in their append-only files, and the primary in its own.
+    most_conversations: of one owner; 0: any number.
+    """
+
+    disk: Disk | None = None
+    min_replicas: int = 0
+    replicas_on_disk: bool = False
+    most_conversations: int = 0
+
+    def barrier(self, prefix: str, timeout_seconds: float) -> Barrier:
+        """Return what stands behind writes; it leaves the rest of the time of a command to the writes."""
+        return Barrier(prefix, self.min_replicas, self.replicas_on_disk, max(1, round(timeout_seconds * 600)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """Where the store's server runs, and what it is kept from.
+
+    replicated: a channel for what has to be with replicas before it is told. primary: what follows the server that all
+    channels lead to.
+    """
+
+    safeguards: Safeguards = Safeguards()
+    replicated: Channel | None = None
+    primary: Primary | None = None
 
 
 class Store:
     """All state, in one Redis or Valkey, by subject: `conversations`, `items`, `branches`, `turns`, `responses`, ….
 
     `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
+    `condition` says whether it takes writes, `risks` what may go wrong with its settings.
 
     channel, queue: to the same server; queue for what waits there for jobs, at most for timeout_seconds.
     """
@@ -37,14 +84,18 @@ class Store:
         prefix: str,
         retention_seconds: int,
         conversation_seconds: int = 0,
-        most_conversations: int = 0,
         timeout_seconds: float = 5.0,
+        hosting: Hosting | None = None,
     ) -> None:
         self._channel = channel
-        scripts = Scripts(self._channel, conversation_seconds)
-        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most_conversations)
+        self._hosting = hosting = hosting or Hosting()
+        scripts = Scripts(channel, conversation_seconds, hosting.replicated)
+        most = hosting.safeguards.most_conversations
+        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most)
         #: What the server is called where people read it.
         self.description = ""
+        self.condition = Condition(channel, keyspace, hosting.safeguards.disk)
+        self.risks = Risks(channel, keyspace, hosting.safeguards.min_replicas)
         self.conversations = Conversations(keyspace)
         self.items = Items(keyspace)
         self.branches = Branches(keyspace)
@@ -69,35 +120,47 @@ class Store:
         max_connections: int,
         retention_seconds: int,
         conversation_seconds: int = 0,
-        most_conversations: int = 0,
+        safeguards: Safeguards | None = None,
     ) -> Store:
         """Return a store on the server at `url`; connections are made when they are needed.
 
         prefix: put before every key. retention_seconds: how long responses live after their last use.
         conversation_seconds: how long conversations live after their last use, at least as long as responses; 0: for
-        ever. most_conversations: of one owner; 0: any number. Raises ValueError for a URL that can't be used.
+        ever. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
+        primary = find_primary(client)
+        replicated, safeguards = None, safeguards or Safeguards()
+        if safeguards.min_replicas:
+            barrier = safeguards.barrier(prefix, timeout_seconds)
+            replicated = open_replicated_channel(client, barrier, timeout_seconds=timeout_seconds, primary=primary)
         return cls(
-            open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections),
-            open_blocking_channel(client, timeout_seconds=timeout_seconds),
+            open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections, primary=primary),
+            open_blocking_channel(client, timeout_seconds=timeout_seconds, primary=primary),
             prefix=prefix,
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
-            most_conversations=most_conversations,
             timeout_seconds=timeout_seconds,
+            hosting=Hosting(safeguards, replicated, primary),
         )
 
-    async def ping(self) -> None:
-        """Check that the server answers. Raises Unavailable."""
+    async def follow_primary(self) -> None:
+        """Listen for another server that becomes the primary, and leave the old one at once. Raises Unavailable.
+
+        Never returns; where there is no Sentinel to listen to it just waits.
+        """
+        primary = self._hosting.primary
+        if primary is None:
+            await asyncio.Event().wait()
+            return
         try:
-            (reply,) = await self._channel.exchange([("PING",)])
-            if isinstance(reply, Exception):
-                raise reply
+            await primary.follow()
         except CLIENT_ERRORS as error:
             raise translate_error(error) from error
 
     async def close(self) -> None:
         """Close every connection."""
         await self.jobs.close()
+        if self._hosting.replicated is not None:
+            await self._hosting.replicated.close()
         await self._channel.close()

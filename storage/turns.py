@@ -158,6 +158,15 @@ class Turns:
         keys = self._keyspace.keys_of(lease.partition)
         await self._scripts.run(Call("release_turn", [keys.lock(lease.lock)], [lease.token]))
 
+    async def withdraw(self, partition: str, token: str, new_branch: str = "") -> None:
+        """Give back whatever an opening with this token holds, of which no answer came. Raises Unavailable.
+
+        new_branch: the name that its fork was to get, if any. An opening that the server has not come to yet is not
+        undone by this; it comes over a connection that was made after the opening was sent, so that it is done by then.
+        """
+        keys = self._keyspace.keys_of(partition)
+        await self._scripts.run(Call("withdraw_turn", [keys.head, keys.branches], [token, new_branch]))
+
     async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[bool]:
         """Renew locks, all in one round trip; False for each that is lost. A turn finds that out by its commit."""
         replies = await self._scripts.run_all(

@@ -21,7 +21,7 @@ class RoundTripCounter:
     """Listens on a unix socket of its own, forwards to a server, and counts round trips over all connections.
 
     A round trip is all that a client sends before it waits, be it one command or a pipeline, and the answers to
-    that. Opening a connection takes some of its own: `await store.ping()`, then `reset()`.
+    that. Opening a connection takes some of its own: `await store.condition.look()`, then `reset()`.
 
         async with RoundTripCounter(socket_of_server) as counter:
             store = Store.connect(counter.url, …)

@@ -171,7 +171,7 @@ async def wait_for(store: Store) -> None:
     """Return when the server, which was just started, answers."""
     for _ in range(200):
         try:
-            return await store.ping()
+            return await store.condition.look()
         except Unavailable:
             await asyncio.sleep(0.05)
     raise TimeoutError("the server does not answer")

@@ -1,4 +1,6 @@
-"""Health: `/healthz` tells that the process answers, `/readyz` whether store and upstream can be reached.
+"""Health: `/healthz` tells that the process answers, `/readyz` whether it can do its work.
+
+That is: the store takes writes, the upstream can be reached, and no task of the server fails.
 
 Both are open to everybody, so their answers carry no detail, and checks run at most once a second.
 """
@@ -13,7 +15,9 @@ import orjson
 from aiohttp import web
 
 from proxy.http.keys import STORE
+from proxy.runtime.tasks import TASKS
 from proxy.upstream.client import UPSTREAM
+from storage import Reason, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -23,6 +27,18 @@ CHECK_SECONDS = 2.0
 
 #: Time that one result is answered again, so that probes can't be used to hammer store and upstream.
 CACHE_SECONDS = 1.0
+
+#: What a store that does not take writes is said to be.
+_STATES = {
+    Reason.AWAY: "unreachable",
+    Reason.LOADING: "loading",
+    Reason.REPLICAS: "too few replicas",
+    Reason.READ_ONLY: "read-only",
+    Reason.FULL: "full",
+    Reason.NO_PERMISSION: "permission denied",
+    Reason.BUSY: "busy",
+    Reason.UNKNOWN: "failing",
+}
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +52,21 @@ class Readiness:
         self._result: dict[str, str] = {}
 
     async def check(self, app: web.Application) -> dict[str, str]:
-        """Return `{"store": …, "upstream": …}`, each `ok` or the reason why not. At most 1 s old."""
+        """Return `{"status": …, "store": …, "upstream": …, "tasks": …}`; the last three are `ok`, or say why not.
+
+        It is at most 1 s old. A task without which requests go well all the same is named, and the status is `ok`.
+        """
         loop = asyncio.get_running_loop()
         async with self._lock:
             if loop.time() - self._checked_at >= CACHE_SECONDS:
                 store, upstream = await asyncio.gather(
-                    _check("store", app[STORE].ping()), _check("upstream", app[UPSTREAM].ping())
+                    _check("store", app[STORE].condition.look()), _check("upstream", app[UPSTREAM].ping())
                 )
-                self._result = {"store": store, "upstream": upstream}
+                failing = app[TASKS].failing
+                tasks = f"failing: {', '.join(failing)}" if failing else "ok"
+                is_ready = store == upstream == "ok" and not app[TASKS].fails_vitally
+                status = "ok" if is_ready else "unavailable"
+                self._result = {"status": status, "store": store, "upstream": upstream, "tasks": tasks}
                 self._checked_at = loop.time()
             return self._result
 
@@ -58,11 +81,9 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """`GET /readyz`: 200 when store and upstream can be reached, else 503 and which of them can't."""
+    """`GET /readyz`: 200 when store, upstream and tasks are all right, else 503 and what is not."""
     result = await request.app[READINESS].check(request.app)
-    if all(state == "ok" for state in result.values()):
-        return _answer(200, {"status": "ok", **result})
-    return _answer(503, {"status": "unavailable", **result})
+    return _answer(200 if result["status"] == "ok" else 503, result)
 
 
 async def _check(name: str, ping: Awaitable[object]) -> str:
@@ -71,6 +92,9 @@ async def _check(name: str, ping: Awaitable[object]) -> str:
             await ping
     except TimeoutError:
         return f"no answer within {CHECK_SECONDS:g} s"
+    except Unavailable as exc:
+        log.warning("%s is not ready: it %s (%s)", name, exc.reason.value, exc.subject)
+        return _STATES[exc.reason]
     except Exception as exc:
         # Whatever is wrong, the probe gets an answer, and one without addresses.
         log.warning("%s is not ready: %s", name, type(exc).__name__)

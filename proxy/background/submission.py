@@ -13,7 +13,7 @@ import orjson
 from proxy.background.job import BackgroundJob, settled
 from proxy.protocol.response import Ownership, complete_response, complete_settings
 from proxy.turns.opening import open_turn, release
-from storage import StoreError, Submission, Unavailable
+from storage import ResponseNotFound, Submission, Unavailable
 
 if TYPE_CHECKING:
     from proxy.auth.caller import Caller
@@ -57,11 +57,16 @@ async def submit(services: Services, caller: Caller, request: TurnRequest, inbou
 async def _submit(services: Services, submission: Submission) -> None:
     try:
         await services.store.jobs.submit(submission, services.config.quotas.queued_jobs)
-    except Unavailable:
+    except Unavailable as unknown:
         # it may be there all the same, and its client will ask again
-        with contextlib.suppress(StoreError):
-            await services.store.jobs.cancel(submission.owner, submission.response_id)
+        if unknown.unsure and await services.leases.undo(lambda: _cancel(services, submission)):
+            raise Unavailable(unknown.subject, unknown.reason) from unknown
         raise
+
+
+async def _cancel(services: Services, submission: Submission) -> None:
+    with contextlib.suppress(ResponseNotFound):
+        await services.store.jobs.cancel(submission.owner, submission.response_id)
 
 
 def _queued(request: TurnRequest, opening: Opening) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from proxy.background.job import BackgroundJob
 from proxy.delivery import Unattended
 from proxy.protocol.errors import ApiError
 from proxy.protocol.store_errors import from_store_error
-from proxy.runtime.tasks import periodic, supervised
+from proxy.runtime.tasks import Tasks
 from proxy.sealing import Unsealable
 from proxy.streams.event_log import EventLogWriter
 from proxy.turns.identity import AcceptedIdentity
@@ -48,8 +48,6 @@ BEAT_SECONDS = 0.5
 LOCK_WAIT_SECONDS = 60.0
 #: Seconds to wait before a response is asked for again that is busy, or not there yet.
 CLAIM_PAUSES = (0.02, 0.1, 0.5)
-#: Seconds between two attempts at a store that can't be reached.
-STORE_PAUSE = 1.0
 
 _SERVER_ERROR = "server_error"
 
@@ -100,25 +98,19 @@ class Worker:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._has_runs = asyncio.Event()
+        self._has_joined = False
         #: When this worker's entries of the queue were kept last, in monotonic seconds.
         self._kept_at = 0.0
         #: What takes entries from the queue, until nothing more is to be begun.
         self._taking = AsyncExitStack()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Worker]:
+    async def serving(self, tasks: Tasks) -> AsyncIterator[Worker]:
         """Work for as long as the context lasts; `drain` it first."""
-        rest = STORE_PAUSE
-        take = supervised(self._take, "the queue of background responses can't be read", logger, rest_seconds=rest)
-        reclaim = periodic(self._lease_seconds, self._reclaim, "nothing could be taken over", logger, rest_seconds=rest)
-        beat = periodic(
-            min(BEAT_SECONDS, self._lease_seconds / 3),
-            self._beat,
-            "background responses could not be renewed",
-            logger,
-            when=self._has_runs,
-            rest_seconds=rest,
-        )
+        beat_seconds = min(BEAT_SECONDS, self._lease_seconds / 3)
+        take = tasks.steady("queue of background responses", self._take, logger)
+        reclaim = tasks.periodic("take-over of background responses", self._lease_seconds, self._reclaim, logger)
+        beat = tasks.periodic("renewal of background responses", beat_seconds, self._beat, logger, when=self._has_runs)
         try:
             async with beat, self._taking as taking:
                 await taking.enter_async_context(take)
@@ -151,10 +143,11 @@ class Worker:
     # --- entries --------------------------------------------------------------------------------------------------
 
     async def _take(self) -> None:
-        await self._jobs.join()
-        while True:
-            await self._has_room.wait()
-            self._begin(await self._jobs.take(self.name, self._room))
+        if not self._has_joined:
+            await self._jobs.join()
+            self._has_joined = True
+        await self._has_room.wait()
+        self._begin(await self._jobs.take(self.name, self._room))
 
     async def _reclaim(self) -> None:
         await self._has_room.wait()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from proxy.backup.format import ConversationLine, EndLine, parse_line, write_lines
 from proxy.backup.verifier import Backup, InvalidBackup
 from proxy.cli.check import store_problem
-from proxy.cli.maintenance import UpkeepError
+from proxy.cli.maintenance import UpkeepError, nothing_found
 from proxy.stores import open_store
 from storage import Conflict, Conversation, ConversationExists, ConversationNotFound, Store, Unavailable
 
@@ -65,17 +65,19 @@ async def run_export(config: Config, options: Namespace) -> int:
     """Write every conversation (of `options.owner`) to `options.directory`; return the exit status.
 
     A file that is there, complete and as new as its conversation, stays. Raises UpkeepError when the store or the
-    folder can't be used, EmbeddedUnavailable.
+    folder can't be used or there is nothing to export, EmbeddedUnavailable.
     """
     start, tally = time.monotonic(), Tally()
-    async with open_store(config) as store:
+    _require_folder(options.directory)
+    async with open_store(config, existing=True) as store:
         try:
-            options.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             await _export_all(store, options.directory, options.owner, tally)
         except Unavailable as exc:
             raise UpkeepError(f"{store.description} {store_problem(exc)}") from exc
         except OSError as exc:
             raise UpkeepError(f"{options.directory} can't be written: {exc.strerror}") from exc
+        if tally == Tally():
+            raise nothing_found(config, store, options.owner)
     print(tally.summarize("exported", time.monotonic() - start))
     return 1 if tally.failed else 0
 
@@ -87,7 +89,7 @@ async def run_import(config: Config, options: Namespace) -> int:
     they are. Raises UpkeepError when the store can't be used, EmbeddedUnavailable.
     """
     start, tally = time.monotonic(), Tally()
-    paths = [path for given in options.paths for path in _files(given)]
+    paths = [path for given in options.paths for path in _files(given, tally)]
     async with open_store(config) as store:
         try:
             with _progress("import", len(paths)) as bar:
@@ -107,6 +109,7 @@ async def _export_all(store: Store, directory: Path, owner: str | None, tally: T
             batch = partitions[i : i + IDENTIFIED_AT_ONCE]
             for whose, conversation in await store.archive.identify(batch):
                 if owner in {None, whose}:
+                    _make(directory)
                     await _export_one(store, directory, whose, conversation, tally)
             bar.update(len(batch))
 
@@ -150,8 +153,23 @@ async def _import_one(store: Store, path: Path, owner: str | None, tally: Tally)
         tally.unchanged += not created
 
 
-def _files(given: Path) -> Sequence[Path]:
-    return sorted(given.glob(f"*{SUFFIX}")) if given.is_dir() else [given]
+def _require_folder(directory: Path) -> None:
+    """Raise UpkeepError where a folder can't be, before anything is done; it is made once there is something for it."""
+    if not next(path for path in (directory, *directory.absolute().parents) if path.exists()).is_dir():
+        raise UpkeepError(f"{directory} can't be written: it is no folder, or within none")
+
+
+def _make(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _files(given: Path, tally: Tally) -> Sequence[Path]:
+    if not given.is_dir():
+        return [given]
+    found = sorted(given.glob(f"*{SUFFIX}"))
+    if not found:
+        tally.fail(given, f"there is no exported conversation in this folder (*{SUFFIX})")
+    return found
 
 
 def _is_current(path: Path, owner: str, conversation: Conversation) -> bool:

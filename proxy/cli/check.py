@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from proxy.config.values import describe_redis, describe_upstream
 from proxy.protocol.errors import ApiError
 from proxy.upstream.client import Upstream, create_session
 from proxy.upstream.errors import certificate_problem
-from storage import Store, Unavailable
+from storage import Reason, Safeguards, Store, Unavailable
 from storage.embedded import EmbeddedUnavailable, probe
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ PATIENCE_SECONDS = 10.0
 _STORE_PROBLEMS = {
     "AuthenticationError": "refuses the user or the password of redis.url",
     "AuthenticationWrongNumberOfArgsError": "refuses the user or the password of redis.url",
-    "BusyLoadingError": "is still loading its data",
     "TimeoutError": "does not answer in time",
 }
 
@@ -41,11 +40,15 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found out about one part. subject: its name. works: whether a server could run with it."""
+    """What was found out about one part.
+
+    subject: its name. works: whether a server could run with it. risks: what may go wrong with it one day.
+    """
 
     subject: str
     works: bool
     text: str
+    risks: tuple[str, ...] = ()
 
 
 async def diagnose(config: Config) -> list[Finding]:
@@ -57,7 +60,7 @@ async def diagnose(config: Config) -> list[Finding]:
     patience = min(PATIENCE_SECONDS, config.upstream.read_timeout_seconds)
     async with create_session(msgspec.structs.replace(config.upstream, read_timeout_seconds=patience)) as session:
         return [
-            await _finding("store", _check_store(config)),
+            await _check_store(config),
             await _finding("upstream", _check_upstream(config, session)),
             await _finding("auth", _check_auth(config, session)),
             *([Finding("workers", works=True, text=f"{workers} processes")] if workers > 1 else []),
@@ -71,12 +74,23 @@ async def _finding(subject: str, check: Awaitable[str]) -> Finding:
         return Finding(subject, works=False, text=str(exc))
 
 
-async def _check_store(config: Config) -> str:
+async def _check_store(config: Config) -> Finding:
     if not config.redis.url:
-        try:
-            return f"embedded {await probe(Path(config.data.dir))}"
-        except EmbeddedUnavailable as exc:
-            raise Problem(str(exc)) from exc
+        return await _finding("store", _check_embedded(config))
+    risks: list[str] = []
+    finding = await _finding("store", _check_server(config, risks))
+    return replace(finding, risks=tuple(risks))
+
+
+async def _check_embedded(config: Config) -> str:
+    try:
+        return f"embedded {await probe(Path(config.data.dir))}"
+    except EmbeddedUnavailable as exc:
+        raise Problem(str(exc)) from exc
+
+
+async def _check_server(config: Config, risks: list[str]) -> str:
+    """Return what is said of a server that works; its risks are added to `risks`."""
     place = describe_redis(config.redis.url)
     store = Store.connect(
         config.redis.url,
@@ -84,9 +98,13 @@ async def _check_store(config: Config) -> str:
         timeout_seconds=config.redis.timeout_seconds,
         max_connections=1,
         retention_seconds=1,
+        safeguards=Safeguards(None, config.redis.min_replicas, config.redis.min_replicas_on_disk),
     )
     try:
-        await store.ping()
+        await store.condition.look()
+        if rights := await store.risks.missing_rights():
+            raise Problem(f"{place} does not let its user run {', '.join(rights)}")
+        risks += await store.risks.find()
     except Unavailable as exc:
         raise Problem(f"{place} {store_problem(exc)}") from exc
     finally:
@@ -130,8 +148,10 @@ def _judge(status: int, config: Config) -> str:
 def store_problem(exc: Unavailable) -> str:
     """Return in plain words what a store that is not available does."""
     # redis-py wraps one exception in another, differently for each kind of connection
+    if exc.reason not in (Reason.AWAY, Reason.NO_PERMISSION):
+        return f"{exc.reason.value} ({exc.subject})"
     named = (_STORE_PROBLEMS.get(type(cause).__name__) for cause in _causes(exc))
-    return next(filter(None, named), f"can't be reached ({exc.subject}).{_system_reason(exc)}")
+    return next(filter(None, named), f"{exc.reason.value} ({exc.subject}).{_system_reason(exc)}")
 
 
 def _system_reason(exc: BaseException) -> str:

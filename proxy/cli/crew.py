@@ -148,7 +148,7 @@ class Crew:
             await asyncio.sleep(_pause(self._deaths))
             try:
                 return await self._hire()
-            except StartError as exc:
+            except (StartError, OSError) as exc:
                 logger.warning("no worker could be started, trying again: %s", exc)
                 self._count_death(str(exc), 0.0)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from proxy.cli.messages import CONNECTION, LEAVE, Load, WorkerReport, write_report
-from proxy.runtime.tasks import periodic
+from proxy.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -45,12 +45,14 @@ class Intake:
             logger.debug("the supervisor was not told: %s", exc)
 
     @asynccontextmanager
-    async def taking(self, server: web.Server) -> AsyncIterator[None]:
+    async def taking(self, server: web.Server, tasks: Tasks) -> AsyncIterator[None]:
         """Let `server` answer the connections that come for as long as the context lasts."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel, self._read, server)
         try:
-            async with periodic(REPORT_SECONDS, lambda: self._report(server), "no report was sent", logger):
+            async with tasks.periodic(
+                "reports to the supervisor", REPORT_SECONDS, lambda: self._report(server), logger
+            ):
                 yield
         finally:
             loop.remove_reader(self._channel)

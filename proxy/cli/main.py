@@ -109,6 +109,8 @@ def _check(options: argparse.Namespace) -> int:
     findings = asyncio.run(diagnose(config))
     for finding in findings:
         print(f"{'ok  ' if finding.works else 'FAIL'}  {finding.subject:8}  {finding.text}")
+        for risk in finding.risks:
+            print(f"warn  {finding.subject:8}  {risk}")
     return 0 if all(finding.works for finding in findings) else 1
 
 

@@ -30,11 +30,13 @@ class UpkeepError(Exception):
 async def collect_garbage(config: Config, every_seconds: float | None) -> None:
     """Free what nothing reaches and print what it was; again and again if `every_seconds` are given.
 
-    Raises UpkeepError when the store is not available (if it is to be done again and again: at the first time only),
-    EmbeddedUnavailable.
+    Raises UpkeepError when the store is not available (if it is to be done again and again: at the first time only) or
+    nothing is in it (if it is done once), EmbeddedUnavailable.
     """
-    async with open_store(config) as store:
-        await _collect_once(store)
+    async with open_store(config, existing=True) as store:
+        swept = await _collect_once(store)
+        if every_seconds is None and not swept.partitions:
+            raise nothing_found(config, store, None)
         while every_seconds is not None:
             await asyncio.sleep(every_seconds)
             try:
@@ -46,21 +48,23 @@ async def collect_garbage(config: Config, every_seconds: float | None) -> None:
 async def check(config: Config, owner: str) -> int:
     """Print every broken invariant, and a summary; return how many there are. owner: '' for all.
 
-    Raises UpkeepError when the store is not available, EmbeddedUnavailable.
+    Raises UpkeepError when the store is not available or there is nothing to check, EmbeddedUnavailable.
     """
-    async with open_store(config) as store:
+    async with open_store(config, existing=True) as store:
         with _progress("fsck") as bar:
             try:
                 report = await store.auditor.audit(owner, lambda _: _advance(bar))
             except Unavailable as exc:
                 raise _unavailable(store, exc) from exc
+        if not (report.partitions or report.complaints):
+            raise nothing_found(config, store, owner)
     for complaint in report.complaints[:MAX_PRINTED]:
         print(complaint)
     print(summarize_report(report))
     return len(report.complaints)
 
 
-async def _collect_once(store: Store) -> None:
+async def _collect_once(store: Store) -> Swept:
     start = time.monotonic()
     with _progress("gc") as bar:
         try:
@@ -68,21 +72,33 @@ async def _collect_once(store: Store) -> None:
         except Unavailable as exc:
             raise _unavailable(store, exc) from exc
     print(summarize_sweep(swept, time.monotonic() - start), flush=True)
+    return swept
 
 
 async def purge(config: Config, owner: str) -> None:
     """Delete everything that belongs to an owner and print what it was.
 
-    Raises UpkeepError when the store is not available, EmbeddedUnavailable.
+    Raises UpkeepError when the store is not available or nothing belongs to the owner, EmbeddedUnavailable.
     """
     start = time.monotonic()
-    async with open_store(config) as store:
+    async with open_store(config, existing=True) as store:
         with _progress("purge") as bar:
             try:
                 purged = await store.purger.purge(owner, lambda _: _advance(bar))
             except Unavailable as exc:
                 raise _unavailable(store, exc) from exc
+        if purged == Purged():
+            raise nothing_found(config, store, owner)
     print(summarize_purge(purged, time.monotonic() - start))
+
+
+def nothing_found(config: Config, store: Store, owner: str | None) -> UpkeepError:
+    """Return what is said to a command that found nothing to work on. owner: whose things were looked for, if any's."""
+    place = f"{store.description}, under the prefix {config.redis.prefix}"
+    if not owner:
+        return UpkeepError(f"nothing is stored in {place}")
+    how = "owners are written as key:NAME, jwt:…, token:…, anonymous or local"
+    return UpkeepError(f"nothing belongs to the owner {owner} in {place}; {how}")
 
 
 def summarize_purge(purged: Purged, seconds: float) -> str:

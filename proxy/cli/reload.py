@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import Config
 
 #: What the supervisor itself holds as long as it lives: its socket, and the folder of its Valkey.
-FIXED = ("server.host", "server.port", "data.dir")
+FIXED = ("server.host", "server.port", "data.dir", "data.max_memory_bytes")
 
 
 def keep_fixed(running: Config, new: Config) -> tuple[Config, list[str]]:

@@ -32,7 +32,7 @@ from proxy.config.loading import ConfigError
 from proxy.config.settings import Secret
 from proxy.config.validation import warnings
 from proxy.config.values import describe_redis
-from proxy.runtime.tasks import periodic, supervised
+from proxy.runtime.tasks import Tasks
 from storage.embedded import EmbeddedUnavailable, EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Supervisor:
         host, port = self._config.server.host, self._config.server.port
         if not self._config.redis.url:
             try:
-                self._embedded = await EmbeddedValkey.start(Path(self._config.data.dir))
+                data = self._config.data
+                self._embedded = await EmbeddedValkey.start(Path(data.dir), max_memory_bytes=data.max_memory_bytes)
             except EmbeddedUnavailable as exc:
                 raise StartError(str(exc)) from exc
         self._crew = await self._start_crew(self._config)
@@ -131,9 +132,10 @@ class Supervisor:
         return self._crew is not None and self._crew.give(connection)
 
     async def _stay(self) -> None:
+        tasks = Tasks()
         async with (
-            supervised(self._reload_when_asked, "the configuration was not reloaded", logger, rest_seconds=1.0),
-            periodic(ORPHANS_SECONDS, self._reap_orphans, "orphans were not reaped", logger),
+            tasks.steady("reloading of the configuration", self._reload_when_asked, logger),
+            tasks.periodic("reaping of orphans", ORPHANS_SECONDS, self._reap_orphans, logger),
         ):
             await self._over.wait()
 
@@ -148,11 +150,10 @@ class Supervisor:
     # --- reloading ------------------------------------------------------------------------------------------------
 
     async def _reload_when_asked(self) -> None:
-        while True:
-            await self._reload_asked.wait()
-            self._reload_asked.clear()
-            if refusal := await self._reload():
-                logger.error("the configuration was not reloaded, nothing has changed: %s", refusal)
+        await self._reload_asked.wait()
+        self._reload_asked.clear()
+        if refusal := await self._reload():
+            logger.error("the configuration was not reloaded, nothing has changed: %s", refusal)
 
     async def _reload(self) -> str | None:
         """Return why nothing was changed; None if everything was."""

@@ -26,6 +26,7 @@ from proxy.cli.intake import Intake
 from proxy.cli.messages import CHANNEL_VARIABLE, Failed, Ready, read_assignment
 from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
 from proxy.http.middleware import RUNNING
+from proxy.runtime.tasks import TASKS
 from proxy.turns.running import TURNS
 from proxy.websocket.connections import CONNECTIONS
 
@@ -77,7 +78,7 @@ async def _work(config: Config, channel: socket.socket) -> int:
         await asyncio.wait({starting})
         if not starting.cancelled():
             starting.result()
-            async with intake.taking(_server(runner)):
+            async with intake.taking(_server(runner), app[TASKS]):
                 intake.tell(Ready())
                 await leaving.wait()
                 if not stopping.is_set():

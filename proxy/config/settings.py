@@ -118,6 +118,11 @@ class RedisConfig(Section, frozen=True):
     prefix: Name = "branchline"
     #: Seconds that one command may take.
     timeout_seconds: Positive = 5.0
+    #: Replicas that must have a write before it is told as done (`WAIT`). If fewer have it within `timeout_seconds` the
+    #: answer is a 503, and it is not known whether the write stays.
+    min_replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: They must have it in their append-only files, and the primary too (`WAITAOF`: Redis 7.2, Valkey).
+    min_replicas_on_disk: bool = False
     #: Connections at most: one carries all commands, and more are opened only while it is busy with megabytes of data.
     #: Background work waits for jobs on one more.
     max_connections: Count = 256
@@ -128,6 +133,11 @@ class DataConfig(Section, frozen=True):
 
     #: Folder of the append-only file and the socket.
     dir: NotEmpty = "./branchline-data"
+    #: Bytes that stay free on its disk: with less nothing new is stored (507), below an eighth nothing is written.
+    #: 0: it is not looked at.
+    min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 128 * 1024 * 1024
+    #: Memory that the Valkey may take, in bytes, at least 16 MiB; near it nothing new is stored (507). 0: no limit.
+    max_memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class JwtConfig(Section, frozen=True):

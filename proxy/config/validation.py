@@ -24,9 +24,13 @@ _NETLOC_END = re.compile(r"(?=[/?#])")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
+#: What `data.max_memory_bytes` has to be at least.
+LEAST_MEMORY_BYTES = 16 * 1024 * 1024
+
+
 def violations(config: Config) -> Iterator[Violation]:
     """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
-    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_sealing, _check_retention):
+    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_data, _check_sealing, _check_retention):
         yield from rule(config)
 
 
@@ -97,6 +101,11 @@ def _check_redis(config: Config) -> Iterator[Violation]:
         )
     elif scheme.endswith("+sentinel") and not _service_of(rest):
         yield "redis.url", f"must name the service: {scheme}://host:port/service"
+
+
+def _check_data(config: Config) -> Iterator[Violation]:
+    if 0 < config.data.max_memory_bytes < LEAST_MEMORY_BYTES:
+        yield "data.max_memory_bytes", "must be 0 or at least 16777216 (16 MiB): an empty Valkey takes some of it"
 
 
 def _check_sealing(config: Config) -> Iterator[Violation]:

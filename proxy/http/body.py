@@ -152,6 +152,8 @@ async def hold_body(request: web.Request) -> bytes:
     limits = request.app[CONFIG].server
     await _hold(request, request.content_length or 0)
     request[_BODY] = b"".join([chunk async for chunk in iter_body(request, limits.max_body_bytes)])
+    if request.content_length is None:
+        await _hold(request, len(request[_BODY]))
     content = b"".join([piece async for piece in iter_content(request, limits.max_body_bytes)])
     await check_elements(content, limits.max_json_elements)
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 #: First segments of the API below `/v1`, by which a path without it is known.
 _ROOTS = frozenset(
@@ -47,15 +47,17 @@ _OTHER_VERSION = re.compile(r"v[0-9]\w*", re.ASCII)
 def split_path(raw_path: str) -> list[str]:
     """Return a path's segments as the most forgiving server would read them.
 
-    It decodes until there is nothing to decode, takes look-alikes of ASCII for it, drops blanks and control characters,
-    and takes `;`, `#` and `?` for the end of a segment. There are none at all in a path that has a NUL, or that is not
-    decoded soon.
+    It decodes until there is nothing to decode, takes look-alikes of ASCII for it, drops blanks, control characters and
+    bytes that are no UTF-8, and takes `;`, `#` and `?` for the end of a segment. There are none at all in a path that
+    has a NUL, or that is not decoded soon.
     """
-    decoded = raw_path
+    # as bytes: a letter's may be escaped to different depths
+    octets = raw_path.encode("utf-8", "surrogateescape")
     for _ in range(MOST_DECODINGS):
-        decoded = unquote(decoded)
-    if unquote(decoded) != decoded or "\0" in decoded:
+        octets = unquote_to_bytes(octets)
+    if unquote_to_bytes(octets) != octets or b"\0" in octets:
         return []
+    decoded = octets.decode("utf-8", "ignore")
     if not decoded.isascii():
         decoded = unicodedata.normalize("NFKC", decoded)
     segments = [_INVISIBLE.sub("", _END.split(segment, maxsplit=1)[0]) for segment in _SLASH.split(decoded)]

@@ -15,7 +15,7 @@ from aiohttp.web import AppKey, RequestKey
 
 from proxy.protocol.errors import ApiError, InProgress, KeyReused, error_body
 from proxy.protocol.store_errors import from_store_error
-from proxy.runtime.tasks import Backoff, periodic
+from proxy.runtime.tasks import Backoff, Tasks
 from storage import ANYBODY, KeptAnswer, KeyClaim, KeyState, Store, StoreError, Unavailable
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class HeldKeys:
         self._held: set[KeyClaim] = set()
 
     @asynccontextmanager
-    async def renewing(self) -> AsyncIterator[HeldKeys]:
+    async def renewing(self, tasks: Tasks) -> AsyncIterator[HeldKeys]:
         """Renew what is held for as long as the context lasts."""
-        async with periodic(self.lease_seconds / 3, self._renew, "idempotency keys could not be renewed", logger):
+        async with tasks.periodic("renewal of idempotency keys", self.lease_seconds / 3, self._renew, logger):
             yield self
 
     async def take(self, owner: str, name: str, fingerprint: str, restate: Restate) -> HeldKey | KeptAnswer:

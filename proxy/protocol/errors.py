@@ -19,6 +19,7 @@
     ├── BadGateway           502  the upstream broke off or spoke nonsense
     ├── ServiceUnavailable   503  the store or the upstream can't be reached; retry
     ├── GatewayTimeout       504
+    ├── InsufficientStorage  507  the store has no room for anything new
     └── UpstreamRefusal       *   the upstream's own 4xx/5xx, in our envelope
 
 Statuses, codes and messages per case: OpenAI's, as docs/api/errors.md lists them.
@@ -196,7 +197,6 @@ class UpgradeRequired(ApiError):
 class InternalError(ApiError):
     """500: a fault of ours; the log has the traceback under the request id."""
 
-    status = 500
     code = "internal_error"
 
 
@@ -222,6 +222,16 @@ class GatewayTimeout(ApiError):
 
     status = 504
     code = "upstream_timeout"
+
+
+class InsufficientStorage(ApiError):
+    """507 with the header that keeps OpenAI's clients from repeating the request: room is not made in a second."""
+
+    status = 507
+    code = "insufficient_storage"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class UpstreamRefusal(ApiError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.protocol.errors import (
     ApiError,
     BadRequest,
+    InsufficientStorage,
     InternalError,
     NotFound,
     QuotaReached,
@@ -33,6 +34,7 @@ from storage import (
     NoUserMessage,
     QueueFull,
     QuotaExceeded,
+    Reason,
     ResponseNotFound,
     ResponseUnfinished,
     StoreError,
@@ -69,13 +71,39 @@ def from_branch_error(error: StoreError) -> ApiError | None:
             return None
 
 
+def from_unavailable(error: Unavailable) -> ApiError:
+    """Return what a caller is told while the store can't serve: why, and whether anything was changed."""
+    if error.unsure:
+        text = "The store did not answer" if error.reason is Reason.AWAY else f"The store {error.reason.value}"
+        return _unavailable(error.reason, f"{text}. Whether this was carried out is not known; try again.")
+    if error.reason is Reason.FULL:
+        return _unavailable(error.reason, "The store is full. Nothing was changed; reading and deleting still work.")
+    return _unavailable(error.reason, f"The store {error.reason.value}. Nothing was changed; try again.")
+
+
+def _unavailable(reason: Reason, message: str) -> ApiError:
+    match reason:
+        case Reason.FULL:
+            return InsufficientStorage(message)
+        case Reason.LOADING:
+            return ServiceUnavailable(message, code="store_loading")
+        case Reason.REPLICAS:
+            return ServiceUnavailable(message, code="store_too_few_replicas")
+        case Reason.READ_ONLY:
+            return ServiceUnavailable(message, code="store_read_only")
+        case Reason.NO_PERMISSION:
+            return ServiceUnavailable(message, code="store_permission_denied")
+        case Reason.BUSY:
+            return ServiceUnavailable(message, code="store_busy")
+        case _:
+            return ServiceUnavailable(message, code="store_unavailable")
+
+
 def from_store_error(error: StoreError) -> ApiError:
     """Return what a caller is told about a refusal of the store; statuses and codes as OpenAI's for the same case."""
     match error:
         case Unavailable():
-            return ServiceUnavailable(
-                "The store can't be reached. Nothing was changed; try again.", code="store_unavailable"
-            )
+            return from_unavailable(error)
         case ConversationNotFound():
             return conversation_not_found(error.subject)
         case ResponseNotFound():

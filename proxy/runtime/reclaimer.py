@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING
 
 from aiohttp.web import AppKey
 
-from proxy.runtime.tasks import supervised
 from storage import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from proxy.runtime.tasks import Tasks
     from storage import Store
 
 #: Conversations that wait to be swept; further ones are left to `branchline gc`.
 MAX_WAITING_CONVERSATIONS = 1000
-#: Seconds that it rests after a failure of its own.
-REST_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +52,19 @@ class Reclaimer:
         await self._idle.wait()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Reclaimer]:
+    async def running(self, tasks: Tasks) -> AsyncIterator[Reclaimer]:
         """Sweep while the context lasts; at its end what waits is dropped."""
-        async with supervised(self._work, "the reclaimer failed", log, rest_seconds=REST_SECONDS):
+        async with tasks.steady("reclaiming", self._work, log, vital=False):
             yield self
 
     async def _work(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                conversation_id = next(iter(self._waiting))
-                del self._waiting[conversation_id]
-                await self._sweep(conversation_id)
-            self._idle.set()
+        await self._wake.wait()
+        self._wake.clear()
+        while self._waiting:
+            conversation_id = next(iter(self._waiting))
+            del self._waiting[conversation_id]
+            await self._sweep(conversation_id)
+        self._idle.set()
 
     async def _sweep(self, conversation_id: str) -> None:
         try:

@@ -21,7 +21,7 @@ from proxy.protocol import ids, sse
 from proxy.protocol.errors import BadRequest
 from proxy.protocol.params import asks_encrypted
 from proxy.relay.replay import Replay, end_of_broken_run
-from proxy.runtime.tasks import Backoff, periodic
+from proxy.runtime.tasks import Backoff, Tasks
 from proxy.streams.event_log import LOG_PAGE_BYTES, split_frames
 from storage import EventBatch, EventPage, EventQuery, ResponseNotFound, StoreError
 
@@ -32,9 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the logs, and between two while the store can't be reached.
+#: Seconds between two looks at the logs.
 POLL_SECONDS = 0.05
-OUTAGE_PAUSE_SECONDS = 1.0
 #: Seconds that a reader waits for a log to be begun, and since when its response may have been known at most, as far
 #: as the clocks of two replicas agree.
 LOG_GRACE_SECONDS = 0.5
@@ -66,18 +65,11 @@ class Followers:
         self._stopped = False
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Followers]:
+    async def serving(self, tasks: Tasks) -> AsyncIterator[Followers]:
         """Look into the logs for as long as the context lasts."""
         async with (
-            periodic(
-                POLL_SECONDS,
-                self._poll,
-                "logs of events can't be read",
-                logger,
-                when=self._wanted,
-                rest_seconds=OUTAGE_PAUSE_SECONDS,
-            ),
-            periodic(self._keepalive_seconds / 3, self._keep_alive, "followed streams could not be kept alive", logger),
+            tasks.periodic("reading of event logs", POLL_SECONDS, self._poll, logger, when=self._wanted),
+            tasks.periodic("keep-alive of followed streams", self._keepalive_seconds / 3, self._keep_alive, logger),
         ):
             try:
                 yield self

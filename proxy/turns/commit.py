@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from proxy.context.input import output_entries
+from proxy.protocol.store_errors import from_unavailable
 from proxy.runtime.tasks import Backoff
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
 from proxy.turns.options import Revised
@@ -59,12 +60,11 @@ class Commit:
                 if mode is CommitMode.RECORD:
                     # the partition itself is somebody else's: no other commit can succeed either
                     return outcome
-            except Unavailable:
+            except Unavailable as error:
+                # turns that begin now need not ask the model in vain
+                self._services.store.condition.note(error)
                 if not await backoff.pause():
-                    logger.error("turn %s could not be saved: the store can't be reached", response_id)  # noqa: TRY400
-                    return self._relay.fail(
-                        "server_error", "The answer could not be saved: the store can't be reached."
-                    )
+                    return self._give_up(error)
             else:
                 self._services.leases.forget(self._opening.lease)
                 self._is_written = True
@@ -93,6 +93,14 @@ class Commit:
                 logger.warning("turn %s: what it did to the branches can't be read", opening.response_id)
         item = opening.turn_input.entries[0].data if opening.turn_input.entries else None
         return describe(Revised(done.branch, done.backup, opening.opened.anchor, item))
+
+    def _give_up(self, error: Unavailable) -> Outcome:
+        logger.error("turn %s: not saved: the store %s", self._opening.response_id, error.reason.value)
+        told = from_unavailable(error)
+        code = "server_error" if told.code == "store_unavailable" else told.code or "server_error"
+        if error.unsure:
+            return self._relay.fail(code, f"Whether the answer was saved is not known: the store {error.reason.value}.")
+        return self._relay.fail(code, f"The answer could not be saved: the store {error.reason.value}.")
 
     def _mode(self, outcome: Outcome, *, leaving: bool) -> CommitMode | None:
         """Where the outcome goes; None: nowhere."""

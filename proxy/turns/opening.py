@@ -94,6 +94,10 @@ async def open_turn(
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
     lease = Lease(identity.partition or _partition_for(request), "", identity.token)
     opened = _NOTHING
+    append_unstored = services.config.conversations.append_unstored
+    if identity.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
+        # before the model is asked, and without a round trip: what the store was found to be a moment ago
+        services.store.condition.require()
     if request.source.subject or request.item_ids:
         opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
     partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
@@ -136,14 +140,9 @@ async def look(services: Services, owner: str, request: TurnRequest) -> Opening:
 
 
 async def release(services: Services, lease: Lease) -> None:
-    """Give a lock back, if the lease has one; it is left to its lease where the store can't be reached."""
-    if not lease.lock:
-        return
-    services.leases.forget(lease)
-    try:
-        await services.store.turns.release(lease)
-    except Unavailable:
-        logger.warning("lock of a failed turn is left to its lease: the store can't be reached")
+    """Give a lock back, if the lease has one; as soon as the store can be reached, where it can't be now."""
+    if lease.lock:
+        await services.leases.give_back(lease)
 
 
 @dataclass(slots=True)
@@ -162,10 +161,32 @@ class _Attempt:
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds)
         while True:
             try:
-                return await self._open_once()
+                return await self._open_certainly()
             except Locked:
                 if is_leaving() or not await backoff.pause():
                     raise
+
+    async def _open_certainly(self) -> OpenedTurn:
+        """Open, and where it is not known whether that was done undo it, so that the caller finds no lock of its own.
+
+        A response that was accepted before keeps the lock that it came with.
+        """
+        try:
+            return await self._open_once()
+        except Unavailable as unknown:
+            if not unknown.unsure or (self.options.identity is not None and self.options.identity.job_token):
+                raise
+            if await self._withdraw():
+                raise Unavailable(unknown.subject, unknown.reason) from unknown
+            raise
+
+    async def _withdraw(self) -> bool:
+        """Return whether nothing is held any more; where nothing was locked that is so anyway."""
+        source, lease, turns = self.request.source, self.lease, self.services.store.turns
+        if not (source.conversation_id and lease.token):
+            return True
+        new_branch = source.fork.name if source.fork else ""
+        return await self.services.leases.undo(lambda: turns.withdraw(lease.partition, lease.token, new_branch))
 
     async def _open_once(self) -> OpenedTurn:
         request = self.request

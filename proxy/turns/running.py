@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
-from proxy.runtime.tasks import periodic
+from proxy.runtime.tasks import Tasks
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class RunningTurns:
         self._draining = False
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[RunningTurns]:
+    async def serving(self, tasks: Tasks) -> AsyncIterator[RunningTurns]:
         """Keep streams alive for as long as the context lasts."""
-        async with periodic(self._keepalive_seconds / 3, self._keep_alive, "streams could not be kept alive", logger):
+        async with tasks.periodic("keep-alive of streams", self._keepalive_seconds / 3, self._keep_alive, logger):
             yield self
         if self._slots is not None:
             await self._slots.settle()

@@ -23,6 +23,7 @@ from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
 from proxy.http.body import check_elements, parse_object
 from proxy.http.budget import BODY_BUDGET
 from proxy.http.keys import CONFIG, REQUEST_ID
+from proxy.http.quotas import count_request
 from proxy.protocol.errors import (
     ApiError,
     InternalError,
@@ -294,6 +295,8 @@ class Connection:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
         services, caller = app[SERVICES], await self._identify()
+        if limit := self._config.quotas.requests_per_minute:
+            await count_request(self._request, caller.owner, limit)
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
         options = replace(options, resumable=log is not None)

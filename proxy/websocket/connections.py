@@ -10,7 +10,7 @@ from typing import Protocol
 
 from aiohttp.web import AppKey
 
-from proxy.runtime.tasks import periodic
+from proxy.runtime.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,9 @@ class Connections:
         self._open: set[Watched] = set()
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Connections]:
+    async def serving(self, tasks: Tasks) -> AsyncIterator[Connections]:
         """Look after the connections for as long as the context lasts."""
-        async with periodic(self._pause, self._watch, "WebSocket connections could not be looked after", logger):
+        async with tasks.periodic("watch over WebSockets", self._pause, self._watch, logger):
             yield self
 
     @contextmanager

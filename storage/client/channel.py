@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from redis import exceptions as redis_errors
+
 Argument: TypeAlias = bytes | str | int | float
 Command: TypeAlias = tuple[Argument, ...]
 
@@ -26,10 +28,27 @@ ChannelRequest: TypeAlias = Command | Transaction
 SCAN_COUNT = 1000
 
 
+class Unanswered(Exception):
+    """Commands were sent, and no reply came: whether they were done is not known."""
+
+
+class NoAnswerInTime(Unanswered, TimeoutError):
+    """The time for the reply is over."""
+
+
+class AnswerLost(Unanswered, redis_errors.ConnectionError):
+    """The connection broke."""
+
+
+class GarbledAnswer(Unanswered, redis_errors.InvalidResponse):
+    """What came is no reply at all."""
+
+
 class Channel(Protocol):
     """Sends commands together and returns their replies in order; an error reply is returned, not raised.
 
-    Raises redis-py's ConnectionError and its kin, or TimeoutError when no reply came.
+    Raises redis-py's ConnectionError and its kin, or TimeoutError when no reply came; those that are Unanswered where
+    the commands may have been done.
     """
 
     #: Whether it leads to a cluster: then it takes no transactions, and slots may move while they are used.
@@ -38,6 +57,10 @@ class Channel(Protocol):
     @abstractmethod
     async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, read all."""
+
+    async def tags(self) -> list[str]:
+        """Return hash tags of keys, so that each server has one."""
+        return ["0"]
 
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """Yield the names of the keys that match a glob, a batch a round trip; one may come twice.

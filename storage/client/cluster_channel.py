@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 
-from storage.client.channel import SCAN_COUNT, Channel, ChannelRequest, Transaction
+from storage.client.barrier import Barrier
+from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, ChannelRequest, Transaction
+
+#: Hash tags that are tried to find one for each primary.
+MAX_TAGS = 1000
 
 
 class ClusterChannel(Channel):
@@ -17,12 +21,17 @@ class ClusterChannel(Channel):
 
     There are no transactions: redis-py sends each command over whichever connection to the node is free. It refuses a
     command for which there is none, so no more than `limit` are under way.
+
+    barrier: what has to be answered behind the commands, on each node.
     """
 
     is_cluster = True
 
-    def __init__(self, client: RedisCluster, *, limit: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, client: RedisCluster, *, limit: int, timeout_seconds: float, barrier: Barrier | None = None
+    ) -> None:
         self._client = client
+        self._barrier = barrier
         self._room = asyncio.Semaphore(limit)
         self._timeout_seconds = timeout_seconds
         for name in ("HSCAN", "ZSCAN", "XRANGE", "XREAD", "XREADGROUP"):
@@ -32,7 +41,32 @@ class ClusterChannel(Channel):
     async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
         """Send all, one exchange a command, concurrently."""
         async with asyncio.timeout(self._timeout_seconds):
-            return list(await asyncio.gather(*(self._send(request) for request in requests)))
+            if self._barrier is not None:
+                await self._client.initialize()
+                nodes = {tag: self._client.get_node_from_key(tag) for tag in _tags_of(requests)}
+            try:
+                replies = list(await asyncio.gather(*(self._send(request) for request in requests)))
+            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+                # redis-py does not say whether it was sent
+                raise AnswerLost(*error.args) from error
+            if self._barrier is not None:
+                await asyncio.gather(*(self._pass(self._barrier, tag, node) for tag, node in nodes.items()))
+            return replies
+
+    async def _pass(self, barrier: Barrier, tag: str, node: ClusterNode | None) -> None:
+        """Wait until the replicas of the node that was written to have what was written.
+
+        Where a key is with another node by now, what the first one did may be lost.
+        """
+        now = self._client.get_node_from_key(tag)
+        if node is None or now is None or now.name != node.name:
+            raise AnswerLost("the key has moved to another node")
+        commands = [PipelineCommand(i, *command) for i, command in enumerate(barrier.commands(tag))]
+        try:
+            await node.execute_pipeline(commands)
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+            raise AnswerLost(*error.args) from error
+        barrier.check([command.result for command in commands])
 
     async def _send(self, request: ChannelRequest) -> Any:
         if isinstance(request, Transaction):
@@ -42,6 +76,21 @@ class ClusterChannel(Channel):
                 return await self._client.execute_command(*request)
         except redis_errors.ResponseError as error:
             return error
+
+    async def tags(self) -> list[str]:
+        """Return a tag for each primary. Raises what `exchange` raises."""
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._client.initialize()
+        primaries = {node.name for node in self._client.get_primaries()}
+        tags: list[str] = []
+        for number in range(MAX_TAGS):
+            node = self._client.get_node_from_key(str(number))
+            if node is not None and node.name in primaries:
+                primaries.discard(node.name)
+                tags.append(str(number))
+            if not primaries:
+                break
+        return tags
 
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """Yield matching keys, some 1,000 looked at a step, one primary after the other."""
@@ -63,6 +112,13 @@ class ClusterChannel(Channel):
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+
+def _tags_of(requests: Sequence[ChannelRequest]) -> set[str]:
+    """Return the hash tags of the first keys of scripts."""
+    commands = [request for request in requests if not isinstance(request, Transaction)]
+    keys = [str(command[3]) for command in commands if str(command[0]).startswith("EVAL")]
+    return {key[key.index("{") + 1 : key.index("}")] for key in keys}
 
 
 def _unshaped(response: Any, **_: Any) -> Any:

@@ -10,12 +10,15 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 
+from storage.client.barrier import Barrier
 from storage.client.channel import Channel
 from storage.client.cluster_channel import ClusterChannel
 from storage.client.dialer import Dialer
+from storage.client.primary import Primary
+from storage.client.replicated import ReplicatedChannel
 from storage.client.server_channel import ServerChannel
 
 #: Where path, query or fragment begin.
@@ -105,16 +108,48 @@ def _sentinel(url: str, options: dict[str, Any], max_connections: int) -> Redis:
     return master
 
 
-def open_channel(client: Client, *, timeout_seconds: float, max_connections: int) -> Channel:
-    """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included."""
+def find_primary(client: Client) -> Primary | None:
+    """Return what follows the primary of a client for Sentinel; None for any other."""
+    pool = None if isinstance(client, RedisCluster) else client.connection_pool
+    return Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
+
+
+def open_channel(
+    client: Client, *, timeout_seconds: float, max_connections: int, primary: Primary | None = None
+) -> Channel:
+    """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included.
+
+    primary: the client's, where it has one and the channel is to follow it.
+    """
     if isinstance(client, RedisCluster):
-        # one is left for what blocks
-        return ClusterChannel(client, limit=max(max_connections - 1, 1), timeout_seconds=timeout_seconds)
-    return ServerChannel(Dialer(client.connection_pool), limit=max_connections, timeout_seconds=timeout_seconds)
+        # two are left for what blocks, and for what waits for replicas
+        return ClusterChannel(client, limit=max(max_connections - 2, 1), timeout_seconds=timeout_seconds)
+    return _server_channel(client, primary, limit=max_connections, timeout_seconds=timeout_seconds)
 
 
-def open_blocking_channel(client: Client, *, timeout_seconds: float) -> Channel:
+def open_blocking_channel(client: Client, *, timeout_seconds: float, primary: Primary | None = None) -> Channel:
     """Return a channel for commands that the server keeps waiting: nothing else waits behind them."""
     if isinstance(client, RedisCluster):
         return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds)
-    return ServerChannel(Dialer(client.connection_pool), limit=1, timeout_seconds=timeout_seconds, blocking=True)
+    return _server_channel(client, primary, limit=1, timeout_seconds=timeout_seconds, blocking=True)
+
+
+def open_replicated_channel(
+    client: Client, barrier: Barrier, *, timeout_seconds: float, primary: Primary | None = None
+) -> Channel:
+    """Return a channel for writes that are to be with replicas before they are told."""
+    if isinstance(client, RedisCluster):
+        return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds, barrier=barrier)
+    channel = _server_channel(client, primary, limit=1, timeout_seconds=timeout_seconds)
+    return ReplicatedChannel(channel, barrier)
+
+
+def _server_channel(
+    client: Redis, primary: Primary | None, *, limit: int, timeout_seconds: float, blocking: bool = False
+) -> ServerChannel:
+    primary = primary or find_primary(client)
+    dialer = Dialer(client.connection_pool, primary)
+    channel = ServerChannel(dialer, limit=limit, timeout_seconds=timeout_seconds, blocking=blocking)
+    if primary is not None:
+        primary.on_change(channel.drop)
+    return channel

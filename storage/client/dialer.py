@@ -18,21 +18,23 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from storage.client.channel import Command
 from storage.client.pipelined import PipelinedConnection, Refused
+from storage.client.primary import Primary
 
 
 class Dialer:
-    """Opens connections to one server; which one, it finds out each time: by DNS, or from Sentinel."""
+    """Opens connections to one primary; which one, it finds out each time: by DNS, or from `primary`, from Sentinel."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
+    def __init__(self, pool: ConnectionPool, primary: Primary | None = None) -> None:
         self._pool = pool
+        self._primary = primary
         #: What redis-py knows about the server. It is never connected.
         self._options: Any = pool.make_connection()  # type: ignore[no-untyped-call]
 
     async def dial(self, changed: Callable[[PipelinedConnection], None]) -> PipelinedConnection:
         """Return a new connection that is logged in; tried again as `retry` of redis-py's options says.
 
-        changed: see `PipelinedConnection`. Raises redis-py's ConnectionError or TimeoutError, TimeoutError, or an error
-        reply to the login.
+        changed: see `PipelinedConnection`. Raises redis-py's ConnectionError or TimeoutError, TimeoutError, an error
+        reply to the login, or ReadOnlyError: the server is a replica.
         """
         connection: PipelinedConnection = await self._options.retry.call_with_retry(
             partial(self._dial_once, changed), _try_again
@@ -48,6 +50,7 @@ class Dialer:
     async def _dial_once(self, changed: Callable[[PipelinedConnection], None]) -> PipelinedConnection:
         timeout_seconds: float = self._options.socket_connect_timeout
         deadline = asyncio.get_running_loop().time() + timeout_seconds
+        changes = self._primary.changes if self._primary else 0
         async with asyncio.timeout_at(deadline):
             try:
                 transport, connection = await self._connect(partial(PipelinedConnection, changed))
@@ -58,6 +61,8 @@ class Dialer:
             try:
                 self._keep_alive(transport)
                 await self._greet(connection, deadline)
+                if self._primary and self._primary.changes != changes:
+                    raise redis_errors.ConnectionError("another server became the primary meanwhile")
             except BaseException:
                 connection.abort()
                 raise
@@ -70,8 +75,8 @@ class Dialer:
         if isinstance(options, UnixDomainSocketConnection):
             return await loop.create_unix_connection(protocol, options.path)
         host, port = options.host, options.port
-        if isinstance(self._pool, SentinelConnectionPool):
-            host, port = await self._pool.get_master_address()  # type: ignore[no-untyped-call]
+        if self._primary is not None:
+            host, port = await self._primary.address()
         context = options.ssl_context.get() if isinstance(options, SSLConnection) else None
         return await loop.create_connection(protocol, host, port, ssl=context)
 
@@ -84,26 +89,29 @@ class Dialer:
             its_socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
     async def _greet(self, connection: PipelinedConnection, deadline: float) -> None:
-        """Log in, and choose protocol, name and database, in one round trip."""
+        """Log in, choose protocol, name and database, and see that it is a primary, in one round trip."""
         login, options = await self._login(), self._options
         commands: list[Command] = []
         if options.protocol == 3:
             commands.append(("HELLO", 3, "AUTH", *login) if login else ("HELLO", 3))
-        elif login:
-            commands.append(("AUTH", *login))
+        else:
+            commands += [("AUTH", *login)] if login else []
+            commands.append(("ROLE",))
         if options.client_name:
             commands.append(("CLIENT", "SETNAME", options.client_name))
         if options.db:
             commands.append(("SELECT", options.db))
-        if not commands:
-            return
         try:
             replies = await connection.send(commands, deadline)
         except Refused as refusal:
             replies = refusal.replies
-        for reply in replies:
+        for command, reply in zip(commands, replies, strict=True):
+            if command[0] == "ROLE" and isinstance(reply, redis_errors.NoPermissionError):
+                continue
             if isinstance(reply, Exception):
                 raise reply
+            if command[0] in ("HELLO", "ROLE") and _role(reply) in (b"slave", b"replica"):
+                raise redis_errors.ReadOnlyError("the server is a replica")
 
     async def _login(self) -> tuple[str, ...]:
         """Return user and password, or nothing."""
@@ -115,6 +123,13 @@ class Dialer:
             return ()
         login = cast(tuple[str, ...], await provider.get_credentials_async())
         return login if len(login) > 1 else ("default", *login)
+
+
+def _role(reply: Any) -> Any:
+    """Return the role that a server tells in its answer to HELLO or ROLE; None if it tells none."""
+    if isinstance(reply, dict):
+        return reply.get(b"role")
+    return reply[0] if isinstance(reply, list) and reply else None
 
 
 async def _try_again(_: Exception) -> None:

@@ -15,6 +15,7 @@
 <prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be,
                                                 `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:probe:{<tag>}                  none    never there: what a server is asked about whether it takes writes
 <prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run
 <prefix>:jobs:{jobs}:owners             list    owners whose responses wait, in turn
 <prefix>:jobs:{jobs}:waiting:<owner>    list    an owner's responses that wait, with the time since when
@@ -33,6 +34,11 @@ from dataclasses import dataclass
 def queue_key(prefix: str) -> str:
     """Return the key of the queue: one for all partitions, in a slot of its own."""
     return f"{prefix}:jobs:{{jobs}}"
+
+
+def probe_key(prefix: str, tag: str) -> str:
+    """Return a key that is never there, in the slot of a hash tag."""
+    return f"{prefix}:probe:{{{tag}}}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import DefaultParser
 
-from storage.client.channel import Command
+from storage.client.channel import AnswerLost, Command, GarbledAnswer, NoAnswerInTime
 
 #: Bytes that wait to be written, or that came of a reply that has not ended, from which on a connection is busy.
 BUSY_BYTES = 1 << 20
@@ -73,6 +73,19 @@ class _Exchange:
         if not self.future.done():
             self.future.set_exception(error)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the server may have it."""
+        return not self.packed
+
+    def lose(self, reason: str) -> None:
+        """Tell who waits that the connection ends."""
+        self.fail(AnswerLost(reason) if self.is_written else redis_errors.ConnectionError(reason))
+
+    def expire(self) -> None:
+        """Tell who waits that the time is over."""
+        self.fail(NoAnswerInTime() if self.is_written else TimeoutError())
+
 
 class PipelinedConnection(asyncio.Protocol):
     """One connection, from its transport on; whoever makes it says hello. For one event loop.
@@ -122,6 +135,7 @@ class PipelinedConnection(asyncio.Protocol):
 
         deadline: in the loop's time. The future raises TimeoutError at that time, redis-py's ConnectionError if the
         connection was lost or the server refuses all commands, InvalidResponse if what came is no reply, or Refused.
+        All but the refusals are Unanswered if the commands were written.
         """
         # the stub wants a tuple of one element, and gives what it does not name
         packed: list[bytes] = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
@@ -192,7 +206,7 @@ class PipelinedConnection(asyncio.Protocol):
                 self._take(reply)
         except redis_errors.InvalidResponse as error:
             if self._waiting:
-                self._waiting[0].fail(error)
+                self._waiting[0].fail(GarbledAnswer(*error.args))
             self.abort()
         if self.is_receiving is not (self._unfinished_bytes >= BUSY_BYTES):
             self.is_receiving = not self.is_receiving
@@ -252,7 +266,7 @@ class PipelinedConnection(asyncio.Protocol):
         pending = [*self._waiting, *self._queued]
         overdue = [exchange for exchange in pending if exchange.deadline <= now]
         for exchange in overdue:
-            exchange.fail(TimeoutError())
+            exchange.expire()
         if overdue:
             self.retire()
         # what was given up counts too: its reply tells whether the server still answers
@@ -276,7 +290,7 @@ class PipelinedConnection(asyncio.Protocol):
         self._waiting.clear()
         self._queued.clear()
         for exchange in pending:
-            exchange.fail(redis_errors.ConnectionError(reason))
+            exchange.lose(reason)
         if was_open:
             self._changed(self)
 

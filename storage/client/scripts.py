@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Argument, Channel, ChannelRequest, Command, Transaction
+from storage.client.barrier import TooFewReplicas
+from storage.client.channel import Argument, Channel, ChannelRequest, Command, Transaction, Unanswered
 from storage.client.library import load_scripts
-from storage.errors import REFUSALS, StoreError, Unavailable
+from storage.errors import REFUSALS, Reason, StoreError, Unavailable
+from storage.room import Room
 
-#: Redis's answers that mean "not now": the server is up but can't do what it was asked.
-_NOT_NOW = (
-    "OOM",
-    "READONLY",
-    "MISCONF",
-    "NOREPLICAS",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "BUSY",
-    "UNBLOCKED",
-)
+logger = logging.getLogger(__name__)
 
-#: The same where redis-py has a class for the answer and takes its code off.
-_NOT_NOW_ERRORS = (
-    redis_errors.ClusterDownError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.ReadOnlyError,
-    redis_errors.TryAgainError,
-)
+#: redis-py's classes → what they come down to; the first that fits counts.
+_CLASSES: dict[type[Exception] | tuple[type[Exception], ...], Reason] = {
+    (
+        redis_errors.AuthenticationError,
+        redis_errors.AuthenticationWrongNumberOfArgsError,
+        redis_errors.AuthorizationError,
+        redis_errors.NoPermissionError,
+    ): Reason.NO_PERMISSION,
+    (redis_errors.BusyLoadingError, redis_errors.MasterDownError): Reason.LOADING,
+    TooFewReplicas: Reason.REPLICAS,
+    redis_errors.ReadOnlyError: Reason.READ_ONLY,
+    redis_errors.OutOfMemoryError: Reason.FULL,
+    redis_errors.TryAgainError: Reason.BUSY,
+    (
+        TimeoutError,
+        OSError,
+        redis_errors.ConnectionError,
+        redis_errors.TimeoutError,
+        redis_errors.ClusterDownError,
+        redis_errors.RedisClusterException,
+        redis_errors.InvalidResponse,
+    ): Reason.AWAY,
+}
+#: The same for answers that redis-py has no class for, by how they begin.
+_ANSWERS = {
+    "OOM": Reason.FULL,
+    "READONLY": Reason.READ_ONLY,
+    "NOREPLICAS": Reason.REPLICAS,
+    "MISCONF": Reason.READ_ONLY,
+    "UNBLOCKED": Reason.READ_ONLY,
+    "MASTERDOWN": Reason.LOADING,
+    "CLUSTERDOWN": Reason.AWAY,
+    "BUSY": Reason.BUSY,
+    "TRYAGAIN": Reason.BUSY,
+    "ACL failure in script": Reason.NO_PERMISSION,
+    "The user executing the script can't": Reason.NO_PERMISSION,
+}
+#: Redis 6 quotes what a command in a script met.
+_QUOTED = re.compile(r"^Error running script .*?-(?=[A-Z]+ )", re.DOTALL)
+_NO_SPACE = "No space left on device"
+_CODE = re.compile(r"[A-Z]+\b")
 #: All that redis-py raises; the cluster client has a tree of its own.
 CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.RedisClusterException)
 
@@ -40,6 +66,29 @@ CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.Re
 #: finds out what it touches would fail in its midst, at the first key that has gone already. With a declared key that
 #: is nowhere, both nodes refuse it as a whole (TRYAGAIN), until the slot has moved.
 ABSENT = ":absent"
+
+
+#: Scripts whose effect a client is told of: what they write has to be with replicas first, where that is asked for.
+_ACKNOWLEDGED = frozenset(
+    {
+        "activate_branch",
+        "append_items",
+        "cancel_response",
+        "commit_turn",
+        "create_conversation",
+        "delete_branch",
+        "delete_conversation",
+        "delete_item",
+        "delete_response",
+        "fork_branch",
+        "import_finish",
+        # as a question whether they follow
+        "probe_writes",
+        "submit_response",
+        "update_branch",
+        "update_conversation",
+    }
+)
 
 
 class Call(NamedTuple):
@@ -56,23 +105,49 @@ class Call(NamedTuple):
     reads: Sequence[Command] = ()
 
 
-def translate_error(error: Exception) -> StoreError:
-    """Return what a redis-py exception means for a caller: `Unavailable`, with a reason that has no credentials.
+def translate_error(error: Exception, *, unsure: bool = False) -> Unavailable:
+    """Return what a redis-py exception means for a caller, without credentials.
 
-    An answer that only a fault of our own can cause (a wrong type, a script error) is raised as it is.
+    unsure: whether something may have been done whatever the exception says. An answer that says nothing to us is
+    logged, and may come from the middle of a script.
     """
-    if isinstance(error, redis_errors.ResponseError) and not isinstance(error, _NOT_NOW_ERRORS):
-        if not str(error).startswith(_NOT_NOW):
-            raise error
-        return Unavailable(str(error).partition(" ")[0])
-    return Unavailable(type(error).__name__)
+    reason = _reason_of(error)
+    if reason is Reason.UNKNOWN:
+        # what others than the server say may hold anything
+        text = error if isinstance(error, redis_errors.ResponseError) else ""
+        logger.error("the store answered with an error: %s: %s", type(error).__name__, text)
+    in_a_script = reason is Reason.UNKNOWN or str(error).startswith("ACL failure")
+    return Unavailable(_name_of(error), reason, unsure=unsure or in_a_script or isinstance(error, Unanswered))
+
+
+def _reason_of(error: Exception) -> Reason:
+    text = _QUOTED.sub("", str(error))
+    if text.startswith("MISCONF") and _NO_SPACE in text:
+        return Reason.FULL
+    for classes, reason in _CLASSES.items():
+        if isinstance(error, classes):
+            return reason
+    return next((reason for begin, reason in _ANSWERS.items() if text.startswith(begin)), Reason.UNKNOWN)
+
+
+def _name_of(error: Exception) -> str:
+    """Return Redis's code where redis-py knows none, else the name of redis-py's class."""
+    code = _CODE.match(_QUOTED.sub("", str(error)))
+    if type(error) is redis_errors.ResponseError and code:
+        return "NOPERM" if code[0] == "ACL" else code[0]
+    return next(one.__name__ for one in type(error).__mro__ if not issubclass(one, Unanswered))
 
 
 class Scripts:
-    """Calls scripts over one channel."""
+    """Calls scripts over one channel. room: for what they do.
 
-    def __init__(self, channel: Channel, conversation_seconds: int = 0) -> None:
+    replicated: the channel for those that a client is told of, where that is another one.
+    """
+
+    def __init__(self, channel: Channel, conversation_seconds: int = 0, replicated: Channel | None = None) -> None:
         self._channel = channel
+        self._replicated = replicated or channel
+        self.room = Room()
         self._scripts = load_scripts(conversation_seconds)
 
     @property
@@ -103,17 +178,24 @@ class Scripts:
     async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
         if not calls:
             return []
+        for call in calls:
+            self.room.admit(call.script, call.arguments)
+        replies: list[Any] = []
+        is_acknowledged = any(call.script in _ACKNOWLEDGED for call in calls)
+        channel = self._replicated if is_acknowledged else self._channel
         try:
-            replies = await self._channel.exchange([self._request(call) for call in calls])
+            replies = await channel.exchange([self._request(call) for call in calls])
             for i, call in enumerate(calls):
                 error = _error_in(replies[i], call)
                 if isinstance(error, redis_errors.NoScriptError):
-                    (replies[i],) = await self._channel.exchange([self._request(call, whole=True)])
+                    (replies[i],) = await channel.exchange([self._request(call, whole=True)])
                     error = _error_in(replies[i], call)
                 if error is not None:
                     raise error
         except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
+            # what goes together is not one: another call may have been carried out, or the script and not its reads
+            parts = [part for reply, call in zip(replies, calls, strict=False) for part in _parts(reply, call)]
+            raise translate_error(error, unsure=any(not isinstance(part, Exception) for part in parts)) from error
         return replies
 
     def _request(self, call: Call, *, whole: bool = False) -> ChannelRequest:
@@ -124,6 +206,11 @@ class Scripts:
         name, text = ("EVAL", script.source) if whole else ("EVALSHA", script.sha)
         command = (name, text, len(keys), *keys, *call.arguments)
         return Transaction((command, *call.reads)) if call.reads else command
+
+
+def _parts(reply: Any, call: Call) -> Sequence[Any]:
+    """Return the replies to the script and to the reads of a call."""
+    return reply if call.reads and isinstance(reply, list) else (reply,)
 
 
 def _error_in(reply: Any, call: Call) -> Exception | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Channel, ChannelRequest, Transaction, fold, unfold
+from storage.client.channel import Channel, ChannelRequest, Transaction, Unanswered, fold, unfold
 from storage.client.dialer import Dialer
 from storage.client.pipelined import PipelinedConnection, Refused, refuses
 
@@ -44,12 +44,34 @@ class ServerChannel(Channel):
             self._enter(loop)
         deadline = loop.time() + self._timeout_seconds
         connection = self._with_room() or await self._find(deadline)
-        if connection.is_proven:
-            try:
-                return await self._send(connection, requests, deadline)
-            except (redis_errors.ConnectionError, Refused):
-                # The server was restarted, went away, or is no primary any more.
-                connection = self._with_room() or await self._find(deadline)
+        if not connection.is_proven:
+            return await self._send_last(connection, requests, deadline)
+        try:
+            return await self._send(connection, requests, deadline)
+        except (redis_errors.ConnectionError, Refused) as error:
+            # The server was restarted, went away, or is no primary any more.
+            lost = error if isinstance(error, Unanswered) else None
+            refused = error if isinstance(error, Refused) else None
+        try:
+            connection = self._with_room() or await self._find(deadline)
+            replies = await self._send_last(connection, requests, deadline)
+        except redis_errors.ReadOnlyError:
+            # there is still no primary
+            if refused is None:
+                raise
+            return refused.replies
+        except (redis_errors.ConnectionError, TimeoutError) as error:
+            if lost is None or isinstance(error, Unanswered):
+                raise
+            raise lost from error
+        if lost is not None and (error_reply := _first_error(requests, replies)):
+            # refused now, but done then perhaps
+            raise lost from error_reply
+        return replies
+
+    async def _send_last(
+        self, connection: PipelinedConnection, requests: Sequence[ChannelRequest], deadline: float
+    ) -> list[Any]:
         try:
             return await self._send(connection, requests, deadline)
         except Refused as refusal:
@@ -86,6 +108,16 @@ class ServerChannel(Channel):
             for connection in closing:
                 await connection.wait_closed()
         await self._dialer.close()
+
+    def drop(self) -> None:
+        """End every connection at once, those that are being made too; what is under way is sent once more, elsewhere.
+
+        For when the server is not to be believed any more.
+        """
+        if self._loop is None:
+            return
+        for connection in list(self._unclosed):
+            connection.abort("the server is not the primary any more")
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -153,6 +185,16 @@ class ServerChannel(Channel):
                 other.retire()
         self._changes.set()
         self._changes.clear()
+
+
+def _first_error(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> Exception | None:
+    """Return the first error among the replies, within transactions too."""
+    for request, reply in zip(requests, replies, strict=True):
+        parts = reply if isinstance(request, Transaction) and isinstance(reply, list) else [reply]
+        for part in parts:
+            if isinstance(part, Exception):
+                return part
+    return None
 
 
 def _is_refused(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> bool:

@@ -4,6 +4,6 @@ Imports nothing of `storage`: what it starts is reached by its URL, like any oth
 """
 
 from storage.embedded.data_dir import EmbeddedUnavailable
-from storage.embedded.server import EmbeddedValkey, find_binary, probe, running_in
+from storage.embedded.server import EmbeddedValkey, find_binary, probe, require_data, running_in
 
-__all__ = ["EmbeddedUnavailable", "EmbeddedValkey", "find_binary", "probe", "running_in"]
+__all__ = ["EmbeddedUnavailable", "EmbeddedValkey", "find_binary", "probe", "require_data", "running_in"]

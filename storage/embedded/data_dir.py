@@ -17,6 +17,7 @@ from pathlib import Path
 
 SOCKET = "valkey.sock"
 LOG = "valkey.log"
+DATA = "appendonlydir"
 #: Bytes that the path of a unix socket may have: `sun_path` is 104 long on macOS and 108 on Linux, with its NUL.
 MAX_SOCKET_PATH = 103
 
@@ -80,6 +81,11 @@ def is_in_use(directory: Path) -> bool:
     if lock is not None:
         os.close(lock)
     return lock is None
+
+
+def holds_data(directory: Path) -> bool:
+    """Tell whether a server has ever kept anything in `directory`."""
+    return (directory / DATA).is_dir()
 
 
 def is_writable(directory: Path) -> bool:

@@ -29,6 +29,7 @@ from storage.embedded.data_dir import (
     DataFolder,
     EmbeddedUnavailable,
     absolute,
+    holds_data,
     is_in_use,
     is_writable,
     reachable_socket,
@@ -71,22 +72,24 @@ class EmbeddedValkey:
     version: as the server tells it (`Valkey 9.1.2`).
     """
 
-    def __init__(self, folder: DataFolder, binary: Path) -> None:
+    def __init__(self, folder: DataFolder, binary: Path, max_memory_bytes: int = 0) -> None:
         self.version = ""
         self._folder = folder
         self._binary = binary
+        self._settings = {**SETTINGS, "maxmemory": str(max_memory_bytes)}
         self._log_start = 0
         self._process: Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, directory: Path) -> EmbeddedValkey:
+    async def start(cls, directory: Path, *, max_memory_bytes: int = 0) -> EmbeddedValkey:
         """Start a server in `directory` (made if missing) and return it when it has loaded its data.
 
+        max_memory_bytes: what it refuses writes beyond; 0 for no limit.
         Raises EmbeddedUnavailable: no server binary, folder not usable or in use, or the server does not start.
         """
         binary = find_binary()
-        server = cls(DataFolder(directory), binary)
+        server = cls(DataFolder(directory), binary, max_memory_bytes)
         try:
             await server._launch()
         except BaseException:
@@ -149,7 +152,7 @@ class EmbeddedValkey:
         return lock
 
     async def _spawn(self, lock: int) -> Process:
-        options = [word for key, value in SETTINGS.items() for word in (f"--{key}", value)]
+        options = [word for key, value in self._settings.items() for word in (f"--{key}", value)]
         # the proxy's settings hold secrets that are none of the server's business
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BRANCHLINE_")}
         with self._open_log() as log:
@@ -204,7 +207,7 @@ class EmbeddedValkey:
             pause = min(pause * 2 or 0.1, MAX_PAUSE_SECONDS)
             try:
                 await self._launch()
-            except (EmbeddedUnavailable, OSError) as exc:
+            except Exception as exc:
                 LOGGER.warning("the embedded Valkey does not start, next attempt in %.1f s: %s", pause, exc)
             else:
                 LOGGER.warning("the embedded Valkey runs again as process %s", self.pid)
@@ -275,6 +278,12 @@ def running_in(directory: Path) -> Iterator[str | None]:
     directory = absolute(directory)
     with contextlib.ExitStack() as held:
         yield _url(reachable_socket(directory, held)) if is_in_use(directory) else None
+
+
+def require_data(directory: Path) -> None:
+    """Raise EmbeddedUnavailable for a folder in which no server has ever kept anything; changes nothing there."""
+    if not holds_data(absolute(directory)):
+        raise EmbeddedUnavailable(f"there is no store in the data folder {absolute(directory)}")
 
 
 async def probe(directory: Path) -> str:

@@ -408,7 +408,7 @@ async def test_it_runs_with_nothing_configured_but_a_folder(serve: Serve, client
     config = Config(upstream=UpstreamConfig(url="echo"), data=DataConfig(dir=str(tmp_path / "data")))
     origin = await serve(create_app(config))
     async with client.get(origin / "readyz") as answer:
-        assert await answer.json() == {"status": "ok", "store": "ok", "upstream": "ok"}
+        assert await answer.json() == {"status": "ok", "store": "ok", "upstream": "ok", "tasks": "ok"}
     async with client.post(origin / "v1/responses", json={"model": "echo", "input": "hello"}) as answer:
         assert answer.status == 200
         first = await answer.json()

@@ -22,6 +22,7 @@ from storage import (
     OpenedTurn,
     Origin,
     PageRequest,
+    Safeguards,
     Store,
     TurnCommit,
     TurnSource,
@@ -66,7 +67,7 @@ async def connect(
         timeout_seconds=timeout_seconds,
         max_connections=max_connections,
         retention_seconds=RETENTION_SECONDS,
-        most_conversations=most_conversations,
+        safeguards=Safeguards(most_conversations=most_conversations),
     )
     try:
         yield store

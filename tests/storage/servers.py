@@ -53,6 +53,56 @@ def run_valkey(*options: str, config: Path | None = None, password: str | None =
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@dataclass
+class SentinelWorld:
+    """A primary, its replicas and a Sentinel of the service `main`. replicas, sentinel: their ports."""
+
+    primary: OwnServer
+    replicas: list[int]
+    sentinel: int
+
+    @property
+    def url(self) -> str:
+        """What a client connects to."""
+        return f"redis+sentinel://127.0.0.1:{self.sentinel}/main"
+
+
+@contextlib.contextmanager
+def run_sentinel(folder: Path, *, replicas: int = 1) -> Iterator[SentinelWorld]:
+    """Run a primary, so many replicas and a Sentinel that knows of them all."""
+    port, sentinel, *others = free_ports(replicas + 2)
+    local = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 1000\n"
+        "sentinel failover-timeout main 4000\n"
+    )
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(run_valkey(*local, "--port", str(port)))
+        for other in others:
+            stack.enter_context(run_valkey(*local, "--port", str(other), "--replicaof", f"127.0.0.1 {port}"))
+        # so that Sentinel hears of the replicas when it asks for the first time
+        with Redis(port=port) as client:
+            while client.info("replication")["connected_slaves"] < replicas:
+                time.sleep(0.01)
+        stack.enter_context(run_valkey("--port", str(sentinel), "--bind", "127.0.0.1", "--sentinel", config=config))
+        with Redis(port=sentinel) as client:
+            while len(client.sentinel_slaves("main")) < replicas:
+                time.sleep(0.01)
+        yield SentinelWorld(primary, others, sentinel)
+
+
 @contextlib.contextmanager
 def run_cluster_node() -> Iterator[tuple[int, int]]:
     """Run a node of a cluster, which has no slots and knows no others; give its port, and that for other nodes."""

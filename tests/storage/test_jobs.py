@@ -224,7 +224,7 @@ async def test_waiting_for_jobs_holds_up_nothing_else():
     with run_valkey() as server:
         async with connect(server.url, max_connections=1) as store:
             waiting = asyncio.create_task(store.jobs.take("w1", 1))
-            await store.ping()
+            await store.condition.look()
             await submit(store)
             await waiting
             assert await taken(store)

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 from redis.asyncio import Redis
 
@@ -7,12 +9,15 @@ from storage import (
     Conflict,
     Conversation,
     ConversationNotFound,
+    Fork,
+    ForkPoint,
     Lease,
     Locked,
     Store,
+    TurnSource,
     partition_of,
 )
-from tests.storage.builders import STRANGER, add, draft, finished, open_turn, read_all, start, take_turn
+from tests.storage.builders import OWNER, STRANGER, add, draft, finished, open_turn, read_all, start, take_turn
 from tests.storage.inspection import keys_of
 
 
@@ -126,6 +131,34 @@ async def test_releasing_twice_is_no_error(store: Store):
     await open_turn(store, conversation=made)
     await store.turns.release(lease_of(made, "token"))
     await store.turns.release(lease_of(made, "token"))
+
+
+@pytest.mark.parametrize(
+    "fork",
+    [None, Fork(ForkPoint.TIP, name="draft"), Fork(ForkPoint.TIP)],
+    ids=["a branch", "a new branch", "a new MAIN"],
+)
+async def test_an_opening_is_undone_by_its_token_whatever_it_locked(redis: Redis, store: Store, fork: Fork | None):
+    made, other = await start(store, "one"), await start(store)
+    await store.branches.create(OWNER, made.id, "", Fork(ForkPoint.TIP, name="other"), [])
+    partition, source = partition_of(made.id), TurnSource(made.id, fork=fork)
+    await store.turns.open(OWNER, source, Lease(partition, "", "mine"), 60, [], [])
+    await open_turn(store, conversation=made, branch="other", token="theirs")
+    await open_turn(store, conversation=other, token="mine")
+    name = fork.name if fork else ""
+    for token, freed in (("theirs", False), ("mine", True), ("mine", True)):
+        if token == "mine":
+            await store.turns.withdraw(partition, token, name)
+        with contextlib.ExitStack() as stack:
+            if not freed:
+                stack.enter_context(pytest.raises(Locked))
+            await store.turns.open(OWNER, source, Lease(partition, "", "next"), 60, [], [])
+        if freed:
+            await store.turns.withdraw(partition, "next", name)
+    with pytest.raises(Locked):
+        await open_turn(store, conversation=made, branch="other", token="next")
+    with pytest.raises(Locked):
+        await open_turn(store, conversation=other, token="next")
 
 
 async def test_a_turn_that_lost_its_lease_commits_if_nobody_came_in_between(redis: Redis, store: Store):

@@ -34,7 +34,7 @@ async def proxy(valkey_url: str, valkey: Redis) -> AsyncIterator[LossyProxy]:
 async def lossy(proxy: LossyProxy) -> AsyncIterator[Store]:
     """A store whose connection is open and may lose an answer."""
     async with connect(proxy.url, max_connections=1) as store:
-        await store.ping()
+        await store.condition.look()
         yield store
 
 

@@ -40,7 +40,7 @@ async def counter(valkey_url: str, valkey: Redis) -> AsyncIterator[RoundTripCoun
 async def counted(counter: RoundTripCounter) -> AsyncIterator[Store]:
     """A store that reaches the server through the counter, on a connection that is open already."""
     async with connect(counter.url, max_connections=1) as store:
-        await store.ping()
+        await store.condition.look()
         yield store
 
 

@@ -6,7 +6,7 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from storage import CommitResult, PageRequest, Store, Unavailable, partition_of
+from storage import CommitResult, PageRequest, Reason, Store, Unavailable, partition_of
 from storage.client.scripts import translate_error
 from tests.storage.builders import (
     EVERYTHING,
@@ -32,7 +32,11 @@ SECRET = "s3cret-pa55word"
 def some_calls(store: Store) -> list[Awaitable[object]]:
     """Return a call of each way that commands are sent: alone, as a script, as several scripts."""
     made = draft()
-    return [store.ping(), store.conversations.read(OWNER, made.id), store.conversations.create(OWNER, made, [])]
+    return [
+        store.condition.look(),
+        store.conversations.read(OWNER, made.id),
+        store.conversations.create(OWNER, made, []),
+    ]
 
 
 def all_calls(store: Store) -> list[Awaitable[object]]:
@@ -40,7 +44,7 @@ def all_calls(store: Store) -> list[Awaitable[object]]:
     made = draft()
     response = f"resp_{made.id[-16:]}{'0' * 34}"
     return [
-        store.ping(),
+        store.condition.look(),
         store.conversations.create(OWNER, made, []),
         store.conversations.read(OWNER, made.id),
         store.conversations.update(OWNER, made.id, {"title": "t"}),
@@ -112,13 +116,19 @@ async def test_a_server_that_can_not_serve_now_is_unavailable(answer: str):
         assert await expect_unavailable(some_calls(store)) == {ANSWERS[answer]}
 
 
-async def test_an_answer_that_is_a_fault_of_our_own_is_raised_as_it_is():
+async def test_an_answer_that_says_nothing_to_us_is_unavailable_too_and_logged(caplog: pytest.LogCaptureFixture):
     answer = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
     async with answer_always(answer) as url, connect(url) as store:
-        with pytest.raises(redis_errors.ResponseError, match="WRONGTYPE"):
-            await store.conversations.read(OWNER, draft().id)
-        with pytest.raises(redis_errors.ResponseError, match="WRONGTYPE"):
-            await take_turn(store, conversation=draft())
+        for call in (store.conversations.read(OWNER, draft().id), take_turn(store, conversation=draft())):
+            with pytest.raises(Unavailable) as refused:
+                await call
+            # such an answer may come from the middle of a script
+            assert (refused.value.subject, refused.value.reason, refused.value.unsure) == (
+                "WRONGTYPE",
+                Reason.UNKNOWN,
+                True,
+            )
+    assert "the store answered with an error: ResponseError: WRONGTYPE" in caplog.text
 
 
 async def test_a_server_that_does_not_answer_is_unavailable():
@@ -127,7 +137,7 @@ async def test_a_server_that_does_not_answer_is_unavailable():
             await store.conversations.read(OWNER, draft().id)
         assert refused.value.subject == "TimeoutError"
         with pytest.raises(Unavailable):
-            await store.ping()
+            await store.condition.look()
 
 
 async def test_more_callers_than_connections_wait_for_one(valkey_url: str, valkey: Redis):
@@ -135,20 +145,6 @@ async def test_more_callers_than_connections_wait_for_one(valkey_url: str, valke
         made = await start(store, "one")
         assert await asyncio.gather(*(read_all(store, made) for _ in range(50))) == [["one"]] * 50
         assert len(await valkey.client_list()) <= 5
-
-
-KEPT_AS_THEY_ARE = {
-    "AskError",
-    "AuthenticationWrongNumberOfArgsError",
-    "ClusterCrossSlotError",
-    "ExecAbortError",
-    "ModuleError",
-    "MovedError",
-    "NoPermissionError",
-    "NoScriptError",
-    "NoSuchFieldsetError",
-    "ResponseError",
-}
 
 
 def all_client_errors() -> list[type[Exception]]:
@@ -160,11 +156,58 @@ def all_client_errors() -> list[type[Exception]]:
 def test_every_error_of_the_client_is_translated(error_class: type[Exception]):
     error = error_class.__new__(error_class)
     error.args = (f"1 {SECRET}:1",)
-    if error_class.__name__ in KEPT_AS_THEY_ARE:
-        with pytest.raises(error_class):
-            translate_error(error)
-    else:
-        assert translate_error(error).subject == error_class.__name__
+    translated = translate_error(error)
+    assert translated.subject == error_class.__name__
+    assert (translated.reason is Reason.UNKNOWN) == (error_class.__name__ in FAULTS)
+
+
+FAULTS = {
+    "AskError",
+    "ChildDeadlockedError",
+    "ClusterCrossSlotError",
+    "ClusterError",
+    "DataError",
+    "ExecAbortError",
+    "IncorrectPolicyType",
+    "LockError",
+    "LockNotOwnedError",
+    "ModuleError",
+    "MovedError",
+    "NoScriptError",
+    "NoSuchFieldsetError",
+    "PubSubError",
+    "RedisError",
+    "ResponseError",
+    "WatchError",
+}
+
+REASONS = {
+    "OOM command not allowed when used memory > 'maxmemory'.": Reason.FULL,
+    "OOM command not allowed when used memory > 'maxmemory'. script: on @user_script:1.": Reason.FULL,
+    "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -OOM command not allowed": Reason.FULL,
+    "MISCONF Errors writing to the AOF file: No space left on device": Reason.FULL,
+    "MISCONF Valkey is configured to save RDB snapshots, but it's unable to persist to disk.": Reason.READ_ONLY,
+    "READONLY You can't write against a read only replica.": Reason.READ_ONLY,
+    "NOREPLICAS Not enough good replicas to write.": Reason.REPLICAS,
+    "LOADING Valkey is loading the dataset in memory": Reason.LOADING,
+    "MASTERDOWN Link with MASTER is down": Reason.LOADING,
+    "NOAUTH Authentication required.": Reason.NO_PERMISSION,
+    "NOPERM User u has no permissions to run the 'evalsha' command": Reason.NO_PERMISSION,
+    "ERR ACL failure in script: User u has no permissions to run the 'set' command": Reason.NO_PERMISSION,
+    "ERR The user executing the script can't run this command or subcommand": Reason.NO_PERMISSION,
+    "BUSY Valkey is busy running a script.": Reason.BUSY,
+    "CLUSTERDOWN The cluster is down": Reason.AWAY,
+    "ERR max number of clients reached": Reason.AWAY,
+}
+
+
+@pytest.mark.parametrize("answer", REASONS)
+async def test_the_reason_of_a_refusal_is_told(answer: str):
+    async with answer_always(f"-{answer}\r\n".encode()) as url, connect(url) as store:
+        with pytest.raises(Unavailable) as refused:
+            await store.conversations.read(OWNER, draft().id)
+        assert refused.value.reason is REASONS[answer]
+        assert refused.value.unsure is ("ACL" in answer)
 
 
 async def test_when_memory_is_full_writing_is_unavailable_and_reading_is_not():

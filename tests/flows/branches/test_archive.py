@@ -20,7 +20,7 @@ from proxy.cli.maintenance import UpkeepError
 from proxy.config.settings import Config, RedisConfig, Secret
 from proxy.stores import open_store
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.talk import model_answer
+from tests.flows.talk import model_answer, new_conversation
 from tests.items import user
 from tests.upstream import Reply
 
@@ -310,11 +310,23 @@ async def test_a_store_that_can_t_be_reached_ends_both_commands_with_a_reason(tm
         await export_to(tmp_path / "x", nowhere)
 
 
-def test_the_commands_run_as_processes(valkey_url: str, tmp_path: Path):
-    variables = {"BRANCHLINE_REDIS_URL": valkey_url, "BRANCHLINE_REDIS_PREFIX": "nothing-there"}
-    root = Path(__file__).parents[3]
-    for arguments in (["export", tmp_path / "folder"], ["import", tmp_path / "folder"]):
+async def test_the_commands_run_as_processes(proxy: Proxy, valkey_url: str, tmp_path: Path):
+    await new_conversation(proxy)
+    variables = {"BRANCHLINE_REDIS_URL": valkey_url}
+    root, told = Path(__file__).parents[3], []
+    for arguments in (
+        ["export", tmp_path / "folder"],
+        ["export", tmp_path / "folder"],
+        ["import", tmp_path / "folder"],
+    ):
         command = [sys.executable, "-m", "proxy", *map(str, arguments)]
-        done = subprocess.run(command, cwd=root, env={**os.environ, **variables}, capture_output=True, check=False)
+        done = await asyncio.to_thread(
+            subprocess.run, command, cwd=root, env={**os.environ, **variables}, capture_output=True, check=False
+        )
         assert (done.returncode, done.stderr) == (0, b"")
-        assert b"ported 0 conversations, 0 unchanged, 0 failed" in done.stdout
+        told.append(done.stdout.rpartition(b",")[0])
+    assert told == [
+        b"exported 1 conversation, 0 unchanged, 0 failed",
+        b"exported 0 conversations, 1 unchanged, 0 failed",
+        b"imported 0 conversations, 1 unchanged, 0 failed",
+    ]

@@ -313,7 +313,7 @@ async def test_a_commit_that_never_succeeds_fails_with_the_text_delivered(start_
         async with Blockade(proxy.redis):
             gate.set()
             failed = await stream.until("response.failed")
-    assert failed["response"]["error"]["code"] == "server_error"
+    assert failed["response"]["error"]["code"] == "insufficient_storage"
     assert failed["response"]["output"][0]["content"][0]["text"] == "Once upon"
 
 

@@ -34,20 +34,20 @@ async def attempt(proxy: Proxy, body: Any, number: int, path: str = "/v1/respons
 
 async def leave(proxy: Proxy, body: Any, *, gate: asyncio.Event, path: str = "/v1/responses") -> None:
     """Send a first attempt, go away once the model server has it, and let that answer."""
-    before = len(proxy.upstream.requests)
+    before, earlier = len(proxy.upstream.requests), await noted(proxy)
     leaving = asyncio.create_task(attempt(proxy, body, 0, path))
     await proxy.upstream.wait_for_requests(before + 1)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    while not await is_noted(proxy):
+    while await noted(proxy) <= earlier:
         continue
     gate.set()
 
 
-async def is_noted(proxy: Proxy) -> bool:
-    """Whether a turn that still runs is noted for its retry. An earlier turn's answer has a status."""
-    records = [await proxy.redis.hgetall(key) for key in await idempotency_records(proxy)]
-    return any(b"status" not in record and "status" not in record for record in records)
+async def noted(proxy: Proxy) -> set[bytes]:
+    """Return which turns are noted for their retries, by their tokens: two turns of one request share a record."""
+    tokens = [await proxy.redis.hget(key, "token") for key in await idempotency_records(proxy)]
+    return {token for token in tokens if isinstance(token, bytes)}
 
 
 def late(proxy: Proxy, text: str = "late") -> asyncio.Event:

@@ -316,7 +316,7 @@ async def test_unreachable_store_refuses_before_anything_is_done(start_proxy: St
         refused = await post(proxy, "/v1/responses", HELLO)
     finally:
         await proxy.redis.config_set("maxmemory", "0")
-    assert (refused.status, refused.json["error"]["code"]) == (503, "store_unavailable")
+    assert (refused.status, refused.json["error"]["code"]) == (507, "insufficient_storage")
     assert proxy.upstream.requests == []
 
 

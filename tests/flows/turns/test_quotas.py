@@ -69,6 +69,16 @@ async def test_a_websocket_s_turns_count_too(start_proxy: StartProxy):
         await connection.until("response.completed")
 
 
+async def test_each_of_its_turns_is_a_request(start_proxy: StartProxy):
+    proxy = await start_proxy(quotas={"requests_per_minute": 3})
+    async with Connection(proxy) as connection:
+        for _ in range(2):
+            await connection.turn(input="hi")
+        error = await connection.refused(input="hi")
+        assert (error["status"], error["code"]) == (429, "rate_limit_exceeded")
+        assert int(error["headers"]["retry-after"]) >= 1
+
+
 async def test_turns_that_fail_or_are_left_give_their_slot_back(start_proxy: StartProxy):
     proxy = await start_proxy(quotas={"turns": 1})
     proxy.upstream.script(Reply.json(500, {"error": {"message": "no"}}), Reply.raw(200, "text/plain", chunks=[HANG]))

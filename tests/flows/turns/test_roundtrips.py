@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.http.keys import STORE
+from proxy.runtime import store_watch
 from storage.client.library import load_scripts
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import respond
@@ -25,13 +26,15 @@ async def counter(valkey_url: str) -> AsyncIterator[RoundTripCounter]:
 
 
 @pytest.fixture
-async def proxy(start_proxy: StartProxy, counter: RoundTripCounter) -> Proxy:
+async def proxy(start_proxy: StartProxy, counter: RoundTripCounter, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    # the look after the store, once a second, is no part of any request
+    monkeypatch.setattr(store_watch, "LOOK_SECONDS", 600.0)
     # a worker's wait for jobs ends with the time that a command may take, and begins anew
     proxy = await start_proxy(redis={"url": counter.url, "timeout_seconds": 600.0})
     # sending a script to a server that has not seen it, and opening a connection, take trips of their own
     for script in load_scripts().values():
         await proxy.redis.script_load(script.source)
-    await proxy.app[STORE].ping()
+    await proxy.app[STORE].condition.look()
     while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process: there is no event)
         await asyncio.sleep(0.01)
     return proxy

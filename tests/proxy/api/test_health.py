@@ -11,13 +11,15 @@ from proxy.app import create_app
 from proxy.config.settings import AuthConfig, Config, RedisConfig, Secret, UpstreamConfig
 from proxy.http.keys import STORE
 from proxy.protocol.errors import GatewayTimeout
+from proxy.runtime.tasks import TASKS, TaskRecord, Tasks
 from proxy.upstream.client import UPSTREAM
+from storage import Reason, Unavailable
 from tests.proxy.conftest import Serve, ServeProxy
 from tests.upstream import ScriptedUpstream
 
 
 class Dependency:
-    """Something to ping: counts the calls and does what it is told."""
+    """Something to look at: counts the calls and does what it is told."""
 
     def __init__(self, fault: Exception | None = None, gate: asyncio.Event | None = None) -> None:
         self.pings = 0
@@ -31,6 +33,13 @@ class Dependency:
         if self.fault is not None:
             raise self.fault
 
+    @property
+    def condition(self) -> Dependency:
+        return self
+
+    async def look(self) -> None:
+        await self.ping()
+
 
 @pytest.fixture
 def ready(serve: Serve):
@@ -39,6 +48,7 @@ def ready(serve: Serve):
     async def start(store: Dependency, upstream: Dependency) -> URL:
         app = web.Application()
         app[health.READINESS] = health.Readiness()
+        app[TASKS] = Tasks()
         app[STORE], app[UPSTREAM] = store, upstream  # type: ignore[misc]
         app.add_routes(health.ROUTES)
         return await serve(app) / "readyz"
@@ -58,7 +68,8 @@ async def test_readyz_names_what_is_missing_and_no_addresses(serve_proxy: ServeP
     proxy = await serve_proxy(upstream.url, redis=RedisConfig(url=Secret("redis://me:secret@127.0.0.1:1")))
     async with client.get(proxy / "readyz") as answer:
         assert answer.status == 503
-        assert await answer.json() == {"status": "unavailable", "store": "unreachable", "upstream": "ok"}
+        told = await answer.json()
+        assert (told["status"], told["store"], told["upstream"]) == ("unavailable", "unreachable", "ok")
     assert "secret" not in caplog.text
 
 
@@ -66,13 +77,18 @@ async def test_readyz_is_ok_when_both_can_be_reached(serve: Serve, client, upstr
     config = Config(upstream=UpstreamConfig(url=upstream.url), redis=RedisConfig(url=Secret(valkey_url)))
     async with client.get(await serve(create_app(config)) / "readyz") as answer:
         assert answer.status == 200
-        assert await answer.json() == {"status": "ok", "store": "ok", "upstream": "ok"}
+        assert await answer.json() == {"status": "ok", "store": "ok", "upstream": "ok", "tasks": "ok"}
 
 
 async def test_readyz_names_an_upstream_that_fails(ready, client):
     async with client.get(await ready(Dependency(), Dependency(GatewayTimeout("secret")))) as answer:
         assert answer.status == 503
-        assert await answer.json() == {"status": "unavailable", "store": "ok", "upstream": "unreachable"}
+        assert await answer.json() == {
+            "status": "unavailable",
+            "store": "ok",
+            "upstream": "unreachable",
+            "tasks": "ok",
+        }
 
 
 async def test_a_check_that_hangs_is_given_up(ready, client, monkeypatch):
@@ -112,3 +128,46 @@ async def test_probes_share_one_result_for_a_while(ready, client, monkeypatch):
     monkeypatch.setattr(health, "CACHE_SECONDS", 0.0)
     assert await probe() == 503
     assert store.pings == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (Reason.AWAY, "unreachable"),
+        (Reason.LOADING, "loading"),
+        (Reason.REPLICAS, "too few replicas"),
+        (Reason.READ_ONLY, "read-only"),
+        (Reason.FULL, "full"),
+        (Reason.NO_PERMISSION, "permission denied"),
+        (Reason.BUSY, "busy"),
+        (Reason.UNKNOWN, "failing"),
+    ],
+)
+async def test_readyz_and_the_log_say_why_the_store_takes_no_writes(ready, client, caplog, reason: Reason, told: str):
+    url = await ready(Dependency(Unavailable("CODE", reason)), Dependency())
+    async with client.get(url) as answer:
+        assert (answer.status, (await answer.json())["store"]) == (503, told)
+    assert f"store is not ready: it {reason.value} (CODE)" in caplog.text
+
+
+async def test_readyz_names_the_tasks_that_fail(serve: Serve, client):
+    app = web.Application()
+    app[health.READINESS] = health.Readiness()
+    app[STORE], app[UPSTREAM] = Dependency(), Dependency()  # type: ignore[misc]
+    app[TASKS] = Tasks()
+    app[TASKS].records |= {"one": TaskRecord(), "two": TaskRecord(3, 1, "ValueError"), "a third": TaskRecord(1, 1)}
+    app.add_routes(health.ROUTES)
+    async with client.get(await serve(app) / "readyz") as answer:
+        assert (answer.status, (await answer.json())["tasks"]) == (503, "failing: a third, two")
+
+
+async def test_a_task_without_which_requests_go_well_is_named_only(serve: Serve, client):
+    app = web.Application()
+    app[health.READINESS] = health.Readiness()
+    app[STORE], app[UPSTREAM] = Dependency(), Dependency()  # type: ignore[misc]
+    app[TASKS] = Tasks()
+    app[TASKS].records["one"] = TaskRecord(1, 1, "ValueError", is_vital=False)
+    app.add_routes(health.ROUTES)
+    async with client.get(await serve(app) / "readyz") as answer:
+        told = await answer.json()
+        assert (answer.status, told["status"], told["tasks"]) == (200, "ok", "failing: one")

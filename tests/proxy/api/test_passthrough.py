@@ -363,6 +363,7 @@ def test_paths_below_the_base_go_on(raw_path, path):
         "/v1/./responses/resp_1",
         "/v1/%72esponses/resp_1",
         "/v1/%2572esponses/resp_1",
+        "/v1/%25e2%80%8bresponses/resp_1",
         "/v1/Responses/resp_1",
         "/v1/responses;x/resp_1",
         "/v1/x/../responses/resp_1",

@@ -1,12 +1,14 @@
 import asyncio
 
 import pytest
+from redis.asyncio import Redis
 
 from proxy.cli import check as diagnosis
 from proxy.cli.check import Finding, diagnose
 from proxy.config.settings import AuthConfig, Config, DataConfig, JwtConfig, RedisConfig, Secret, UpstreamConfig
 from storage.embedded import find_binary
 from tests.certificates import make_certificate, server_context
+from tests.storage.servers import run_valkey
 from tests.upstream import HANG, Reply
 
 #: Port 9 is `discard`; nothing listens on it here.
@@ -81,7 +83,35 @@ async def test_a_data_folder_that_can_not_be_used_is_told(tmp_path):
 
 async def test_a_redis_that_answers_is_told_without_its_password(valkey_url, tmp_path):
     finding = await found("store", tmp_path, redis=RedisConfig(url=Secret(valkey_url)))
-    assert finding == Finding("store", works=True, text=f"{valkey_url} answers")
+    lost = "appendonly is no: with a restart all that was stored is lost; set it to yes"
+    assert finding == Finding("store", works=True, text=f"{valkey_url} answers", risks=(lost,))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--maxmemory", "1"), "is full (OutOfMemoryError)"),
+        (("--replicaof", "127.0.0.1 1"), "takes no writes at the moment (ReadOnlyError)"),
+        (("--min-replicas-to-write", "1"), "has too few replicas that follow it (NOREPLICAS)"),
+    ],
+)
+async def test_a_redis_that_takes_no_writes_is_told(tmp_path, options, text):
+    with run_valkey(*options) as server:
+        finding = await found("store", tmp_path, redis=RedisConfig(url=Secret(server.url)))
+    assert finding == Finding("store", works=False, text=f"{server.url} {text}")
+
+
+async def test_a_redis_whose_user_lacks_rights_is_told(tmp_path):
+    with run_valkey() as server:
+        async with Redis.from_url(server.url) as operator:
+            for commands, text in (
+                (["+@all", "-xadd"], "does not let its user run XADD"),
+                (["-@all", "+ping", "+set"], "does not let Branchline in, or do this (NoPermissionError)."),
+            ):
+                await operator.acl_setuser("app", enabled=True, nopass=True, keys="*", commands=commands)
+                url = server.url.replace("unix://", "unix://app:any@")
+                finding = await found("store", tmp_path, redis=RedisConfig(url=Secret(url)))
+                assert (finding.works, finding.text) == (False, f"{server.url} {text}")
 
 
 async def test_a_redis_that_is_not_there_is_told_without_its_password(tmp_path):

@@ -119,7 +119,8 @@ async def test_fsck_fails_with_a_sentence_for_what_is_broken(config: Config):
         assert f"{partition_of(made.id)}: MAIN is no branch\n" in told.stdout
         assert told.stdout.splitlines()[-2] == "checked 1 partition, 1 conversation, 0 items: 3 complaints"
         told = await asyncio.to_thread(run, "fsck", "--owner", "bob", **settings(config))
-        assert (told.returncode, told.stdout) == (0, "checked 0 partitions, 0 conversations, 0 items: all is well\n")
+        assert (told.returncode, told.stdout) == (1, "")
+        assert told.stderr.startswith("branchline: nothing belongs to the owner bob in unix://")
 
 
 @pytest.mark.parametrize("command", ["gc", "fsck"])
@@ -165,12 +166,48 @@ async def test_purge_deletes_what_an_owner_has_if_it_is_confirmed(config: Config
 
 def test_purge_asks_before_it_deletes(config: Config):
     command = [sys.executable, "-m", "proxy", "purge", "--owner", "x"]
-    for answer, status in (("n\n", 1), ("y\n", 0)):
+    asyncio.run(own_something(config, "x"))
+    for answer, status in (("n\n", 1), ("y\n", 0), ("y\n", 1)):
         told = subprocess.run(
             command, input=answer, env=environment() | settings(config), capture_output=True, text=True, check=False
         )
         assert told.returncode == status
         assert "Delete everything that belongs to x, for good?" in told.stdout
+    assert told.stderr.startswith("branchline: nothing belongs to the owner x in unix://")
+
+
+async def own_something(config: Config, owner: str) -> None:
+    async with open_store(config) as store:
+        await store.conversations.create(owner, Conversation(new_conversation_id(new_partition()), 0, 0), [])
+
+
+@pytest.mark.parametrize("arguments", [["gc"], ["fsck"], ["purge", "--owner", "x", "--yes"], ["export", "BACKUP"]])
+def test_a_command_on_what_is_not_there_is_an_error_and_makes_nothing(
+    arguments: list[str], config: Config, tmp_path: Path
+):
+    wrong, backup = tmp_path / "typo", tmp_path / "backup"
+    arguments = [str(backup) if word == "BACKUP" else word for word in arguments]
+    told = run(*arguments, "--data-dir", wrong)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == f"branchline: there is no store in the data folder {wrong}\n"
+    told = run(*arguments, **settings(config))
+    assert told.returncode == 1
+    assert f"under the prefix {config.redis.prefix}" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_export_for_an_owner_who_has_nothing_is_an_error(config: Config, tmp_path: Path):
+    await own_something(config, "key:alice")
+    told = await asyncio.to_thread(run, "export", tmp_path / "backup", "--owner", "alice", **settings(config))
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.startswith("branchline: nothing belongs to the owner alice in unix://")
+    assert not (tmp_path / "backup").exists()
+
+
+def test_an_import_of_a_folder_without_conversations_is_an_error(config: Config, tmp_path: Path):
+    told = run("import", tmp_path, **settings(config))
+    assert told.returncode == 1
+    assert f"{tmp_path}: there is no exported conversation in this folder" in told.stderr
 
 
 async def test_purge_needs_a_store(tmp_path: Path):

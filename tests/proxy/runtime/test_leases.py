@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.runtime.leases import Leases
+from proxy.runtime.tasks import Tasks
 from storage import Lease, Unavailable
 from tests.virtual_time import in_virtual_time
 
@@ -41,7 +42,7 @@ def holding(locks: Any, *leases: Lease) -> Leases:
 @in_virtual_time
 async def test_what_is_held_is_renewed_every_third_of_its_time():
     locks = Locks()
-    async with holding(locks, ONE).renewing() as leases:
+    async with holding(locks, ONE).renewing(Tasks()) as leases:
         await asyncio.sleep(15)
         leases.hold(OTHER)
         await asyncio.sleep(10)
@@ -55,22 +56,73 @@ async def test_what_is_held_is_renewed_every_third_of_its_time():
 @in_virtual_time
 async def test_a_lock_that_somebody_else_has_is_not_renewed_any_more():
     locks = Locks({ONE: False})
-    async with holding(locks, ONE, OTHER).renewing():
+    async with holding(locks, ONE, OTHER).renewing(Tasks()):
         await asyncio.sleep(25)
     assert locks.renewed == [(10, {ONE, OTHER}), (20, {OTHER})]
+
+
+class Undo:
+    """Fails so many times, or takes too long, before it is done."""
+
+    def __init__(self, failures: int = 0, *, takes_seconds: float = 0.0) -> None:
+        self.times: list[float] = []
+        self._failures = failures
+        self._takes_seconds = takes_seconds
+
+    async def __call__(self) -> None:
+        self.times.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(self._takes_seconds)
+        self._takes_seconds = 0.0
+        if self._failures:
+            self._failures -= 1
+            raise Unavailable("ConnectionError")
+
+
+@in_virtual_time
+async def test_what_is_undone_at_once_is_not_tried_again():
+    undo = Undo()
+    async with holding(Locks()).renewing(Tasks()) as leases:
+        assert await leases.undo(undo)
+        await asyncio.sleep(10)
+    assert undo.times == [0]
+
+
+@in_virtual_time
+async def test_what_can_not_be_undone_now_is_tried_until_it_is():
+    tasks, failing, slow = Tasks(), Undo(3), Undo(takes_seconds=60)
+    async with holding(Locks()).renewing(tasks) as leases:
+        assert not await leases.undo(failing)
+        assert not await leases.undo(slow)
+        assert asyncio.get_running_loop().time() == 1
+        await asyncio.sleep(10)
+        assert tasks.failing == []
+    assert (len(failing.times), len(slow.times)) == (4, 2)
+
+
+@in_virtual_time
+async def test_what_can_never_be_undone_is_given_up():
+    undo = Undo(10**6)
+    async with holding(Locks()).renewing(Tasks()) as leases:
+        await leases.undo(undo)
+        await asyncio.sleep(1000)
+    assert 299 < undo.times[-1] < 302
 
 
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
-        (Unavailable("ConnectionError"), "WARNING:locks could not be renewed: ConnectionError"),
-        (ValueError(), "ERROR:locks could not be renewed"),
+        (
+            Unavailable("ConnectionError"),
+            "WARNING:renewal of locks fails, and is tried again: the store can't be reached (ConnectionError)",
+        ),
+        (ValueError(), "ERROR:renewal of locks fails, and is tried again"),
     ],
 )
 @in_virtual_time
 async def test_locks_are_renewed_again_after_a_failure(failure: Exception, told: str, caplog: pytest.LogCaptureFixture):
     locks = Locks(failure)
-    async with holding(locks, ONE).renewing():
+    async with holding(locks, ONE).renewing(Tasks()):
         await asyncio.sleep(25)
-    assert locks.renewed == [(10, {ONE}), (20, {ONE})]
-    assert [f"{record.levelname}:{record.getMessage()}" for record in caplog.records] == [told]
+    assert locks.renewed == [(10, {ONE}), (10.1, {ONE}), (20.1, {ONE})]
+    works_again = "WARNING:renewal of locks works again, after failing 1 times"
+    assert [f"{record.levelname}:{record.getMessage()}" for record in caplog.records] == [told, works_again]

@@ -11,6 +11,7 @@ import pytest
 
 from proxy.config.settings import Config, RedisConfig, Secret
 from proxy.runtime.reclaimer import MAX_WAITING_CONVERSATIONS, Reclaimer
+from proxy.runtime.tasks import Tasks
 from proxy.stores import open_store
 from storage import Store, Swept, Unavailable
 
@@ -46,7 +47,7 @@ def sweeper(store: Any) -> Sweeper:
 
 
 async def test_conversations_are_swept_in_order_and_each_once_while_it_waits(store: Store, sweeper: Sweeper):
-    async with Reclaimer(store).running() as one:
+    async with Reclaimer(store).running(Tasks()) as one:
         one.reclaim("first")
         await sweeper.begun.wait()
         for name in ("second", "first", "second", "third"):
@@ -58,7 +59,7 @@ async def test_conversations_are_swept_in_order_and_each_once_while_it_waits(sto
 
 async def test_too_many_at_once_are_dropped(store: Store, sweeper: Sweeper):
     names = [f"conversation {number}" for number in range(MAX_WAITING_CONVERSATIONS + 1)]
-    async with Reclaimer(store).running() as one:
+    async with Reclaimer(store).running(Tasks()) as one:
         for name in names:
             one.reclaim(name)
         sweeper.go.set()
@@ -74,7 +75,7 @@ async def test_a_failure_is_logged_without_an_id_and_the_rest_is_swept(
 ):
     caplog.set_level(logging.INFO, "proxy.runtime.reclaimer")
     sweeper.go.set()
-    async with Reclaimer(store).running() as one:
+    async with Reclaimer(store).running(Tasks()) as one:
         for name in ("away", "broken", "last"):
             one.reclaim(name)
         await one.wait()
@@ -87,7 +88,7 @@ async def test_a_failure_is_logged_without_an_id_and_the_rest_is_swept(
 
 
 async def test_the_end_does_not_wait_for_a_sweep(store: Store, sweeper: Sweeper):
-    async with Reclaimer(store).running() as one:
+    async with Reclaimer(store).running(Tasks()) as one:
         one.reclaim("first")
         await sweeper.begun.wait()
     assert sweeper.swept == []

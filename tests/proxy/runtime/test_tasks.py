@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from proxy.runtime.tasks import Backoff, periodic, supervised
-from storage import Unavailable
+from proxy.runtime.tasks import Backoff, Tasks
+from storage import Reason, Unavailable
 from tests.virtual_time import in_virtual_time
 
 logger = logging.getLogger("test")
@@ -36,7 +36,7 @@ class Rounds:
 @in_virtual_time
 async def test_periodic_work_is_done_every_so_many_seconds_while_the_context_lasts():
     rounds = Rounds()
-    async with periodic(2, rounds, "it failed", logger):
+    async with Tasks().periodic("it", 2, rounds, logger):
         await asyncio.sleep(7)
     await asyncio.sleep(10)
     assert rounds.times == [2, 4, 6]
@@ -45,7 +45,7 @@ async def test_periodic_work_is_done_every_so_many_seconds_while_the_context_las
 @in_virtual_time
 async def test_rounds_do_not_overlap():
     rounds = Rounds(takes_seconds=5)
-    async with periodic(2, rounds, "it failed", logger):
+    async with Tasks().periodic("it", 2, rounds, logger):
         await asyncio.sleep(17)
     assert rounds.times == [2, 9, 16]
 
@@ -53,7 +53,7 @@ async def test_rounds_do_not_overlap():
 @in_virtual_time
 async def test_nothing_is_done_before_the_event_is_set():
     rounds, wanted = Rounds(), asyncio.Event()
-    async with periodic(2, rounds, "it failed", logger, when=wanted):
+    async with Tasks().periodic("it", 2, rounds, logger, when=wanted):
         await asyncio.sleep(9)
         wanted.set()
         await asyncio.sleep(3)
@@ -62,52 +62,83 @@ async def test_nothing_is_done_before_the_event_is_set():
     assert rounds.times == [11, 13], "a round that has become due is done"
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+
 @in_virtual_time
-async def test_a_round_that_fails_is_logged_with_its_traceback_and_the_next_one_is_done(
-    caplog: pytest.LogCaptureFixture,
-):
-    rounds = Rounds(ValueError("unforeseen"), KeyError("another"))
-    async with periodic(2, rounds, "it failed", logger):
-        await asyncio.sleep(7)
-    assert rounds.times == [2, 4, 6]
-    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("test", "ERROR", "it failed")
-    ] * 2
+async def test_a_round_that_fails_is_tried_again_soon_and_then_ever_later(caplog: pytest.LogCaptureFixture):
+    rounds = Rounds(*[ValueError("unforeseen")] * 7)
+    async with Tasks().periodic("it", 2, rounds, logger):
+        await asyncio.sleep(11)
+    assert [round(time, 1) for time in rounds.times] == [2, 2.1, 2.3, 2.7, 3.5, 5.1, 7.1, 9.1]
+    assert told(caplog) == [
+        "ERROR it fails, and is tried again",
+        "WARNING it works again, after failing 7 times",
+    ]
     assert "ValueError: unforeseen" in caplog.text
 
 
 @in_virtual_time
-async def test_a_store_that_is_away_is_one_warning_without_a_traceback(caplog: pytest.LogCaptureFixture):
-    rounds = Rounds(Unavailable("ConnectionError"))
-    async with periodic(2, rounds, "it failed", logger):
-        await asyncio.sleep(5)
-    assert rounds.times == [2, 4]
-    (record,) = caplog.records
-    assert (record.levelname, record.getMessage(), record.exc_info) == ("WARNING", "it failed: ConnectionError", None)
+async def test_work_that_is_due_often_is_tried_at_most_every_second():
+    rounds = Rounds(*[ValueError()] * 100)
+    async with Tasks().periodic("it", 0.01, rounds, logger):
+        await asyncio.sleep(10)
+    assert 11 < len(rounds.times) < 14
 
 
-@pytest.mark.parametrize("failure", [Unavailable("ConnectionError"), ValueError()])
 @in_virtual_time
-async def test_work_rests_after_a_failure(failure: Exception):
-    rounds = Rounds(None, failure)
-    async with periodic(2, rounds, "it failed", logger, rest_seconds=5):
-        await asyncio.sleep(14)
-    assert rounds.times == [2, 4, 11, 13]
+async def test_a_store_that_is_away_is_one_warning_without_a_traceback(caplog: pytest.LogCaptureFixture):
+    rounds = Rounds(*[Unavailable("ConnectionError")] * 3, Unavailable("OutOfMemoryError", Reason.FULL))
+    async with Tasks().periodic("it", 2, rounds, logger):
+        await asyncio.sleep(5)
+    assert told(caplog) == [
+        "WARNING it fails, and is tried again: the store can't be reached (ConnectionError)",
+        "WARNING it fails, and is tried again: the store is full (OutOfMemoryError)",
+        "WARNING it works again, after failing 4 times",
+    ]
+    assert all(record.exc_info is None for record in caplog.records)
+
+
+@in_virtual_time
+async def test_failures_are_counted_and_told_while_they_last():
+    tasks, rounds, other = Tasks(), Rounds(ValueError(), ValueError(), None, ValueError()), Rounds()
+    async with tasks.periodic("it", 2, rounds, logger), tasks.periodic("other", 2, other, logger):
+        await asyncio.sleep(2.15)
+        assert tasks.failing == ["it"]
+        await asyncio.sleep(0.2)
+        assert tasks.failing == []
+        await asyncio.sleep(10)
+    record = tasks.records["it"]
+    assert (record.failures, record.in_a_row) == (3, 0)
+    assert tasks.records["other"].failures == 0
+
+
+@in_virtual_time
+async def test_what_is_not_due_any_more_does_not_fail():
+    tasks, rounds, wanted = Tasks(), Rounds(*[ValueError()] * 3), asyncio.Event()
+    wanted.set()
+    async with tasks.periodic("it", 2, rounds, logger, when=wanted):
+        await asyncio.sleep(2.15)
+        assert tasks.failing == ["it"]
+        wanted.clear()
+        await asyncio.sleep(1)
+        assert tasks.failing == []
 
 
 @in_virtual_time
 async def test_cancellation_of_what_a_round_waits_for_ends_the_round_only(caplog: pytest.LogCaptureFixture):
     rounds = Rounds(asyncio.CancelledError())
-    async with periodic(2, rounds, "it failed", logger):
+    async with Tasks().periodic("it", 2, rounds, logger):
         await asyncio.sleep(5)
-    assert rounds.times == [2, 4]
-    assert [record.getMessage() for record in caplog.records] == ["it failed"]
+    assert rounds.times == [2, 2.1, 4.1]
+    assert told(caplog)[0] == "ERROR it fails, and is tried again"
 
 
 @in_virtual_time
 async def test_the_end_of_the_context_ends_a_round_and_is_no_failure(caplog: pytest.LogCaptureFixture):
     rounds = Rounds(takes_seconds=100)
-    async with periodic(2, rounds, "it failed", logger):
+    async with Tasks().periodic("it", 2, rounds, logger):
         await asyncio.sleep(3)
     assert now() == 3
     assert rounds.times == [2]
@@ -125,7 +156,7 @@ async def test_work_that_answers_the_end_with_a_failure_is_not_begun_anew():
         except asyncio.CancelledError as error:
             raise TimeoutError from error
 
-    async with asyncio.timeout(1000), supervised(work, "it failed", logger, rest_seconds=1):
+    async with asyncio.timeout(1000), Tasks().steady("it", work, logger):
         await asyncio.sleep(1)
     assert begun == [0]
 
@@ -134,19 +165,18 @@ async def test_work_that_answers_the_end_with_a_failure_is_not_begun_anew():
 async def test_what_the_context_raises_passes_and_the_work_has_ended():
     rounds = Rounds()
     with pytest.raises(ZeroDivisionError):
-        async with periodic(2, rounds, "it failed", logger):
+        async with Tasks().periodic("it", 2, rounds, logger):
             raise ZeroDivisionError
     await asyncio.sleep(5)
     assert rounds.times == []
 
 
 @in_virtual_time
-async def test_supervised_work_begins_at_once_and_anew_only_when_it_failed(caplog: pytest.LogCaptureFixture):
-    work = Rounds(ValueError(), Unavailable("ConnectionError"), takes_seconds=1)
-    async with supervised(work, "it failed", logger, rest_seconds=5):
-        await asyncio.sleep(100)
-    assert work.times == [0, 6, 12]
-    assert [record.getMessage() for record in caplog.records] == ["it failed", "it failed: ConnectionError"]
+async def test_steady_work_is_done_over_and_over_and_a_while_after_it_failed():
+    work = Rounds(None, ValueError(), Unavailable("ConnectionError"), takes_seconds=1)
+    async with Tasks().steady("it", work, logger):
+        await asyncio.sleep(5)
+    assert [round(time, 1) for time in work.times] == [0, 1, 2.1, 3.3, 4.3]
 
 
 async def attempts(backoff: Backoff, takes_seconds: float = 0.0) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.protocol.errors import BadRequest
+from proxy.runtime.tasks import Tasks
 from proxy.streams.follower import POLL_SECONDS, Broken, Followers, LogReader, frames_from, read_starting_after
 from storage import EventBatch, EventLog, EventQuery, ResponseNotFound, Store
 from tests.roundtrips import RoundTripCounter
@@ -26,7 +27,7 @@ def after(log: EventLog, number: int) -> EventQuery:
 
 @pytest.fixture
 async def followers(store: Store) -> AsyncIterator[Followers]:
-    async with Followers(store, 15.0).serving() as followers:
+    async with Followers(store, 15.0).serving(Tasks()) as followers:
         yield followers
 
 
@@ -90,7 +91,7 @@ async def test_all_readers_together_take_one_round_trip_a_look():
             connect(server.url) as writer,
             RoundTripCounter(Path(server.url.removeprefix("unix://"))) as counter,
             connect(counter.url, max_connections=1) as store,
-            Followers(store, 15.0).serving() as followers,
+            Followers(store, 15.0).serving(Tasks()) as followers,
         ):
             logs = [new_log() for _ in range(20)]
             for log in logs:
@@ -128,7 +129,7 @@ async def test_readers_wait_out_an_outage():
         async with connect(server.url, timeout_seconds=0.2) as store, connect(server.url) as writer:
             log = new_log()
             await append(writer, log, 0)
-            async with Followers(store, 15.0).serving() as followers:
+            async with Followers(store, 15.0).serving(Tasks()) as followers:
                 waiting = asyncio.create_task(followers.next(after(log, 1)))
                 channel = writer._channel
                 await channel.exchange([("CLIENT", "PAUSE", 600)])

@@ -8,12 +8,25 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from storage import Missing, PageRequest, Purged, Store, new_partition, partition_of
+from storage import (
+    Missing,
+    PageRequest,
+    Purged,
+    Reason,
+    Safeguards,
+    Store,
+    Unavailable,
+    new_partition,
+    partition_of,
+)
 from storage.client import connection
 from tests.storage.builders import (
     OWNER,
+    PREFIX,
+    RETENTION_SECONDS,
     connect,
     continue_from,
+    draft,
     ids_in,
     list_ids,
     open_turn,
@@ -46,7 +59,7 @@ async def cluster(cluster_port: int) -> AsyncIterator[Store]:
 
 
 async def test_every_method_works_on_a_cluster(cluster: Store):
-    await cluster.ping()
+    await cluster.condition.look()
     await use_everything(cluster)
     await use_archive(cluster)
     await use_jobs(cluster)
@@ -65,6 +78,28 @@ async def test_conversations_and_chains_on_a_cluster(cluster: Store):
     assert [item.in_history for item in opened.known.values()].count(True) == 1
     assert set(await list_ids(cluster)) == {made.id, other.id}
     assert await list_ids(cluster, project_id="p") == [made.id]
+
+
+async def test_on_a_cluster_too_a_write_is_not_told_as_done_before_replicas_have_it(cluster_port: int, cluster: Store):
+    # so that the server knows the script
+    await start(cluster)
+    made = draft()
+    store = Store.connect(
+        f"redis+cluster://127.0.0.1:{cluster_port}",
+        prefix=PREFIX,
+        timeout_seconds=2.0,
+        max_connections=8,
+        retention_seconds=RETENTION_SECONDS,
+        safeguards=Safeguards(min_replicas=1),
+    )
+    try:
+        for attempt in (store.conversations.create(OWNER, made, []), store.condition.look()):
+            with pytest.raises(Unavailable) as refused:
+                await attempt
+            assert (refused.value.reason, refused.value.unsure) == (Reason.REPLICAS, True)
+        assert (await cluster.conversations.read(OWNER, made.id)).id == made.id
+    finally:
+        await store.close()
 
 
 async def test_sweeping_and_checking_on_a_cluster(cluster: Store):

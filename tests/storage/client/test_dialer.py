@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 
 from storage.client.channel import Channel
 from storage.client.connection import connect, open_channel
-from tests.storage.servers import OwnServer, run_valkey
+from tests.storage.servers import free_ports, run_sentinel, run_valkey
 from tests.virtual_time import in_virtual_time
 
 TIMEOUT_SECONDS = 5.0
@@ -52,16 +52,6 @@ async def client_info(channel: Channel) -> dict[str, str]:
     """What the server knows about the connection."""
     line = (await ask(channel, "CLIENT", "INFO")).decode()
     return dict(part.partition("=")[::2] for part in line.split())
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -257,37 +247,42 @@ def test_tls(valkey_url: str, tmp_path: Path, loop: str):
 # --- Sentinel -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def sentinel_world(folder: Path) -> Iterator[tuple[OwnServer, int, int]]:
-    """Run a primary, its replica and a Sentinel; gives the primary, and the ports of replica and Sentinel."""
-    port, replica, sentinel = free_ports(3)
-    local = ("--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
-    config = folder / "sentinel.conf"
-    config.write_text(f"sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n")
-    with (
-        run_valkey(*local, "--port", str(port)) as primary,
-        run_valkey(*local, "--port", str(replica), "--replicaof", f"127.0.0.1 {port}"),
-        SyncRedis(port=port) as client,
-    ):
-        # so that Sentinel hears of the replica when it asks for the first time
-        while not client.info("replication")["connected_slaves"]:
-            pass
-        with run_valkey("--port", str(sentinel), "--bind", "127.0.0.1", "--sentinel", config=config):
-            yield primary, replica, sentinel
-
-
 async def test_sentinel_names_the_primary_before_and_after_a_failover(tmp_path: Path):
-    with sentinel_world(tmp_path) as (primary, replica, sentinel):
-        async with channel_to(f"redis+sentinel://127.0.0.1:{sentinel}/main?db=1") as channel:
+    with run_sentinel(tmp_path) as world:
+        (replica,) = world.replicas
+        async with channel_to(f"{world.url}?db=1") as channel:
             assert await ask(channel, "SET", "key", "before") == b"OK"
             assert b"role:master\r" in await ask(channel, "INFO", "replication")
             assert (await client_info(channel))["db"] == "1"
-            async with asyncio.timeout(20), Redis(port=sentinel) as watcher:
+            async with asyncio.timeout(20), Redis(port=world.sentinel) as watcher:
                 while await watcher.execute_command("SENTINEL", "REPLICAS", "main") == []:
                     pass
-                primary.kill()
+                world.primary.kill()
                 while True:
                     with contextlib.suppress(redis_errors.ConnectionError):
                         assert await ask(channel, "SET", "key", "after") == b"OK"
                         break
             assert b"tcp_port:%d\r" % replica in await ask(channel, "INFO", "server")
+
+
+# --- a server that is no primary ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+async def test_a_replica_is_not_used_and_its_primary_is(protocol: str):
+    with run_valkey() as primary, run_valkey("--replicaof", "127.0.0.1 1") as replica:
+        async with channel_to(f"{primary.url}?protocol={protocol}") as channel:
+            assert await ask(channel, "GET", "key") is None
+        async with channel_to(f"{replica.url}?protocol={protocol}") as channel, Redis.from_url(replica.url) as client:
+            # even for reading: what it has may be old
+            with pytest.raises(redis_errors.ReadOnlyError):
+                await ask(channel, "GET", "key")
+            await client.replicaof("NO", "ONE")
+            assert await ask(channel, "GET", "key") is None
+
+
+async def test_a_server_that_does_not_tell_its_role_is_used(port: int):
+    with SyncRedis(port=port, password=PASSWORD) as client:
+        client.acl_setuser("shy", enabled=True, passwords=[f"+{PASSWORD}"], keys="*", commands=["+@all", "-role"])
+    async with channel_to(f"redis://shy:{IN_URL}@127.0.0.1:{port}?protocol=2") as channel:
+        assert await ask(channel, "PING") == b"PONG"

@@ -13,7 +13,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from storage import Store
+from storage import Store, new_partition
 from storage.client.channel import Channel, ChannelRequest, Command, Transaction
 from storage.client.library import load_scripts
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
@@ -192,6 +192,9 @@ async def join(here: Node, there: Node) -> None:
 async def test_a_script_that_meets_a_moving_slot_is_refused_whole_or_done_whole(moving: MovingSlots):
     store = Store(moving, moving, prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
     await use_everything(store)
+    await store.turns.withdraw(new_partition(), "token", "name")
+    await store.condition.look()
+    await store.risks.missing_rights()
     await use_archive(store)
     await use_jobs(store)
     await use_quotas(store)

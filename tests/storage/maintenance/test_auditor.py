@@ -292,7 +292,7 @@ async def test_a_busy_store_gives_no_false_alarm(valkey: Redis, valkey_store: St
 async def test_a_server_that_is_gone_is_unavailable():
     with run_valkey() as server:
         async with connect(server.url) as store:
-            await store.ping()
+            await store.condition.look()
             server.kill()
             with pytest.raises(Unavailable):
                 await store.auditor.audit()
