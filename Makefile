@@ -52,7 +52,7 @@ bench: $(VENV)/installed-bench ## measure and write docs/performance.md: 20 minu
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv*, caches and build output; data stays
-	@rm -rf .venv .venv-* $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-* $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

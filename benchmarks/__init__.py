@@ -1,1 +1,1 @@
-"""Measurements: `performance` is what `make bench` runs; `costs` and `endurance` are run one by one."""
+"""Measurements: `performance` is what `make bench` runs; the others, with `soak`, are run one by one."""

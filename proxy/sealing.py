@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import secrets
 import tempfile
@@ -80,6 +81,23 @@ def create_sealer(config: Config) -> Sealer:
     if config.sealing.key:
         return Sealer(key_from_text(config.sealing.key))
     return Sealer(lambda: read_key(Path(config.data.dir)))
+
+
+def key_place(config: Config) -> str:
+    """Say where the key of a configuration is, without it."""
+    return "sealing.key" if config.sealing.key else str(Path(config.data.dir).expanduser() / KEY_FILE)
+
+
+def key_fingerprint(config: Config) -> str:
+    """Return what tells the key of a configuration from others, but not the key; '' if there is none yet."""
+    if config.sealing.key:
+        key = key_from_text(config.sealing.key)
+    else:
+        path = Path(config.data.dir).expanduser() / KEY_FILE
+        if not path.is_file():
+            return ""
+        key = path.read_bytes()
+    return hmac.new(key, b"branchline: which key is this?", "sha256").hexdigest()[:16]
 
 
 def read_key(directory: Path) -> bytes:

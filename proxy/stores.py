@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from proxy import __version__
 from proxy.config.values import describe_redis
-from storage import Disk, Safeguards, Store
+from storage import Disk, Safeguards, Store, Unavailable, UnsupportedLayout
 from storage.embedded import EmbeddedValkey, require_data, running_in
 
 if TYPE_CHECKING:
@@ -19,14 +20,25 @@ if TYPE_CHECKING:
 #: What is kept for ever without a conversation around it has this time to live, so that every key still has one.
 FOREVER_SECONDS = 100 * 365 * 86_400
 
+#: Who is noted in a store as having written it.
+WRITER = f"Branchline {__version__}"
+
+
+class UnusableStore(Exception):
+    """The store is none for this version; `str()` is one line for the terminal: why, and what to do."""
+
 
 @asynccontextmanager
-async def open_store(config: Config, *, alone: bool = False, existing: bool = False) -> AsyncIterator[Store]:
+async def open_store(
+    config: Config, *, alone: bool = False, existing: bool = False, whatever: bool = False
+) -> AsyncIterator[Store]:
     """Give the store, and close it at the end; without a `redis.url` a Valkey of our own runs in `data.dir`.
 
     alone: for a server: owners have their quotas, and a folder that another Branchline uses is refused. Else its Valkey
     is used, which ends when that one ends. existing: refuse a folder that no store was ever in, and make none.
-    Raises EmbeddedUnavailable; ValueError for a `redis.url` that can't be used.
+    whatever: do not look at its layout. Raises EmbeddedUnavailable; UnusableStore for a store that is not laid out as
+    this version knows it, which is found out later, by whoever asks it first, where it can't be reached now; ValueError
+    for a `redis.url` that can't be used.
     """
     async with AsyncExitStack() as stack:
         url, description = await _locate(config, stack, alone=alone, existing=existing)
@@ -41,7 +53,18 @@ async def open_store(config: Config, *, alone: bool = False, existing: bool = Fa
         )
         store.description = description
         stack.push_async_callback(store.close)
+        if not whatever:
+            await _see_to_layout(store)
         yield store
+
+
+async def _see_to_layout(store: Store) -> None:
+    try:
+        await store.layout.open(WRITER)
+    except UnsupportedLayout as exc:
+        raise UnusableStore(f"{store.description} {exc.subject}") from exc
+    except Unavailable:
+        store.layout.open_later(WRITER)
 
 
 def _safeguards(config: Config, url: str, most_conversations: int) -> Safeguards:

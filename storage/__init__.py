@@ -3,6 +3,7 @@
 `Store` is the way in; records go in and come out, refusals are `StoreError`s. Knows nothing of HTTP.
 """
 
+from storage.archive.backup_file import BackupEnd, BackupHead, BackupReader, BackupWriter, DamagedBackup, KeyPart
 from storage.archive.coverage import Coverage
 from storage.archive.export import Export
 from storage.calls import CallMark, CallSign, Pairing, pair
@@ -27,9 +28,12 @@ from storage.errors import (
     Reason,
     ResponseNotFound,
     ResponseUnfinished,
+    ServerReplaced,
     StoreError,
+    StoreNotEmpty,
     TooManyMetadata,
     Unavailable,
+    UnsupportedLayout,
 )
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
@@ -80,6 +84,10 @@ __all__ = [
     "ArchivedBranch",
     "ArchivedItem",
     "ArchivedResponse",
+    "BackupEnd",
+    "BackupHead",
+    "BackupReader",
+    "BackupWriter",
     "Branch",
     "BranchExists",
     "BranchNotFound",
@@ -100,6 +108,7 @@ __all__ = [
     "ConversationPage",
     "Coverage",
     "CursorNotFound",
+    "DamagedBackup",
     "Disk",
     "Entry",
     "EventBatch",
@@ -118,6 +127,7 @@ __all__ = [
     "JobEntry",
     "KeptAnswer",
     "KeyClaim",
+    "KeyPart",
     "KeyStanding",
     "KeyState",
     "KnownItem",
@@ -140,8 +150,10 @@ __all__ = [
     "ResponseNotFound",
     "ResponseUnfinished",
     "Safeguards",
+    "ServerReplaced",
     "Store",
     "StoreError",
+    "StoreNotEmpty",
     "StoredResponse",
     "Submission",
     "Swept",
@@ -150,6 +162,7 @@ __all__ = [
     "TurnSlot",
     "TurnSource",
     "Unavailable",
+    "UnsupportedLayout",
     "new_partition",
     "pair",
     "partition_of",

@@ -2,8 +2,11 @@
 
 StoreError
 ├── Unavailable               Redis can't be reached, or answers with an error; `reason` says which
+│   └── UnsupportedLayout     it is laid out for another version, or a restore was broken off
 ├── Conflict                  the branch was taken by another turn after the lock was lost
 ├── Locked                    another turn runs on the branch
+├── ServerReplaced            a backup: a server was restarted or replaced meanwhile
+├── StoreNotEmpty             a restore: something is there already
 ├── ResponseUnfinished        the response that a turn continues has not come to its end
 ├── TooManyMetadata           the merged metadata has too many pairs
 ├── HistoryFull               the branch would have more items than it may have
@@ -47,6 +50,7 @@ class Reason(Enum):
     FULL = "is full"
     NO_PERMISSION = "does not let Branchline in, or do this"
     BUSY = "is busy"
+    LAYOUT = "is laid out for another version of Branchline, or not restored to its end"
     UNKNOWN = "answered with an error"
 
 
@@ -61,6 +65,13 @@ class Unavailable(StoreError):
         super().__init__(subject)
         self.reason = reason
         self.unsure = unsure
+
+
+class UnsupportedLayout(Unavailable):
+    """The store is not laid out as this code knows it; nothing was read. subject: why, and what to do, after "it"."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject, Reason.LAYOUT)
 
 
 class Conflict(StoreError):
@@ -89,6 +100,14 @@ class HistoryFull(StoreError):
 
 class ConversationExists(StoreError):
     """An import's conversation would share its partition with another owner's, or with responses; none was written."""
+
+
+class ServerReplaced(StoreError):
+    """A server was restarted or another one took its place while all was read: something may be missing."""
+
+
+class StoreNotEmpty(StoreError):
+    """There is something in the store that a restore would overwrite; nothing was changed. subject: one of its keys."""
 
 
 class QueueFull(StoreError):

@@ -131,6 +131,11 @@ class Jobs:
     def _withdraw_call(self, owner: str, response_id: str) -> Call:
         return Call("withdraw_job", [self._keys.owners, self._keys.waiting(owner)], [owner, response_id])
 
+    async def enqueue(self, owner: str, response_id: str) -> None:
+        """Put a response that is written down already at the end of the queue. Raises Unavailable."""
+        queue = [self._keys.tickets, self._keys.owners, self._keys.waiting(owner)]
+        await self._scripts.run(Call("enqueue_job", queue, [owner, response_id, 0]))
+
     async def cancel(self, owner: str, response_id: str) -> bool:
         """End a response as cancelled if it is not over; False for one that was made while its client waited.
 

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 
 from storage.archive.archive import Archive
+from storage.archive.copier import Copier
+from storage.archive.restorer import Restorer
 from storage.branches import Branches
 from storage.client.barrier import Barrier
 from storage.client.channel import Channel
@@ -26,6 +28,7 @@ from storage.items import Items
 from storage.jobs import Jobs
 from storage.maintenance.auditor import Auditor
 from storage.maintenance.condition import Condition
+from storage.maintenance.layout import Layout
 from storage.maintenance.purger import Purger
 from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
@@ -70,7 +73,8 @@ class Hosting:
 class Store:
     """All state, in one Redis or Valkey, by subject: `conversations`, `items`, `branches`, `turns`, `responses`, ….
 
-    `events` are the event logs of responses. `archive`, `sweeper`, `purger` and `auditor` work on the whole of it.
+    `events` are the event logs of responses. `archive`, `copier`, `restorer`, `sweeper`, `purger` and
+    `auditor` work on the whole of it. `layout` is how it is laid out.
     `condition` says whether it takes writes, `risks` what may go wrong with its settings.
 
     channel, queue: to the same server; queue for what waits there for jobs, at most for timeout_seconds.
@@ -106,6 +110,9 @@ class Store:
         self.idempotency = Idempotency(keyspace)
         self.quotas = Quotas(keyspace)
         self.archive = Archive(keyspace)
+        self.copier = Copier(channel, keyspace)
+        self.restorer = Restorer(channel, keyspace, self.jobs)
+        self.layout = Layout(channel, keyspace)
         self.sweeper = Sweeper(self._channel, keyspace)
         self.purger = Purger(self._channel, keyspace)
         self.auditor = Auditor(self._channel, keyspace)

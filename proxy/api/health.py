@@ -37,6 +37,7 @@ _STATES = {
     Reason.FULL: "full",
     Reason.NO_PERMISSION: "permission denied",
     Reason.BUSY: "busy",
+    Reason.LAYOUT: "unsupported layout",
     Reason.UNKNOWN: "failing",
 }
 

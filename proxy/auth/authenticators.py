@@ -42,6 +42,8 @@ MAX_TOKEN_LENGTH = 16 * 1024
 #: Callers that are remembered at most, and the longest credentials by which one is, in characters.
 MAX_KNOWN_CALLERS = 1024
 MAX_KNOWN_LENGTH = 512
+#: Unix seconds that stand for any later end of a token: an integer may be too large for a float.
+LATEST_EXPIRY = 2**53
 #: Verified tokens that are remembered at most.
 MAX_VERIFIED_TOKENS = 4096
 
@@ -148,7 +150,7 @@ class JwtAuthenticator:
         if kid is not None and not keys.matching(kid):
             keys = await self._keys.renewed()
         claims = self._decode(token, algorithm, keys.matching(kid))
-        owner, expires_at = _jwt_owner(claims), int(claims["exp"])
+        owner, expires_at = _jwt_owner(claims), min(int(claims["exp"]), LATEST_EXPIRY)
         self._verified.put(keys, digest, owner, expires_at)
         return owner, expires_at
 

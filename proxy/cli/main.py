@@ -1,4 +1,4 @@
-"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `purge`, `export`, `import`, `version`.
+"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `purge`, `backup`, and more.
 
 Also `python -m proxy`.
 
@@ -55,12 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     purge = add("purge", _purge, "delete everything that belongs to an owner, for good", STORE_FLAGS)
     purge.add_argument("--owner", required=True, help="whose conversations, responses and idempotency keys go")
     purge.add_argument("--yes", action="store_true", help="do not ask")
+    backup = add("backup", _back_up, "write all that the store holds to one file, beside running servers", STORE_FLAGS)
+    backup.add_argument("file", metavar="FILE", type=Path, help="file to write, replaced once the new one is whole")
+    restore = add("restore", _restore, "write a backup into an empty store", STORE_FLAGS)
+    restore.add_argument("file", metavar="FILE", type=Path, help="what `backup` wrote")
+    restore.add_argument("--replace", action="store_true", help="delete what is in the store before")
+    restore.add_argument("--check", action="store_true", help="only read the file and say whether it is whole")
     export = add("export", _export, "write conversations to files, one each", STORE_FLAGS)
     export.add_argument("directory", metavar="DIR", type=Path, help="folder to write to; is made if missing")
     export.add_argument("--owner", help="export only what belongs to this owner")
-    restore = add("import", _import, "restore exported conversations", STORE_FLAGS)
-    restore.add_argument("paths", metavar="DIR|FILE", type=Path, nargs="+", help="folders and files to read")
-    restore.add_argument("--owner", help="give everything to this owner")
+    imports = add("import", _import, "restore exported conversations", STORE_FLAGS)
+    imports.add_argument("paths", metavar="DIR|FILE", type=Path, nargs="+", help="folders and files to read")
+    imports.add_argument("--owner", help="give everything to this owner")
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 
@@ -146,6 +152,20 @@ def _confirms(question: str) -> bool:
         return False
 
 
+def _back_up(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.store_backup import run_backup
+
+    return _run(run_backup(config, options))
+
+
+def _restore(options: argparse.Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.store_backup import run_restore
+
+    return _run(run_restore(config, options))
+
+
 def _export(options: argparse.Namespace) -> int:
     config = _load(options)
     from proxy.cli.backup import run_export
@@ -165,11 +185,12 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
     import asyncio
 
     from proxy.cli.maintenance import UpkeepError
+    from proxy.stores import UnusableStore
     from storage.embedded import EmbeddedUnavailable
 
     try:
         return asyncio.run(work)
-    except (UpkeepError, EmbeddedUnavailable) as exc:
+    except (UpkeepError, UnusableStore, EmbeddedUnavailable) as exc:
         sys.exit(_fail(str(exc), 1))
     except KeyboardInterrupt:
         sys.exit(130)

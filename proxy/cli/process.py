@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.cli.log import LineFormatter, LineHandler, LineRecord
+from proxy.stores import UnusableStore
 from storage.embedded import EmbeddedUnavailable
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ async def start_services(runner: web.AppRunner) -> None:
     """Start the application's services. Raises StartError."""
     try:
         await runner.setup()
-    except EmbeddedUnavailable as exc:
+    except (EmbeddedUnavailable, UnusableStore) as exc:
         raise StartError(str(exc)) from exc
     except ValueError as exc:
         # what only shows when the parts are made: a key file that is none, an algorithm that does not fit

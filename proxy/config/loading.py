@@ -81,7 +81,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: can't be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is not UTF-8 text") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise ConfigError(f"{path}: is not valid TOML: {exc}") from exc
 
 

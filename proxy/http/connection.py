@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: (RFC 9110, 15.2), and one that is gone resets the connection.
 _STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: First and longest pause between two looks whether it did, in seconds.
-FIRST_LOOK = 0.01
+FIRST_LOOK = 0.001
 LONGEST_LOOK_PAUSE = 1.0
 #: Descriptors that a process needs beside those of its clients and their turns.
 RESERVED_DESCRIPTORS = 64
@@ -149,6 +149,9 @@ class ClientConnection(web.RequestHandler):
         if transport is None or transport.is_closing() or self.is_reset():
             return
         probed = probed or self._send_probe(transport)
+        if self.is_reset():
+            # from the same machine the reset comes at once
+            return
         again = partial(self._look_for_reset, min(2 * pause, LONGEST_LOOK_PAUSE), probed=probed)
         self._loop.call_later(pause, again)
 

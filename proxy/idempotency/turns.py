@@ -114,6 +114,7 @@ class AbandonedAnswer:
         self._end: TurnResult | BaseException | None = None
         self._is_settled = False
         self._marking: asyncio.Task[HeldKey | None] | None = None
+        self._could_not_mark = False
 
     def begun(self) -> None:
         """Nothing to do yet."""
@@ -148,9 +149,14 @@ class AbandonedAnswer:
         if self._is_settled:
             return
         self._is_settled = True
-        if (held := await self._mark_once()) is None:
+        is_kept = isinstance(end, TurnResult) and end.status in _ANSWERED and self._turn_request.stored
+        held = await self._mark_once()
+        if held is None and is_kept and self._could_not_mark:
+            # the store was away when the client left, and has taken the answer since
+            held = await self._mark()
+        if held is None:
             return
-        if isinstance(end, TurnResult) and end.status in _ANSWERED and self._turn_request.stored:
+        if isinstance(end, TurnResult) and is_kept:
             await held.keep(_answer_of(end, self._recording))
         else:
             await held.release()
@@ -166,6 +172,7 @@ class AbandonedAnswer:
         try:
             held = await keys.seize(self._request[CALLER].owner, name, keys.config.retry_minutes * 60)
         except Unavailable:
+            self._could_not_mark = True
             logger.warning("a turn whose client has gone is not noted for its retry: the store can't be reached")
             return None
         try:

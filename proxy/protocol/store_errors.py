@@ -93,6 +93,8 @@ def _unavailable(reason: Reason, message: str) -> ApiError:
             return ServiceUnavailable(message, code="store_read_only")
         case Reason.NO_PERMISSION:
             return ServiceUnavailable(message, code="store_permission_denied")
+        case Reason.LAYOUT:
+            return ServiceUnavailable(message, code="store_layout_unsupported")
         case Reason.BUSY:
             return ServiceUnavailable(message, code="store_busy")
         case _:

@@ -48,7 +48,7 @@ class Commit:
         leaving: the turn was broken off. The lock is released by what is written, not here.
         """
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._services.config.turns.commit_retry_seconds)
-        response_id = self._opening.response_id
+        response_id, unsure = self._opening.response_id, False
         while (mode := self._mode(outcome, leaving=leaving)) is not None:
             try:
                 self._committed = await self._services.store.turns.commit(self._to_commit(outcome, mode))
@@ -63,6 +63,8 @@ class Commit:
             except Unavailable as error:
                 # turns that begin now need not ask the model in vain
                 self._services.store.condition.note(error)
+                # an attempt that was not answered may have been carried out, whatever those after it meet
+                unsure = error.unsure = error.unsure or unsure
                 if not await backoff.pause():
                     return self._give_up(error)
             else:

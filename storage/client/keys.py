@@ -16,6 +16,7 @@
                                                 `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
 <prefix>:probe:{<tag>}                  none    never there: what a server is asked about whether it takes writes
+<prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
 <prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run
 <prefix>:jobs:{jobs}:owners             list    owners whose responses wait, in turn
 <prefix>:jobs:{jobs}:waiting:<owner>    list    an owner's responses that wait, with the time since when
@@ -28,12 +29,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
 def queue_key(prefix: str) -> str:
     """Return the key of the queue: one for all partitions, in a slot of its own."""
     return f"{prefix}:jobs:{{jobs}}"
+
+
+def layout_key(prefix: str) -> str:
+    """Return the key that notes how the store is laid out."""
+    return f"{prefix}:layout:{{layout}}"
+
+
+def escape_glob(text: str) -> str:
+    """Return the pattern that matches exactly `text`."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", text)
 
 
 def probe_key(prefix: str, tag: str) -> str:

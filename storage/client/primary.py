@@ -27,7 +27,7 @@ LISTEN_AGAIN_SECONDS = 1.0
 
 _BEGINS, _ABORTED, _SWITCHED = "+failover-state-*", "-failover-abort-*", "+switch-master"
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Primary:
@@ -139,14 +139,14 @@ class Primary:
             case "-failover-abort-*":
                 self._settle()
             case _ if self._is_settled.is_set():
-                logger.warning("a failover of %s begins", self._service)
+                _log.warning("a failover of %s begins", self._service)
                 self._is_settled.clear()
                 asyncio.get_running_loop().call_later(LONGEST_FAILOVER_SECONDS, self._settle)
                 self._change()
 
     def _switch(self, address: tuple[str, int]) -> None:
         if address != self._known:
-            logger.warning("the primary of %s is another server now", self._service)
+            _log.warning("the primary of %s is another server now", self._service)
         self._known = address
         self._change()
         self._settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
@@ -82,6 +82,7 @@ _ACKNOWLEDGED = frozenset(
         "delete_response",
         "fork_branch",
         "import_finish",
+        "note_restore",
         # as a question whether they follow
         "probe_writes",
         "submit_response",
@@ -149,6 +150,16 @@ class Scripts:
         self._replicated = replicated or channel
         self.room = Room()
         self._scripts = load_scripts(conversation_seconds)
+        self._check: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether something comes before the next call."""
+        return self._check is not None
+
+    def guard(self, check: Callable[[], Awaitable[None]] | None) -> None:
+        """Have `check` done before each call, which is not made if it raises; None: no more."""
+        self._check = check
 
     @property
     def take_reads(self) -> bool:
@@ -178,6 +189,8 @@ class Scripts:
     async def _exchange(self, calls: Sequence[Call]) -> list[Any]:
         if not calls:
             return []
+        if self._check is not None:
+            await self._check()
         for call in calls:
             self.room.admit(call.script, call.arguments)
         replies: list[Any] = []

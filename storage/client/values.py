@@ -13,6 +13,8 @@ from storage.records import Chain
 CALL_BREAK = "\x1e"
 #: Between the fields of a journal entry, and of the partition's note of an import.
 FIELD_BREAK = "\x1f"
+#: What a partition's own key is called, without which nothing is found there.
+PARTITION_KEY = "partition"
 #: Offsets that a segment has room for: a place counts as segment * SEGMENT_SPACE + offset in scores.
 SEGMENT_SPACE = 2**30
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from storage.client.channel import Channel
-from storage.client.keys import OwnerKeys, QueueKeys, queue_key
+from storage.client.keys import OwnerKeys, QueueKeys, layout_key, queue_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, translate_error
 from storage.maintenance.invariants import complaints, garbage
@@ -65,11 +65,12 @@ class Auditor:
 
     async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:
         found: dict[str, set[str]] = {}
+        others = (queue_key(self._keyspace.prefix), layout_key(self._keyspace.prefix))
         async for key in self._reader.keys("*"):
             partition, name = self._reader.split(key)
             if partition:
                 found.setdefault(partition, set()).add(name)
-            elif not (owner or key.startswith(self._beside) or key == queue_key(self._keyspace.prefix)):
+            elif not (owner or key.startswith(self._beside) or key in others):
                 report.complaints.append(f"{key} is no key of the store")
         for partition, names in found.items():
             if not owner or await self._reader.owner(partition) == owner:

@@ -13,7 +13,7 @@ from storage.room import Disk, Shortage, memory_left
 
 #: What is left of a memory when it counts as full: the less there is, the less is tried, so that it would never
 #: come to nothing.
-LEAST_MEMORY_BYTES = 1024 * 1024
+FULL_BELOW_BYTES = 1024 * 1024
 
 
 class Condition:
@@ -69,7 +69,7 @@ class Condition:
         disk = self._disk_shortage()
         room = self._scripts.room
         room.left_bytes = left
-        memory = Shortage.NOTHING_NEW if left < LEAST_MEMORY_BYTES else Shortage.NONE
+        memory = Shortage.NOTHING_NEW if left < FULL_BELOW_BYTES else Shortage.NONE
         room.shortage, room.of = max(memory, disk), "disk space" if disk else "memory"
         if room.shortage:
             raise room.refusal()

@@ -11,11 +11,10 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from storage.client.channel import Channel, Command
-from storage.client.keys import OwnerKeys, PartitionKeys, QueueKeys, queue_key
+from storage.client.keys import OwnerKeys, PartitionKeys, QueueKeys, escape_glob, queue_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.maintenance.partition import Partition
-from storage.maintenance.sweeper import escape_glob
 
 #: Elements, fields or members read with one command; commands sent in one round trip.
 PAGE_SIZE = 500

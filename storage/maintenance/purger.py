@@ -12,11 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from storage.client.channel import Argument, Channel
-from storage.client.keys import QueueKeys
+from storage.client.keys import QueueKeys, escape_glob
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.client.values import FIELD_BREAK
-from storage.maintenance.sweeper import escape_glob
 
 #: Times that all keys are looked at, at most: each but the first finds only what was written during the one before.
 ROUNDS = 5

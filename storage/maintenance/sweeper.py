@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage.client.keys import escape_glob
 from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
 from storage.errors import StoreError
 from storage.partitions import partition_of
@@ -126,8 +127,3 @@ class Sweeper:
     def _call(self, script: str, partition: str, arguments: Sequence[Any]) -> Call:
         keys = self._keyspace.keys_of(partition)
         return Call(script, [keys.head, keys.index], arguments)
-
-
-def escape_glob(text: str) -> str:
-    """Return the pattern that matches exactly `text`."""
-    return re.sub(r"([\\*?\[\]])", r"\\\1", text)

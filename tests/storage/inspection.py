@@ -11,7 +11,7 @@ from typing import Any
 from storage import Report, partition_of
 from tests.storage.builders import store_on
 
-_KEY = re.compile(r"([^:]+):(?:(?:owner:|quota:)?\{.+?\}:.+|jobs:\{jobs\}(?::.+)?)", re.DOTALL)
+_KEY = re.compile(r"([^:]+):(?:(?:owner:|quota:)?\{.+?\}:.+|jobs:\{jobs\}(?::.+)?|layout:\{layout\})", re.DOTALL)
 
 
 async def audit(redis: Any) -> dict[str, Report]:

@@ -374,7 +374,10 @@ async def test_everything_works_across_workers_as_across_replicas(
 
     # one is cancelled by the other
     upstream.script(Reply.sse([HANG]))
+    asked = len(upstream.requests)
     _, queued = await one.call("POST", "/responses", {**HELLO, "background": True})
+    # one that was cancelled before would leave that answer to the next request
+    await upstream.wait_for_requests(asked + 1)
     assert (await other.call("POST", f"/responses/{queued['id']}/cancel"))[1]["status"] == "cancelled"
 
     # a key is held for both

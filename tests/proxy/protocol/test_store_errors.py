@@ -15,6 +15,7 @@ TOLD = {
     Reason.FULL: (507, "insufficient_storage"),
     Reason.NO_PERMISSION: (503, "store_permission_denied"),
     Reason.BUSY: (503, "store_busy"),
+    Reason.LAYOUT: (503, "store_layout_unsupported"),
     Reason.UNKNOWN: (503, "store_unavailable"),
 }
 

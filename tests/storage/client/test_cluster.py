@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import (
+    BackupHead,
     Missing,
     PageRequest,
     Purged,
@@ -64,6 +65,18 @@ async def test_every_method_works_on_a_cluster(cluster: Store):
     await use_archive(cluster)
     await use_jobs(cluster)
     await use_quotas(cluster)
+
+
+async def test_a_cluster_is_backed_up_and_restored(cluster: Store):
+    await use_everything(cluster)
+    before = await cluster.auditor.audit()
+    parts = [part async for part in cluster.copier.copy()]
+    head = BackupHead(cluster.layout.newest, "a test", 0, "a cluster", "")
+    await cluster.restorer.prepare(head, replace=True)
+    await cluster.restorer.restore(head, parts)
+    await cluster.layout.open("a test")
+    after = await cluster.auditor.audit()
+    assert (after.complaints, after.conversations, after.items) == ([], before.conversations, before.items)
 
 
 async def test_conversations_and_chains_on_a_cluster(cluster: Store):
