@@ -41,7 +41,7 @@ from storage.jobs import Busy, Job, JobEntry, Submission
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
-from storage.partitions import new_partition, partition_of
+from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.records import (
     ArchivedAppend,
@@ -166,4 +166,5 @@ __all__ = [
     "new_partition",
     "pair",
     "partition_of",
+    "random_hex",
 ]

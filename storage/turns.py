@@ -59,7 +59,7 @@ class Turns:
         # An id that a client made up names no partition: it may be known where the turn takes place, so all are asked
         # for here, and those that lead elsewhere there too.
         far = [one for one in item_ids if partition_of(one) != lease.partition]
-        resolves, groups = self._items.resolve_calls(owner, far)
+        resolves, groups = self._items.resolve_calls(owner, far) if far else ([], [])
         keys = self._keyspace.keys_of(lease.partition)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
         fork = source.fork
@@ -114,7 +114,7 @@ class Turns:
         opened = turn.opened
         arguments: list[Argument] = [
             turn.owner,
-            turn.mode.value,
+            turn.mode,
             turn.conversation_id or "",
             opened.line,
             opened.lock,

@@ -43,9 +43,10 @@ async def run_turn(
     options = options or TurnOptions()
     if (lost := await find_lost_answer(request, turn_request, options)) is not None:
         return lost
-    services, caller = request.app[SERVICES], request[CALLER]
+    app, caller = request.app, request[CALLER]
+    services = app[SERVICES]
     call = services.model_call(caller, inbound_of(request, own_query))
-    delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
+    delivery = HttpDelivery(request, app[CONFIG].server.unread_seconds)
     log = stream_log(services, caller.owner, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
     turn = Turn(
@@ -68,7 +69,7 @@ async def run_turn(
     connection = client_connection(request)
     cancel, connection.on_leave = connection.on_leave, leave
     try:
-        result = await request.app[TURNS].run(turn)
+        result = await app[TURNS].run(turn)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
         if connection.on_leave is leave and connection.is_reset():

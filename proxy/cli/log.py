@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +54,34 @@ class LineHandler(logging.Handler):
             pass
         finally:
             self.release()
+
+
+class LineRecord(logging.LogRecord):
+    """A record with what lines say of it: when, how bad, what. `logging` looks at the place in the code each time."""
+
+    def __init__(  # noqa: PLR0913 (logging's)
+        self,
+        name: str,
+        level: int,
+        pathname: str,
+        lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: str | None = None,
+        sinfo: str | None = None,
+        **_: object,
+    ) -> None:
+        self.name, self.levelno, self.levelname = name, level, logging.getLevelName(level)
+        if args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]:
+            # a single mapping is what `%(name)s` is filled from, as in `logging`
+            args = args[0]
+        self.msg, self.args = msg, args
+        self.exc_info, self.exc_text, self.stack_info = exc_info, None, sinfo
+        self.pathname = self.filename = pathname
+        self.lineno, self.funcName = lineno, func or ""
+        self.created = time.time()
+        self.msecs = self.created % 1 * 1000
 
 
 class LineFormatter(logging.Formatter):

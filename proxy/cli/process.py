@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from proxy.cli.log import LineFormatter, LineHandler
+from proxy.cli.log import LineFormatter, LineHandler, LineRecord
 from proxy.stores import UnusableStore
 from storage.embedded import EmbeddedUnavailable
 
@@ -54,6 +54,7 @@ def set_up_logging(level: str, *, shared: bool = False) -> None:
     # What no line shows need not be looked up for each (the logging cookbook's own advice).
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging._srcfile = None  # noqa: SLF001 (documented there)
+    logging.setLogRecordFactory(LineRecord)
     for package in ("proxy", "storage"):
         logging.getLogger(package).setLevel(level.upper())
 

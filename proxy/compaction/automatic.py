@@ -59,7 +59,7 @@ class Compaction:
         #: The request as the upstream gets it.
         self.request = _without_management(request) if self._own else request
         self._summariser = Summariser(services, call, request)
-        self._reader = call.reader(self.request)
+        self._call = call
         self._view = _NOTHING
         self._has_compactions = False
 
@@ -85,7 +85,12 @@ class Compaction:
         """Take a turn's history and input. Raises BadRequest for a compaction of ours that can't be read."""
         self._view = opened, turn_input
         self._has_compactions = self._triggered or mentions(opened.items) or mentions(turn_input.items)
-        self.view(self._reader)
+        if self._has_compactions:
+            self.view(self._reader)
+
+    @property
+    def _reader(self) -> Reader:
+        return self._call.reader(self.request)
 
     async def run(self, relay: Relay, output: TurnOutput) -> Outcome | None:
         """Compact if it is due; return how the turn ends if nothing else was asked for.

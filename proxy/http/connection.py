@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import resource
 import socket
 import sys
@@ -29,6 +28,7 @@ from proxy.protocol.errors import (
     RequestTimeout,
     error_body,
 )
+from storage import random_hex
 
 if TYPE_CHECKING:
     import asyncio
@@ -252,7 +252,7 @@ def most_connections(wanted: int) -> int:
 
 def new_request_id() -> str:
     """Return `req_` + 32 hex digits."""
-    return f"req_{os.urandom(16).hex()}"
+    return f"req_{random_hex(32)}"
 
 
 def _error_for(status: int, exc: BaseException | None) -> ApiError:

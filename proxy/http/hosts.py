@@ -8,6 +8,7 @@ which a page can't choose. Addresses and loopback names are nobody's to rebind; 
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -76,6 +77,7 @@ def _name_of(host: str) -> str:
     return name.lower().rstrip(".")
 
 
+@lru_cache(maxsize=256)
 def _is_own(name: str) -> bool:
     """Whether it is an address, or a name that no DNS server is asked for (RFC 6761, 6.3)."""
     if name == "localhost" or name.endswith(".localhost"):

@@ -127,10 +127,11 @@ async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def let_in(request: web.Request) -> None:
     """Do what `admit` does for a path that is not open. Raises ApiError."""
-    if request.app[STOPPING].is_set():
+    app = request.app
+    if app[STOPPING].is_set():
         raise ServiceUnavailable("The server is stopping; please retry.")
     if request.match_info.http_exception is None:
-        caller = request[CALLER] = await request.app[AUTHENTICATOR].authenticate(request.headers)
+        caller = request[CALLER] = await app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
         if limit := request.app[CONFIG].quotas.requests_per_minute:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import secrets
 import time
 from typing import Any
 
 from proxy.protocol.item_types import ITEM_TYPES, item_type_of
+from storage import random_hex
 
 MAX_LENGTH = 64
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -90,7 +90,7 @@ def is_valid(some_id: str) -> bool:
 
 
 def _stamp() -> str:
-    return f"{int(time.time()):08x}{os.urandom(12).hex()}"
+    return f"{int(time.time()):08x}{random_hex(24)}"
 
 
 def _turn_body(partition: str, *, stored: bool) -> str:

@@ -49,6 +49,10 @@ _MISFITS = {
 }
 
 
+#: Fields of a user's message as clients send it.
+_QUESTIONS = ({"role", "content"}, {"type", "role", "content"})
+
+
 @dataclass(slots=True)
 class InputItem:
     """One item of a request. id: the client's, or None; body: the item as it is to be stored, None for a reference."""
@@ -101,10 +105,15 @@ def read_input(value: Any, param: str = "input") -> list[InputItem]:
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise too_long(param, MAX_TEXT, len(value))
-        return [_read_item({"role": "user", "content": value}, param)]
+        return [_read_one({"role": "user", "content": value}, param)]
     if not isinstance(value, list):
         raise invalid_type(param, "one of a string or array", json_type(value))
-    return [_read_item(item, f"{param}[{i}]") for i, item in enumerate(value)]
+    return [_read_one(item, f"{param}[{i}]") for i, item in enumerate(value)]
+
+
+def _read_one(item: Any, path: str) -> InputItem:
+    said = plain_question(item)
+    return _read_item(item, path) if said is None else InputItem("message", None, said, path)
 
 
 def _read_item(item: Any, path: str) -> InputItem:
@@ -130,6 +139,23 @@ def _read_item(item: Any, path: str) -> InputItem:
     if row.checks_prefix and item_id is not None and not item_id.startswith(row.id_prefix):
         raise invalid_id_prefix(f"{path}.id", item_id, row.id_prefix)
     return InputItem(item_type, item_id, normalise({**item, "type": item_type}, path), path)
+
+
+def plain_question(item: Any) -> dict[str, Any] | None:
+    """Return the stored form of what nearly every item of a request is, told at a glance; None for all others.
+
+    That is a user's message of one text, without an id or a status: there is nothing in it to refuse.
+    """
+    if type(item) is not dict or item.keys() not in _QUESTIONS or item["role"] != "user":
+        return None
+    content = item["content"]
+    if type(content) is str:
+        content = [{"type": "input_text", "text": content}]
+    elif type(content) is not list or len(content) != 1 or type(content[0]) is not dict:
+        return None
+    if content[0].get("type") != "input_text" or item.get("type", "message") != "message":
+        return None
+    return {**item, "type": "message", "content": content, "status": "completed"}
 
 
 def _check_id(item_id: Any, path: str) -> None:

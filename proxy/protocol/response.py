@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import orjson
 
 from proxy.protocol.params import includes_encrypted
 
@@ -62,6 +65,10 @@ _CODES = _SPECIFIED_CODES | _SENT_CODES
 
 #: Other servers' words for the reasons of `incomplete_details`.
 _REASONS = {"length": "max_output_tokens", "max_tokens": "max_output_tokens", "content-filter": "content_filter"}
+
+#: What `usage` counts of tokens in more detail, where nothing is said of it.
+_INPUT_COUNTS = {"cached_tokens": 0, "cache_write_tokens": 0}
+_OUTPUT_COUNTS = {"reasoning_tokens": 0}
 
 _SILENT_FAILURE = "The model server failed and did not say why."
 
@@ -144,6 +151,13 @@ _SETTINGS = (
 )
 
 _SETTING_NAMES = tuple(setting.name for setting in _SETTINGS)
+#: Settings that may be long; all others are the same turn after turn.
+_LONG = frozenset({"instructions", "tools"})
+_LONG_SETTINGS = tuple(setting for setting in _SETTINGS if setting.name in _LONG)
+_SHORT_NAMES = tuple(name for name in _SETTING_NAMES if name not in _LONG)
+
+#: Accounts of the short settings that are remembered as completed, and how many bytes one may have.
+MAX_ACCOUNTS, MAX_ACCOUNT_BYTES = 256, 4096
 
 _EMPTY: tuple[Any, ...] = ({}, [])
 
@@ -224,25 +238,64 @@ def _model(upstream: Mapping[str, Any], request: Mapping[str, Any]) -> str:
 
 
 def complete_settings(upstream: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a Response object repeats: the upstream's word, else the request's, else the default."""
-    settings: dict[str, Any] = {}
-    for name, types, default in _SETTINGS:
-        told, asked = upstream.get(name), request.get(name)
-        # bool is an int to Python, not to JSON.
-        is_told, is_asked = type(told) in types, type(asked) in types and not _says_nothing(asked)
-        if is_told and not (is_asked and _says_nothing(told)):
-            settings[name] = told
-        elif is_asked:
-            settings[name] = {**told, **asked} if type(told) is type(asked) is dict else asked
-        else:
-            settings[name] = copy.copy(default) if default in _EMPTY else default
-    settings["tool_choice"] = settings["tool_choice"] or "auto"
+    """Return the settings that a Response object repeats: the upstream's word, else the request's, else the default.
+
+    They are not to be changed: those that were told and asked alike before are shared.
+    """
+    settings = _SHORT_SETTINGS.complete(upstream, request)
+    for setting in _LONG_SETTINGS:
+        settings[setting.name] = _complete_setting(setting, upstream.get(setting.name), request.get(setting.name))
     settings["tools"] = [_tool(tool) for tool in settings["tools"] if isinstance(tool, dict)]
-    settings["text"] = _text(settings["text"])
-    settings["reasoning"] = {"effort": None, "summary": None, **settings["reasoning"]}
-    if settings["truncation"] not in ("auto", "disabled"):
-        settings["truncation"] = "disabled"
     return settings
+
+
+class _ShortSettings:
+    """All settings but the long ones, completed; what was told and asked lately is remembered, by its bytes as JSON."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+
+    def complete(self, upstream: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings in their order, the long ones as None."""
+        account = list(map(upstream.get, _SHORT_NAMES)), list(map(request.get, _SHORT_NAMES))
+        try:
+            said = orjson.dumps(account)
+        except orjson.JSONEncodeError:
+            return self._made(*account)
+        if (known := self._known.get(said)) is None:
+            known = self._made(*account)
+            if len(said) <= MAX_ACCOUNT_BYTES:
+                self._known[said] = known
+                if len(self._known) > MAX_ACCOUNTS:
+                    self._known.popitem(last=False)
+        return dict(known)
+
+    def _made(self, told: list[Any], asked: list[Any]) -> dict[str, Any]:
+        said = dict(zip(_SHORT_NAMES, zip(told, asked, strict=True), strict=True))
+        settings: dict[str, Any] = {
+            setting.name: None if setting.name in _LONG else _complete_setting(setting, *said[setting.name])
+            for setting in _SETTINGS
+        }
+        settings["tool_choice"] = settings["tool_choice"] or "auto"
+        settings["text"] = _text(settings["text"])
+        settings["reasoning"] = {"effort": None, "summary": None, **settings["reasoning"]}
+        if settings["truncation"] not in ("auto", "disabled"):
+            settings["truncation"] = "disabled"
+        return settings
+
+
+_SHORT_SETTINGS = _ShortSettings()
+
+
+def _complete_setting(setting: _Setting, told: Any, asked: Any) -> Any:
+    _, types, default = setting
+    # bool is an int to Python, not to JSON.
+    is_told, is_asked = type(told) in types, type(asked) in types and not _says_nothing(asked)
+    if is_told and not (is_asked and _says_nothing(told)):
+        return told
+    if is_asked:
+        return {**told, **asked} if type(told) is type(asked) is dict else asked
+    return copy.copy(default) if default in _EMPTY else default
 
 
 def _says_nothing(value: Any) -> bool:
@@ -303,9 +356,9 @@ def _usage(usage: Any) -> dict[str, Any] | None:
     return {
         **usage,
         "input_tokens": input_tokens,
-        "input_tokens_details": _counts(usage.get("input_tokens_details"), "cached_tokens", "cache_write_tokens"),
+        "input_tokens_details": _counts(usage.get("input_tokens_details"), _INPUT_COUNTS),
         "output_tokens": output_tokens,
-        "output_tokens_details": _counts(usage.get("output_tokens_details"), "reasoning_tokens"),
+        "output_tokens_details": _counts(usage.get("output_tokens_details"), _OUTPUT_COUNTS),
         "total_tokens": _count(usage.get("total_tokens")) or input_tokens + output_tokens,
     }
 
@@ -322,9 +375,10 @@ def total_usage(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict
     return total
 
 
-def _counts(details: Any, *names: str) -> dict[str, Any]:
-    given = details if isinstance(details, dict) else {}
-    return {**given, **{name: _count(given.get(name)) for name in names}}
+def _counts(details: Any, counts: dict[str, int]) -> dict[str, Any]:
+    if not isinstance(details, dict):
+        return dict(counts)
+    return {**details, **{name: _count(details[name]) if name in details else 0 for name in counts}}
 
 
 def _count(value: Any) -> int:

@@ -24,6 +24,10 @@ _PARTS: dict[str, Item] = {
     "summary_text": {"text": ""},
 }
 
+#: Fields of a finished message, and of the one text in it.
+_WHOLE_MESSAGE = frozenset({"id", "type", "role", "status", "content"})
+_WHOLE_TEXT = frozenset({"type", "text", "annotations", "logprobs"})
+
 #: Fields that an item may still lack when it is announced: a search has no query yet, and none is made up.
 _LATER = frozenset({("web_search_call", "action")})
 
@@ -52,6 +56,27 @@ def complete_item(item: Item, status: str) -> None:
         _complete_reasoning(item)
     if row.statuses and (not row.has_optional_status or item.get("status") is not None):
         _complete_status(item, row, status)
+
+
+def is_whole_message(item: Item) -> bool:
+    """Whether `item` is what nearly every answer has: a finished message with all of its fields, of one text.
+
+    Such a one is complete and not empty, which is seen here at a glance.
+    """
+    if item.keys() != _WHOLE_MESSAGE or item["type"] != "message" or item["status"] != "completed":
+        return False
+    content = item["content"]
+    if type(item["role"]) is not str or type(content) is not list or len(content) != 1:
+        return False
+    part = content[0]
+    return (
+        type(part) is dict
+        and part.keys() == _WHOLE_TEXT
+        and part["type"] == "output_text"
+        and type(part["text"]) is str
+        and part["text"] != ""
+        and type(part["annotations"]) is type(part["logprobs"]) is list
+    )
 
 
 def fill_part(part: Item, default_type: str) -> None:

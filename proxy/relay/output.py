@@ -15,7 +15,7 @@ from typing import Any
 from proxy.protocol.item_types import Item
 from proxy.relay.draft import Draft
 from proxy.relay.frames import Frames
-from proxy.relay.item import complete_item, is_empty, merged, opened, type_name, visible
+from proxy.relay.item import complete_item, is_empty, is_whole_message, merged, opened, type_name, visible
 from proxy.relay.pairing import is_same, match_output
 from proxy.relay.placement import Placement
 from proxy.relay.text import EventBody, Text
@@ -62,9 +62,10 @@ class Output:
         taken = []
         for item in items:
             if isinstance(item, dict) and item:
-                complete_item(item, status)
-                if is_empty(item):
-                    continue
+                if not is_whole_message(item):
+                    complete_item(item, status)
+                    if is_empty(item):
+                        continue
                 self.placement.identify(item)
                 taken.append(item)
         return [*self._finished_own(), *taken]

@@ -368,14 +368,16 @@ class Relay:
             self._lifecycle("response.in_progress", {"type": "response.in_progress"})
 
     def _remember(self, response: dict[str, Any]) -> None:
-        told = {name: value for name, value in response.items() if name not in ("output", "error")}
+        told = dict(response)
+        told.pop("output", None)
+        told.pop("error", None)
         if self._created:
             # The client has seen one already.
             told.pop("created_at", None)
         response = merged(self._response, told)
         if response == self._response:
             return
-        if not same_settings(response, self._response):
+        if self._settings is not None and not same_settings(response, self._response):
             self._settings = None
         self._response = response
 

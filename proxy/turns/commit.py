@@ -121,7 +121,8 @@ class Commit:
     def _to_commit(self, outcome: Outcome, mode: CommitMode) -> TurnCommit:
         opening = self._opening
         request, lease, before = opening.request, opening.lease, opening.options.continuation
-        body = {key: value for key, value in outcome.response.items() if key != "output"}
+        body = dict(outcome.response)
+        body.pop("output", None)
         return TurnCommit(
             owner=self._owner,
             response_id=opening.response_id,

@@ -6,12 +6,11 @@ process and not for the first time) is known by an id already, and gives its ite
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from proxy.protocol import ids
-from storage import partition_of
+from storage import partition_of, random_hex
 
 
 @dataclass(slots=True)
@@ -24,7 +23,7 @@ class FreshIdentity:
     """
 
     lock_wait_seconds: float
-    token: str = field(default_factory=lambda: os.urandom(8).hex())
+    token: str = field(default_factory=lambda: random_hex(16))
     job_token: str = ""
     created_at: int | None = None
     partition: str = ""

@@ -61,8 +61,9 @@ def response_headers(answer: Mapping[str, str], *, untouched: bool = False) -> C
     says about its own origin (cookies, CORS, HSTS, Alt-Svc) is dropped.
     """
     kept = _kept(answer, _THEIRS_OUT if untouched else _THEIRS_OF_A_BODY)
-    for name in [name for name in kept if name.lower().startswith("access-control-")]:
-        kept.popall(name, None)
+    if "access-control-" in "".join(kept).lower():
+        for name in [name for name in kept if name.lower().startswith("access-control-")]:
+            kept.popall(name, None)
     return kept
 
 
@@ -81,7 +82,10 @@ def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[st
         connection = [value for key, value in headers.items() if key.lower() == "connection"]
         named = {name.strip().lower() for value in connection for name in value.split(",")}
     unwanted = dropped | named if named else dropped
-    return CIMultiDict([(key, _sendable(value)) for key, value in headers.items() if key.lower() not in unwanted])
+    kept = [(key, value) for key, value in headers.items() if key.lower() not in unwanted]
+    if not "".join([value for _, value in kept]).isascii():
+        kept = [(key, _sendable(value)) for key, value in kept]
+    return CIMultiDict(kept)
 
 
 def _sendable(value: str) -> str:

@@ -222,7 +222,7 @@ class ModelAnswer:
         self._pieces: deque[bytes] = deque()
         self._kept_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._begun = self._over = self._ends = False
+        self._is_full = self._begun = self._over = self._ends = False
         self._failure: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -288,7 +288,7 @@ class ModelAnswer:
         self._consumer = consumer
         while self._pieces:
             consumer.data(self._pieces.popleft())
-        self._kept_bytes = 0
+        self._kept_bytes, self._is_full = 0, False
         self.hold(held=False)
         try:
             self._begin()
@@ -316,6 +316,7 @@ class ModelAnswer:
             self._pieces.append(chunk)
             self._kept_bytes += len(chunk)
             if self._kept_bytes > _READ_AHEAD_BYTES:
+                self._is_full = True
                 self.hold(held=True)
             self._wake()
 
@@ -360,7 +361,9 @@ class ModelAnswer:
         if self._pieces:
             chunk = self._pieces.popleft()
             self._kept_bytes -= len(chunk)
-            self.hold(held=False)
+            if self._is_full:
+                self._is_full = False
+                self.hold(held=False)
             return chunk
         if self._failure is not None and seconds is None:
             raise self._failure

@@ -165,14 +165,16 @@ class Pool:
             await asyncio.shield(self._closed)
 
     def _head(self, target: str, headers: Mapping[str, str], length: int) -> bytes:
-        lines = [f"POST {target} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {length}\r\n"]
-        for name, value in headers.items():
-            if name not in self._names:
-                self._check_name(name)
-            lines.append(f"{name}: {value}\r\n")
-        lines.append("\r\n")
-        text = "".join(lines)
-        ends = len(lines) + 2
+        # not of the mapping itself, which says a name once however often and in whatever case it is there
+        names = {name for name, _ in headers.items()}
+        if not names <= self._names:
+            for name in names:
+                if name not in self._names:
+                    self._check_name(name)
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        start = f"POST {target} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {length}\r\n"
+        text = f"{start}{''.join(lines)}\r\n"
+        ends = len(lines) + 4
         if not _TARGET.fullmatch(target) or text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
             raise ValueError("A header or the path of a request holds what would end it.")
         return text.encode()

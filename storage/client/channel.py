@@ -85,8 +85,6 @@ class Channel(Protocol):
 
 def unfold(requests: Sequence[ChannelRequest]) -> Sequence[Command]:
     """Return requests as the commands that are sent."""
-    if not any(isinstance(request, Transaction) for request in requests):
-        return requests  # type: ignore[return-value]
     commands: list[Command] = []
     for request in requests:
         if isinstance(request, Transaction):
@@ -100,14 +98,17 @@ def fold(requests: Sequence[ChannelRequest], replies: list[Any]) -> list[Any]:
     """Return the replies to requests, from those to the commands of `unfold`."""
     if len(replies) == len(requests):
         return replies
-    coming = iter(replies)
-    folded = []
+    folded, at = [], 0
     for request in requests:
-        reply = next(coming)
         if isinstance(request, Transaction):
-            taken = [reply, *(next(coming) for _ in request.commands)]
-            done = next(coming)
-            # one that was not even queued says why; EXEC says only that there was such a one
-            reply = next((one for one in taken if isinstance(one, Exception)), done)
+            end = at + 1 + len(request.commands)
+            taken, reply = replies[at:end], replies[end]
+            if taken[1:] != [b"QUEUED"] * len(request.commands):
+                # one that was not even queued says why; EXEC says only that there was such a one
+                reply = next((one for one in taken if isinstance(one, Exception)), reply)
+            at = end
+        else:
+            reply = replies[at]
         folded.append(reply)
+        at += 1
     return folded

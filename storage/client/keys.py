@@ -117,7 +117,8 @@ class PartitionKeys:
     @property
     def common(self) -> tuple[str, str, str, str]:
         """The four keys that most scripts start with."""
-        return self.head, self.conversation, self.branches, self.index
+        base = self._key("")
+        return f"{base}partition", f"{base}conversation", f"{base}branches", f"{base}index"
 
     def segment(self, number: int) -> str:
         """List of items."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.client.channel import Argument
@@ -54,11 +54,10 @@ class Keyspace:
         return Call("drop_index", self.owner(owner).listings(project_id, referrer), [conversation_id, 0])
 
 
-def flatten(entries: Sequence[Entry]) -> Iterator[Argument]:
-    """Yield entries as the scripts take them: their number, then four arguments each."""
-    yield len(entries)
+def flatten(entries: Sequence[Entry]) -> list[Argument]:
+    """Return entries as the scripts take them: their number, then four arguments each."""
+    arguments: list[Argument] = [len(entries)]
     for entry in entries:
-        yield entry.origin.value
-        yield entry.id
-        yield wrap(entry.data, entry.note)
-        yield str(entry.mark)
+        mark = entry.mark
+        arguments += (entry.origin, entry.id, wrap(entry.data, entry.note), mark.sign + mark.key)
+    return arguments

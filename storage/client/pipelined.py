@@ -27,6 +27,8 @@ from storage.client.channel import AnswerLost, Command, GarbledAnswer, NoAnswerI
 BUSY_BYTES = 1 << 20
 
 _INCOMPLETE = object()
+#: What most replies are: neither an error nor one that nobody asked for.
+_PLAIN_REPLIES = (bytes, list, int)
 #: Replies after which nothing more is asked of a server: it is no primary, or not yet, or not any more, or may be cut
 #: off from the others. redis-py makes ConnectionErrors of LOADING, NOAUTH and "max number of clients reached".
 _REFUSALS = (redis_errors.ConnectionError, redis_errors.ReadOnlyError, redis_errors.MasterDownError)
@@ -44,13 +46,14 @@ class Refused(Exception):
 class _Exchange:
     """Commands that wait for their replies."""
 
-    __slots__ = ("count", "deadline", "future", "packed", "refusal", "replies")
+    __slots__ = ("deadline", "future", "owed", "packed", "refusal", "replies")
 
     def __init__(self, future: asyncio.Future[list[Any]], packed: list[bytes], deadline: float) -> None:
         self.future = future
         #: The commands as bytes, until they are written.
         self.packed = packed
-        self.count = len(packed)
+        #: How many replies have not come.
+        self.owed = len(packed)
         self.deadline = deadline
         self.replies: list[Any] = []
         self.refusal: Exception | None = None
@@ -134,8 +137,8 @@ class PipelinedConnection(asyncio.Protocol):
         connection was lost or the server refuses all commands, InvalidResponse if what came is no reply, or Refused.
         All but the refusals are Unanswered if the commands were written.
         """
-        # the stub wants a tuple of one element
-        packed = [cast(bytes, hiredis.pack_command(command)) for command in commands]  # type: ignore[arg-type]
+        # the stub wants a tuple of one element, and gives what it does not name
+        packed: list[bytes] = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
         exchange = _Exchange(self._loop.create_future(), packed, deadline)
         if not self.is_open:
             exchange.fail(redis_errors.ConnectionError(self._end_reason))
@@ -231,7 +234,8 @@ class PipelinedConnection(asyncio.Protocol):
             self._changed(self)
 
     def _take(self, reply: Any) -> None:
-        if isinstance(reply, hiredis.PushNotification):
+        is_plain = type(reply) in _PLAIN_REPLIES
+        if not is_plain and isinstance(reply, hiredis.PushNotification):
             return
         if not self._waiting:
             # a server that has too many clients says so at once, before it is asked
@@ -239,10 +243,11 @@ class PipelinedConnection(asyncio.Protocol):
             return
         exchange = self._waiting[0]
         exchange.replies.append(reply)
-        if isinstance(reply, Exception) and refuses(reply):
+        exchange.owed -= 1
+        if not is_plain and isinstance(reply, Exception) and refuses(reply):
             exchange.refusal = exchange.refusal or reply
             self.retire()
-        if len(exchange.replies) == exchange.count:
+        if not exchange.owed:
             self._waiting.popleft()
             exchange.finish()
             if not self.is_open:

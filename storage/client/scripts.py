@@ -199,11 +199,12 @@ class Scripts:
         try:
             replies = await channel.exchange([self._request(call) for call in calls])
             for i, call in enumerate(calls):
-                if isinstance(_parts(replies[i], call)[0], redis_errors.NoScriptError):
+                error = _error_in(replies[i], call)
+                if isinstance(error, redis_errors.NoScriptError):
                     (replies[i],) = await channel.exchange([self._request(call, whole=True)])
-                for part in _parts(replies[i], call):
-                    if isinstance(part, Exception):
-                        raise part
+                    error = _error_in(replies[i], call)
+                if error is not None:
+                    raise error
         except CLIENT_ERRORS as error:
             # what goes together is not one: another call may have been carried out, or the script and not its reads
             parts = [part for reply, call in zip(replies, calls, strict=False) for part in _parts(reply, call)]
@@ -223,6 +224,13 @@ class Scripts:
 def _parts(reply: Any, call: Call) -> Sequence[Any]:
     """Return the replies to the script and to the reads of a call."""
     return reply if call.reads and isinstance(reply, list) else (reply,)
+
+
+def _error_in(reply: Any, call: Call) -> Exception | None:
+    """Return what the script of a call failed with, else one of its reads; None if nothing failed."""
+    if isinstance(reply, Exception):
+        return reply
+    return next((part for part in reply if isinstance(part, Exception)), None) if call.reads else None
 
 
 def _unwrap(reply: list[Any], call: Call) -> list[Any]:

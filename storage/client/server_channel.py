@@ -199,7 +199,9 @@ def _first_error(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> 
 
 def _is_refused(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> bool:
     """Tell whether a transaction was refused within: the connection sees what replies are, not what is in them."""
-    inner = [reply for request, reply in zip(requests, replies, strict=True) if isinstance(request, Transaction)]
-    return any(
-        isinstance(one, Exception) and refuses(one) for reply in inner if isinstance(reply, list) for one in reply
-    )
+    for request, reply in zip(requests, replies, strict=True):
+        if isinstance(request, Transaction) and isinstance(reply, list):
+            for one in reply:
+                if isinstance(one, Exception) and refuses(one):
+                    return True
+    return False

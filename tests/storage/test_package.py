@@ -101,6 +101,7 @@ def test_the_public_names_of_storage_are_these():
         "new_partition",
         "pair",
         "partition_of",
+        "random_hex",
     }
     assert storage.__all__ == sorted(storage.__all__)
     assert all(hasattr(storage, name) for name in storage.__all__)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from proxy.cli.log import WHOLE_WRITE_BYTES, LineFormatter, LineHandler
+from proxy.cli.log import WHOLE_WRITE_BYTES, LineFormatter, LineHandler, LineRecord
 
 PATTERN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -98,6 +98,20 @@ def test_a_time_is_spelled_as_logging_does():
         record = logging.makeLogRecord({"name": "lines", "msg": "x", "created": created})
         record.msecs = int((created - int(created)) * 1000) + 0.0
         assert ours.format(record) == theirs.format(record)
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", 1), ({"a": 1},), ({},), None], ids=repr)
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_record_makes_the_line_that_loggings_own_makes(arguments: tuple[object, ...] | None, failed: bool):
+    text = {0: "100 %", 1: "%(a)s", 2: "%s: %d"}[len(arguments or ())] if arguments != ({},) else "%s"
+    error = (ValueError, ValueError("broken"), None) if failed else None
+    made = [
+        kind("lines", logging.WARNING, "file.py", 7, text, arguments, error) for kind in (LineRecord, logging.LogRecord)
+    ]
+    for record in made:
+        record.created, record.msecs = 86400.25, 250.0
+    ours, theirs = [LineFormatter(PATTERN).format(record) for record in made]
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(3)", "raise RuntimeError('broken')", "loop.stop()"])

@@ -3,9 +3,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.protocol.response import Ownership, complete_error, complete_response, complete_settings
+from proxy.protocol.response import MAX_ACCOUNT_BYTES, Ownership, complete_error, complete_response, complete_settings
 from storage import Fork, ForkPoint, TurnSource
 from tests.proxy.relay.strict import accept_response, ownership
 
@@ -215,3 +218,42 @@ def test_a_branch_is_told_to_whoever_named_it_or_had_it_made(source: TurnSource,
 )
 def test_encrypted_reasoning_is_shown_to_whoever_asked_for_it(include: list[str] | None, shown: bool):
     assert owned_by(TurnSource(), {"include": include}).show_encrypted is shown
+
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.sampled_from([0, 0.0, 1, 1.0, True, None, "1"]),
+        "parallel_tool_calls": st.sampled_from([True, False, 1, None]),
+        "tool_choice": st.sampled_from(["auto", "", {"type": "function"}, {}, {"type": None}, 1]),
+        "text": st.sampled_from([{}, {"format": {"type": "json_schema"}}, {"verbosity": "low"}, {"format": None}, []]),
+        "reasoning": st.sampled_from([{}, {"effort": None}, {"effort": "low"}, {"summary": "auto"}, None]),
+        "metadata": st.sampled_from([{}, {"a": "b"}, {"c": orjson.Fragment(b"1" * 30)}, None]),
+        "truncation": st.sampled_from(["auto", "disabled", "odd", None]),
+        "instructions": st.sampled_from(["", "be brief", [], ["x"], None, 1]),
+        "tools": st.sampled_from([[], [{"type": "function", "name": "f"}], [{"type": "x"}, 1], None, {}]),
+    },
+)
+
+
+@given(SETTINGS, SETTINGS, st.uuids())
+def test_settings_that_were_seen_before_are_those_that_are_made_anew(told, asked, nonce):
+    complete_settings(told, asked)
+    # nobody has seen these
+    unseen = complete_settings(told, {**asked, "user": str(nonce)})
+    seen = complete_settings(told, asked)
+    assert unseen.pop("user") == str(nonce)
+    assert seen.pop("user") is None
+    assert orjson.dumps(seen) == orjson.dumps(unseen)
+
+
+def test_settings_that_cannot_be_remembered_are_completed_all_the_same():
+    too_long = {"metadata": {"a": "b" * MAX_ACCOUNT_BYTES}}
+    unreadable = {"metadata": {"a": 2**70}}
+    for asked in (too_long, unreadable):
+        assert complete_settings({}, asked)["metadata"] == asked["metadata"]
+
+
+def test_whoever_changes_what_was_completed_changes_nobody_elses():
+    complete_settings({}, {})["temperature"] = 0.5
+    assert complete_settings({}, {})["temperature"] == 1.0

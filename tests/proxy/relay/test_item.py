@@ -4,8 +4,20 @@ import copy
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.relay.item import as_text, complete_item, fill_part, is_empty, merged, opened, type_name, visible
+from proxy.relay.item import (
+    as_text,
+    complete_item,
+    fill_part,
+    is_empty,
+    is_whole_message,
+    merged,
+    opened,
+    type_name,
+    visible,
+)
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT
 from tests.proxy.relay.strict import ITEMS, accept_item
 
@@ -138,3 +150,41 @@ def test_only_messages_are_ever_empty():
     assert not is_empty({"type": "message", "content": [{"type": "refusal", "refusal": "no"}]})
     assert not is_empty({"type": "message", "content": [{"type": "output_audio"}]})
     assert not is_empty({"type": "function_call"})
+
+
+PARTS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"type": st.sampled_from(["output_text", "text", "refusal", None])},
+    optional={
+        "text": st.sampled_from(["hi", "", None, 1]),
+        "annotations": st.sampled_from([[], [1], None, {}]),
+        "logprobs": st.sampled_from([[], None]),
+        "more": st.none(),
+    },
+)
+#: Messages of an answer, and what is nearly one.
+MESSAGES = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["msg_1", "", None]),
+        "type": st.sampled_from(["message", "message", "reasoning", None]),
+        "role": st.sampled_from(["assistant", "user", None, 1]),
+        "status": st.sampled_from(["completed", "completed", "in_progress", "incomplete", None]),
+        "content": st.one_of(st.just("hi"), st.none(), st.lists(st.one_of(PARTS, st.just("hi")), max_size=2)),
+    },
+    optional={"phase": st.sampled_from(["final", None])},
+)
+
+
+@given(MESSAGES, st.sampled_from(["completed", "incomplete"]))
+def test_a_message_that_looks_whole_has_nothing_to_complete(item, status):
+    whole = copy.deepcopy(item)
+    complete_item(whole, status)
+    if is_whole_message(item):
+        assert whole == item
+        assert not is_empty(whole)
+
+
+def test_a_whole_message_is_known_at_a_glance():
+    part = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
+    whole = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    assert is_whole_message(whole)
+    assert not is_whole_message({**whole, "content": [part, part]})

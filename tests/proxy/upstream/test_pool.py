@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.upstream.pool import IDLE_SECONDS, Pool, UpstreamAnswer
@@ -190,6 +191,8 @@ async def test_a_request_is_framed_once_whatever_its_body():
         ("/v1", {"Host": "elsewhere"}),
         ("/v1", {"Expect": "100-continue"}),
         ("/v1", {"Connection": "upgrade"}),
+        # another name than the first, though `lower` makes them one (U+212A is the sign of the kelvin)
+        ("/v1", CIMultiDict([("X-Key", "1"), ("X-\u212aey", "2")])),
         ("/v1 HTTP/1.1\r\nX: y", {}),
         ("/v1 x", {}),
         ("/v1\r\n", {}),
@@ -197,7 +200,7 @@ async def test_a_request_is_framed_once_whatever_its_body():
         ("", {}),
     ],
 )
-async def test_nothing_that_would_end_a_header_or_frame_a_message_is_sent(target: str, headers: dict[str, str]):
+async def test_nothing_that_would_end_a_header_or_frame_a_message_is_sent(target: str, headers: Mapping[str, str]):
     async with exchanging(answers(with_length(b"yes"))) as (pool, server):
         for _ in range(2):
             with pytest.raises(ValueError, match="request"):

@@ -34,6 +34,11 @@ def test_all_keys_of_a_partition_have_its_name_as_their_hash_tag():
     assert len({key_slot(key.encode()) for key in keys}) == 1
 
 
+def test_the_common_keys_are_those_that_have_names():
+    keys = PartitionKeys("p", "00112233445566aa")
+    assert keys.common == (keys.head, keys.conversation, keys.branches, keys.index)
+
+
 def test_every_key_begins_with_the_prefix():
     keys = OwnerKeys("branchline", OWNER)
     names = [*partition_keys("branchline", "aa"), *keys.listings("project", "referrer")]
