@@ -43,6 +43,11 @@ async def idempotency_records(proxy: Proxy) -> Any:
     return await proxy.redis.keys("*:idempotency:*")
 
 
+async def stored_keys(proxy: Proxy) -> list[bytes]:
+    """The Redis keys of all that is stored: all but the one that says how the store is laid out."""
+    return [key for key in await proxy.redis.keys("*") if isinstance(key, bytes) and b":layout:" not in key]
+
+
 async def respond(proxy: Proxy, *, key: str = "sk-alice", expect: int = 200, **body: Any) -> dict[str, Any]:
     """Take a turn, with the echo model unless another is named; return the Response object."""
     status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body}, key=key)

@@ -15,7 +15,7 @@ WAYS_IN = {
     "proxy.config.settings": ("Config",),
     "proxy.config.loading": ("ConfigError", "load_config"),
     "proxy.cli.main": ("main",),
-    "proxy.relay": ("MalformedEvent", "Outcome", "Ownership", "Relay"),
+    "proxy.relay": ("MalformedEvent", "Outcome", "Ownership", "Relay", "Splicer"),
     "proxy.echo": ("build_response", "create_echo_app"),
 }
 

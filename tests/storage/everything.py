@@ -15,6 +15,7 @@ from proxy.protocol import ids
 from proxy.protocol.ids import new_conversation_id
 from storage import (
     ANYBODY,
+    BackupHead,
     CommitMode,
     CommitResult,
     Conversation,
@@ -232,3 +233,13 @@ async def use_jobs(store: Store) -> None:
     assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]
     await store.jobs.join()
     await store.jobs.finish(failing.entry)
+
+
+async def use_backup(store: Store) -> None:
+    """Call every method of layouts, backups and restores at least once."""
+    head = BackupHead(1, "a test", 0, "a server", "")
+    await store.layout.open("a test")
+    await submit(store)
+    parts = [part async for part in store.copier.copy()]
+    await store.restorer.prepare(head, replace=True)
+    await store.restorer.restore(head, parts)

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.talk import items_of, new_conversation, respond, sent
+from tests.flows.talk import items_of, new_conversation, respond, sent, stored_keys
 from tests.flows.witness import Reading
 from tests.items import kinds, texts
 from tests.upstream import Reply
@@ -134,7 +134,7 @@ async def test_ai_sdk_unstored_sends_reasoning_whole_under_the_ids_it_was_told(p
     assert [item["encrypted_content"] for item in sent(proxy) if item["type"] == "reasoning"] == [
         item["encrypted_content"] for item in history if item.get("type") == "reasoning"
     ]
-    assert await proxy.redis.keys("*") == []
+    assert await stored_keys(proxy) == []
 
 
 async def test_ai_sdk_references_of_another_caller_are_unknown(proxy: Proxy):
@@ -289,7 +289,7 @@ async def test_codex_keeps_its_own_history_and_the_proxy_none(proxy: Proxy, codi
     assert "Content-Encoding" not in request.headers
     for name, value in CODEX_HEADERS.items():
         assert request.headers[name] == value
-    assert await proxy.redis.keys("*") == []
+    assert await stored_keys(proxy) == []
 
 
 async def test_codex_sends_custom_tools_and_compactions(proxy: Proxy):

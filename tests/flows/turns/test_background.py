@@ -17,6 +17,7 @@ from proxy.protocol import ids
 from storage import OpenedTurn, Submission, new_partition, partition_of
 from storage.client.keys import queue_key
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.talk import stored_keys
 from tests.proxy.relay.streams import WHOLE
 from tests.upstream import HANG, Reply
 
@@ -99,7 +100,7 @@ async def test_what_a_turn_would_be_refused_for_is_refused_before_it_is_queued(
     turn = {"model": "echo", "input": "hi", "background": True, **body}
     got, answer = await proxy.call("POST", "/v1/responses", turn)
     assert (got, answer["error"]["code"]) == (status, code)
-    assert await proxy.redis.keys("*") == []
+    assert await stored_keys(proxy) == []
 
 
 async def test_a_refused_one_leaves_its_conversation_free(proxy: Proxy):

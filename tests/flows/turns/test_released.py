@@ -17,7 +17,7 @@ from tests.upstream import Reply
 TURNS = 4
 
 #: Where what a turn holds is made. A WebSocket's connection is not among it: it is made once, and lives long.
-OF_A_TURN = ("proxy.turns", "proxy.relay", "proxy.upstream", "proxy.protocol", "proxy.context", "storage")
+OF_A_TURN = ("proxy.turns", "proxy.relay", "proxy.protocol", "proxy.context", "storage")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.talk import items_of, respond, sent
+from tests.flows.talk import items_of, respond, sent, stored_keys
 from tests.items import texts
 from tests.upstream import Reply
 
@@ -213,7 +213,7 @@ async def test_unstored_turns_leave_nothing_and_cannot_be_continued(proxy: Proxy
     response = await client.responses.create(model="echo", input="hi", store=False)
     assert response.id.startswith("resp_")
     assert response.model_dump()["store"] is False
-    assert await proxy.redis.keys("*") == []
+    assert await stored_keys(proxy) == []
     with pytest.raises(openai.NotFoundError):
         await client.responses.retrieve(response.id)
     with pytest.raises(openai.BadRequestError) as refused:

@@ -17,7 +17,7 @@ from storage import Store, new_partition
 from storage.client.channel import Channel, ChannelRequest, Command, Transaction
 from storage.client.library import load_scripts
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
-from tests.storage.everything import use_archive, use_everything, use_jobs, use_quotas
+from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
 from tests.storage.servers import run_cluster_node
 
 SCRIPTS = {script.sha: name for name, script in load_scripts().items()}
@@ -198,6 +198,7 @@ async def test_a_script_that_meets_a_moving_slot_is_refused_whole_or_done_whole(
     await use_archive(store)
     await use_jobs(store)
     await use_quotas(store)
+    await use_backup(store)
     assert sorted(set(load_scripts()) - set(moving.outcomes)) == []
     unsure = {name for name, script in load_scripts().items() if script.names_keys}
     assert {name for name in unsure if moving.outcomes[name]["done"]} == set()
