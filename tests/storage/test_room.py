@@ -159,7 +159,7 @@ GO_ON = {
     *("append_events", "claim_events"),
     *("check_rights", "correct_index", "drop_index", "purge_partition", "touch_index"),
     *("claim_job", "enqueue_job", "fail_job", "finish_job", "join_queue", "keep_jobs", "reclaim_jobs", "renew_job"),
-    *("claim_layout", "list_restored", "note_layout", "note_restore"),
+    *("claim_layout", "list_restored", "note_layout"),
     *("import_appends", "import_branches", "return_job"),
     *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
     *("sweep_index", "sweep_segment", "sweep_survey"),
