@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import signal
 import subprocess
@@ -35,11 +34,6 @@ def pytest_configure() -> None:
     """Take Ctrl-C: what a script runs in the background ignores it, and so would every process that a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Run a process more than there are processors: a fifth of the tests' time is spent waiting for other processes."""
-    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_finish() -> None:
