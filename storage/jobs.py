@@ -16,7 +16,7 @@ from redis import exceptions as redis_errors
 from storage.client.channel import Argument, Channel
 from storage.client.keys import QueueKeys
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 from storage.client.values import join_calls
 from storage.errors import Conflict, StoreError
 from storage.items import COMMIT_MARKER_SECONDS
@@ -214,10 +214,8 @@ class Jobs:
 
     async def take(self, worker: str, limit: int) -> list[JobEntry]:
         """Wait for entries, at most `limit`; after a while without any return none. Raises Unavailable."""
-        try:
+        with translated():
             entries = await self._take(worker, limit)
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         return await self._draw(entries)
 
     async def _draw(self, entries: Sequence[JobEntry]) -> list[JobEntry]:

@@ -20,7 +20,7 @@ from storage.client.connection import (
 )
 from storage.client.keyspace import Keyspace
 from storage.client.primary import Primary
-from storage.client.scripts import CLIENT_ERRORS, Scripts, translate_error
+from storage.client.scripts import Scripts, translated
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
@@ -160,10 +160,8 @@ class Store:
         if primary is None:
             await asyncio.Event().wait()
             return
-        try:
+        with translated():
             await primary.follow()
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
 
     async def close(self) -> None:
         """Close every connection."""

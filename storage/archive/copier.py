@@ -24,7 +24,7 @@ from storage.archive.backup_file import KeyPart, split_key
 from storage.client.channel import Channel
 from storage.client.keys import escape_glob, probe_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 from storage.errors import ServerReplaced
 from storage.partitions import partition_of
 
@@ -85,21 +85,17 @@ class Copier:
 
     async def _servers(self) -> list[str]:
         """Return what tells the servers' processes apart."""
-        try:
+        with translated():
             tags = await self._channel.tags()
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         calls = [Call("identify_server", [probe_key(self._keyspace.prefix, tag)], []) for tag in tags]
         return sorted([(await self._scripts.run(call))[0].decode() for call in calls])
 
     async def _find(self) -> _Names:
         names, prefix = _Names(), self._keyspace.prefix
-        try:
+        with translated():
             async for keys in self._channel.scan(f"{escape_glob(prefix)}:*"):
                 for key in keys:
                     names.add(key.removeprefix(prefix))
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         return names
 
     async def _copy_partition(self, partition: str, names: Iterable[str]) -> AsyncIterator[KeyPart]:

@@ -16,7 +16,7 @@ from storage.archive.backup_file import BackupHead, KeyPart
 from storage.client.channel import Channel, Command
 from storage.client.keys import OwnerKeys, escape_glob, layout_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 from storage.client.values import PARTITION_KEY
 from storage.errors import StoreError, StoreNotEmpty
 from storage.jobs import Jobs
@@ -82,25 +82,21 @@ class Restorer:
     async def _find_any(self) -> str:
         """Return a key of a partition or of an owner; '' if there is none."""
         others = tuple(f"{self._keyspace.prefix}:{kind}:" for kind in ("layout", "jobs", "quota", "probe"))
-        try:
+        with translated():
             async for keys in self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:*"):
                 for key in keys:
                     if not key.startswith(others):
                         return key
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         return ""
 
     async def _clear(self) -> None:
         """Delete everything but the mark."""
-        try:
+        with translated():
             async for keys in self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:*"):
                 commands: list[Command] = [("UNLINK", key) for key in keys if key != self._layout]
                 for reply in await self._channel.exchange(commands):
                     if isinstance(reply, Exception):
                         raise reply
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
 
 
 class _Batch:

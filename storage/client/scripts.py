@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from redis import exceptions as redis_errors
@@ -119,6 +120,15 @@ def translate_error(error: Exception, *, unsure: bool = False) -> Unavailable:
         logger.error("the store answered with an error: %s: %s", type(error).__name__, text)
     in_a_script = reason is Reason.UNKNOWN or str(error).startswith("ACL failure")
     return Unavailable(_name_of(error), reason, unsure=unsure or in_a_script or isinstance(error, Unanswered))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise Unavailable for whatever redis-py raises meanwhile."""
+    try:
+        yield
+    except CLIENT_ERRORS as error:
+        raise translate_error(error) from error
 
 
 def _reason_of(error: Exception) -> Reason:

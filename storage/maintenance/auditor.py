@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from storage.client.channel import Channel
 from storage.client.keys import OwnerKeys, QueueKeys, layout_key, queue_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, translate_error
+from storage.client.scripts import translated
 from storage.maintenance.invariants import complaints, garbage
 from storage.maintenance.partition_reader import PartitionReader
 
@@ -53,14 +53,12 @@ class Auditor:
         """
         report = Report()
         unfinished: set[str] = set()
-        try:
+        with translated():
             async for name, keys in self._partitions(owner, report):
                 unfinished.update(await self._check(name, keys, report))
                 on_progress(report)
             await self._check_queue(unfinished, report)
             await self._check_listings(owner, report)
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         return report
 
     async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:

@@ -7,7 +7,7 @@ import math
 from storage.client.channel import Channel
 from storage.client.keys import probe_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 from storage.errors import Reason, StoreError, Unavailable
 from storage.room import Disk, Shortage, memory_left
 
@@ -56,10 +56,8 @@ class Condition:
         self._is_in_doubt = True
 
     async def _look(self) -> None:
-        try:
+        with translated():
             tags = await self._channel.tags()
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         calls = [Call("probe_writes", [probe_key(self._prefix, tag)], []) for tag in tags]
         left = math.inf
         for reply in await self._scripts.run_all(calls):

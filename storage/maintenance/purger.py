@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from storage.client.channel import Argument, Channel
 from storage.client.keys import QueueKeys, escape_glob
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 from storage.client.values import FIELD_BREAK
 
 #: Times that all keys are looked at, at most: each but the first finds only what was written during the one before.
@@ -72,10 +72,8 @@ class Purger:
         after each partition. Raises Unavailable; then the rest is left, and another purge goes on.
         """
         async with self._turnstile:
-            try:
+            with translated():
                 return await self._purge(owner, on_progress)
-            except CLIENT_ERRORS as error:
-                raise translate_error(error) from error
 
     async def _purge(self, owner: str, on_progress: Callable[[Purged], None]) -> Purged:
         purged = Purged()

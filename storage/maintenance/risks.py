@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from storage.client.channel import Channel
 from storage.client.keys import probe_key
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 
 #: The settings that are looked at.
 RISKY_SETTINGS = ("maxmemory-policy", "appendonly", "appendfsync", "save")
@@ -27,10 +27,8 @@ class Risks:
 
     async def find(self) -> list[str]:
         """Return a sentence for each setting that can lose what was acknowledged, with its name. Raises Unavailable."""
-        try:
+        with translated():
             settings, role = await self._channel.exchange([("CONFIG", "GET", *RISKY_SETTINGS), ("INFO", "replication")])
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
         if isinstance(settings, redis_errors.ResponseError):
             found = [
                 f"{', '.join(RISKY_SETTINGS[:3])} can't be checked: the server does not tell its settings (CONFIG GET)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from storage.client.keys import escape_glob
-from storage.client.scripts import CLIENT_ERRORS, Call, translate_error
+from storage.client.scripts import Call, translated
 from storage.errors import StoreError
 from storage.partitions import partition_of
 
@@ -59,13 +59,11 @@ class Sweeper:
     async def partitions(self) -> AsyncIterator[str]:
         """Yield the names of all partitions of all owners; one may come twice. Raises Unavailable."""
         name = re.compile(re.escape(self._keyspace.prefix) + r":\{(\w+)\}:partition")
-        try:
+        with translated():
             async for keys in self._channel.scan(f"{escape_glob(self._keyspace.prefix)}:{{*}}:partition"):
                 for key in keys:
                     if match := name.fullmatch(key):
                         yield match[1]
-        except CLIENT_ERRORS as error:
-            raise translate_error(error) from error
 
     async def sweep(self, some_id: str) -> Swept:
         """Sweep the partition that an id leads to. Raises Unavailable; then the rest is left for the next sweep."""
