@@ -368,8 +368,3 @@ class ModelAnswer:
         if self._failure is not None and seconds is None:
             raise self._failure
         return b""
-
-
-def _refuses_encrypted(refusal: UpstreamRefusal) -> bool:
-    """Whether a model has no encrypted reasoning: OpenAI's 400 on param `include` for those that don't reason."""
-    return refusal.status == 400 and "encrypted content is not supported" in refusal.message.lower()
