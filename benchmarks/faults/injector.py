@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 _CHUNK_BYTES = 1 << 18
@@ -101,17 +101,26 @@ def reset(writer: asyncio.StreamWriter) -> None:
 @asynccontextmanager
 async def link(target: int) -> AsyncIterator[Link]:
     """Relay a free port to the port `target` of this machine."""
-    relay, tasks = Link(target), set[asyncio.Task[None]]()
+    relay = Link(target)
+    async with listening(relay.serve) as relay.port:
+        yield relay
+
+
+@asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], limit: int = 1 << 16
+) -> AsyncIterator[int]:
+    """Serve a free port, which is given, each connection in a task that ends with the context. limit: of a read."""
+    tasks = set[asyncio.Task[None]]()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(relay.serve(reader, writer))
+        task = asyncio.ensure_future(serve(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    relay.port = server.sockets[0].getsockname()[1]
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=limit)
     try:
-        yield relay
+        yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
         for task in tasks:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from benchmarks.faults.history import digest
-from benchmarks.faults.injector import reset
+from benchmarks.faults.injector import listening, reset
 from proxy.protocol import sse
 
 Item: TypeAlias = dict[str, Any]
@@ -172,19 +172,6 @@ class Model:
 @asynccontextmanager
 async def running_model(answers: dict[str, Answer] | None = None) -> AsyncIterator[Model]:
     """Run the model server on a free port."""
-    model, tasks = Model(answers or {}), set[asyncio.Task[None]]()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(model.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=1 << 20)
-    model.port = server.sockets[0].getsockname()[1]
-    try:
+    model = Model(answers or {})
+    async with listening(model.serve, limit=1 << 20) as model.port:
         yield model
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

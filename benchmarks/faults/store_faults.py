@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, cast
 
 from redis.exceptions import RedisError
 
+from benchmarks.faults.injector import Link
 from benchmarks.faults.world import USER, ValkeyProcess, World
 
 StoreFault: TypeAlias = Callable[[World], AbstractAsyncContextManager[None]]
@@ -46,20 +47,21 @@ async def killed(world: World) -> AsyncIterator[None]:
 @asynccontextmanager
 async def lost(world: World) -> AsyncIterator[None]:
     """All connections to it are reset, and new ones too."""
-    for replica in world.replicas:
-        replica.link.refuse()
-    try:
+    with _spoiled(world, Link.refuse):
         yield
-    finally:
-        for replica in world.replicas:
-            replica.link.restore()
 
 
 @asynccontextmanager
 async def unanswered(world: World) -> AsyncIterator[None]:
     """It does what it is asked, and its answers are lost."""
+    with _spoiled(world, Link.swallow):
+        yield
+
+
+@contextmanager
+def _spoiled(world: World, spoil: Callable[[Link], None]) -> Iterator[None]:
     for replica in world.replicas:
-        replica.link.swallow()
+        spoil(replica.link)
     try:
         yield
     finally:

@@ -48,6 +48,12 @@ async def stored_keys(proxy: Proxy) -> list[bytes]:
     return [key for key in await proxy.redis.keys("*") if isinstance(key, bytes) and b":layout:" not in key]
 
 
+async def until_worker_waits(proxy: Proxy) -> None:
+    """Return once the worker waits for jobs: from then on nothing asks the store on its own."""
+    while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process)
+        await asyncio.sleep(0.01)
+
+
 async def respond(proxy: Proxy, *, key: str = "sk-alice", expect: int = 200, **body: Any) -> dict[str, Any]:
     """Take a turn, with the echo model unless another is named; return the Response object."""
     status, response = await proxy.call("POST", "/v1/responses", {"model": "echo", "input": "hi", **body}, key=key)

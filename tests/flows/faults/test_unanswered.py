@@ -14,7 +14,7 @@ import pytest
 from proxy.http.keys import STORE
 from proxy.runtime import store_watch
 from tests.flows.conftest import Proxy, StartProxy, running_proxy
-from tests.flows.talk import items_of, new_conversation
+from tests.flows.talk import items_of, new_conversation, until_worker_waits
 from tests.storage.lossy import LossyProxy
 from tests.storage.servers import run_valkey
 
@@ -34,9 +34,7 @@ async def proxy(start_proxy: StartProxy, lossy: LossyProxy, monkeypatch: pytest.
     monkeypatch.setattr(store_watch, "LOOK_SECONDS", 600.0)
     proxy = await start_proxy(redis={"url": lossy.url, "timeout_seconds": 600.0}, turns={"lock_lease_seconds": 60.0})
     await proxy.app[STORE].condition.look()
-    # the worker waits for jobs
-    while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process)
-        await asyncio.sleep(0.01)
+    await until_worker_waits(proxy)
     return proxy
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from proxy.http.keys import STORE
 from proxy.runtime import store_watch
 from storage.client.library import load_scripts
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.talk import respond
+from tests.flows.talk import respond, until_worker_waits
 from tests.roundtrips import RoundTripCounter
 
 ITEM = {"role": "user", "content": "hi"}
@@ -35,8 +34,7 @@ async def proxy(start_proxy: StartProxy, counter: RoundTripCounter, monkeypatch:
     for script in load_scripts().values():
         await proxy.redis.script_load(script.source)
     await proxy.app[STORE].condition.look()
-    while not any("b" in one["flags"] for one in await proxy.redis.client_list()):  # noqa: ASYNC110 (another process: there is no event)
-        await asyncio.sleep(0.01)
+    await until_worker_waits(proxy)
     return proxy
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,16 +12,13 @@ from typing import Any
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from redis import Redis as SyncRedis
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from storage.client.channel import Channel
 from storage.client.connection import connect, open_channel
+from tests.certificates import make_certificate, server_context
 from tests.storage.servers import free_ports, run_sentinel, run_valkey
 from tests.virtual_time import in_virtual_time
 
@@ -163,36 +157,10 @@ async def test_a_server_that_does_not_say_hello_back(tmp_path: Path):
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
-def make_certificate(folder: Path) -> Path:
-    """Write a certificate for 127.0.0.1, which vouches for itself, and its key into one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    pem = serialization.Encoding.PEM
-    key_bytes = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(certificate.public_bytes(pem) + key_bytes)
-    return path
-
-
 @asynccontextmanager
 async def tls_in_front_of(server_socket: Path, certificate: Path) -> AsyncIterator[int]:
     """Run a proxy that speaks TLS; gives its port. The tests' server knows none."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
+    context = server_context(certificate)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_unix_connection(server_socket)
@@ -224,7 +192,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_tls(valkey_url: str, tmp_path: Path, loop: str):
-    certificate = make_certificate(tmp_path)
+    certificate = make_certificate(tmp_path / "server.pem")
 
     async def main() -> None:
         async with tls_in_front_of(Path(valkey_url.removeprefix("unix://")), certificate) as port:
