@@ -165,6 +165,22 @@ local function line_named(conversation_key, branches_key, name)
   return line and tonumber(line), name
 end
 
+-- The edition of a partition: `name#number`. While it is the same, nothing that its segments held was taken from them, and
+-- whoever has read items under one may go on using them (open_turn). The first commit names it; each time that something
+-- is taken away it gets the next number. So none comes again, and a partition that is made anew has another name.
+local function name_edition(name)
+  if redis.call('HEXISTS', PARTITION, 'edition') == 0 then
+    redis.call('HSET', PARTITION, 'edition', name .. '#0')
+  end
+end
+
+local function end_edition()
+  local name, number = string.match(redis.call('HGET', PARTITION, 'edition') or '', '^(.*#)(%d+)$')
+  if name then
+    redis.call('HSET', PARTITION, 'edition', name .. number + 1)
+  end
+end
+
 -- Makes a key live at least `retention` s from now. Never shortens a life: `retention` may have been longer before.
 local function extend(key, retention)
   if redis.call('PTTL', key) < retention * 1000 then

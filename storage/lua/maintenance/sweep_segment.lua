@@ -48,6 +48,7 @@ end
 local top = redis.call('ZREVRANGE', holders_key(segment), 0, 0, 'WITHSCORES')
 local needed = math.max(reach, tonumber(top[2] or 0))
 if length > needed then
+  end_edition()
   local low = math.max(needed, length - window)
   for i, bytes in ipairs(redis.call('LRANGE', key, low, -1)) do
     if bytes ~= '' then
@@ -105,6 +106,9 @@ while free_count > 0 do
   end
 end
 
+if free_count > 0 then
+  end_edition()
+end
 for offset, bytes in pairs(free) do
   forget_item(bytes, offset)
   redis.call('LSET', key, offset, '')
