@@ -38,8 +38,8 @@ BY_STORE = {
 LEFT = {"cut off", "left", "no answer"}
 #: Clients that ask until it is done.
 PERSISTENT = {"retries with key", "retries without key"}
-#: Clients that do not listen to the end, or count as such.
-LEAVING = {"resets", "leaves before headers", "half-closes"}
+#: Clients that do not listen to the end.
+LEAVING = {"resets", "leaves before headers"}
 
 
 def most_times(store: str, client: str) -> int:
