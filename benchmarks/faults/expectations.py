@@ -42,15 +42,6 @@ PERSISTENT = {"retries with key", "retries without key"}
 LEAVING = {"resets", "leaves before headers"}
 
 
-def most_times(store: str, client: str) -> int:
-    """Return how often a turn may be stored.
-
-    Without a key a second attempt knows of the first by what the store was told when its client left. Where that could
-    not be told then, the second can be opened at another replica between the first one's commit and its note.
-    """
-    return 2 if client == "retries without key" and store != "fine" else 1
-
-
 def unexpected(upstream: str, store: str, client: str, told: Sequence[str]) -> list[str]:
     """Return what a client was told, attempt by attempt, that it must not be: a sentence each."""
     if client in PERSISTENT:

@@ -281,7 +281,7 @@ async def test_of_two_turns_that_a_failover_gave_the_same_number_one_is_stored(r
     conversation = await start(store, "one")
     partition = partition_of(conversation.id)
     keys = [f"test:{{{partition}}}:{name}" for name in ("branch:0", "lock:0")]
-    before = await redis.hgetall(keys[0])
+    before: dict[Any, Any] = await redis.hgetall(keys[0])
     first = await open_turn(store, conversation=conversation, token="first", branch=branch)
     # a replica takes the primary's place that does not have this yet
     await redis.delete(*keys)

@@ -166,7 +166,7 @@ class Watched:
 
     async def run(self, end: TurnResult | BaseException, *, leaves: str) -> None:
         """Go through a turn; return when all that it began is done."""
-        await self._observer.identified("resp_1")
+        await self._observer.identified("resp_1", lambda: False)
         if leaves == "before":
             self.leave()
         ending = asyncio.create_task(self._observer.ended(end))
