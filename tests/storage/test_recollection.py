@@ -219,20 +219,41 @@ async def test_a_conversation_that_was_purged_and_made_anew_has_its_own_history(
     assert history_of(await open_turn(heard, conversation=conversation)) == ["new", "same"]
 
 
+async def contents_of(redis: Redis) -> dict[Any, tuple[int, Any]]:
+    """Return each key's time to live in ms (0: for ever) and value."""
+    return {key: (max(await redis.pttl(key), 0), await redis.dump(key)) for key in await redis.keys()}
+
+
+async def lose_what_came_after(redis: Redis, before: dict[Any, tuple[int, Any]]) -> None:
+    """Do what a failover does to a replica that did not have the last of it."""
+    await redis.flushdb()
+    for key, (life_ms, value) in before.items():
+        await redis.restore(key, life_ms, value)
+
+
 @pytest.mark.parametrize("since", ["", "u7", "u7 a7", "u7 a7 u8"])
 async def test_what_a_failover_has_lost_is_not_shown(heard: Store, store: Store, redis: Redis, since: str):
     """Also not if as much, or more, was written there since."""
     talk = await Talk(heard).begin("u1 a1")
     await talk.turn("u2", "a2")
     await talk.turn("u3", "a3")
-    before = {key: (max(await redis.pttl(key), 0), await redis.dump(key)) for key in await redis.keys()}
+    before = await contents_of(redis)
     await talk.turn("u4", "a4")
     await talk.release(await talk.open())
-    await redis.flushdb()
-    for key, (life_ms, value) in before.items():
-        await redis.restore(key, life_ms, value or b"")
+    await lose_what_came_after(redis, before)
     await Talk(store, talk.conversation, talk.ids).say(since)
     assert texts_of(await talk.open()).split() == ["u1", "a1", "u2", "a2", "u3", "a3", *since.split()]
+
+
+async def test_nor_is_what_was_deleted_after_a_deletion_that_a_failover_has_lost(
+    talk: Talk, store: Store, redis: Redis
+):
+    before = await contents_of(redis)
+    await store.items.delete(OWNER, talk.id, talk.ids["a1"])
+    await talk.release(await talk.open())
+    await lose_what_came_after(redis, before)
+    await store.items.delete(OWNER, talk.id, talk.ids["a2"])
+    assert texts_of(await talk.open()) == "u1 a1 u2 u3 a3"
 
 
 async def change(dice: Random, talk: Talk, other: Talk, number: int) -> None:
@@ -278,7 +299,7 @@ async def test_whatever_happens_a_process_that_remembers_sees_what_one_sees_that
 # --- how much is kept ---------------------------------------------------------------------------------------------
 
 
-def recollection(chain: str = "0:0:2", size: int = 100, edition: str = "resp_1#0", last: bytes = b"{}") -> Recollection:
+def recollection(chain: str = "0:0:2", size: int = 100, edition: str = "resp_1", last: bytes = b"{}") -> Recollection:
     items = HistoryItems([b"x" * size])
     return Recollection(chain, edition, last, History(items, {}, frozenset()))
 

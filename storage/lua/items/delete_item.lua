@@ -29,7 +29,7 @@ for _, place in ipairs(places) do
     redis.call('ZADD', BASE .. 'tombstones', position(place[1], place[2]), place[1] .. ':' .. place[2])
   end
 end
-end_edition()
+end_edition(id)
 redis.call('HDEL', index_key, id)
 local call = 'call:' .. string.sub(mark, 2)
 if string.find(mark, '^[+~]') and redis.call('HGET', index_key, call) == id then

@@ -165,19 +165,19 @@ local function line_named(conversation_key, branches_key, name)
   return line and tonumber(line), name
 end
 
--- The edition of a partition: `name#number`. While it is the same, nothing that its segments held was taken from them, and
--- whoever has read items under one may go on using them (open_turn). The first commit names it; each time that something
--- is taken away it gets the next number. So none comes again, and a partition that is made anew has another name.
+-- The edition of a partition. While it is the same, nothing that its segments held was taken from them, and whoever has
+-- read items under one may go on using them (open_turn). The first commit names it. Each further one is made of the last
+-- and of what was taken away: so none comes again, not even where a failover has lost some of them.
 local function name_edition(name)
   if redis.call('HEXISTS', PARTITION, 'edition') == 0 then
-    redis.call('HSET', PARTITION, 'edition', name .. '#0')
+    redis.call('HSET', PARTITION, 'edition', name)
   end
 end
 
-local function end_edition()
-  local name, number = string.match(redis.call('HGET', PARTITION, 'edition') or '', '^(.*#)(%d+)$')
-  if name then
-    redis.call('HSET', PARTITION, 'edition', name .. number + 1)
+local function end_edition(taken)
+  local edition = redis.call('HGET', PARTITION, 'edition')
+  if edition then
+    redis.call('HSET', PARTITION, 'edition', redis.sha1hex(edition .. ' ' .. taken))
   end
 end
 

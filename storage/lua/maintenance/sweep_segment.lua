@@ -48,8 +48,8 @@ end
 local top = redis.call('ZREVRANGE', holders_key(segment), 0, 0, 'WITHSCORES')
 local needed = math.max(reach, tonumber(top[2] or 0))
 if length > needed then
-  end_edition()
   local low = math.max(needed, length - window)
+  end_edition(segment .. ':' .. low .. ':' .. length)
   for i, bytes in ipairs(redis.call('LRANGE', key, low, -1)) do
     if bytes ~= '' then
       forget_item(bytes, low + i - 1)
@@ -107,7 +107,12 @@ while free_count > 0 do
 end
 
 if free_count > 0 then
-  end_edition()
+  local offsets = {}
+  for offset in pairs(free) do
+    offsets[#offsets + 1] = offset
+  end
+  table.sort(offsets)
+  end_edition(segment .. ':' .. table.concat(offsets, ':'))
 end
 for offset, bytes in pairs(free) do
   forget_item(bytes, offset)

@@ -108,7 +108,7 @@ if (on_branch or on_chain) and stored and job_token == '' and count > 0 and coun
     call('EXPIRE', response_key, retention)
     local facts = { 'HSET', PARTITION, 'responses', (head[3] or 0) + 1 }
     if not head[5] then
-      facts[5], facts[6] = 'edition', response_id .. '#0'
+      facts[5], facts[6] = 'edition', response_id
     end
     if on_branch then
       reach[segment] = offset
