@@ -166,18 +166,17 @@ local function line_named(conversation_key, branches_key, name)
 end
 
 -- The edition of a partition. While it is the same, nothing that its segments held was taken from them, and whoever has
--- read items under one may go on using them (open_turn). The first commit names it. Each further one is made of the last
--- and of what was taken away: so none comes again, not even where a failover has lost some of them.
+-- read items under one may go on using them (open_turn). The first commit names it; whatever takes something away gives
+-- it another name, one that there never was: a failover may have lost the last ones.
 local function name_edition(name)
   if redis.call('HEXISTS', PARTITION, 'edition') == 0 then
     redis.call('HSET', PARTITION, 'edition', name)
   end
 end
 
-local function end_edition(taken)
-  local edition = redis.call('HGET', PARTITION, 'edition')
-  if edition then
-    redis.call('HSET', PARTITION, 'edition', redis.sha1hex(edition .. ' ' .. taken))
+local function rename_edition(name)
+  if redis.call('HEXISTS', PARTITION, 'edition') == 1 then
+    redis.call('HSET', PARTITION, 'edition', name)
   end
 end
 
