@@ -51,9 +51,8 @@ def set_up_logging(level: str, *, shared: bool = False) -> None:
     shared: other processes write there too, so each line has the process id behind the logger's name. A second call
     changes only the level.
     """
-    name = f"%(name)s[{os.getpid()}]" if shared else "%(name)s"
     handler = LineHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
+    handler.setFormatter(LineFormatter(f"[{os.getpid()}]" if shared else ""))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # What no line shows need not be looked up for each (the logging cookbook's own advice).
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
@@ -91,8 +90,8 @@ def on_signals(stop: Callable[[], None], end: Callable[[], None] = lambda: None)
 async def start_services(runner: web.AppRunner) -> None:
     """Start the application's services. Raises StartError.
 
-    What is there by then stays; what turns leave behind is freed by itself, with hardly a circle in it. So the collector
-    looks for circles more seldom, and not in what stays: it takes a tenth of a turn's time otherwise.
+    What is there by then stays; what turns leave behind is freed by itself, with hardly a circle in it. So the
+    collector looks for circles more seldom, and not in what stays: it takes a tenth of a turn's time otherwise.
     """
     try:
         await runner.setup()
