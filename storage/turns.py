@@ -137,8 +137,7 @@ class Turns:
         ]
         commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
-        if turn.mode in _IN_CONVERSATION and turn.conversation_id:
-            touch = self._keyspace.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+        if (touch := self._touch(turn)) is not None:
             calls.append(touch)
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
@@ -152,6 +151,19 @@ class Turns:
             drop = self._keyspace.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
         return Committed(result)
+
+    def _touch(self, turn: TurnCommit) -> Call | None:
+        """Return what notes a commit in its owner's listings."""
+        opened, conversation_id = turn.opened, ""
+        if turn.mode in _IN_CONVERSATION:
+            conversation_id = turn.conversation_id or ""
+        if turn.stored:
+            return self._keyspace.touch_response(
+                turn.owner, turn.response_id, conversation_id, opened.project_id, opened.referrer
+            )
+        if not conversation_id:
+            return None
+        return self._keyspace.touch(turn.owner, conversation_id, opened.project_id, opened.referrer)
 
     async def release(self, lease: Lease) -> None:
         """Give a lock back; nothing happens if it is not held by this token any more."""

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from storage.envelope import item_id
 from storage.records import Chain
 
+#: Bytes of an item from which on only its beginning is shown, and of bodies of responses that come with a window.
+MAX_SHOWN_BYTES = 256 * 1024
+MAX_BODY_BYTES = 2 * 1024 * 1024
+#: Bytes of a body from which on it does not come with a list.
+MAX_LISTED_BODY_BYTES = 64 * 1024
+#: Branches of a graph, and conversations or places that are asked for at a time.
+MOST_BRANCHES = 500
+MOST_HEADS = 50
+MOST_EXCERPTS = 1000
+#: Bytes after which a scan pauses.
+SCAN_BYTES = 1024 * 1024
+
 #: Segment and offset.
-Place: TypeAlias = tuple[int, int]
+ItemPlace: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,11 @@ class Excerpt:
     def id(self) -> str:
         """The item's id."""
         return item_id(self.data)
+
+    @classmethod
+    def of(cls, told: Sequence[Any]) -> Excerpt | None:
+        """Return what the scripts' `excerpt` gives; None for nothing."""
+        return cls(told[0], told[1]) if told else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +77,7 @@ class Graph:
     active_branch: str
     branches: Sequence[GraphBranch]
     more: int
-    tombstones: Sequence[Place]
+    tombstones: Sequence[ItemPlace]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +101,19 @@ class WindowRequest:
 class PlacedItem:
     """An item where it lies. number: of its place on the branch, from 0, deleted ones counted; -1 outside of one.
 
-    data: empty for a deleted item.
+    data: empty for a deleted item; only its beginning for one of more than `MAX_SHOWN_BYTES`. size: of all of it.
     """
 
     segment: int
     offset: int
     number: int
     data: bytes
+    size: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether data is only the beginning."""
+        return len(self.data) < self.size
 
     @property
     def id(self) -> str:
@@ -163,7 +186,7 @@ class LocatedItem:
 
     data: bytes
     note: str
-    places: Sequence[Place]
+    places: Sequence[ItemPlace]
     branch: str
     response_id: str | None
     model: str
@@ -174,7 +197,7 @@ class Scan:
     """A page of all living items of a conversation's branches, each once. after: where to go on, None at the end."""
 
     items: Sequence[PlacedItem]
-    after: Place | None
+    after: ItemPlace | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +258,6 @@ class Pulse:
     active_branch: str
     title: str | None
     branch_count: int
-    tip: Place | None
+    tip: ItemPlace | None
     running: str | None
     followable: bool
