@@ -74,6 +74,7 @@ from storage.records import (
 )
 from storage.room import Disk
 from storage.store import LISTED_RESPONSES, Safeguards, Store
+from storage.turns import Renewal, new_token
 from storage.views import (
     MOST_EXCERPTS,
     MOST_HEADS,
@@ -86,12 +87,15 @@ from storage.views import (
     ItemPlace,
     LocatedItem,
     PlacedItem,
+    Pulse,
     RecentPage,
     RecentResponse,
     Scan,
+    WatchedBranch,
     Window,
     WindowRequest,
 )
+from storage.watching import MOST_WATCHED, WATCHED_SECONDS, StopResult
 
 __all__ = [
     "ALL_OWNERS",
@@ -99,6 +103,8 @@ __all__ = [
     "LISTED_RESPONSES",
     "MOST_EXCERPTS",
     "MOST_HEADS",
+    "MOST_WATCHED",
+    "WATCHED_SECONDS",
     "Allowance",
     "AlreadyThere",
     "Append",
@@ -171,6 +177,7 @@ __all__ = [
     "PageRequest",
     "Pairing",
     "PlacedItem",
+    "Pulse",
     "Purged",
     "QueueFull",
     "QuotaExceeded",
@@ -178,12 +185,14 @@ __all__ = [
     "Reason",
     "RecentPage",
     "RecentResponse",
+    "Renewal",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
     "Safeguards",
     "Scan",
     "ServerReplaced",
+    "StopResult",
     "Store",
     "StoreError",
     "StoreNotEmpty",
@@ -196,9 +205,11 @@ __all__ = [
     "TurnSource",
     "Unavailable",
     "UnsupportedLayout",
+    "WatchedBranch",
     "Window",
     "WindowRequest",
     "new_partition",
+    "new_token",
     "pair",
     "partition_of",
     "random_hex",

@@ -64,6 +64,7 @@ _ONLY_READ = frozenset(
         "read_head",
         "read_item",
         "read_layout",
+        "read_pulse",
         "read_response",
         "resolve_items",
         "scan_items",

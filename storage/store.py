@@ -36,6 +36,7 @@ from storage.quotas import Quotas
 from storage.responses import Responses
 from storage.room import Disk
 from storage.turns import Turns
+from storage.watching import Watching
 
 #: Responses of one owner that are listed, the latest.
 LISTED_RESPONSES = 1000
@@ -108,6 +109,7 @@ class Store:
         self.items = Items(keyspace)
         self.branches = Branches(keyspace)
         self.turns = Turns(keyspace, self.items)
+        self.watching = Watching(keyspace)
         self.responses = Responses(keyspace)
         self.events = EventLogs(keyspace)
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)

@@ -86,7 +86,7 @@ class Leases:
         held = list(self._held)
         # without the store a lock may run out: its turn finds out at its commit whether anybody came in between
         kept = await self._store.turns.renew(held, self.seconds)
-        self._held.difference_update(one for one, is_kept in zip(held, kept, strict=True) if not is_kept)
+        self._held.difference_update(one for one, found in zip(held, kept, strict=True) if not found.held)
 
     async def _settle(self) -> None:
         now = asyncio.get_running_loop().time()

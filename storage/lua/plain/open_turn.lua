@@ -33,7 +33,9 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       chain, pending, name, line = found[1], found[2] or '', '', -1
     end
   end
-  local holder = lock_key and call('GET', lock_key)
+  -- whether anybody watches costs nothing more
+  local marks = lock_key and call('MGET', lock_key, BASE .. 'watched') or {}
+  local holder = marks[1]
   if holder and holder ~= token then
     return { 'locked', call('PTTL', lock_key) }
   end
@@ -63,6 +65,6 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       fence = call('HINCRBY', BASE .. 'branch:' .. line, 'fence', 1)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
-      lock, '', '' }
+      lock, '', '', marks[2] and 1 or 0 }
   end
 end
