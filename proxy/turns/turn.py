@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.turns.continuation import Continuation
     from proxy.turns.opening import Opening
-    from proxy.upstream.model_call import ModelAnswer, ModelCall
+    from proxy.upstream.answer import ModelAnswer
+    from proxy.upstream.model_call import ModelCall
 
 logger = logging.getLogger(__name__)
 
