@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.errors import StoreError
@@ -44,9 +45,8 @@ class Watching:
         calls = []
         for one in watched:
             keys = self._keyspace.keys(one.conversation_id)
-            arguments = [one.owner, one.conversation_id, one.branch]
             names = [keys.head, keys.conversation, keys.branches]
-            calls.append(Call("read_pulse", names, arguments, one.conversation_id))
+            calls.append(Call("read_pulse", names, [one.owner, one.conversation_id, one.branch], one.conversation_id))
         return [
             None if isinstance(reply, StoreError) else _pulse(reply) for reply in await self._scripts.run_all(calls)
         ]
@@ -60,8 +60,8 @@ class Watching:
         for owner, conversation_id in watched:
             keys = self._keyspace.keys(conversation_id)
             names = [keys.head, keys.conversation, keys.watched]
-            arguments = [owner, conversation_id, int(WATCHED_SECONDS * 1000)]
-            calls.append(Call("mark_watched", names, arguments, conversation_id))
+            life = int(WATCHED_SECONDS * 1000)
+            calls.append(Call("mark_watched", names, [owner, conversation_id, life], conversation_id))
         await self._scripts.run_all(calls)
 
     async def stop(self, owner: str, conversation_id: str, branch: str, response_id: str, seconds: float) -> StopResult:
@@ -72,7 +72,7 @@ class Watching:
         """
         keys = self._keyspace.keys(conversation_id)
         names = [keys.head, keys.conversation, keys.branches]
-        arguments = [owner, conversation_id, branch, response_id, int(seconds * 1000)]
+        arguments: list[Argument] = [owner, conversation_id, branch, response_id, int(seconds * 1000)]
         holds, waits = await self._scripts.run(Call("mark_stop", names, arguments, conversation_id))
         return StopResult(holds + waits)
 

@@ -94,6 +94,14 @@ class RunningTurns:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
 
+    def stop(self, owner: str, response_id: str) -> bool:
+        """End the turn that makes a response with what it has; return whether it runs here."""
+        for turn in self._running:
+            if turn.owner == owner and turn.response_id == response_id:
+                turn.stop()
+                return True
+        return False
+
     async def drain(self, timeout_seconds: float | None) -> None:
         """Refuse new turns, let running ones finish, then end what is left as if its client had gone.
 

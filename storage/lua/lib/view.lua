@@ -2,6 +2,8 @@
 -- needs: branch
 
 local EXCERPT = 2048
+-- Id and model of an entry of the journal.
+local APPEND = '^([^' .. FIELD_BREAK .. ']*)' .. FIELD_BREAK .. '([^' .. FIELD_BREAK .. ']*)'
 
 -- The beginning of an item without its note: {bytes, size}; {} for nothing.
 local function excerpt(element)
@@ -50,6 +52,6 @@ end
 local function append_at(segment, offset)
   local entry = redis.call('ZRANGEBYSCORE', BASE .. 'journal', '(' .. position(segment, offset),
     '(' .. position(segment + 1, 0), 'LIMIT', 0, 1)[1]
-  local id, model = string.match(entry or '', '^([^\31]*)\31([^\31]*)')
+  local id, model = string.match(entry or '', APPEND)
   return id and string.sub(id, 1, 1) ~= '@' and id or '', model or ''
 end

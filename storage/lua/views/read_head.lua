@@ -3,7 +3,8 @@
 -- KEYS  partition, conversation, branches
 -- ARGV  owner, conversation id
 -- Returns {'ok', items, branches, model or '', {bytes, size} of the first message of a user, {bytes, size} of the last
--- message ({} for none), id of the running response or ''}, or {'conversation_not_found'}. No more than LOOKED_AT items
+-- message ({} for none), id of the running response or ''}, or {'conversation_not_found'},
+-- {'branch_not_found', name} (damaged: its active branch is gone). No more than LOOKED_AT items
 -- or BYTES at either end are looked at. Writes nothing.
 
 local conversation_key, branches_key = KEYS[2], KEYS[3]

@@ -100,7 +100,7 @@ past = math.min(past, first + wanted)
 
 local items, appends, known = {}, {}, {}
 local function add_append(entry, score, segment)
-  local id, model = string.match(entry, '^([^\31]*)\31([^\31]*)')
+  local id, model = string.match(entry, APPEND)
   if not known[score] then
     known[score] = true
     appends[#appends + 1] = { segment, tonumber(score) - segment * SEGMENT_SPACE, id, model }
