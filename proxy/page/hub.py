@@ -107,8 +107,10 @@ class Hub:
     def stop(self) -> None:
         """Break off whoever watches, now and from now on."""
         self.stopped = True
-        for watched in (*self._branches.values(), *self._lists.values()):
-            watched.wake()
+        for branch in self._branches.values():
+            branch.wake()
+        for listing in self._lists.values():
+            listing.wake()
 
     @asynccontextmanager
     async def watch(self, branch: WatchedBranch) -> AsyncIterator[Watched[Pulse | None]]:

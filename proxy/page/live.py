@@ -173,7 +173,7 @@ class BranchView:
             self._following = None
             return b""
         begun_anew = b""
-        if following.generation not in ("", page.generation):
+        if following.generation not in ("", "-", page.generation):
             number, begun_anew = 0, live_event("running", {"response": response_id, "followable": True})
         following.generation = page.generation
         if page.ended or not page.running:
