@@ -1,4 +1,4 @@
-"""The page at /ui: conversations looked at, their branches walked, edited and watched. Calls the use cases of `api`.
+"""The page at /ui: conversations looked at, their branches walked, edited and watched.
 
-`cards`, `forest`, `render`, `pictures`, `text` and `demo` are pure.
+Imports `api`, whose use cases it calls, and all below it. `cards`, `deltas`, `forest`, `pictures` and `text` are pure.
 """

@@ -163,7 +163,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ConversationHead:
     """What a list of conversations shows of one. first: a user's first message, last: the last message, if any.
 
     Both, item_count, model (of the last answer, '' if there is none) and running are the active branch's.
