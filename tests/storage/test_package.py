@@ -57,7 +57,7 @@ def test_the_public_names_of_storage_are_these():
         "Fork",
         "ForkPoint",
         "Forked",
-        "Found",
+        "FoundId",
         "Graph",
         "GraphBranch",
         "HistoryFull",
