@@ -61,6 +61,7 @@ def test_the_public_names_of_storage_are_these():
         "Graph",
         "GraphBranch",
         "HistoryFull",
+        "HistoryItems",
         "ImportSource",
         "ItemNotFound",
         "ItemPage",
