@@ -104,6 +104,16 @@ class Hub:
             finally:
                 self.stop()
 
+    @property
+    def watcher_count(self) -> int:
+        """How many watch."""
+        return self._of_owner.total()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether the store is asked for anything."""
+        return self._has_branches.is_set() or self._has_lists.is_set()
+
     def stop(self) -> None:
         """Break off whoever watches, now and from now on."""
         self.stopped = True
@@ -160,7 +170,7 @@ class Hub:
             raise TooManyRequests(
                 "You watch as many conversations at a time as are allowed.", retry_after_seconds=WATCH_RETRY_SECONDS
             )
-        if self._of_owner.total() >= MOST_WATCHERS:
+        if self.watcher_count >= MOST_WATCHERS:
             raise ServiceUnavailable("This server has as many watchers as it takes.", code="too_many_watchers")
         self._of_owner[owner] += 1
         try:

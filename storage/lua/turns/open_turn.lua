@@ -4,7 +4,8 @@
 -- KEYS  partition, conversation, branches, index, previous response
 -- ARGV  1 owner  2 source ('conversation', 'response' or 'none')  3 conversation id ('' = none)  4 branch: that it
 --       continues, or that is forked ('' = the active one, or the one that has the target)
---       5 lock token, `id of the response/secret` ('' = only look)  6 lease ms  7 retention s  8 fork point ('' = no fork)  9 target
+--       5 lock token: the response's id, a slash, a secret ('' = only look)  6 lease ms  7 retention s  8 fork point
+--       ('' = no fork)  9 target
 --       10 new branch's name ('' = it will become MAIN)  11 ms for which what a fork inherits is kept from being freed
 --       12 a chain whose items the caller holds ('' = none)  13 edition of the partition that they are of
 --       14 number of ids, item ids…, number of call ids, call ids that are answered…
