@@ -1,0 +1,179 @@
+"""Actions that ask the model: a message sent, an edit, a new answer. The turn runs on whether the page stays or not.
+
+A form waits for the turn's end, for as long as a browser waits, and then shows what came of it. The script, which says
+that it takes JSON, is told at once where to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import hdrs, web
+
+from proxy.api.edits import describe_edit, describe_regeneration, edit_alone, read_message, read_turn
+from proxy.auth.caller import CALLER
+from proxy.http.answers import json_answer, path_conversation_id, whole
+from proxy.http.keys import CONFIG, REQUEST_ID, STORE
+from proxy.page.actions import branch_url, item_problem
+from proxy.page.forms import branch_in, id_in, message_turn, renewed, text_in
+from proxy.page.guard import as_api_error
+from proxy.page.layout import ROOT_PATH, see_other
+from proxy.page.response_views import path_response_id, response_screen
+from proxy.page.running import begin_turn, stop_turn
+from proxy.page.views import conversation_screen, list_screen
+from proxy.protocol import ids
+from proxy.protocol.errors import ApiError
+from proxy.protocol.params import MAIN
+from proxy.protocol.request import read_request
+from proxy.turns.intake import take_in
+from proxy.turns.options import TurnOptions
+from storage import Conversation, Fork, ForkPoint, ResponseNotFound, StoreError, TurnSource, new_partition
+
+if TYPE_CHECKING:
+    from proxy.page.running import BegunTurn
+
+#: Seconds that a form waits for the end of its turn.
+PATIENCE_SECONDS = 20.0
+
+_JSON = "application/json"
+
+
+async def begin_conversation(request: web.Request) -> web.StreamResponse:
+    """POST /ui/new: message, model; a new conversation with its first turn."""
+    form, store, owner = await request.post(), request.app[STORE], request[CALLER].owner
+    conversation_id = ids.new_conversation_id(new_partition())
+    made = False
+    try:
+        body = message_turn(form, {"id": conversation_id})
+        await whole(store.conversations.create(owner, Conversation(conversation_id, 0, 0), []))
+        made = True
+        begun = await _begin(request, body)
+    except (ApiError, StoreError) as exc:
+        if made:
+            # nobody has seen it yet, and it has nothing in it
+            await whole(store.conversations.delete(owner, conversation_id))
+        return await _problem(request, exc, list_screen)
+    return await _result(request, begun, branch_url(conversation_id, ""))
+
+
+async def send(request: web.Request) -> web.StreamResponse:
+    """POST …/turn: message, model, branch; with `at` (an item or a response) as the first of a new branch, `name`."""
+    conversation_id, form = path_conversation_id(request), await request.post()
+    try:
+        at, name = id_in(form, "at", required=False), branch_in(form, "name")
+        place = {"at": at, "branch": name} if at else {"branch": branch_in(form)}
+        conversation = {"id": conversation_id} | {key: value for key, value in place.items() if value}
+        begun = await _begin(request, message_turn(form, conversation))
+    except (ApiError, StoreError) as exc:
+        return await _problem(request, exc, conversation_screen)
+    return await _result(request, begun, branch_url(conversation_id, begun.branch))
+
+
+async def edit(request: web.Request) -> web.StreamResponse:
+    """POST …/edit: item, branch, message; mode (answer, save, branch), name, model, response (that is replaced)."""
+    conversation_id, form = path_conversation_id(request), await request.post()
+    try:
+        item_id, mode = id_in(form, "item"), text_in(form, "mode") or "answer"
+        message = read_message({"content": text_in(form, "message", required=True)})
+        name = branch_in(form, "name") or ids.new_branch_name("branch")
+        backup = {"name": name} if mode == "branch" else {"backup": ids.new_branch_name(MAIN)}
+        source = TurnSource(conversation_id, branch=branch_in(form), fork=Fork(ForkPoint.EDIT, item_id, **backup))
+        if mode == "save":
+            await whole(edit_alone(request.app[STORE], request[CALLER].owner, source, message))
+            return _told(request, branch_url(conversation_id, MAIN))
+        body = {**renewed(await _replaced(request, form), form), "input": [message]}
+        options = TurnOptions(describe=describe_edit)
+        begun = await begin_turn(request, read_turn(body, source), options)
+    except (ApiError, StoreError) as exc:
+        return await _problem(request, exc, lambda *_: item_problem(request, exc, "edit"))
+    return await _result(request, begun, branch_url(conversation_id, name if mode == "branch" else MAIN))
+
+
+async def regenerate(request: web.Request) -> web.StreamResponse:
+    """POST …/regenerate: item, branch, model, temperature, response (that is replaced)."""
+    conversation_id, form = path_conversation_id(request), await request.post()
+    try:
+        fork = Fork(ForkPoint.REPLY, id_in(form, "item"), backup=ids.new_branch_name(MAIN))
+        source = TurnSource(conversation_id, branch=branch_in(form), fork=fork)
+        body = renewed(await _replaced(request, form), form)
+        options = TurnOptions(describe=describe_regeneration)
+        begun = await begin_turn(request, read_turn(body, source), options)
+    except (ApiError, StoreError) as exc:
+        return await _problem(request, exc, lambda *_: item_problem(request, exc, "regenerate"))
+    return await _result(request, begun, branch_url(conversation_id, MAIN))
+
+
+async def go_on(request: web.Request) -> web.StreamResponse:
+    """POST /ui/r/RESP/turn: message, model; in a conversation as the first turn of a new branch, `name`."""
+    response_id, form = path_response_id(request), await request.post()
+    location = ""
+    try:
+        stored = await request.app[STORE].responses.read(request[CALLER].owner, response_id)
+        conversation = orjson.loads(stored.body).get("conversation") or {}
+        if conversation.get("id"):
+            name = branch_in(form, "name") or ids.new_branch_name("branch")
+            body = message_turn(form, {"id": conversation["id"], "at": response_id, "branch": name})
+            location = branch_url(conversation["id"], name)
+        else:
+            body = message_turn(form, None) | {"previous_response_id": response_id}
+        begun = await _begin(request, body)
+    except (ApiError, StoreError) as exc:
+        return await _problem(request, exc, response_screen)
+    return await _result(request, begun, location or f"{ROOT_PATH}r/{begun.response_id}")
+
+
+async def stop(request: web.Request) -> web.StreamResponse:
+    """POST …/stop: branch, response; what has come of its answer stays."""
+    conversation_id, form = path_conversation_id(request), await request.post()
+    branch = branch_in(form)
+    await stop_turn(request, conversation_id, branch, id_in(form, "response"))
+    return _told(request, branch_url(conversation_id, branch) + "#end")
+
+
+async def _begin(request: web.Request, body: dict[str, Any]) -> BegunTurn:
+    return await begin_turn(request, await take_in(request.app[CONFIG], body, read_request))
+
+
+async def _replaced(request: web.Request, form: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the Response object whose place a new answer takes, None where it is gone or unknown."""
+    response_id = id_in(form, "response", required=False)
+    if not response_id:
+        return None
+    try:
+        stored = await request.app[STORE].responses.read(request[CALLER].owner, response_id)
+    except ResponseNotFound:
+        return None
+    found: dict[str, Any] = orjson.loads(stored.body)
+    return found
+
+
+async def _result(request: web.Request, begun: BegunTurn, location: str) -> web.StreamResponse:
+    """Send the browser to what came of a turn; a turn that failed is seen at its response."""
+    if _takes_json(request):
+        return json_answer({"response": begun.response_id, "location": location})
+    await begun.ended(PATIENCE_SECONDS)
+    if begun.is_over and begun.status not in {"completed", "incomplete"}:
+        return see_other(f"{ROOT_PATH}r/{begun.response_id}")
+    return see_other(f"{location}#end")
+
+
+def _told(request: web.Request, location: str) -> web.Response:
+    return json_answer({"location": location}) if _takes_json(request) else see_other(location)
+
+
+async def _problem(request: web.Request, exc: ApiError | StoreError, screen: Any) -> web.StreamResponse:
+    """Return the screen that a form came from, as it was filled in, with what is wrong."""
+    error = as_api_error(request, exc)
+    if _takes_json(request):
+        body = {"error": error.to_dict() | {"request_id": request[REQUEST_ID]}}
+        return json_answer(body, status=error.status)
+    form = await request.post()
+    filled = {name: value for name, value in form.items() if isinstance(value, str)}
+    answer: web.StreamResponse = await screen(request, filled | {"problem": error}, error.status)
+    return answer
+
+
+def _takes_json(request: web.Request) -> bool:
+    return request.headers.get(hdrs.ACCEPT, "").startswith(_JSON)
