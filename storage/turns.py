@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
@@ -14,7 +15,7 @@ from storage.errors import StoreError
 from storage.foresight import Foresight, Sight, cut_to
 from storage.history import read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
-from storage.partitions import partition_of
+from storage.partitions import partition_of, random_hex
 from storage.records import (
     CommitMode,
     CommitResult,
@@ -28,7 +29,25 @@ from storage.records import (
 
 #: For how long what a fork inherits is kept from being freed while its turn runs.
 FORK_PIN_MS = 3_600_000
+#: Digits of a token that nobody can guess.
+SECRET_DIGITS = 16
 _IN_CONVERSATION = {CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE}
+
+
+def new_token(response_id: str) -> str:
+    """Return a token for the lock of the turn that makes a response; whoever sees the lock knows which it is."""
+    return f"{response_id}/{random_hex(SECRET_DIGITS)}"
+
+
+class Renewal(NamedTuple):
+    """What a renewal of a lock found. held: it still is; a turn that has lost it finds that out by its commit.
+
+    stop: its turn is to end with what it has. watched: somebody watches the conversation.
+    """
+
+    held: bool = False
+    stop: bool = False
+    watched: bool = False
 
 
 class Turns:
@@ -74,7 +93,7 @@ class Turns:
         if isinstance(reply, StoreError):
             raise reply
         beside = reply.pop() if call.reads else []
-        spans, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model = reply
+        spans, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model, watched = reply
         here = {one: _read_known(found) for one, found in zip(item_ids, known, strict=True) if found}
         self._foresight.learn(owner, source, lease.partition, chain, line)
         history = read_history(cut_to(chain, beside) if spans == 0 else spans, chain)
@@ -94,6 +113,7 @@ class Turns:
             calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
             anchor=anchor.decode() or None,
             model=model.decode() or None,
+            watched=bool(watched),
         )
 
     async def peek(
@@ -137,8 +157,7 @@ class Turns:
         ]
         commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
-        if turn.mode in _IN_CONVERSATION and turn.conversation_id:
-            touch = self._keyspace.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+        if (touch := self._touch(turn)) is not None:
             calls.append(touch)
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
@@ -152,6 +171,19 @@ class Turns:
             drop = self._keyspace.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
         return Committed(result)
+
+    def _touch(self, turn: TurnCommit) -> Call | None:
+        """Return what notes a commit in its owner's listings."""
+        opened, conversation_id = turn.opened, ""
+        if turn.mode in _IN_CONVERSATION:
+            conversation_id = turn.conversation_id or ""
+        if turn.stored:
+            return self._keyspace.touch_response(
+                turn.owner, turn.response_id, conversation_id, opened.project_id, opened.referrer
+            )
+        if not conversation_id:
+            return None
+        return self._keyspace.touch(turn.owner, conversation_id, opened.project_id, opened.referrer)
 
     async def release(self, lease: Lease) -> None:
         """Give a lock back; nothing happens if it is not held by this token any more."""
@@ -167,19 +199,15 @@ class Turns:
         keys = self._keyspace.keys_of(partition)
         await self._scripts.run(Call("withdraw_turn", [keys.head, keys.branches], [token, new_branch]))
 
-    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[bool]:
-        """Renew locks, all in one round trip; False for each that is lost. A turn finds that out by its commit."""
-        replies = await self._scripts.run_all(
-            [
-                Call(
-                    "renew_lease",
-                    [self._keyspace.keys_of(lease.partition).lock(lease.lock)],
-                    [lease.token, int(lease_seconds * 1000)],
-                )
-                for lease in leases
-            ]
-        )
-        return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies]
+    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[Renewal]:
+        """Renew locks, all in one round trip, and learn what others want of their turns."""
+        calls = []
+        for lease in leases:
+            keys = self._keyspace.keys_of(lease.partition)
+            names = [keys.lock(lease.lock), keys.stop(lease.lock), keys.watched]
+            calls.append(Call("renew_lease", names, [lease.token, int(lease_seconds * 1000)]))
+        replies = await self._scripts.run_all(calls)
+        return [Renewal() if isinstance(reply, StoreError) else Renewal(*map(bool, reply)) for reply in replies]
 
 
 def _read_known(found: bytes) -> KnownItem:

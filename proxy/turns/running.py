@@ -13,6 +13,7 @@ from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import Tasks
+from proxy.turns.turn import AnsweredBefore
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class RunningTurns:
             self._check_draining()
             turn.begin()
             return await turn.run()
-        except (ApiError, StoreError):
+        except (ApiError, StoreError, AnsweredBefore):
             raise
         except Exception as error:
             # A turn whose client has gone has nobody else to tell.
@@ -93,6 +94,14 @@ class RunningTurns:
             # what it raises was told
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
+
+    def stop(self, owner: str, response_id: str) -> bool:
+        """End the turn that makes a response with what it has; return whether it runs here."""
+        for turn in self._running:
+            if turn.owner == owner and turn.response_id == response_id:
+                turn.stop()
+                return True
+        return False
 
     async def drain(self, timeout_seconds: float | None) -> None:
         """Refuse new turns, let running ones finish, then end what is left as if its client had gone.

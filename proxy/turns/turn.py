@@ -23,6 +23,7 @@ from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.relay import Outcome, Ownership, Relay
+from proxy.streams.event_log import watched_log
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
@@ -30,14 +31,16 @@ from proxy.turns.options import TurnOptions
 from proxy.turns.stream import TurnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from proxy.delivery import Delivery, FrameSink
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
     from proxy.turns.continuation import Continuation
     from proxy.turns.opening import Opening
-    from proxy.upstream.model_call import ModelAnswer, ModelCall
+    from proxy.upstream.answer import ModelAnswer
+    from proxy.upstream.model_call import ModelCall
+    from storage import KeptAnswer, KeyClaim
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,18 @@ class TurnResult:
     body: bytes | None = None
 
 
+class AnsweredBefore(Exception):
+    """Ends a turn before the model is asked: its request was carried out before, and this is its answer.
+
+    claim: what it is kept under until it is delivered; None where it stays.
+    """
+
+    def __init__(self, answer: KeptAnswer, claim: KeyClaim | None = None) -> None:
+        super().__init__(answer.response_id)
+        self.answer = answer
+        self.claim = claim
+
+
 class TurnObserver(Protocol):
     """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
 
@@ -58,8 +73,19 @@ class TurnObserver(Protocol):
         """The turn runs from here on, whatever becomes of the request that it came with."""
         ...
 
-    async def identified(self, response_id: str) -> None:
-        """The turn is open and its response has an id; the model server has not been asked yet. May raise ApiError."""
+    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
+        """The turn is open and its response has an id; the model server has not been asked yet.
+
+        may_repeat: tells whether its history may end with a turn that brought the same. May raise ApiError, or
+        AnsweredBefore.
+        """
+        ...
+
+    async def storing(self, attempt: int) -> None:
+        """What was made is about to be stored. attempt: from 0; the one before may have been carried out.
+
+        Raises Unavailable where it has to wait, Conflict where it must not be.
+        """
         ...
 
     def left(self) -> None:
@@ -102,6 +128,7 @@ class Turn:
         self._came_whole = False
         self._leaving = False
         self._stopping = False
+        self._stopped = False
         self._abandoned = False
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
@@ -136,6 +163,11 @@ class Turn:
         if self._ends_on_leave or stopping:
             self._stopping = self._stopping or stopping
             self._break_off()
+
+    def stop(self) -> None:
+        """End the turn with what it has, because its owner wants that; whoever waits for the answer is told so."""
+        self._stopped = True
+        self._break_off()
 
     def watch(self, now: float) -> None:
         """End the turn with what it has if it has taken too long. now: monotonic seconds."""
@@ -179,6 +211,10 @@ class Turn:
         if self._generating is not None:
             self._generating.cancel()
 
+    async def _tell_storing(self, attempt: int) -> None:
+        for observer in self._observers:
+            await observer.storing(attempt)
+
     async def _tell_end(self, end: TurnResult | BaseException) -> None:
         for observer in reversed(self._observers):
             try:
@@ -196,13 +232,24 @@ class Turn:
         self._relay = Relay(_ownership(opening))
         self._commit = Commit(services, self._call, opening, self._relay)
         try:
+            self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
             for observer in self._observers:
-                await observer.identified(opening.response_id)
+                await observer.identified(opening.response_id, opening.may_repeat)
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
+
+    def _let_watch(self, opening: Opening) -> None:
+        """Let others end the turn, and follow it if somebody watches already."""
+        if not opening.lease.lock:
+            return
+        watched = opening.opened.watched
+        self._services.leases.on_stop(opening.lease, self.stop, watched=watched)
+        if watched and (log := watched_log(self._services, self.owner, opening.request)) is not None:
+            self._output.add(log)
+            self._observers = (*self._observers, log)
 
     # --- generate -------------------------------------------------------------------------------------------------
 
@@ -272,6 +319,8 @@ class Turn:
         """
         if self._abandoned:
             return None
+        if self._stopped:
+            return self._relay.interrupt()
         waits = self._stopping and (self._options.resumable or not self.delivery.gone)
         if waits and not self._request.stream:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
@@ -294,7 +343,9 @@ class Turn:
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
-        outcome = self._outcome = await self._commit.write(outcome, leaving=self._leaving)
+        outcome = self._outcome = await self._commit.write(
+            outcome, self._tell_storing, leaving=self._leaving and not self._stopped
+        )
         beside = await self._commit.describe()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}

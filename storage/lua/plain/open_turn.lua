@@ -33,7 +33,9 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       chain, pending, name, line = found[1], found[2] or '', '', -1
     end
   end
-  local holder = lock_key and call('GET', lock_key)
+  -- whether anybody watches costs nothing more
+  local marks = lock_key and call('MGET', lock_key, BASE .. 'watched') or {}
+  local holder = marks[1]
   if holder and holder ~= token then
     return { 'locked', call('PTTL', lock_key) }
   end
@@ -60,9 +62,10 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     -- Everything has been read that will be written: from here on the script only writes.
     if lock_key and not holder then
       call('SET', lock_key, token, 'PX', lease_ms)
-      fence = call('HINCRBY', BASE .. 'branch:' .. line, 'fence', 1)
+      fence = (fence or 0) + 1
+      call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
-      lock, '', '' }
+      lock, '', '', marks[2] and 1 or 0 }
   end
 end
