@@ -54,9 +54,9 @@ async def branches_screen(request: web.Request, form: dict[str, Any], status: in
     earlier, sort = request.query.get("earlier") == "1", request.query.get("sort", "place")
     branches = Branches(graph, conversation_id, earlier=earlier, keep=graph.active_branch)
     nodes = outline(branches, graph.active_branch, by_use=sort == "use")
-    places = [row["node"].first for row in nodes if row["node"].first]
-    excerpts = await store.items.excerpts(owner, conversation_id, places) if places else []
-    said = dict(zip(places, excerpts, strict=True))
+    spans = [row["node"].spans[0] for row in nodes if row["node"].spans]
+    excerpts = await store.items.excerpts(owner, conversation_id, spans) if spans else []
+    said = dict(zip(spans, excerpts, strict=True))
     return show(
         request,
         "branches.html",
@@ -170,7 +170,7 @@ def _nested(branches: Branches, nodes: Sequence[dict[str, Any]], said: dict[Any,
     """Return the rows of a nested list: whether each opens a list below it, and how many it closes."""
     rows = []
     for row, following in zip(nodes, [*nodes[1:], None], strict=True):
-        excerpt = said.get(row["node"].first)
+        excerpt = said.get(row["node"].spans[0]) if row["node"].spans else None
         next_depth = following["depth"] if following else 0
         rows.append(
             row

@@ -34,6 +34,9 @@ _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reason
 _TEXT_BEGINS = re.compile(r'"(?:text|output|arguments|input|content)":"')
 _STRING = re.compile(r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*')
 
+#: Marks of Markdown that would only be noise in a single line.
+_MARKS = re.compile(r"\*\*|__|^#{1,6} |^> |`{1,3}", re.MULTILINE)
+
 Fields = Mapping[str, Any]
 
 
@@ -110,7 +113,8 @@ def first_line(data: bytes, limit: int = LINE) -> str:
     except orjson.JSONDecodeError:
         return shorten(_text_in_cut(data), limit)
     if card.is_message:
-        return shorten(" ".join(part.text for part in card.parts if part.kind != "note") or card.line, limit)
+        said = " ".join(part.text for part in card.parts if part.kind in {"markdown", "plain"})
+        return shorten(_MARKS.sub("", said) or card.line or "a message without text", limit)
     return shorten(f"{card.title} {card.name} {card.line}", limit)
 
 

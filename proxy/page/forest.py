@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 #: A segment and an offset in it.
 Place: TypeAlias = tuple[int, int]
-_Span: TypeAlias = tuple[int, int, int]
+#: A segment, and the offsets from which and up to which.
+Span: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(eq=False)
@@ -31,7 +32,7 @@ class Node:
     it. gap: how many places, of those that the node before it goes on with elsewhere, are left out between the two.
     """
 
-    spans: list[_Span] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
@@ -115,7 +116,7 @@ def _trie(chains: Mapping[int, Chain]) -> Node:
         for segment, start, to in chain:
             cuts[segment].update((start, to))
     ordered = {segment: sorted(offsets) for segment, offsets in cuts.items()}
-    root, below = Node(), dict[tuple[int, _Span], Node]()
+    root, below = Node(), dict[tuple[int, Span], Node]()
     for line, chain in chains.items():
         node = root
         node.lines.append(line)
@@ -130,7 +131,7 @@ def _trie(chains: Mapping[int, Chain]) -> Node:
     return root
 
 
-def _atoms(chain: Chain, cuts: Mapping[int, Sequence[int]]) -> Iterator[_Span]:
+def _atoms(chain: Chain, cuts: Mapping[int, Sequence[int]]) -> Iterator[Span]:
     for segment, start, to in chain:
         offsets = cuts[segment]
         inner = offsets[bisect_left(offsets, start) : bisect_right(offsets, to)]
@@ -156,8 +157,8 @@ def _joined(root: Node) -> Node:
     return root
 
 
-def _merged(spans: Sequence[_Span]) -> list[_Span]:
-    merged: list[_Span] = []
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    merged: list[Span] = []
     for segment, start, to in spans:
         if merged and merged[-1][0] == segment and merged[-1][2] == start:
             merged[-1] = segment, merged[-1][1], to

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import orjson
 
 from proxy.page.cards import Card, card_of, cut_card
-from proxy.page.forest import Forest, Node, Place
+from proxy.page.forest import Forest, Node, Place, Span
 
 if TYPE_CHECKING:
     from storage import Append, Graph, GraphBranch, Window
@@ -91,14 +91,14 @@ class Branches:
         base = f"/ui/c/{quote(self.conversation_id)}?branch={quote(name)}"
         return f"{base}&around={quote(item_id)}#i-{quote(item_id)}" if item_id else base
 
-    def fork_places(self, window: Window) -> list[Place]:
-        """Return the first places of all lines that begin or leave within a window, whose items have to be known."""
+    def fork_spans(self, window: Window) -> list[Span]:
+        """Return the first spans of all lines that begin or leave within a window: what is there has to be known."""
         nodes = [node for node in self._path(window) if self._touches(node, window) and node.parent]
         leaving = [child for node in self._path(window) if self._touches(node, window) for child in node.children]
         found = [sibling for node in nodes if node.parent for sibling in node.parent.children]
-        places = [node.first for node in [*found, *leaving] if node.first]
-        first = self.first_place(window.line) if window.first else None
-        return list(dict.fromkeys([*places, *([first] if first else [])]))
+        spans = [node.spans[0] for node in [*found, *leaving] if node.spans]
+        chain = self.by_line[window.line].chain if window.first and window.line in self.by_line else ()
+        return list(dict.fromkeys([*spans, *chain[:1]]))
 
     def first_place(self, line: int) -> Place | None:
         """Return where a branch begins, None of an empty one."""
@@ -119,7 +119,7 @@ def is_earlier(name: str) -> bool:
 
 
 def rows_of(window: Window, branches: Branches, known: Mapping[Place, str]) -> list[Row]:
-    """Return a window's rows. known: the ids of the items at `Branches.fork_places`."""
+    """Return a window's rows. known: the ids of the items at `Branches.fork_spans`."""
     heads = _Heads(window.appends)
     path = branches.forest.path(window.line)
     begins = {node.first: node for node in path if node.parent is not None}

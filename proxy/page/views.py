@@ -170,7 +170,7 @@ async def go(request: web.Request) -> web.StreamResponse:
     some_id = request.query.get("id", "").strip()
     check_id(some_id, "id")
     try:
-        found = await request.app[STORE].find(request[CALLER].owner, some_id)
+        found = await request.app[STORE].items.find(request[CALLER].owner, some_id)
     except ItemNotFound:
         raise NotFound(f"Nothing of yours has the id '{some_id}'.") from None
     if found.kind == "conversation":
@@ -186,13 +186,10 @@ async def go(request: web.Request) -> web.StreamResponse:
 
 async def rendered_rows(request: web.Request, branches: Branches, window: Window) -> tuple[list[Row], str]:
     """Return a window's rows, their texts rendered, and the id of the first item of their branch."""
-    places = branches.fork_places(window)
-    excerpts = (
-        await request.app[STORE].items.excerpts(request[CALLER].owner, branches.conversation_id, places)
-        if places
-        else []
-    )
-    known = {place: one.id for place, one in zip(places, excerpts, strict=True) if one is not None}
+    spans = branches.fork_spans(window)
+    items = request.app[STORE].items
+    excerpts = await items.excerpts(request[CALLER].owner, branches.conversation_id, spans) if spans else []
+    known = {span[:2]: one.id for span, one in zip(spans, excerpts, strict=True) if one is not None}
     rows = rows_of(window, branches, known)
     await render_parts(request, all_parts(rows))
     first = branches.first_place(window.line)
