@@ -75,7 +75,7 @@ from storage.records import (
 from storage.room import Disk
 from storage.store import LISTED_RESPONSES, Safeguards, Store
 from storage.turns import Renewal, new_token
-from storage.views import (
+from storage.views.shapes import (
     MOST_EXCERPTS,
     MOST_HEADS,
     Append,
@@ -95,7 +95,7 @@ from storage.views import (
     Window,
     WindowRequest,
 )
-from storage.watching import MOST_WATCHED, WATCHED_SECONDS, StopResult
+from storage.views.watching import MOST_WATCHED, WATCHED_SECONDS, StopResult
 
 __all__ = [
     "ALL_OWNERS",

@@ -12,7 +12,7 @@ from storage.client.values import place_of, read_chain
 from storage.conversations import read_facts
 from storage.envelope import unwrap, unwrap_all
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
-from storage.views import MOST_BRANCHES, Graph, GraphBranch
+from storage.views.shapes import MOST_BRANCHES, Graph, GraphBranch
 
 #: Places of deleted items that come with a graph.
 MOST_TOMBSTONES = 10_000

@@ -12,7 +12,7 @@ from storage.client.scripts import Call, Scripts
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
-from storage.views import MOST_HEADS, Excerpt, Head
+from storage.views.shapes import MOST_HEADS, Excerpt, Head
 
 #: Most metadata pairs of a conversation (OpenAI's limit).
 MAX_METADATA = 16
@@ -104,7 +104,7 @@ class Conversations:
     async def heads(self, owner: str, conversation_ids: Sequence[str]) -> dict[str, Head]:
         """Return what a list shows of conversations, by id, without those that are not there; one round trip.
 
-        conversation_ids: at most `views.MOST_HEADS`.
+        conversation_ids: at most `views.shapes.MOST_HEADS`.
         """
         calls = []
         for one in conversation_ids:

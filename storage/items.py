@@ -15,7 +15,7 @@ from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
 from storage.partitions import partition_of
 from storage.records import Chain, Conversation, Entry, ItemPage, KnownItem, PageRequest
-from storage.views import (
+from storage.views.shapes import (
     MAX_BODY_BYTES,
     MAX_SHOWN_BYTES,
     SCAN_BYTES,

@@ -12,7 +12,7 @@ from storage.envelope import unwrap_all
 from storage.errors import Missing, StoreError
 from storage.items import page_arguments
 from storage.records import ItemPage, PageRequest, StoredResponse
-from storage.views import MAX_LISTED_BODY_BYTES, Excerpt, RecentPage, RecentResponse
+from storage.views.shapes import MAX_LISTED_BODY_BYTES, Excerpt, RecentPage, RecentResponse
 
 
 class Responses:

@@ -36,7 +36,7 @@ from storage.quotas import Quotas
 from storage.responses import Responses
 from storage.room import Disk
 from storage.turns import Turns
-from storage.watching import Watching
+from storage.views.watching import Watching
 
 #: Responses of one owner that are listed, the latest.
 LISTED_RESPONSES = 1000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import orjson
 from aiohttp import hdrs, web
@@ -18,7 +19,7 @@ from proxy.http.answers import json_answer, path_conversation_id, whole
 from proxy.http.keys import CONFIG, REQUEST_ID, STORE
 from proxy.page.actions import branch_url, item_problem
 from proxy.page.forms import branch_in, id_in, message_turn, renewed, text_in
-from proxy.page.guard import as_api_error
+from proxy.page.guard import as_api_error, error_screen
 from proxy.page.layout import ROOT_PATH, see_other
 from proxy.page.response_views import path_response_id, response_screen
 from proxy.page.running import begin_turn, stop_turn
@@ -55,20 +56,20 @@ async def begin_conversation(request: web.Request) -> web.StreamResponse:
             # nobody has seen it yet, and it has nothing in it
             await whole(store.conversations.delete(owner, conversation_id))
         return await _problem(request, exc, list_screen)
-    return await _result(request, begun, branch_url(conversation_id, ""))
+    return await _result(request, begun, conversation_id, "")
 
 
 async def send(request: web.Request) -> web.StreamResponse:
     """POST …/turn: message, model, branch; with `at` (an item or a response) as the first of a new branch, `name`."""
     conversation_id, form = path_conversation_id(request), await request.post()
     try:
-        at, name = id_in(form, "at", required=False), branch_in(form, "name")
+        at, name = id_in(form, "at", required=False), branch_in(form, "name") or ids.new_branch_name("branch")
         place = {"at": at, "branch": name} if at else {"branch": branch_in(form)}
         conversation = {"id": conversation_id} | {key: value for key, value in place.items() if value}
         begun = await _begin(request, message_turn(form, conversation))
     except (ApiError, StoreError) as exc:
         return await _problem(request, exc, conversation_screen)
-    return await _result(request, begun, branch_url(conversation_id, begun.branch))
+    return await _result(request, begun, conversation_id, name if at else branch_in(form))
 
 
 async def edit(request: web.Request) -> web.StreamResponse:
@@ -88,7 +89,7 @@ async def edit(request: web.Request) -> web.StreamResponse:
         begun = await begin_turn(request, read_turn(body, source), options)
     except (ApiError, StoreError) as exc:
         return await _problem(request, exc, lambda *_: item_problem(request, exc, "edit"))
-    return await _result(request, begun, branch_url(conversation_id, name if mode == "branch" else MAIN))
+    return await _result(request, begun, conversation_id, name if mode == "branch" else MAIN)
 
 
 async def regenerate(request: web.Request) -> web.StreamResponse:
@@ -102,26 +103,24 @@ async def regenerate(request: web.Request) -> web.StreamResponse:
         begun = await begin_turn(request, read_turn(body, source), options)
     except (ApiError, StoreError) as exc:
         return await _problem(request, exc, lambda *_: item_problem(request, exc, "regenerate"))
-    return await _result(request, begun, branch_url(conversation_id, MAIN))
+    return await _result(request, begun, conversation_id, MAIN)
 
 
 async def go_on(request: web.Request) -> web.StreamResponse:
     """POST /ui/r/RESP/turn: message, model; in a conversation as the first turn of a new branch, `name`."""
     response_id, form = path_response_id(request), await request.post()
-    location = ""
     try:
         stored = await request.app[STORE].responses.read(request[CALLER].owner, response_id)
         conversation = orjson.loads(stored.body).get("conversation") or {}
         if conversation.get("id"):
             name = branch_in(form, "name") or ids.new_branch_name("branch")
             body = message_turn(form, {"id": conversation["id"], "at": response_id, "branch": name})
-            location = branch_url(conversation["id"], name)
         else:
-            body = message_turn(form, None) | {"previous_response_id": response_id}
+            name, body = "", message_turn(form, None) | {"previous_response_id": response_id}
         begun = await _begin(request, body)
     except (ApiError, StoreError) as exc:
         return await _problem(request, exc, response_screen)
-    return await _result(request, begun, location or f"{ROOT_PATH}r/{begun.response_id}")
+    return await _result(request, begun, conversation.get("id") or "", name)
 
 
 async def stop(request: web.Request) -> web.StreamResponse:
@@ -149,14 +148,20 @@ async def _replaced(request: web.Request, form: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-async def _result(request: web.Request, begun: BegunTurn, location: str) -> web.StreamResponse:
-    """Send the browser to what came of a turn; a turn that failed is seen at its response."""
-    if _takes_json(request):
-        return json_answer({"response": begun.response_id, "location": location})
-    await begun.ended(PATIENCE_SECONDS)
-    if begun.is_over and begun.status not in {"completed", "incomplete"}:
-        return see_other(f"{ROOT_PATH}r/{begun.response_id}")
-    return see_other(f"{location}#end")
+async def _result(request: web.Request, begun: BegunTurn, conversation_id: str, branch: str) -> web.StreamResponse:
+    """Send the browser to what came of a turn; one that failed, or is in no conversation, is seen at its response."""
+    if _takes_json(request) and conversation_id:
+        live = f"{ROOT_PATH}c/{conversation_id}/live" + (f"?branch={quote(branch)}" if branch else "")
+        told = {"response": begun.response_id, "location": branch_url(conversation_id, branch)}
+        return json_answer(told | {"branch": branch, "live": live})
+    try:
+        await begun.ended(PATIENCE_SECONDS)
+    except (ApiError, StoreError) as exc:
+        return error_screen(request, as_api_error(request, exc))
+    failed = begun.is_over and begun.status not in {"completed", "incomplete"}
+    if failed or not conversation_id:
+        return _told(request, f"{ROOT_PATH}r/{begun.response_id}")
+    return see_other(f"{branch_url(conversation_id, branch)}#end")
 
 
 def _told(request: web.Request, location: str) -> web.Response:

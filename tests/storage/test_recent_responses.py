@@ -88,7 +88,7 @@ async def test_an_entry_whose_response_is_gone_is_dropped_when_it_is_read(store:
 async def test_a_young_entry_may_be_about_to_get_its_response(store: Store, redis: Redis):
     kept = await take_turn(store)
     young = new_log().response_id
-    await redis.zadd(LISTING, {young: float(await redis.zscore(LISTING, kept)) + 1})
+    await redis.zadd(LISTING, {young: (await redis.zscore(LISTING, kept) or 0) + 1})
     assert await recent(store) == [kept]
     assert await redis.zscore(LISTING, young) is not None
     await redis.zrem(LISTING, young)

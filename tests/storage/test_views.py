@@ -19,7 +19,7 @@ from storage import (
     new_partition,
     partition_of,
 )
-from storage.views import MAX_SHOWN_BYTES
+from storage.views.shapes import MAX_SHOWN_BYTES
 from tests.storage.builders import (
     OWNER,
     STRANGER,

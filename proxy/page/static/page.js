@@ -108,10 +108,10 @@
     if (state && !(waiting && waiting.live)) target.searchParams.set('since', state);
     source = new EventSource(target);
     source.addEventListener('change', (event) => {
-      const first = !state;
-      state = event.lastEventId || state;
-      if (!first) refresh();
-      else if (waiting === null) state = event.lastEventId;
+      // the first one says how it is now, which is what is shown
+      const isNews = state !== '';
+      state = event.lastEventId;
+      if (isNews) refresh();
     });
     source.addEventListener('running', (event) => begin(JSON.parse(event.data)));
     source.addEventListener('delta', (event) => grow(JSON.parse(event.data)));

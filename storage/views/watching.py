@@ -14,7 +14,7 @@ from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.errors import StoreError
-from storage.views import Pulse, WatchedBranch
+from storage.views.shapes import Pulse, WatchedBranch
 
 #: Seconds for which a conversation counts as watched after that was noted.
 WATCHED_SECONDS = 30.0
