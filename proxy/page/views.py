@@ -16,13 +16,14 @@ from proxy.http.keys import CONFIG, STORE
 from proxy.page.cards import card_of, first_line
 from proxy.page.forest import covers
 from proxy.page.layout import ROOT_PATH, see_other, show
+from proxy.page.live import state_of
 from proxy.page.pictures import decode_picture
 from proxy.page.renderer import RENDERER
 from proxy.page.thread import Branches, Row, all_parts, rows_of
 from proxy.protocol.errors import BadRequest, NotFound
 from proxy.protocol.items import hide_sealed
 from proxy.protocol.params import check_branch_name, check_id, read_branch_name
-from storage import ItemNotFound, PageRequest, WindowRequest
+from storage import ItemNotFound, PageRequest, WatchedBranch, WindowRequest
 
 if TYPE_CHECKING:
     from proxy.page.cards import Part
@@ -42,11 +43,14 @@ async def list_conversations(request: web.Request) -> web.StreamResponse:
 async def list_screen(request: web.Request, form: dict[str, Any], status: int = 200) -> web.Response:
     """Return the list. form: the first message of a conversation that was sent, and the `problem` with it."""
     store, owner, query = request.app[STORE], request[CALLER].owner, request.query
-    page = await store.conversations.list_page(
-        owner,
-        PageRequest(limit=PAGE, after=query.get("after") or None),
-        project_id=query.get("project") or None,
-        referrer=query.get("referrer") or None,
+    page, newest = await asyncio.gather(
+        store.conversations.list_page(
+            owner,
+            PageRequest(limit=PAGE, after=query.get("after") or None),
+            project_id=query.get("project") or None,
+            referrer=query.get("referrer") or None,
+        ),
+        store.conversations.newest(owner, 1),
     )
     heads = await store.conversations.heads(owner, [one.id for one in page.conversations]) if page.conversations else {}
     filters = {name: query[name] for name in ("project", "referrer") if query.get(name)}
@@ -60,7 +64,7 @@ async def list_screen(request: web.Request, form: dict[str, Any], status: int = 
         filters=filters,
         is_first=not query.get("after"),
         older=f"?{urlencode({**filters, 'after': page.next_cursor})}" if page.next_cursor else "",
-        newest=page.conversations[0].updated_at if page.conversations else 0,
+        newest=newest[0][1] if newest else 0,
         last=heads_lines(heads),
         model=default_model(request),
         form=form,
@@ -77,11 +81,13 @@ async def conversation_screen(request: web.Request, form: dict[str, Any], status
     store, owner = request.app[STORE], request[CALLER].owner
     conversation_id = path_conversation_id(request)
     wanted = _window_wanted(request.query if not form else form)
-    conversation, graph, window, heads = await asyncio.gather(
+    watched = WatchedBranch(owner, conversation_id, wanted.branch)
+    conversation, graph, window, heads, (pulse,) = await asyncio.gather(
         store.conversations.read(owner, conversation_id),
         store.branches.graph(owner, conversation_id),
         _window(store, owner, conversation_id, wanted),
         store.conversations.heads(owner, [conversation_id]),
+        store.watching.look([watched]),
     )
     branches = Branches(graph, conversation_id)
     rows, first_id = await rendered_rows(request, branches, window)
@@ -95,6 +101,7 @@ async def conversation_screen(request: web.Request, form: dict[str, Any], status
         outline=outline(Branches(graph, conversation_id, earlier=False, keep=window.branch), window.branch),
         **around(conversation, graph, window, rows, first_id),
         wanted=wanted,
+        state=state_of(pulse) if pulse else "",
         form=form,
         problem=form.get("problem", ""),
     )

@@ -98,7 +98,7 @@
 
   let source = null;
   let waiting = null; // a turn of ours: {response, location, stays}
-  let state = '';
+  let state = body.dataset.state || '';
   let refreshing = null;
 
   function listen() {
@@ -108,8 +108,7 @@
     if (state && !(waiting && waiting.live)) target.searchParams.set('since', state);
     source = new EventSource(target);
     source.addEventListener('change', (event) => {
-      // the first one says how it is now, which is what is shown
-      const isNews = state !== '';
+      const isNews = event.lastEventId !== state;
       state = event.lastEventId;
       if (isNews) refresh();
     });
