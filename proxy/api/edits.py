@@ -116,9 +116,7 @@ async def _fork_alone(
     return json_answer(describe(await whole(edit_alone(request.app[STORE], request[CALLER].owner, source, message))))
 
 
-async def edit_alone(
-    store: Store, owner: str, source: TurnSource, message: Mapping[str, Any] | None = None
-) -> Revised:
+async def edit_alone(store: Store, owner: str, source: TurnSource, message: Mapping[str, Any] | None = None) -> Revised:
     """Make the new line of history that `source` says, with a message at its end, and ask nobody; return what was done.
 
     Raises StoreError.

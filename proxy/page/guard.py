@@ -17,19 +17,19 @@ from proxy.auth.caller import CALLER
 from proxy.http.keys import CONFIG, REQUEST_ID, Handler
 from proxy.http.middleware import STOPPING
 from proxy.http.quotas import count_request
-from proxy.page.layout import ROOT_PATH, see_other, show
+from proxy.page.layout import ROOT_PATH, see_other, show_screen
 from proxy.page.session import DOORKEEPER
 from proxy.protocol.errors import ApiError, Forbidden, InternalError, ServiceUnavailable, Unauthorized
 from proxy.protocol.store_errors import from_store_error
 from storage import StoreError
 
 #: Seconds after which a browser tries a screen again that the store could not give.
-RETRY_SECONDS = 5
+REFRESH_SECONDS = 5
 
 log = logging.getLogger(__name__)
 
 
-def guarded(handler: Handler) -> Handler:
+def for_callers(handler: Handler) -> Handler:
     """Return a handler of the page for those who may look, with `CALLER` set."""
 
     async def enter(request: web.Request) -> web.StreamResponse:
@@ -48,10 +48,10 @@ def guarded(handler: Handler) -> Handler:
             await count_request(request, caller.owner, limit)
         return await handler(request)
 
-    return opened(wraps(handler)(enter))
+    return for_anybody(wraps(handler)(enter))
 
 
-def opened(handler: Handler) -> Handler:
+def for_anybody(handler: Handler) -> Handler:
     """Return a handler of the page for anybody."""
 
     @wraps(handler)
@@ -94,18 +94,18 @@ def as_api_error(request: web.Request, exc: Exception) -> ApiError:
 def error_screen(request: web.Request, error: ApiError) -> web.Response:
     """Return a screen with what went wrong, in the words and with the code of the API."""
     retries = error.status == 503 and request.method == hdrs.METH_GET
-    response = show(
+    response = show_screen(
         request,
         "error.html",
         status=error.status,
         error=error,
         request_id=request[REQUEST_ID],
-        retries=RETRY_SECONDS if retries else 0,
+        retries=REFRESH_SECONDS if retries else 0,
         conversation_id=request.match_info.get("conversation_id", ""),
     )
     response.headers.update({name: value for name, value in error.headers.items() if name != hdrs.WWW_AUTHENTICATE})
     if retries:
-        response.headers["Refresh"] = str(RETRY_SECONDS)
+        response.headers["Refresh"] = str(REFRESH_SECONDS)
     return response
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from proxy.auth.caller import AUTHENTICATOR
 from proxy.config.values import is_loopback
 from proxy.http.keys import CONFIG
-from proxy.page.layout import LAYOUT, Layout, add_headers
+from proxy.page.layout import TEMPLATES, Templates, add_headers
 from proxy.page.renderer import RENDERER, Renderer
 from proxy.page.routes import ROUTES as PAGE_ROUTES
 from proxy.page.session import DOORKEEPER, Doorkeeper
@@ -28,8 +28,8 @@ def is_served(config: Config) -> bool:
 
 
 def add_page(app: web.Application) -> frozenset[str]:
-    """Add the page to an application that has its `CONFIG`; return its paths, which see to their credentials themselves."""
-    app[LAYOUT] = Layout()
+    """Add the page to an application; return its paths, which see to their credentials themselves."""
+    app[TEMPLATES] = Templates()
     app.add_routes(PAGE_ROUTES)
     app.on_response_prepare.append(add_headers)
     return frozenset(route.path for route in PAGE_ROUTES)

@@ -11,8 +11,8 @@ from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER, UNPROVEN
 from proxy.http.answers import path_of
+from proxy.page.content.text import age_of, grouped, made_visible, moment, shorten, size_of
 from proxy.page.session import DOORKEEPER
-from proxy.page.text import age_of, grouped, moment, shorten, size_of, visible
 from proxy.protocol.errors import NotFound
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ _HEADERS = {
 }
 
 #: The templates and static files of the page.
-LAYOUT: web.AppKey[Layout] = web.AppKey("layout")
+TEMPLATES: web.AppKey[Templates] = web.AppKey("layout")
 
 
-class Layout:
+class Templates:
     """The page's templates and static files; nothing is read before the first view."""
 
     @cached_property
@@ -54,7 +54,7 @@ class Layout:
 
         def shown(value: Any) -> Any:
             # before it is escaped; what is Markup was made here
-            return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+            return made_visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
         environment = Environment(
             loader=FileSystemLoader(_FOLDER / "templates"),
@@ -65,9 +65,7 @@ class Layout:
             finalize=shown,
             auto_reload=False,
         )
-        environment.filters.update(
-            age=age_of, moment=moment, grouped=grouped, short=shorten, size=size_of, html=Markup
-        )
+        environment.filters.update(age=age_of, moment=moment, grouped=grouped, short=shorten, size=size_of, html=Markup)
         environment.globals.update(static=self.static_path)
         return environment
 
@@ -94,7 +92,7 @@ class Layout:
         return web.Response(body=found[1], content_type=_TYPES[Path(name).suffix], charset="utf-8", headers=headers)
 
 
-def show(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:
+def show_screen(request: web.Request, template: str, *, status: int = 200, **values: Any) -> web.Response:
     """Return a screen, with what every template of the page needs beside `values`."""
     caller, keeper = request.get(CALLER), request.app[DOORKEEPER]
     around = {
@@ -105,7 +103,7 @@ def show(request: web.Request, template: str, *, status: int = 200, **values: An
         "here": path_of(request),
         "host": request.host,
     }
-    text = request.app[LAYOUT].render(template, **around, **values)
+    text = request.app[TEMPLATES].render(template, **around, **values)
     return web.Response(text=text, status=status, content_type="text/html", charset="utf-8")
 
 

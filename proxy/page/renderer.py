@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from aiohttp.web import AppKey
 
-from proxy.page.worker import pack
+from proxy.page.worker import pack_message
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ ITEM_SECONDS = 0.3
 PAGE_SECONDS = 1.0
 ASKED_SECONDS = 3.0
 #: Seconds that a page waits for the process to be free, and for its start.
-PATIENCE_SECONDS = 2.0
-START_SECONDS = 10.0
+RENDER_PATIENCE_SECONDS = 2.0
+WORKER_START_SECONDS = 10.0
 #: Seconds without work after which the process ends.
-IDLE_SECONDS = 300.0
+WORKER_IDLE_SECONDS = 300.0
 #: Characters of HTML that are kept.
 CACHE_CHARACTERS = 8 * 1024 * 1024
 
@@ -65,15 +65,12 @@ class Renderer:
             await self._stop()
 
     async def render(self, texts: Sequence[str], *, asked: bool = False) -> list[str | None]:
-        """Return texts as HTML, None for each that is too long or takes too long. asked: has more time, tried anew."""
+        """Return texts as HTML, None for each that is too long or takes too long. asked: with more time, and anew."""
         digests = [hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts]
-        missing = [
-            i for i, text in enumerate(texts)
-            if len(text) <= MAX_RENDERED and (digests[i] not in self._kept or (asked and self._kept[digests[i]] is None))
-        ]  # fmt: skip
+        missing = [i for i, text in enumerate(texts) if len(text) <= MAX_RENDERED and self._lacks(digests[i], asked)]
         if missing:
             with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(RENDER_PATIENCE_SECONDS):
                     await self._free.acquire()
                 try:
                     await self._render(texts, digests, missing, ASKED_SECONDS if asked else ITEM_SECONDS)
@@ -88,11 +85,12 @@ class Renderer:
 
     async def compare(self, first: str, second: str) -> list[list[str]] | None:
         """Return what `search.word_diff` says, None where that can't be said in time."""
-        return await self._do({"job": "compare", "first": first, "second": second})
+        told: list[list[str]] | None = await self._do({"job": "compare", "first": first, "second": second})
+        return told
 
     async def _do(self, task: dict[str, Any]) -> Any:
         with suppress(TimeoutError, _Gone):
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(RENDER_PATIENCE_SECONDS):
                 await self._free.acquire()
             try:
                 return (await self._ask({**task, "seconds": PAGE_SECONDS}))["result"]
@@ -100,7 +98,9 @@ class Renderer:
                 self._free.release()
         return None
 
-    async def _render(self, texts: Sequence[str], digests: Sequence[bytes], missing: Sequence[int], most: float) -> None:
+    async def _render(
+        self, texts: Sequence[str], digests: Sequence[bytes], missing: Sequence[int], most: float
+    ) -> None:
         left = max(PAGE_SECONDS, most)
         for i in missing:
             if left <= 0:
@@ -121,10 +121,10 @@ class Renderer:
         self._put_off_end()
         try:
             # of wall time it may take longer, where others need the processor
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(WORKER_START_SECONDS):
                 if process.stdin is None:
                     raise _Gone
-                process.stdin.write(pack(task))
+                process.stdin.write(pack_message(task))
                 await process.stdin.drain()
                 return await _read(process)
         except (_Gone, TimeoutError, ConnectionError):
@@ -142,7 +142,7 @@ class Renderer:
         )
         self._process = process
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(WORKER_START_SECONDS):
                 await _read(process)
         except (_Gone, TimeoutError):
             await self._stop()
@@ -155,7 +155,7 @@ class Renderer:
     def _put_off_end(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._end_idle)
+        self._idle = asyncio.get_running_loop().call_later(WORKER_IDLE_SECONDS, self._end_idle)
 
     def _end_idle(self) -> None:
         if not self._free.locked() and self._process is not None and self._process.stdin is not None:
@@ -172,6 +172,9 @@ class Renderer:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
         await process.wait()
+
+    def _lacks(self, digest: bytes, asked: bool) -> bool:
+        return digest not in self._kept or (asked and self._kept[digest] is None)
 
     def _find(self, digest: bytes) -> str | None:
         html = self._kept.get(digest)

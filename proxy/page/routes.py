@@ -1,4 +1,4 @@
-"""Routes of the page at /ui."""
+"""Routes of the page."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from proxy.http.keys import Handler
-from proxy.page import actions, asking, branch_views, demo_action, live, response_views, sign_in, views
-from proxy.page.guard import guarded, opened
-from proxy.page.layout import LAYOUT, ROOT_PATH, see_other
+from proxy.page import live, sign_in
+from proxy.page.actions import asking, changes, filling
+from proxy.page.guard import for_anybody, for_callers
+from proxy.page.layout import ROOT_PATH, TEMPLATES, see_other
+from proxy.page.screens import branches, conversations, responses
 
 _CONVERSATION = "/ui/c/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
@@ -23,52 +25,52 @@ async def enter(request: web.Request) -> web.StreamResponse:
 
 async def send_static(request: web.Request) -> web.StreamResponse:
     """GET /ui/static/HASH/NAME."""
-    return request.app[LAYOUT].static(request.match_info["digest"], request.match_info["name"])
+    return request.app[TEMPLATES].static(request.match_info["digest"], request.match_info["name"])
 
 
 #: For those who may look.
 _SHOWN: Mapping[str, Handler] = {
-    ROOT_PATH: views.list_conversations,
-    "/ui/go": views.go,
+    ROOT_PATH: conversations.show_list,
+    "/ui/go": conversations.show_anything,
     "/ui/live": live.list_events,
-    "/ui/r/": response_views.list_responses,
-    _RESPONSE: response_views.show_response,
-    f"{_RESPONSE}/json": response_views.send_response,
-    f"{_RESPONSE}/items/{{item_id}}/json": response_views.send_response_item,
-    f"{_RESPONSE}/items/{{item_id}}/pictures/{{number}}": response_views.send_response_picture,
-    _CONVERSATION: views.show_conversation,
-    f"{_CONVERSATION}/branches": branch_views.show_branches,
-    f"{_CONVERSATION}/compare": branch_views.compare,
-    f"{_CONVERSATION}/search": branch_views.search,
-    f"{_CONVERSATION}/export": actions.export,
+    "/ui/r/": responses.show_responses,
+    _RESPONSE: responses.show_response,
+    f"{_RESPONSE}/json": responses.send_response,
+    f"{_RESPONSE}/items/{{item_id}}/json": responses.send_response_item,
+    f"{_RESPONSE}/items/{{item_id}}/pictures/{{number}}": responses.send_response_picture,
+    _CONVERSATION: conversations.show_conversation,
+    f"{_CONVERSATION}/branches": branches.show_branches,
+    f"{_CONVERSATION}/compare": branches.show_comparison,
+    f"{_CONVERSATION}/search": branches.show_hits,
+    f"{_CONVERSATION}/export": changes.send_export,
     f"{_CONVERSATION}/live": live.conversation_events,
-    _ITEM: views.show_item,
-    f"{_ITEM}/json": views.send_item,
-    f"{_ITEM}/pictures/{{number}}": views.send_picture,
+    _ITEM: conversations.show_item,
+    f"{_ITEM}/json": conversations.send_item,
+    f"{_ITEM}/pictures/{{number}}": conversations.send_picture,
 }
 _DONE: Mapping[str, Handler] = {
-    "/ui/new": asking.begin_conversation,
-    "/ui/demo": demo_action.fill_in,
-    f"{_RESPONSE}/turn": asking.go_on,
-    f"{_CONVERSATION}/turn": asking.send,
-    f"{_CONVERSATION}/edit": asking.edit,
-    f"{_CONVERSATION}/regenerate": asking.regenerate,
-    f"{_CONVERSATION}/stop": asking.stop,
-    f"{_CONVERSATION}/fork": actions.fork,
-    f"{_CONVERSATION}/activate": actions.activate,
-    f"{_CONVERSATION}/rename": actions.rename,
-    f"{_CONVERSATION}/delete-item": actions.delete_item,
-    f"{_CONVERSATION}/delete-branch": actions.delete_branch,
-    f"{_CONVERSATION}/delete": actions.delete_conversation,
+    "/ui/new": asking.do_begin,
+    "/ui/demo": filling.do_fill_in,
+    f"{_RESPONSE}/turn": asking.do_go_on,
+    f"{_CONVERSATION}/turn": asking.do_send,
+    f"{_CONVERSATION}/edit": asking.do_edit,
+    f"{_CONVERSATION}/regenerate": asking.do_regenerate,
+    f"{_CONVERSATION}/stop": asking.do_stop,
+    f"{_CONVERSATION}/fork": changes.do_fork,
+    f"{_CONVERSATION}/activate": changes.do_activate,
+    f"{_CONVERSATION}/rename": changes.do_rename,
+    f"{_CONVERSATION}/delete-item": changes.do_delete_item,
+    f"{_CONVERSATION}/delete-branch": changes.do_delete_branch,
+    f"{_CONVERSATION}/delete": changes.do_delete_conversation,
 }
 
 ROUTES = [
     web.get("/", enter),
     web.get("/ui", enter),
-    web.get("/ui/static/{digest}/{name}", opened(send_static)),
-    web.get("/ui/sign-in", opened(sign_in.show_sign_in)),
-    web.post("/ui/sign-in", opened(sign_in.sign_in)),
-    web.post("/ui/sign-out", opened(sign_in.sign_out)),
-    *(web.get(path, guarded(handler)) for path, handler in _SHOWN.items()),
-    *(web.post(path, guarded(handler)) for path, handler in _DONE.items()),
+    web.get("/ui/static/{digest}/{name}", for_anybody(send_static)),
+    web.get("/ui/sign-in", for_anybody(sign_in.show_sign_in)),
+    web.post("/ui/sign-in", for_anybody(sign_in.do_sign_in)),
+    web.post("/ui/sign-out", for_anybody(sign_in.do_sign_out)),
+    *(web.get(path, for_callers(handler)) for path, handler in _SHOWN.items()),
+    *(web.post(path, for_callers(handler)) for path, handler in _DONE.items()),
 ]

@@ -113,7 +113,11 @@ class Doorkeeper:
         if sends_key and len(key) > MAX_KEPT_KEY:
             raise BadRequest("This key is too long for a cookie.", param="key")
         session = _Session(
-            self.mode, caller.owner, now, expires_at, _digest(key) if self.mode == "api_keys" else "",
+            self.mode,
+            caller.owner,
+            now,
+            expires_at,
+            _digest(key) if self.mode == "api_keys" else "",
             key if sends_key else "",
         )
         return Pass(self._sealer.seal(_PURPOSE, "", msgspec.json.encode(session)), expires_at - now)

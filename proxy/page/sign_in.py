@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from proxy.http.keys import STORE
-from proxy.page.layout import ROOT_PATH, see_other, show
+from proxy.page.layout import ROOT_PATH, see_other, show_screen
 from proxy.page.session import DOORKEEPER
 from proxy.protocol.errors import BadRequest, TooManyRequests, Unauthorized
 
@@ -21,7 +21,7 @@ async def show_sign_in(request: web.Request) -> web.StreamResponse:
     return _form(request, "")
 
 
-async def sign_in(request: web.Request) -> web.StreamResponse:
+async def do_sign_in(request: web.Request) -> web.StreamResponse:
     """POST /ui/sign-in: key; 303 to where somebody wanted to go."""
     keeper = request.app[DOORKEEPER]
     form = await request.post()
@@ -46,7 +46,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def sign_out(request: web.Request) -> web.StreamResponse:
+async def do_sign_out(request: web.Request) -> web.StreamResponse:
     """POST /ui/sign-out."""
     keeper = request.app[DOORKEEPER]
     response = see_other(f"{ROOT_PATH}sign-in" if keeper.asks else ROOT_PATH)
@@ -56,7 +56,7 @@ async def sign_out(request: web.Request) -> web.StreamResponse:
 
 def _form(request: web.Request, problem: str, status: int = 200) -> web.Response:
     keeper = request.app[DOORKEEPER]
-    response = show(
+    response = show_screen(
         request,
         "sign_in.html",
         status=status,

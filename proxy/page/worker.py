@@ -21,16 +21,16 @@ import orjson
 _LENGTH_BYTES = 4
 
 
-def pack(message: Any) -> bytes:
+def pack_message(message: Any) -> bytes:
     """Return a message with its length before it."""
     body = orjson.dumps(message)
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
-def main() -> None:
+def run_worker() -> None:
     """Work until there is nothing more to read."""
-    from proxy.page.render import to_html
-    from proxy.page.search import matches, word_diff
+    from proxy.page.content.render import to_html
+    from proxy.page.content.search import matches, word_diff
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # nice to those who serve
@@ -61,9 +61,9 @@ def _next(source: IO[bytes]) -> Any:
 
 
 def _tell(target: IO[bytes], result: Any, seconds: float) -> None:
-    target.write(pack({"result": result, "seconds": seconds}))
+    target.write(pack_message({"result": result, "seconds": seconds}))
     target.flush()
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()

@@ -10,11 +10,11 @@ from proxy.api.archive import restore
 from proxy.auth.caller import CALLER
 from proxy.http.answers import whole
 from proxy.http.keys import STORE
-from proxy.page.demo import demo_file
+from proxy.page.content.demo import demo_file
 from proxy.page.layout import ROOT_PATH, see_other
 
 
-async def fill_in(request: web.Request) -> web.StreamResponse:
+async def do_fill_in(request: web.Request) -> web.StreamResponse:
     """POST /ui/demo: 303 to the conversation."""
     conversation_id, content = demo_file()
     await whole(restore(request.app[STORE], request[CALLER].owner, io.BytesIO(content)))

@@ -1,7 +1,7 @@
 """Forest: how the branches of a conversation lie to each other, from their chains alone. Pure.
 
-A node is a run of places that the same branches read, so N branches make at most 2 N nodes, however long they are. Names
-and parents play no part: after an edit the old line is the nameless root of the new one.
+A node is a run of places that the same branches read, so N branches make at most 2 N nodes, however long they are.
+Names and parents play no part: after an edit the old line is the nameless root of the new one.
 
     0:0:4,1:0:2   MAIN     ┐      [0:0:4 MAIN draft] ┬ [1:0:2 MAIN]
     0:0:6         draft    ┘  →                      └ [0:4:6 draft]
@@ -13,15 +13,14 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from storage import Chain
+    from storage import Chain, ItemPlace
 
-#: A segment and an offset in it.
-Place: TypeAlias = tuple[int, int]
 #: A segment, and the offsets from which and up to which.
-Span: TypeAlias = tuple[int, int, int]
+Stretch: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(eq=False)
@@ -29,10 +28,11 @@ class Node:
     """Places that follow each other and that the same branches read.
 
     lines: of these branches, in the order in which they were given. ends: of those that end here. start: places before
-    it. gap: how many places, of those that the node before it goes on with elsewhere, are left out between the two.
+    it. gap: how many places are left out between
+    it and the node before it.
     """
 
-    spans: list[Span] = field(default_factory=list)
+    spans: list[Stretch] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
@@ -46,12 +46,12 @@ class Node:
         return sum(to - start for _, start, to in self.spans)
 
     @property
-    def first(self) -> Place | None:
+    def first(self) -> ItemPlace | None:
         """Its first place; None of a root that all branches leave at once."""
         return self.spans[0][:2] if self.spans else None
 
     @property
-    def last(self) -> Place | None:
+    def last(self) -> ItemPlace | None:
         """Its last place."""
         return (self.spans[-1][0], self.spans[-1][2] - 1) if self.spans else None
 
@@ -62,7 +62,7 @@ class Forest:
     chains: line → chain, closed. The order of the lines is that of `Node.lines`. tombstones: places without an item.
     """
 
-    def __init__(self, chains: Mapping[int, Chain], tombstones: Sequence[Place] = ()) -> None:
+    def __init__(self, chains: Mapping[int, Chain], tombstones: Sequence[ItemPlace] = ()) -> None:
         self._tips: dict[int, Node] = {}
         self._deleted: dict[int, list[int]] = defaultdict(list)
         for segment, offset in sorted(tombstones):
@@ -104,7 +104,7 @@ class Forest:
         return [one for one, other in zip(self.path(first), self.path(second), strict=False) if one is other]
 
 
-def covers(chain: Chain, place: Place) -> bool:
+def covers(chain: Chain, place: ItemPlace) -> bool:
     """Tell whether a chain reads a place."""
     return any(segment == place[0] and start <= place[1] < to for segment, start, to in chain)
 
@@ -116,7 +116,7 @@ def _trie(chains: Mapping[int, Chain]) -> Node:
         for segment, start, to in chain:
             cuts[segment].update((start, to))
     ordered = {segment: sorted(offsets) for segment, offsets in cuts.items()}
-    root, below = Node(), dict[tuple[int, Span], Node]()
+    root, below = Node(), dict[tuple[int, Stretch], Node]()
     for line, chain in chains.items():
         node = root
         node.lines.append(line)
@@ -131,11 +131,11 @@ def _trie(chains: Mapping[int, Chain]) -> Node:
     return root
 
 
-def _atoms(chain: Chain, cuts: Mapping[int, Sequence[int]]) -> Iterator[Span]:
+def _atoms(chain: Chain, cuts: Mapping[int, Sequence[int]]) -> Iterator[Stretch]:
     for segment, start, to in chain:
         offsets = cuts[segment]
         inner = offsets[bisect_left(offsets, start) : bisect_right(offsets, to)]
-        for low, high in zip(inner, inner[1:], strict=False):
+        for low, high in pairwise(inner):
             yield segment, low, high
 
 
@@ -157,8 +157,8 @@ def _joined(root: Node) -> Node:
     return root
 
 
-def _merged(spans: Sequence[Span]) -> list[Span]:
-    merged: list[Span] = []
+def _merged(spans: Sequence[Stretch]) -> list[Stretch]:
+    merged: list[Stretch] = []
     for segment, start, to in spans:
         if merged and merged[-1][0] == segment and merged[-1][2] == start:
             merged[-1] = segment, merged[-1][1], to

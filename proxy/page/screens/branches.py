@@ -1,4 +1,4 @@
-"""Views of branches: the graph of segments, two branches beside each other, the search on all of them. They only read."""
+"""Screens of branches: the graph of segments, two branches beside each other, the search on all of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from aiohttp import web
 from proxy.auth.caller import CALLER
 from proxy.http.answers import path_conversation_id
 from proxy.http.keys import STORE
-from proxy.page.cards import Card, card_of, first_line
-from proxy.page.forest import covers
-from proxy.page.layout import show
+from proxy.page.content.cards import Card, card_of, first_line
+from proxy.page.content.forest import covers
+from proxy.page.content.search import MAX_HITS
+from proxy.page.content.thread import BranchForest, is_earlier
+from proxy.page.layout import show_screen
 from proxy.page.renderer import RENDERER
-from proxy.page.search import MAX_HITS
-from proxy.page.thread import Branches, is_earlier
-from proxy.page.views import outline, render_parts, title_of
+from proxy.page.screens.conversations import outline, render_parts, title_of
 from proxy.protocol.params import check_branch_name
 from storage import WindowRequest
 
@@ -52,12 +52,12 @@ async def branches_screen(request: web.Request, form: dict[str, Any], status: in
         store.conversations.heads(owner, [conversation_id]),
     )
     earlier, sort = request.query.get("earlier") == "1", request.query.get("sort", "place")
-    branches = Branches(graph, conversation_id, earlier=earlier, keep=graph.active_branch)
+    branches = BranchForest(graph, conversation_id, earlier=earlier, keep=graph.active_branch)
     nodes = outline(branches, graph.active_branch, by_use=sort == "use")
     spans = [row["node"].spans[0] for row in nodes if row["node"].spans]
     excerpts = await store.items.excerpts(owner, conversation_id, spans) if spans else []
     said = dict(zip(spans, excerpts, strict=True))
-    return show(
+    return show_screen(
         request,
         "branches.html",
         status=status,
@@ -74,7 +74,7 @@ async def branches_screen(request: web.Request, form: dict[str, Any], status: in
     )
 
 
-async def compare(request: web.Request) -> web.StreamResponse:
+async def show_comparison(request: web.Request) -> web.StreamResponse:
     """GET /ui/c/CONV/compare: a, b, limit, diff (the number of a pair to compare word by word)."""
     store, owner, query = request.app[STORE], request[CALLER].owner, request.query
     conversation_id = path_conversation_id(request)
@@ -96,7 +96,7 @@ async def compare(request: web.Request) -> web.StreamResponse:
         shared = [card_of(item.data) for item in window.items if item.data and not item.is_cut]
     await render_parts(request, [part for card in (*sides[0], *sides[1], *shared) for part in card.parts])
     at = _number(query.get("diff"), -1)
-    return show(
+    return show_screen(
         request,
         "compare.html",
         conversation=conversation,
@@ -117,11 +117,11 @@ async def compare(request: web.Request) -> web.StreamResponse:
         paired=min(len(sides[0]), len(sides[1])),
         limit=limit,
         diff_at=at,
-        diff=await _diff(request, *sides, at),
+        diff=await _diff(request, sides[0], sides[1], at),
     )
 
 
-async def search(request: web.Request) -> web.StreamResponse:
+async def show_hits(request: web.Request) -> web.StreamResponse:
     """GET /ui/c/CONV/search: q; what has it, on all branches."""
     store, owner = request.app[STORE], request[CALLER].owner
     conversation_id = path_conversation_id(request)
@@ -132,7 +132,7 @@ async def search(request: web.Request) -> web.StreamResponse:
         store.conversations.heads(owner, [conversation_id]),
     )
     hits, is_cut = await _find(request, graph, sought) if sought else ([], False)
-    return show(
+    return show_screen(
         request,
         "search.html",
         conversation=conversation,
@@ -166,7 +166,9 @@ async def _find(request: web.Request, graph: Graph, sought: str) -> tuple[list[d
             return hits[:MAX_HITS], after is not None or len(hits) > MAX_HITS
 
 
-def _nested(branches: Branches, nodes: Sequence[dict[str, Any]], said: dict[Any, Excerpt | None]) -> list[dict[str, Any]]:
+def _nested(
+    branches: BranchForest, nodes: Sequence[dict[str, Any]], said: dict[Any, Excerpt | None]
+) -> list[dict[str, Any]]:
     """Return the rows of a nested list: whether each opens a list below it, and how many it closes."""
     rows = []
     for row, following in zip(nodes, [*nodes[1:], None], strict=True):

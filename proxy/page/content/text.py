@@ -1,4 +1,4 @@
-"""Text of strangers made fit to be shown: characters that can't be seen, or turn others around, as code points. Pure."""
+"""Text of strangers made fit to be shown: what can't be seen, or turns others around, as code points. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS = ("bytes", "kB", "MB", "GB")
 _SPANS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (31 * 86_400, 86_400, "d"))
 
 
-def visible(text: str) -> str:
+def made_visible(text: str) -> str:
     """Return text with what can't be seen, or turns around what can, written as `⟨U+202E⟩`."""
     if text.isascii() and text.isprintable():
         return text

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from proxy.page.pictures import type_of, url_of
-from proxy.page.text import shorten, size_of
+from proxy.page.content.pictures import type_of, url_of
+from proxy.page.content.text import shorten, size_of
 from proxy.protocol import integers
 
 #: Characters of a text that are shown in a conversation, where it is not rendered, and on an item's own screen.
@@ -32,16 +32,18 @@ _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reason
 
 #: Where the text of an item begins in its JSON, and as much of a string of JSON as is whole.
 _TEXT_BEGINS = re.compile(r'"(?:text|output|arguments|input|content)":"')
-_STRING = re.compile(r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*')
+_STRING = re.compile(
+    r'(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})*'
+)
 
 #: Marks of Markdown that would only be noise in a single line.
 _MARKS = re.compile(r"\*\*|__|^#{1,6} |^> |`{1,3}", re.MULTILINE)
 
-Fields = Mapping[str, Any]
+ItemFields = Mapping[str, Any]
 
 
 @dataclass(slots=True)
-class Part:
+class CardPart:
     """A piece of an item. kind: `markdown`, `plain`, `code`, `picture` or `note`. label: what it is, '' for a text.
 
     text: in `markdown` the source, what is shown where it can't be rendered; of a picture its description. size: of all
@@ -76,7 +78,7 @@ class Card:
     call_id: str = ""
     status: str = ""
     bytes: int = 0
-    parts: list[Part] = field(default_factory=list)
+    parts: list[CardPart] = field(default_factory=list)
 
     @property
     def is_message(self) -> bool:
@@ -102,7 +104,7 @@ def cut_card(data: bytes, size: int) -> Card:
         card.title = role or "message"
     text = _text_in_cut(data)
     card.line = shorten(text, LINE)
-    card.parts = [Part("plain" if text else "code", (text or data.decode("utf-8", "replace"))[:SHOWN], size=size)]
+    card.parts = [CardPart("plain" if text else "code", (text or data.decode("utf-8", "replace"))[:SHOWN], size=size)]
     return card
 
 
@@ -146,32 +148,32 @@ def _kind(item_type: str) -> str:
 # --- what each kind says ------------------------------------------------------------------------------------------
 
 
-def _fill_message(card: Card, item: Fields, shown: int) -> None:
+def _fill_message(card: Card, item: ItemFields, shown: int) -> None:
     role = str(item.get("role") or "message")
     card.title = role
     content = item.get("content")
-    parts = content if isinstance(content, list) else [{"type": "text", "text": content if content else ""}]
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
     numbers = iter(range(len(parts)))
     card.parts = [part for one in parts for part in _parts(one, shown, numbers, rendered=role in _WRITERS)]
     if not card.parts:
-        card.parts = [Part("note", "This message is empty.")]
+        card.parts = [CardPart("note", "This message is empty.")]
 
 
-def _fill_reasoning(card: Card, item: Fields, shown: int) -> None:
+def _fill_reasoning(card: Card, item: ItemFields, shown: int) -> None:
     texts = [*_list(item.get("content")), *_list(item.get("summary"))]
     numbers = iter(range(len(texts)))
     card.parts = [part for one in texts for part in _parts(one, shown, numbers, rendered=True)]
     sealed = item.get("encrypted_content")
     if isinstance(sealed, str) and sealed:
         card.line = f"sealed, {size_of(len(sealed))}"
-        card.parts.append(Part("note", f"{size_of(len(sealed))} are sealed: only the model's maker can read them."))
+        card.parts.append(CardPart("note", f"{size_of(len(sealed))} are sealed: only the model's maker can read them."))
     elif not card.parts:
         card.line = "empty"
     if texts:
         card.line = shorten(" ".join(part.text for part in card.parts if part.kind == "markdown"), LINE)
 
 
-def _fill_call(card: Card, item: Fields, shown: int) -> None:
+def _fill_call(card: Card, item: ItemFields, shown: int) -> None:
     name = item.get("name")
     card.name = str(name) if isinstance(name, str) else ""
     if isinstance(item.get("server_label"), str):
@@ -187,12 +189,14 @@ def _fill_call(card: Card, item: Fields, shown: int) -> None:
         kept = type_of(f"data:image/png;base64,{item['result'][:64]}")
         prompt = str(item.get("revised_prompt") or "a generated picture")
         card.line = shorten(prompt, LINE)
-        card.parts.append(Part("picture", prompt) if kept else Part("note", "A picture of a kind that is not shown."))
+        card.parts.append(
+            CardPart("picture", prompt) if kept else CardPart("note", "A picture of a kind that is not shown.")
+        )
     if not card.parts:
         _fill_other(card, item, shown)
 
 
-def _fill_output(card: Card, item: Fields, shown: int) -> None:
+def _fill_output(card: Card, item: ItemFields, shown: int) -> None:
     value = item.get("output")
     if isinstance(value, list):
         numbers = iter(range(len(value)))
@@ -206,14 +210,14 @@ def _fill_output(card: Card, item: Fields, shown: int) -> None:
     card.line = shorten(" ".join(part.text or part.label for part in card.parts), LINE)
 
 
-def _fill_other(card: Card, item: Fields, shown: int) -> None:
+def _fill_other(card: Card, item: ItemFields, shown: int) -> None:
     rest = {name: value for name, value in item.items() if name not in {"id", "type", "status"}}
     card.line = shorten(_compact(rest), LINE) if rest else ""
     card.parts = [_code(rest, shown, "")] if rest else []
 
 
-_FILL: dict[str, Callable[[Card, Fields, int], None]] = {"message": _fill_message}
-_FILL_KIND: dict[str, Callable[[Card, Fields, int], None]] = {
+_FILL: dict[str, Callable[[Card, ItemFields, int], None]] = {"message": _fill_message}
+_FILL_KIND: dict[str, Callable[[Card, ItemFields, int], None]] = {
     "reasoning": _fill_reasoning,
     "call": _fill_call,
     "output": _fill_output,
@@ -223,7 +227,7 @@ _FILL_KIND: dict[str, Callable[[Card, Fields, int], None]] = {
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
-def _parts(part: Any, shown: int, numbers: Iterator[int], *, rendered: bool) -> Iterator[Part]:
+def _parts(part: Any, shown: int, numbers: Iterator[int], *, rendered: bool) -> Iterator[CardPart]:
     """Yield what is shown of one part of a content. numbers: those that are left for pictures."""
     if not isinstance(part, dict):
         yield _code(part, shown, "")
@@ -234,7 +238,7 @@ def _parts(part: Any, shown: int, numbers: Iterator[int], *, rendered: bool) -> 
         if text:
             label = "refusal" if kind == "refusal" else ""
             is_short = rendered and len(text) <= RENDERED
-            yield Part("markdown", text, label) if is_short else _plain(text, shown, label)
+            yield CardPart("markdown", text, label) if is_short else _plain(text, shown, label)
         if part.get("annotations"):
             yield _code(part["annotations"], shown, "annotations")
     elif "image_url" in part:
@@ -242,25 +246,27 @@ def _parts(part: Any, shown: int, numbers: Iterator[int], *, rendered: bool) -> 
     elif kind == "input_file":
         yield _file(part)
     elif kind == "input_audio":
-        yield Part("note", "A recording, which is not played here.")
+        yield CardPart("note", "A recording, which is not played here.")
     else:
         yield _code(part, shown, kind)
 
 
-def _picture(url: str, numbers: Iterator[int]) -> Part:
+def _picture(url: str, numbers: Iterator[int]) -> CardPart:
     number = next(numbers)
     if type_of(url):
-        return Part("picture", "A picture in this item", number=number)
+        return CardPart("picture", "A picture in this item", number=number)
     if url.startswith("data:"):
-        return Part("note", "A picture of a kind that is not shown.", number=number)
-    return Part("note", f"A picture elsewhere, which is not loaded: {shorten(url, LINE)}", _host(url), number=number)
+        return CardPart("note", "A picture of a kind that is not shown.", number=number)
+    return CardPart(
+        "note", f"A picture elsewhere, which is not loaded: {shorten(url, LINE)}", _host(url), number=number
+    )
 
 
-def _file(part: Fields) -> Part:
+def _file(part: ItemFields) -> CardPart:
     name = part.get("filename") or part.get("file_id") or part.get("file_url") or "without a name"
     data = part.get("file_data")
     size = f", {size_of(len(data) * 3 // 4)}" if isinstance(data, str) else ""
-    return Part("note", f"A file: {shorten(str(name), LINE)}{size}")
+    return CardPart("note", f"A file: {shorten(str(name), LINE)}{size}")
 
 
 def _host(url: str) -> str:
@@ -270,18 +276,18 @@ def _host(url: str) -> str:
         return ""
 
 
-def _plain(text: str, shown: int, label: str) -> Part:
-    return Part("plain", text[:shown], label, size=len(text))
+def _plain(text: str, shown: int, label: str) -> CardPart:
+    return CardPart("plain", text[:shown], label, size=len(text))
 
 
-def _code(value: Any, shown: int, label: str) -> Part:
+def _code(value: Any, shown: int, label: str) -> CardPart:
     text = value if isinstance(value, str) else pretty(value)
     if isinstance(value, str) and len(value) <= RENDERED and value[:1] in "{[":
         try:
             text = pretty(integers.loads_exact(value.encode()))
         except (ValueError, RecursionError):
             text = value
-    return Part("code", text[:shown], label, size=len(text))
+    return CardPart("code", text[:shown], label, size=len(text))
 
 
 def pretty(value: Any) -> str:

@@ -1,5 +1,6 @@
-"""A conversation that shows what branches are, as a file that can be imported: tool calls, reasoning, a picture, an edit,
-a new answer, forks. Pure.
+"""A conversation that shows what branches are, as a file that can be imported. Pure.
+
+It has tool calls, reasoning, a picture, an edit, a new answer, forks:
 
     line 0   the first answer, which was made anew     1-2
     line 1   the long way, whose last question         1, 3-…      named as the version that the edit left behind
@@ -42,14 +43,16 @@ _SEASONS = """**April to June** is the best time, and **late September** comes c
 
 | months | days | nights | rain | crowds |
 |---|---|---|---|---|
-| April–June | 19–26 °C | 12–17 °C | little | moderate |
-| July–August | 28–35 °C | 18 °C | none | many |
+| April-June | 19-26 °C | 12-17 °C | little | moderate |
+| July-August | 28-35 °C | 18 °C | none | many |
 | September | 26 °C | 17 °C | little | moderate |
 
-In spring the jacarandas bloom around *Largo do Carmo*, and hotels cost a third less than in August."""
+In spring the jacarandas bloom around *Largo do Carmo*; hotels cost a third less than in August."""
 _WEATHER = """In **May** you can expect about 22 °C by day and 13 °C at night, with five days of rain.
 
-The picture shows *azulejos* as they are around **Largo do Intendente**: a good place to stay. To compare offers by the night:
+The picture shows *azulejos* as they are around **Largo do Intendente**: a good place to stay.
+
+To compare offers by the night:
 
 ```python
 def per_night(total: float, nights: int, city_tax: float = 4.0) -> float:
@@ -149,7 +152,9 @@ class _Demo:
         self._turn(1, [(0, 0, 1)], [], [self._thinks(), self._says(_SEASONS)], 600, (41, 212), kept=1)
         picture = base64.b64encode(tile_png()).decode()
         asked = self._user("What is the weather like in May? And where are tiles like these?")
-        asked["content"].append({"type": "input_image", "image_url": f"data:image/png;base64,{picture}", "detail": "low"})
+        asked["content"].append(
+            {"type": "input_image", "image_url": f"data:image/png;base64,{picture}", "detail": "low"}
+        )
         before = [(0, 0, 1)]
         call, output = self._weather()
         self._turn(1, before, [asked], [call], 900, (402, 31))
@@ -157,7 +162,9 @@ class _Demo:
         self._turn(1, before, [self._user("And by train?")], [self._says(_PORTO)], 1400, (640, 34))
         before = [(0, 0, 1), (1, 0, 6)]
         train = self._user("And by train, from Madrid?")
-        self._turn(2, before, [train], [self._thinks("From Madrid, so over Badajoz."), self._says(_MADRID)], 2400, (652, 131))
+        self._turn(
+            2, before, [train], [self._thinks("From Madrid, so over Badajoz."), self._says(_MADRID)], 2400, (652, 131)
+        )
         cheap = self._user("How do we stay below €900 in all?")
         self._turn(3, before, [cheap], [self._says(_BUDGET)], 3000, (655, 117))
         slow = self._user("We would rather not fly. How long does it take?")
@@ -213,7 +220,9 @@ class _Demo:
             },
         }  # fmt: skip
 
-    def _branch(self, line: int, name: str, before: list[tuple[int, int, int]], used: int, **more: Any) -> dict[str, Any]:
+    def _branch(
+        self, line: int, name: str, before: list[tuple[int, int, int]], used: int, **more: Any
+    ) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "name": name, "line": line, "chain": [*before, (line, 0, len(self._items[line]))], "pending": [],
             "created_at": (self._start + more.get("at", 0)) * 1000, "updated_at": (self._start + used) * 1000,
@@ -264,5 +273,3 @@ class _Demo:
 
 def _lines(kind: str, rows: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(orjson.dumps({"kind": kind, **row}, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
-
-

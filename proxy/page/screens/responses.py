@@ -1,4 +1,4 @@
-"""Views of responses: the newest ones, and one with what the model was given and what it gave. They only read."""
+"""Screens of responses: the newest ones, and one with what the model was given and what it gave."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from aiohttp import web
 from proxy.auth.caller import CALLER, UNPROVEN
 from proxy.http.answers import path_item_id
 from proxy.http.keys import CONFIG, STORE
-from proxy.page.cards import card_of, first_line, pretty
-from proxy.page.layout import show
-from proxy.page.text import shorten
-from proxy.page.thread import TurnHead, fill_head
-from proxy.page.views import PAGE, attachment, picture_answer, render_parts
+from proxy.page.content.cards import card_of, first_line, pretty
+from proxy.page.content.text import shorten
+from proxy.page.content.thread import TurnHead, fill_head
+from proxy.page.layout import show_screen
+from proxy.page.screens.conversations import PAGE, attachment, picture_answer, render_parts
 from proxy.protocol.errors import NotFound
 from proxy.protocol.params import check_id
 from proxy.relay.replay import Replay
@@ -23,7 +23,7 @@ from proxy.streams.event_log import split_frames
 from storage import EventQuery, PageRequest
 
 if TYPE_CHECKING:
-    from storage import RecentResponse, StoredResponse
+    from storage import RecentResponse
 
 #: Events that are shown, and the bytes of them that are read.
 MAX_EVENTS = 500
@@ -34,14 +34,23 @@ _SETTINGS = (
     "temperature", "top_p", "max_output_tokens", "max_tool_calls", "parallel_tool_calls", "tool_choice", "truncation",
     "service_tier", "reasoning", "text", "store", "background", "user",
 )  # fmt: skip
-_UNSET = (None, {}, [], "", "auto", "disabled", True, {"format": {"type": "text"}, "verbosity": "medium"})
+_UNSET: tuple[Any, ...] = (
+    None,
+    {},
+    [],
+    "",
+    "auto",
+    "disabled",
+    True,
+    {"format": {"type": "text"}, "verbosity": "medium"},
+)
 
 
-async def list_responses(request: web.Request) -> web.StreamResponse:
+async def show_responses(request: web.Request) -> web.StreamResponse:
     """GET /ui/r/: the newest responses; after."""
     after = request.query.get("after") or None
     page = await request.app[STORE].responses.recent(request[CALLER].owner, PageRequest(limit=PAGE, after=after))
-    return show(
+    return show_screen(
         request,
         "responses.html",
         entries=[_entry(one) for one in page.responses],
@@ -71,7 +80,7 @@ async def response_screen(request: web.Request, form: dict[str, Any], status: in
     outputs = [card_of(item) for item in stored.output]
     await render_parts(request, [part for card in (*inputs, *outputs) for part in card.parts])
     events = await _events(request, response_id) if query.get("events") == "1" else None
-    return show(
+    return show_screen(
         request,
         "response.html",
         status=status,
@@ -171,5 +180,3 @@ async def _events(request: web.Request, response_id: str) -> list[tuple[int, str
             name = text.partition("event: ")[2].partition("\n")[0]
             told.append((number, name, shorten(text.partition("data: ")[2], 300)))
     return told
-
-

@@ -19,7 +19,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from proxy.page.text import visible
+from proxy.page.content.text import made_visible
 
 if TYPE_CHECKING:
     from markdown_it.rules_core import StateCore
@@ -41,7 +41,7 @@ _HOST = re.compile(r"(?:[\w-]+\.)+[a-z]{2,}", re.IGNORECASE)
 
 def to_html(text: str) -> str:
     """Return Markdown as clean HTML."""
-    rendered: str = _parser().render(visible(text))
+    rendered: str = _parser().render(made_visible(text))
     return nh3.clean(
         rendered,
         tags=_TAGS,
@@ -153,5 +153,3 @@ def _keep_attribute(tag: str, name: str, value: str) -> str | None:
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-

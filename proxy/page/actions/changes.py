@@ -16,11 +16,11 @@ from proxy.api.items import delete_for_good, leave_out
 from proxy.auth.caller import CALLER
 from proxy.http.answers import path_conversation_id, whole
 from proxy.http.keys import STORE
-from proxy.page.branch_views import branches_screen
-from proxy.page.forms import branch_in, id_in, text_in
+from proxy.page.content.forms import branch_in, id_in, text_in
 from proxy.page.guard import as_api_error
 from proxy.page.layout import ROOT_PATH, see_other
-from proxy.page.views import item_screen
+from proxy.page.screens.branches import branches_screen
+from proxy.page.screens.conversations import item_screen
 from proxy.protocol import ids
 from proxy.protocol.errors import ApiError, BadRequest
 from proxy.protocol.params import MAIN
@@ -30,7 +30,7 @@ from storage import Fork, ForkPoint, StoreError
 _POINTS = {"branch": ForkPoint.WITHOUT, "cascade": ForkPoint.BEFORE}
 
 
-async def fork(request: web.Request) -> web.StreamResponse:
+async def do_fork(request: web.Request) -> web.StreamResponse:
     """POST …/fork: item, branch, name, description; a branch that ends with the item."""
     conversation_id, form = path_conversation_id(request), await request.post()
     try:
@@ -44,7 +44,7 @@ async def fork(request: web.Request) -> web.StreamResponse:
     return see_other(branch_url(conversation_id, made.branch.name))
 
 
-async def activate(request: web.Request) -> web.StreamResponse:
+async def do_activate(request: web.Request) -> web.StreamResponse:
     """POST …/activate: branch."""
     conversation_id, form = path_conversation_id(request), await request.post()
     name = branch_in(form)
@@ -54,7 +54,7 @@ async def activate(request: web.Request) -> web.StreamResponse:
     return see_other(branch_url(conversation_id, name))
 
 
-async def rename(request: web.Request) -> web.StreamResponse:
+async def do_rename(request: web.Request) -> web.StreamResponse:
     """POST …/rename: title of the conversation; or branch, name, description."""
     conversation_id, form = path_conversation_id(request), await request.post()
     store, owner = request.app[STORE], request[CALLER].owner
@@ -66,16 +66,14 @@ async def rename(request: web.Request) -> web.StreamResponse:
     try:
         name, description = read_branch_changes({one: text_in(form, one) for one in ("name", "description")})
         new_name = name if name != branch else None
-        await whole(
-            store.branches.update(owner, conversation_id, branch, new_name=new_name, description=description)
-        )
+        await whole(store.branches.update(owner, conversation_id, branch, new_name=new_name, description=description))
     except (ApiError, StoreError) as exc:
         error = as_api_error(request, exc)
         return await branches_screen(request, {"problem": error}, error.status)
     return see_other(f"{ROOT_PATH}c/{conversation_id}/branches#b-{quote(new_name or branch)}")
 
 
-async def delete_branch(request: web.Request) -> web.StreamResponse:
+async def do_delete_branch(request: web.Request) -> web.StreamResponse:
     """POST …/delete-branch: branch."""
     conversation_id, form = path_conversation_id(request), await request.post()
     try:
@@ -87,7 +85,7 @@ async def delete_branch(request: web.Request) -> web.StreamResponse:
     return see_other(f"{ROOT_PATH}c/{conversation_id}/branches")
 
 
-async def delete_item(request: web.Request) -> web.StreamResponse:
+async def do_delete_item(request: web.Request) -> web.StreamResponse:
     """POST …/delete-item: item, branch, mode (branch, cascade: on a new MAIN; item: for good)."""
     conversation_id, form = path_conversation_id(request), await request.post()
     store, owner = request.app[STORE], request[CALLER].owner
@@ -105,14 +103,14 @@ async def delete_item(request: web.Request) -> web.StreamResponse:
     return see_other(branch_url(conversation_id, MAIN))
 
 
-async def delete_conversation(request: web.Request) -> web.StreamResponse:
+async def do_delete_conversation(request: web.Request) -> web.StreamResponse:
     """POST …/delete: the whole conversation."""
     conversation_id = path_conversation_id(request)
     await whole(request.app[STORE].conversations.delete(request[CALLER].owner, conversation_id))
     return see_other(ROOT_PATH)
 
 
-async def export(request: web.Request) -> web.StreamResponse:
+async def send_export(request: web.Request) -> web.StreamResponse:
     """GET …/export: the conversation as JSON Lines."""
     return await export_file(request)
 
@@ -125,10 +123,8 @@ def branch_url(conversation_id: str, branch: str, item_id: str = "") -> str:
 
 async def item_problem(request: web.Request, exc: ApiError | StoreError, opened: str) -> web.StreamResponse:
     """Return an item's screen with the form that failed, as it was filled in. opened: which form."""
-    form = await request.post()
+    form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
     error, item_id = as_api_error(request, exc), form.get("item", "")
-    if not isinstance(item_id, str) or not ids.is_valid(item_id):
+    if not ids.is_valid(item_id):
         raise error
-    filled = {name: value for name, value in form.items() if isinstance(value, str)}
-    filled |= {"problem": error, "open": opened}
-    return await item_screen(request, filled, error.status, item_id)
+    return await item_screen(request, {**form, "problem": error, "open": opened}, error.status, item_id)

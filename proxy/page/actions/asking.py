@@ -6,8 +6,8 @@ that it takes JSON, is told at once where to look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 import orjson
@@ -17,13 +17,13 @@ from proxy.api.edits import describe_edit, describe_regeneration, edit_alone, re
 from proxy.auth.caller import CALLER
 from proxy.http.answers import json_answer, path_conversation_id, whole
 from proxy.http.keys import CONFIG, REQUEST_ID, STORE
-from proxy.page.actions import branch_url, item_problem
-from proxy.page.forms import branch_in, id_in, message_turn, renewed, text_in
+from proxy.page.actions.changes import branch_url, item_problem
+from proxy.page.content.forms import branch_in, id_in, message_turn, renewed, text_in
 from proxy.page.guard import as_api_error, error_screen
 from proxy.page.layout import ROOT_PATH, see_other
-from proxy.page.response_views import path_response_id, response_screen
 from proxy.page.running import begin_turn, stop_turn
-from proxy.page.views import conversation_screen, list_screen
+from proxy.page.screens.conversations import conversation_screen, list_screen
+from proxy.page.screens.responses import path_response_id, response_screen
 from proxy.protocol import ids
 from proxy.protocol.errors import ApiError
 from proxy.protocol.params import MAIN
@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from proxy.page.running import BegunTurn
 
 #: Seconds that a form waits for the end of its turn.
-PATIENCE_SECONDS = 20.0
+FORM_PATIENCE_SECONDS = 20.0
 
 _JSON = "application/json"
 
+#: What shows a screen with a form: as it was filled in, and the status.
+Screen: TypeAlias = Callable[[web.Request, dict[str, Any], int], Awaitable[web.StreamResponse]]
 
-async def begin_conversation(request: web.Request) -> web.StreamResponse:
+
+async def do_begin(request: web.Request) -> web.StreamResponse:
     """POST /ui/new: message, model; a new conversation with its first turn."""
     form, store, owner = await request.post(), request.app[STORE], request[CALLER].owner
     conversation_id = ids.new_conversation_id(new_partition())
@@ -59,7 +62,7 @@ async def begin_conversation(request: web.Request) -> web.StreamResponse:
     return await _result(request, begun, conversation_id, "")
 
 
-async def send(request: web.Request) -> web.StreamResponse:
+async def do_send(request: web.Request) -> web.StreamResponse:
     """POST …/turn: message, model, branch; with `at` (an item or a response) as the first of a new branch, `name`."""
     conversation_id, form = path_conversation_id(request), await request.post()
     try:
@@ -72,7 +75,7 @@ async def send(request: web.Request) -> web.StreamResponse:
     return await _result(request, begun, conversation_id, name if at else branch_in(form))
 
 
-async def edit(request: web.Request) -> web.StreamResponse:
+async def do_edit(request: web.Request) -> web.StreamResponse:
     """POST …/edit: item, branch, message; mode (answer, save, branch), name, model, response (that is replaced)."""
     conversation_id, form = path_conversation_id(request), await request.post()
     try:
@@ -88,11 +91,11 @@ async def edit(request: web.Request) -> web.StreamResponse:
         options = TurnOptions(describe=describe_edit)
         begun = await begin_turn(request, read_turn(body, source), options)
     except (ApiError, StoreError) as exc:
-        return await _problem(request, exc, lambda *_: item_problem(request, exc, "edit"))
+        return _told_wrong(request, exc) or await item_problem(request, exc, "edit")
     return await _result(request, begun, conversation_id, name if mode == "branch" else MAIN)
 
 
-async def regenerate(request: web.Request) -> web.StreamResponse:
+async def do_regenerate(request: web.Request) -> web.StreamResponse:
     """POST …/regenerate: item, branch, model, temperature, response (that is replaced)."""
     conversation_id, form = path_conversation_id(request), await request.post()
     try:
@@ -102,11 +105,11 @@ async def regenerate(request: web.Request) -> web.StreamResponse:
         options = TurnOptions(describe=describe_regeneration)
         begun = await begin_turn(request, read_turn(body, source), options)
     except (ApiError, StoreError) as exc:
-        return await _problem(request, exc, lambda *_: item_problem(request, exc, "regenerate"))
+        return _told_wrong(request, exc) or await item_problem(request, exc, "regenerate")
     return await _result(request, begun, conversation_id, MAIN)
 
 
-async def go_on(request: web.Request) -> web.StreamResponse:
+async def do_go_on(request: web.Request) -> web.StreamResponse:
     """POST /ui/r/RESP/turn: message, model; in a conversation as the first turn of a new branch, `name`."""
     response_id, form = path_response_id(request), await request.post()
     try:
@@ -123,7 +126,7 @@ async def go_on(request: web.Request) -> web.StreamResponse:
     return await _result(request, begun, conversation.get("id") or "", name)
 
 
-async def stop(request: web.Request) -> web.StreamResponse:
+async def do_stop(request: web.Request) -> web.StreamResponse:
     """POST …/stop: branch, response; what has come of its answer stays."""
     conversation_id, form = path_conversation_id(request), await request.post()
     branch = branch_in(form)
@@ -155,7 +158,7 @@ async def _result(request: web.Request, begun: BegunTurn, conversation_id: str, 
         told = {"response": begun.response_id, "location": branch_url(conversation_id, branch)}
         return json_answer(told | {"branch": branch, "live": live})
     try:
-        await begun.ended(PATIENCE_SECONDS)
+        await begun.ended(FORM_PATIENCE_SECONDS)
     except (ApiError, StoreError) as exc:
         return error_screen(request, as_api_error(request, exc))
     failed = begun.is_over and begun.status not in {"completed", "incomplete"}
@@ -168,16 +171,21 @@ def _told(request: web.Request, location: str) -> web.Response:
     return json_answer({"location": location}) if _takes_json(request) else see_other(location)
 
 
-async def _problem(request: web.Request, exc: ApiError | StoreError, screen: Any) -> web.StreamResponse:
-    """Return the screen that a form came from, as it was filled in, with what is wrong."""
+def _told_wrong(request: web.Request, exc: ApiError | StoreError) -> web.Response | None:
+    """Return what is wrong with a form as the API says it, None for somebody who wants a screen."""
+    if not _takes_json(request):
+        return None
     error = as_api_error(request, exc)
-    if _takes_json(request):
-        body = {"error": error.to_dict() | {"request_id": request[REQUEST_ID]}}
-        return json_answer(body, status=error.status)
-    form = await request.post()
-    filled = {name: value for name, value in form.items() if isinstance(value, str)}
-    answer: web.StreamResponse = await screen(request, filled | {"problem": error}, error.status)
-    return answer
+    return json_answer({"error": error.to_dict() | {"request_id": request[REQUEST_ID]}}, status=error.status)
+
+
+async def _problem(request: web.Request, exc: ApiError | StoreError, screen: Screen) -> web.StreamResponse:
+    """Return the screen that a form came from, as it was filled in, with what is wrong."""
+    if (told := _told_wrong(request, exc)) is not None:
+        return told
+    error = as_api_error(request, exc)
+    filled = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    return await screen(request, {**filled, "problem": error}, error.status)
 
 
 def _takes_json(request: web.Request) -> bool:

@@ -1,4 +1,4 @@
-"""Views: the list, a conversation, an item, responses, and where an id leads. They only read."""
+"""Screens of conversations: their list, one in windows, one item, and where an id leads."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from aiohttp import web
 from proxy.auth.caller import CALLER
 from proxy.http.answers import path_conversation_id, path_item_id
 from proxy.http.keys import CONFIG, STORE
-from proxy.page.cards import card_of, first_line
-from proxy.page.forest import covers
-from proxy.page.layout import ROOT_PATH, see_other, show
+from proxy.page.content.cards import card_of, first_line
+from proxy.page.content.forest import covers
+from proxy.page.content.pictures import decode_picture
+from proxy.page.content.thread import BranchForest, Row, all_parts, rows_of
+from proxy.page.layout import ROOT_PATH, see_other, show_screen
 from proxy.page.live import state_of
-from proxy.page.pictures import decode_picture
 from proxy.page.renderer import RENDERER
-from proxy.page.thread import Branches, Row, all_parts, rows_of
 from proxy.protocol.errors import BadRequest, NotFound
 from proxy.protocol.items import hide_sealed
 from proxy.protocol.params import check_branch_name, check_id, read_branch_name
 from storage import ItemNotFound, PageRequest, WatchedBranch, WindowRequest
 
 if TYPE_CHECKING:
-    from proxy.page.cards import Part
+    from proxy.page.content.cards import CardPart
     from storage import Conversation, Graph, Head, Store, Window
 
 #: Conversations, items and responses that a screen shows.
@@ -35,7 +35,7 @@ PAGE = 50
 OUTLINE = 24
 
 
-async def list_conversations(request: web.Request) -> web.StreamResponse:
+async def show_list(request: web.Request) -> web.StreamResponse:
     """GET /ui/: by last activity; project, referrer, after."""
     return await list_screen(request, {})
 
@@ -54,7 +54,7 @@ async def list_screen(request: web.Request, form: dict[str, Any], status: int = 
     )
     heads = await store.conversations.heads(owner, [one.id for one in page.conversations]) if page.conversations else {}
     filters = {name: query[name] for name in ("project", "referrer") if query.get(name)}
-    return show(
+    return show_screen(
         request,
         "list.html",
         status=status,
@@ -80,7 +80,7 @@ async def conversation_screen(request: web.Request, form: dict[str, Any], status
     """Return a conversation's screen. form: a message that was sent, and the `problem` with it."""
     store, owner = request.app[STORE], request[CALLER].owner
     conversation_id = path_conversation_id(request)
-    wanted = _window_wanted(request.query if not form else form)
+    wanted = _window_wanted(form or request.query)
     watched = WatchedBranch(owner, conversation_id, wanted.branch)
     conversation, graph, window, heads, (pulse,) = await asyncio.gather(
         store.conversations.read(owner, conversation_id),
@@ -89,16 +89,16 @@ async def conversation_screen(request: web.Request, form: dict[str, Any], status
         store.conversations.heads(owner, [conversation_id]),
         store.watching.look([watched]),
     )
-    branches = Branches(graph, conversation_id)
+    branches = BranchForest(graph, conversation_id)
     rows, first_id = await rendered_rows(request, branches, window)
-    return show(
+    return show_screen(
         request,
         "window.html" if request.query.get("part") == "items" else "conversation.html",
         status=status,
         conversation=conversation,
         title=title_of(conversation, heads.get(conversation_id)),
         model=last_model(rows) or default_model(request),
-        outline=outline(Branches(graph, conversation_id, earlier=False, keep=window.branch), window.branch),
+        outline=outline(BranchForest(graph, conversation_id, earlier=False, keep=window.branch), window.branch),
         **around(conversation, graph, window, rows, first_id),
         wanted=wanted,
         state=state_of(pulse) if pulse else "",
@@ -113,7 +113,7 @@ async def show_item(request: web.Request) -> web.StreamResponse:
 
 
 async def item_screen(request: web.Request, form: dict[str, Any], status: int, item_id: str) -> web.Response:
-    """Return an item's screen. form: what its forms hold, and the `problem` with them, where one was sent and failed."""
+    """Return an item's screen. form: what was sent from it, and the `problem` with that."""
     store, owner = request.app[STORE], request[CALLER].owner
     conversation_id = path_conversation_id(request)
     conversation, graph, found = await asyncio.gather(
@@ -127,7 +127,7 @@ async def item_screen(request: web.Request, form: dict[str, Any], status: int, i
     await render_parts(request, card.parts, asked=asked)
     names = [one.name for one in graph.branches if any(covers(one.chain, place) for place in found.places)]
     branch = read_branch_name(request.query) or found.branch
-    return show(
+    return show_screen(
         request,
         "item.html",
         status=status,
@@ -172,7 +172,7 @@ def picture_answer(item: bytes, number: str) -> web.Response:
     return web.Response(body=picture.data, content_type=picture.type, headers=headers)
 
 
-async def go(request: web.Request) -> web.StreamResponse:
+async def show_anything(request: web.Request) -> web.StreamResponse:
     """GET /ui/go: id; redirects to what it is of."""
     some_id = request.query.get("id", "").strip()
     check_id(some_id, "id")
@@ -191,7 +191,7 @@ async def go(request: web.Request) -> web.StreamResponse:
 # --- what several screens have ------------------------------------------------------------------------------------
 
 
-async def rendered_rows(request: web.Request, branches: Branches, window: Window) -> tuple[list[Row], str]:
+async def rendered_rows(request: web.Request, branches: BranchForest, window: Window) -> tuple[list[Row], str]:
     """Return a window's rows, their texts rendered, and the id of the first item of their branch."""
     spans = branches.fork_spans(window)
     items = request.app[STORE].items
@@ -203,7 +203,7 @@ async def rendered_rows(request: web.Request, branches: Branches, window: Window
     return rows, known.get(first, "") if first else ""
 
 
-async def render_parts(request: web.Request, parts: Iterable[Part], *, asked: bool = False) -> None:
+async def render_parts(request: web.Request, parts: Iterable[CardPart], *, asked: bool = False) -> None:
     """Render the Markdown among parts."""
     sources = [part for part in parts if part.kind == "markdown"]
     if sources:
@@ -230,7 +230,7 @@ def around(
     }
 
 
-def outline(branches: Branches, current: str, *, by_use: bool = False) -> list[dict[str, Any]]:
+def outline(branches: BranchForest, current: str, *, by_use: bool = False) -> list[dict[str, Any]]:
     """Return the forest as rows: a node each, with the branches that end in it; depth from 0.
 
     current: the branch whose nodes are marked. by_use: what was used last first, else in the order of the places.

@@ -1,7 +1,7 @@
 """Pictures: those of items that a browser may be shown. Pure.
 
-Only what is stored with the item, as base64, and is by its first bytes PNG, JPEG, GIF or WebP. SVG can hold scripts; what
-is behind a URL of somebody else would tell them who looks, and when.
+Only what is stored with the item, as base64, and is by its first bytes PNG, JPEG, GIF or WebP. SVG can hold scripts;
+what is behind a URL of somebody else would tell them who looks, and when.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: Largest picture that is shown, in bytes.
-MAX_BYTES = 20 * 1024 * 1024
+MAX_PICTURE_BYTES = 20 * 1024 * 1024
 
 _BASE64 = ";base64,"
 #: Characters of base64 that are looked at for the kind.
@@ -51,7 +51,7 @@ def url_of(part: Mapping[str, Any]) -> str:
 def type_of(url: str) -> str:
     """Return the media type that the first bytes of a `data:` URL show, '' for whatever is not shown."""
     head, separator, body = url[:256].partition(_BASE64)
-    if not separator or not head.lower().startswith("data:") or len(url) > MAX_BYTES * 4 // 3 + 256:
+    if not separator or not head.lower().startswith("data:") or len(url) > MAX_PICTURE_BYTES * 4 // 3 + 256:
         return ""
     try:
         return _sniff(base64.b64decode(body[:_HEAD] + "=" * (-len(body[:_HEAD]) % 4), validate=True))

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import orjson
 
-from proxy.page.cards import Card, card_of, cut_card
-from proxy.page.forest import Forest, Node, Place, Span
+from proxy.page.content.cards import Card, card_of, cut_card
+from proxy.page.content.forest import Forest, Node, Stretch
 
 if TYPE_CHECKING:
-    from storage import Append, Graph, GraphBranch, Window
+    from storage import Append, Graph, GraphBranch, ItemPlace, Window
 
 #: Names of the branches that edits leave behind: `MAIN_20261121143000_a1b2`.
 _EARLIER_PREFIX = "MAIN_"
@@ -59,7 +59,7 @@ class TurnHead:
 
 @dataclass(slots=True)
 class Row:
-    """An item of a thread. card: None for a deleted one. turn: that begins with it. leaving: lines that leave after it."""
+    """An item of a thread. card: None for a deleted one. turn: that begins with it. leaving: lines that leave there."""
 
     number: int
     card: Card | None
@@ -70,7 +70,7 @@ class Row:
     leaving: list[Way] = field(default_factory=list)
 
 
-class Branches:
+class BranchForest:
     """The branches of a conversation with how they lie to each other. conversation_id: for the addresses."""
 
     def __init__(self, graph: Graph, conversation_id: str, *, earlier: bool = True, keep: str = "") -> None:
@@ -91,7 +91,7 @@ class Branches:
         base = f"/ui/c/{quote(self.conversation_id)}?branch={quote(name)}"
         return f"{base}&around={quote(item_id)}#i-{quote(item_id)}" if item_id else base
 
-    def fork_spans(self, window: Window) -> list[Span]:
+    def fork_spans(self, window: Window) -> list[Stretch]:
         """Return the first spans of all lines that begin or leave within a window: what is there has to be known."""
         nodes = [node for node in self._path(window) if self._touches(node, window) and node.parent]
         leaving = [child for node in self._path(window) if self._touches(node, window) for child in node.children]
@@ -100,7 +100,7 @@ class Branches:
         chain = self.by_line[window.line].chain if window.first and window.line in self.by_line else ()
         return list(dict.fromkeys([*spans, *chain[:1]]))
 
-    def first_place(self, line: int) -> Place | None:
+    def first_place(self, line: int) -> ItemPlace | None:
         """Return where a branch begins, None of an empty one."""
         chain = self.by_line[line].chain if line in self.by_line else ()
         return chain[0][:2] if chain else None
@@ -118,8 +118,8 @@ def is_earlier(name: str) -> bool:
     return name.startswith(_EARLIER_PREFIX) and len(name) == _EARLIER_LENGTH
 
 
-def rows_of(window: Window, branches: Branches, known: Mapping[Place, str]) -> list[Row]:
-    """Return a window's rows. known: the ids of the items at `Branches.fork_spans`."""
+def rows_of(window: Window, branches: BranchForest, known: Mapping[ItemPlace, str]) -> list[Row]:
+    """Return a window's rows. known: the ids of the items at `BranchForest.fork_spans`."""
     heads = _Heads(window.appends)
     path = branches.forest.path(window.line)
     begins = {node.first: node for node in path if node.parent is not None}
@@ -176,14 +176,14 @@ class _Heads:
             self._ends.setdefault(append.segment, []).append(append)
         self._last: Append | None = None
 
-    def at(self, place: Place) -> tuple[Append | None, bool]:
+    def at(self, place: ItemPlace) -> tuple[Append | None, bool]:
         """Return the append that an item came with, and whether the item before it, in a window, came with another."""
         found = next((one for one in self._ends.get(place[0], ()) if place[1] < one.end), None)
         is_first, self._last = found is not self._last, found
         return found, is_first
 
 
-def _alternatives(branches: Branches, node: Node, known: Mapping[Place, str]) -> Alternatives | None:
+def _alternatives(branches: BranchForest, node: Node, known: Mapping[ItemPlace, str]) -> Alternatives | None:
     siblings = node.parent.children if node.parent else []
     if len(siblings) < 2:
         return None
@@ -198,7 +198,7 @@ def _alternatives(branches: Branches, node: Node, known: Mapping[Place, str]) ->
     return Alternatives(at + 1, len(siblings), url(at - 1), url(at + 1))
 
 
-def _leaving(branches: Branches, node: Node, line: int, known: Mapping[Place, str]) -> list[Way]:
+def _leaving(branches: BranchForest, node: Node, line: int, known: Mapping[ItemPlace, str]) -> list[Way]:
     ways = []
     for child in node.children:
         if line in child.lines:
@@ -214,7 +214,7 @@ def _leaving(branches: Branches, node: Node, line: int, known: Mapping[Place, st
     return ways
 
 
-def _way(branches: Branches, branch: GraphBranch, child: Node, known: Mapping[Place, str]) -> Way:
+def _way(branches: BranchForest, branch: GraphBranch, child: Node, known: Mapping[ItemPlace, str]) -> Way:
     path = branches.forest.path(branch.line)
     items = sum(branches.forest.items(node) for node in path[path.index(child) :])
     url = branches.url(branch.name, known.get(child.first or (-1, -1), ""))
@@ -223,6 +223,4 @@ def _way(branches: Branches, branch: GraphBranch, child: Node, known: Mapping[Pl
 
 def all_parts(rows: Sequence[Row], pick: Callable[[Card], bool] = lambda card: True) -> list[Any]:
     """Return the parts of all rows' cards that a renderer should see."""
-    return [
-        part for row in rows if row.card and pick(row.card) for part in row.card.parts if part.kind == "markdown"
-    ]
+    return [part for row in rows if row.card and pick(row.card) for part in row.card.parts if part.kind == "markdown"]
