@@ -36,6 +36,7 @@ from storage.errors import (
     UnsupportedLayout,
 )
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
+from storage.history import HistoryItems
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
 from storage.jobs import Busy, Job, JobEntry, Submission
 from storage.maintenance.auditor import Report
@@ -79,11 +80,11 @@ from storage.views.shapes import (
     MOST_EXCERPTS,
     MOST_HEADS,
     Append,
+    ConversationHead,
     Excerpt,
-    Found,
+    FoundId,
     Graph,
     GraphBranch,
-    Head,
     ItemPlace,
     LocatedItem,
     PlacedItem,
@@ -132,6 +133,7 @@ __all__ = [
     "Conflict",
     "Conversation",
     "ConversationExists",
+    "ConversationHead",
     "ConversationNotFound",
     "ConversationPage",
     "Coverage",
@@ -148,11 +150,11 @@ __all__ = [
     "Fork",
     "ForkPoint",
     "Forked",
-    "Found",
+    "FoundId",
     "Graph",
     "GraphBranch",
-    "Head",
     "HistoryFull",
+    "HistoryItems",
     "ImportSource",
     "ItemNotFound",
     "ItemPage",

@@ -12,7 +12,7 @@ from storage.client.scripts import Call, Scripts
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
-from storage.views.shapes import MOST_HEADS, Excerpt, Head
+from storage.views.shapes import MOST_HEADS, ConversationHead, Excerpt
 
 #: Most metadata pairs of a conversation (OpenAI's limit).
 MAX_METADATA = 16
@@ -101,7 +101,7 @@ class Conversations:
         await self._scripts.run_all(calls)
         return after
 
-    async def heads(self, owner: str, conversation_ids: Sequence[str]) -> dict[str, Head]:
+    async def heads(self, owner: str, conversation_ids: Sequence[str]) -> dict[str, ConversationHead]:
         """Return what a list shows of conversations, by id, without those that are not there; one round trip.
 
         conversation_ids: at most `views.shapes.MOST_HEADS`.
@@ -117,7 +117,9 @@ class Conversations:
             if isinstance(reply, StoreError):
                 raise reply
             items, branches, model, first, last, running = reply
-            head = Head(items, branches, model.decode(), Excerpt.of(first), Excerpt.of(last), running.decode() or None)
+            head = ConversationHead(
+                items, branches, model.decode(), Excerpt.of(first), Excerpt.of(last), running.decode() or None
+            )
             found[one] = head
         return found
 

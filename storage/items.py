@@ -13,15 +13,15 @@ from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
-from storage.partitions import partition_of
+from storage.partitions import new_edition, partition_of
 from storage.records import Chain, Conversation, Entry, ItemPage, KnownItem, PageRequest
 from storage.views.shapes import (
-    MAX_BODY_BYTES,
     MAX_SHOWN_BYTES,
+    MAX_WINDOW_BODY_BYTES,
     SCAN_BYTES,
     Append,
     Excerpt,
-    Found,
+    FoundId,
     ItemPlace,
     LocatedItem,
     PlacedItem,
@@ -85,7 +85,9 @@ class Items:
         not on this one), CursorNotFound, ResponseUnfinished (for `at`).
         """
         where = [wanted.branch, wanted.around, wanted.at, wanted.before, wanted.after]
-        call = self._call("window_items", owner, conversation_id, *where, wanted.limit, MAX_SHOWN_BYTES, MAX_BODY_BYTES)
+        call = self._call(
+            "window_items", owner, conversation_id, *where, wanted.limit, MAX_SHOWN_BYTES, MAX_WINDOW_BODY_BYTES
+        )
         return _window(await self._scripts.run(call))
 
     async def excerpts(self, owner: str, conversation_id: str, spans: Chain) -> list[Excerpt | None]:
@@ -105,12 +107,12 @@ class Items:
         places = [(int(segment), int(offset)) for segment, offset in numbers]
         return LocatedItem(data, note, places, branch.decode(), response_id.decode() or None, model.decode())
 
-    async def find(self, owner: str, some_id: str) -> Found:
+    async def find(self, owner: str, some_id: str) -> FoundId:
         """Return what an id is and where it is: a conversation, a response or an item. Raises ItemNotFound."""
         keys = self._keyspace.keys(some_id)
         call = Call("find_id", [*keys.common, keys.response(some_id)], [owner, some_id], some_id)
         kind, conversation_id, branch, response_id = (part.decode() for part in await self._scripts.run(call))
-        return Found(kind, conversation_id or None, branch or None, response_id or None)
+        return FoundId(kind, conversation_id or None, branch or None, response_id or None)
 
     async def scan(
         self, owner: str, conversation_id: str, after: ItemPlace | None = None, limit_bytes: int = SCAN_BYTES
@@ -130,7 +132,9 @@ class Items:
 
         branch: that it must lie on, if any. Raises ConversationNotFound, BranchNotFound, ItemNotFound.
         """
-        reply = await self._scripts.run(self._call("delete_item", owner, conversation_id, item_id, branch))
+        reply = await self._scripts.run(
+            self._call("delete_item", owner, conversation_id, item_id, branch, new_edition())
+        )
         conversation = read_facts(reply[0])
         await self._touch(owner, conversation)
         return conversation

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at watched branches, and at watched lists of conversations.
-LOOK_SECONDS = 0.5
+WATCH_SECONDS = 0.5
 LIST_SECONDS = 2.0
 #: Watchers of one owner, and of all, in one process.
 MOST_OF_OWNER = 32
@@ -42,7 +42,7 @@ MOST_FAILURES = 1000
 
 #: Newest conversations of an owner: ids, and when each was used, in ms.
 Listing = Sequence[tuple[str, int]]
-Seen = TypeVar("Seen")
+_Seen = TypeVar("_Seen")
 
 #: Whoever watches something.
 HUB: AppKey[Hub] = AppKey("hub")
@@ -53,15 +53,15 @@ class Stopping(Exception):
 
 
 @dataclass(eq=False)
-class Watched(Generic[Seen]):
+class Sighting(Generic[_Seen]):
     """What somebody watches. now: as it was seen last. number: of that, from 1; watchers: how many wait for another."""
 
-    now: Seen
+    now: _Seen
     number: int = 1
     watchers: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def see(self, now: Seen) -> None:
+    def see(self, now: _Seen) -> None:
         """Take what it is like now, and wake those who wait if that is new."""
         if now != self.now:
             self.now = now
@@ -79,8 +79,8 @@ class Hub:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._branches: dict[WatchedBranch, Watched[Pulse | None]] = {}
-        self._lists: dict[str, Watched[Listing]] = {}
+        self._branches: dict[WatchedBranch, Sighting[Pulse | None]] = {}
+        self._lists: dict[str, Sighting[Listing]] = {}
         self._of_owner = Counter[str]()
         self._has_branches = asyncio.Event()
         self._has_lists = asyncio.Event()
@@ -92,7 +92,7 @@ class Hub:
     async def serving(self, tasks: Tasks) -> AsyncIterator[Hub]:
         """Look for as long as the context lasts."""
         rounds = (
-            ("watched conversations", LOOK_SECONDS, self._look, self._has_branches),
+            ("watched conversations", WATCH_SECONDS, self._look, self._has_branches),
             ("marks of watched conversations", WATCHED_SECONDS / 3, self._mark, self._has_branches),
             ("watched lists of conversations", LIST_SECONDS, self._list, self._has_lists),
         )
@@ -104,6 +104,16 @@ class Hub:
             finally:
                 self.stop()
 
+    @property
+    def watcher_count(self) -> int:
+        """How many watch."""
+        return self._of_owner.total()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether the store is asked for anything."""
+        return self._has_branches.is_set() or self._has_lists.is_set()
+
     def stop(self) -> None:
         """Break off whoever watches, now and from now on."""
         self.stopped = True
@@ -113,7 +123,7 @@ class Hub:
             listing.wake()
 
     @asynccontextmanager
-    async def watch(self, branch: WatchedBranch) -> AsyncIterator[Watched[Pulse | None]]:
+    async def watch(self, branch: WatchedBranch) -> AsyncIterator[Sighting[Pulse | None]]:
         """Give how a branch stands, kept up to date while the context lasts; None once its conversation is gone.
 
         Raises ConversationNotFound, Unavailable, TooManyRequests, ServiceUnavailable.
@@ -124,20 +134,20 @@ class Hub:
             _, (pulse,) = await asyncio.gather(self._store.watching.mark([place]), self._store.watching.look([branch]))
             if pulse is None:
                 raise ConversationNotFound(branch.conversation_id)
-            watched = self._branches.setdefault(branch, Watched(pulse))
+            watched = self._branches.setdefault(branch, Sighting(pulse))
             watched.see(pulse)
             with _attended(self._branches, branch, watched, self._has_branches):
                 yield watched
 
     @asynccontextmanager
-    async def watch_list(self, owner: str) -> AsyncIterator[Watched[Listing]]:
+    async def watch_list(self, owner: str) -> AsyncIterator[Sighting[Listing]]:
         """Give the newest conversations of an owner, kept up to date while the context lasts.
 
         Raises Unavailable, TooManyRequests, ServiceUnavailable.
         """
         with self._admitted(owner):
             newest = await self._store.conversations.newest(owner)
-            watched = self._lists.setdefault(owner, Watched(newest))
+            watched = self._lists.setdefault(owner, Sighting(newest))
             watched.see(newest)
             with _attended(self._lists, owner, watched, self._has_lists):
                 yield watched
@@ -160,7 +170,7 @@ class Hub:
             raise TooManyRequests(
                 "You watch as many conversations at a time as are allowed.", retry_after_seconds=WATCH_RETRY_SECONDS
             )
-        if self._of_owner.total() >= MOST_WATCHERS:
+        if self.watcher_count >= MOST_WATCHERS:
             raise ServiceUnavailable("This server has as many watchers as it takes.", code="too_many_watchers")
         self._of_owner[owner] += 1
         try:
@@ -191,12 +201,12 @@ class Hub:
                 watched.see(newest)
 
 
-Name = TypeVar("Name")
+_Name = TypeVar("_Name")
 
 
 @contextmanager
 def _attended(
-    everything: dict[Name, Watched[Seen]], name: Name, watched: Watched[Seen], has_any: asyncio.Event
+    everything: dict[_Name, Sighting[_Seen]], name: _Name, watched: Sighting[_Seen], has_any: asyncio.Event
 ) -> Iterator[None]:
     """Count one more who watches; what nobody watches any more is forgotten."""
     watched.watchers += 1

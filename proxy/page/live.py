@@ -34,7 +34,7 @@ from proxy.streams.follower import FOLLOWERS, Broken, frames_from
 from storage import EventQuery, ResponseNotFound, StoreError, WatchedBranch
 
 if TYPE_CHECKING:
-    from proxy.page.hub import Hub, Listing, Watched
+    from proxy.page.hub import Hub, Listing, Sighting
     from proxy.streams.follower import Followers
     from storage import EventPage, Pulse, Store
 
@@ -80,7 +80,7 @@ class BranchView:
         self._running: tuple[str | None, bool] = (None, False)
         self._following: _Following | None = None
 
-    async def events(self, watched: Watched[Pulse | None]) -> AsyncIterator[bytes]:
+    async def events(self, watched: Sighting[Pulse | None]) -> AsyncIterator[bytes]:
         """Yield frames as they come, until the conversation is gone or the server stops."""
         try:
             while not self._hub.stopped:
@@ -208,7 +208,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
         return await _send(request, _newer(hub, watched, since, shown))
 
 
-async def _newer(hub: Hub, watched: Watched[Listing], since: int | None, shown: int | None) -> AsyncIterator[bytes]:
+async def _newer(hub: Hub, watched: Sighting[Listing], since: int | None, shown: int | None) -> AsyncIterator[bytes]:
     """Yield how many conversations are newer than a state, whenever that changes. None: than now."""
     since = max((score for _, score in watched.now), default=0) if since is None else since
     while not hub.stopped:

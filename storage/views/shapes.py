@@ -14,7 +14,7 @@ from storage.records import Chain
 
 #: Bytes of an item from which on only its beginning is shown, and of bodies of responses that come with a window.
 MAX_SHOWN_BYTES = 256 * 1024
-MAX_BODY_BYTES = 2 * 1024 * 1024
+MAX_WINDOW_BODY_BYTES = 2 * 1024 * 1024
 #: Bytes of a body from which on it does not come with a list.
 MAX_LISTED_BODY_BYTES = 64 * 1024
 #: Branches of a graph, and conversations or places that are asked for at a time.
@@ -127,7 +127,7 @@ class Append:
 
     response_id: None where no response did. model: '' where none is known. status: '' if the response is gone.
     created_at: of the response, in seconds. body: the Response object without `output`; empty if it is gone, or where
-    the bodies of a window would be more than `MAX_BODY_BYTES`.
+    the bodies of a window would be more than `MAX_WINDOW_BODY_BYTES`.
     """
 
     segment: int
@@ -163,7 +163,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ConversationHead:
     """What a list of conversations shows of one. first: a user's first message, last: the last message, if any.
 
     Both, item_count, model (of the last answer, '' if there is none) and running are the active branch's.
@@ -201,7 +201,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundId:
     """What an id leads to. kind: `conversation`, `response` or `item`.
 
     conversation_id, branch: where it is, None outside of all. response_id: the response that it is, or that brought it.
