@@ -29,8 +29,8 @@ REFRESH_SECONDS = 5
 log = logging.getLogger(__name__)
 
 
-def for_callers(handler: Handler) -> Handler:
-    """Return a handler of the page for those who may look, with `CALLER` set."""
+def for_callers(handler: Handler, *, plain: bool = False) -> Handler:
+    """Return a handler of the page for those who may look, with `CALLER` set. plain: errors as JSON, for scripts."""
 
     async def enter(request: web.Request) -> web.StreamResponse:
         keeper = request.app[DOORKEEPER]
@@ -48,11 +48,11 @@ def for_callers(handler: Handler) -> Handler:
             await count_request(request, caller.owner, limit)
         return await handler(request)
 
-    return for_anybody(wraps(handler)(enter))
+    return for_anybody(wraps(handler)(enter), plain=plain)
 
 
-def for_anybody(handler: Handler) -> Handler:
-    """Return a handler of the page for anybody."""
+def for_anybody(handler: Handler, *, plain: bool = False) -> Handler:
+    """Return a handler of the page for anybody. plain: errors as JSON, for scripts."""
 
     @wraps(handler)
     async def attended(request: web.Request) -> web.StreamResponse:
@@ -65,6 +65,8 @@ def for_anybody(handler: Handler) -> Handler:
         except asyncio.CancelledError:
             raise
         except Exception as exc:
+            if plain:
+                raise
             return error_screen(request, as_api_error(request, exc))
 
     return attended

@@ -32,7 +32,6 @@ async def send_static(request: web.Request) -> web.StreamResponse:
 _SHOWN: Mapping[str, Handler] = {
     ROOT_PATH: conversations.show_list,
     "/ui/go": conversations.show_anything,
-    "/ui/live": live.list_events,
     "/ui/r/": responses.show_responses,
     _RESPONSE: responses.show_response,
     f"{_RESPONSE}/json": responses.send_response,
@@ -43,7 +42,6 @@ _SHOWN: Mapping[str, Handler] = {
     f"{_CONVERSATION}/compare": branches.show_comparison,
     f"{_CONVERSATION}/search": branches.show_hits,
     f"{_CONVERSATION}/export": changes.send_export,
-    f"{_CONVERSATION}/live": live.conversation_events,
     _ITEM: conversations.show_item,
     f"{_ITEM}/json": conversations.send_item,
     f"{_ITEM}/pictures/{{number}}": conversations.send_picture,
@@ -71,6 +69,8 @@ ROUTES = [
     web.get("/ui/sign-in", for_anybody(sign_in.show_sign_in)),
     web.post("/ui/sign-in", for_anybody(sign_in.do_sign_in)),
     web.post("/ui/sign-out", for_anybody(sign_in.do_sign_out)),
+    web.get("/ui/live", for_callers(live.list_events, plain=True)),
+    web.get(f"{_CONVERSATION}/live", for_callers(live.conversation_events, plain=True)),
     *(web.get(path, for_callers(handler)) for path, handler in _SHOWN.items()),
     *(web.post(path, for_callers(handler)) for path, handler in _DONE.items()),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from html import unescape
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import Proxy, proxy, start_proxy  # noqa: F401 (fixtures)
+from tests.page.browser import Looker, looking
 
 #: What every browser of today sends with a form of the page itself.
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
@@ -71,3 +73,10 @@ class Visitor:
 async def visitor(proxy: Proxy) -> Visitor:  # noqa: F811
     """A visitor with the key of `sk-alice`, of a proxy with the default configuration."""
     return Visitor(proxy)
+
+
+@pytest.fixture
+async def looker(proxy: Proxy) -> AsyncIterator[Looker]:  # noqa: F811
+    """A browser on a proxy with the default configuration."""
+    async with looking(proxy) as looker:
+        yield looker

@@ -156,15 +156,22 @@ async def _result(request: web.Request, begun: BegunTurn, conversation_id: str, 
     if _takes_json(request) and conversation_id:
         live = f"{ROOT_PATH}c/{conversation_id}/live" + (f"?branch={quote(branch)}" if branch else "")
         told = {"response": begun.response_id, "location": branch_url(conversation_id, branch)}
+        if begun.is_over:
+            # nobody need wait for it
+            return json_answer({"location": _place_of(begun, told["location"])})
         return json_answer(told | {"branch": branch, "live": live})
     try:
         await begun.ended(FORM_PATIENCE_SECONDS)
     except (ApiError, StoreError) as exc:
         return error_screen(request, as_api_error(request, exc))
+    place = branch_url(conversation_id, branch) + "#end" if conversation_id else f"{ROOT_PATH}r/{begun.response_id}"
+    return _told(request, _place_of(begun, place))
+
+
+def _place_of(begun: BegunTurn, place: str) -> str:
+    """Return where to look at a turn: at its response if it failed."""
     failed = begun.is_over and begun.status not in {"completed", "incomplete"}
-    if failed or not conversation_id:
-        return _told(request, f"{ROOT_PATH}r/{begun.response_id}")
-    return see_other(f"{branch_url(conversation_id, branch)}#end")
+    return f"{ROOT_PATH}r/{begun.response_id}" if failed else place
 
 
 def _told(request: web.Request, location: str) -> web.Response:

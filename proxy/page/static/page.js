@@ -112,10 +112,25 @@
       state = event.lastEventId;
       if (isNews) refresh();
     });
-    source.addEventListener('running', (event) => begin(JSON.parse(event.data)));
+    source.addEventListener('running', (event) => {
+      const running = JSON.parse(event.data);
+      if (waiting && running.response === waiting.response) waiting.isSeen = true;
+      begin(running);
+    });
+    source.addEventListener('open', () => setTimeout(settle, 1000, waiting));
     source.addEventListener('delta', (event) => grow(JSON.parse(event.data)));
     source.addEventListener('done', (event) => end(JSON.parse(event.data)));
     source.addEventListener('gone', () => { say('This conversation was deleted.', 0); hush(); });
+  }
+
+  /** A turn that was over before anybody listened: how it ended is asked for. */
+  async function settle(mine) {
+    if (!mine || mine !== waiting || mine.isSeen) return;
+    const answer = await fetch(`/ui/r/${mine.response}/json`, { credentials: 'same-origin' });
+    if (mine !== waiting || mine.isSeen) return;
+    if (!answer.ok) { await end({ response: mine.response, status: null, error: { message: 'Nothing was kept of this turn.' } }); return; }
+    const { status, error } = await answer.json();
+    await end({ response: mine.response, status, error });
   }
 
   function hush() {
@@ -219,7 +234,7 @@
   function merge(fresh) {
     const thread = find('#thread');
     const rows = [...find('#thread', fresh).children].filter((row) => !row.matches('.pager.earlier'));
-    const known = new Map(all('.item', thread).map((item) => [item.id, item]));
+    const known = new Map(all('.item[id]', thread).map((item) => [item.id, item]));
     const last = rows.findLastIndex((row) => known.has(row.id));
     if (last < 0) { thread.replaceChildren(...find('#thread', fresh).childNodes); return; }
     const follows = nearEnd();
