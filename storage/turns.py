@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
@@ -12,7 +12,7 @@ from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
 from storage.errors import StoreError
-from storage.history import read_history
+from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
 from storage.recollection import Recollection, Recollections
@@ -92,8 +92,7 @@ class Turns:
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        spans, chain, pending, fence, branch, facts, named, calls, line, lock, anchor, model, *rest = reply
-        edition, is_rest, watched = rest
+        spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _ = reply
         history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
         if history is None:
             # the server has lost what was read there
@@ -103,24 +102,8 @@ class Turns:
             found = Recollection(chain.decode(), edition.decode(), spans[-1][-1], history)
             self._recollections.note(owner, source, lease.partition, found)
         here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
-        return OpenedTurn(
-            items=history.items,
-            notes=history.notes,
-            severed=history.severed,
-            chain=chain,
-            pending=frozenset(split_calls(pending.decode())),
-            line=line,
-            branch=branch.decode(),
-            lock=lock.decode(),
-            fence=fence,
-            project_id=facts[0].decode() or None if facts else None,
-            referrer=facts[1].decode() or None if facts else None,
-            known=collect(groups, resolved) | here,
-            calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
-            anchor=anchor.decode() or None,
-            model=model.decode() or None,
-            watched=bool(watched),
-        )
+        answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
+        return _opened(reply, history, collect(groups, resolved) | here, answered)
 
     async def peek(
         self, owner: str, source: TurnSource, partition: str, item_ids: Sequence[str], call_ids: Sequence[str]
@@ -214,6 +197,31 @@ class Turns:
             calls.append(Call("renew_lease", names, [lease.token, int(lease_seconds * 1000)]))
         replies = await self._scripts.run_all(calls)
         return [Renewal() if isinstance(reply, StoreError) else Renewal(*map(bool, reply)) for reply in replies]
+
+
+def _opened(
+    reply: Sequence[Any], history: History, known: Mapping[str, KnownItem], answered: frozenset[str]
+) -> OpenedTurn:
+    """Return what open_turn tells. known: of what the input names; answered: the calls that it answers."""
+    _, chain, pending, fence, branch, facts, _, _, line, lock, anchor, model, _, _, watched = reply
+    return OpenedTurn(
+        items=history.items,
+        notes=history.notes,
+        severed=history.severed,
+        chain=chain,
+        pending=frozenset(split_calls(pending.decode())),
+        line=line,
+        branch=branch.decode(),
+        lock=lock.decode(),
+        fence=fence,
+        project_id=facts[0].decode() or None if facts else None,
+        referrer=facts[1].decode() or None if facts else None,
+        known=known,
+        calls=answered,
+        anchor=anchor.decode() or None,
+        model=model.decode() or None,
+        watched=bool(watched),
+    )
 
 
 def _read_known(found: bytes) -> KnownItem:

@@ -128,7 +128,7 @@ def test_the_public_names_of_storage_are_these():
         "partition_of",
         "random_hex",
     }
-    assert storage.__all__ == sorted(storage.__all__)
+    assert storage.__all__ == sorted(storage.__all__, key=lambda name: (not name.isupper(), name))
     assert all(hasattr(storage, name) for name in storage.__all__)
 
 
