@@ -330,7 +330,7 @@ class UiConfig(Section, frozen=True):
     #: Whether there is one; `auto`: where `server.host` is reached from this machine only.
     enabled: bool | Literal["auto"] = "auto"
     #: Where browsers reach this server, if not under its own address: `https://llm.example`. With https the page's
-    #: cookie is sent over https only.
+    #: cookie is sent over https only. Its host is answered as those of `server.allowed_hosts` are.
     url: str = ""
 
 

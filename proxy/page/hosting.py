@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from proxy.auth.caller import AUTHENTICATOR
-from proxy.config.values import is_loopback
+from proxy.config.values import page_url
 from proxy.http.keys import CONFIG
 from proxy.page.layout import TEMPLATES, Templates, add_headers
 from proxy.page.renderer import RENDERER, Renderer
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 def is_served(config: Config) -> bool:
     """Tell whether there is a page: `ui.enabled`."""
-    if config.ui.enabled == "auto":
-        return is_loopback(config.server.host)
-    return config.ui.enabled
+    return page_url(config, (config.server.host, config.server.port)) != ""
 
 
 def add_page(app: web.Application) -> frozenset[str]:

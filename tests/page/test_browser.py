@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import ViewportSize, expect
 
 from tests.flows.streams import OPENING, answer_after, delta
 from tests.flows.talk import respond, settled
@@ -16,7 +16,7 @@ from tests.upstream import Reply
 
 pytestmark = [needs_browser, pytest.mark.timeout(120)]
 
-WIDE, NARROW = {"width": 1600, "height": 900}, {"width": 360, "height": 780}
+WIDE, NARROW = ViewportSize(width=1600, height=900), ViewportSize(width=360, height=780)
 
 
 async def screens(looker: Looker) -> list[str]:
@@ -48,13 +48,13 @@ async def test_axe_finds_nothing_wrong_in_either_scheme_nor_on_a_phone(looker: L
     page = await looker.page("/ui/")
     wrong = list(await violations(page))
     for path in await screens(looker):
-        await page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+        await page.set_viewport_size(WIDE)
         await page.goto(looker.proxy.url + path)
         await page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         for scheme in ("light", "dark"):
-            await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            await page.emulate_media(color_scheme=scheme)
             wrong += await violations(page)
-        await page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+        await page.set_viewport_size(NARROW)
         wrong += await violations(page)
         width = await page.evaluate("document.documentElement.scrollWidth")
         wrong += [f"{path} is {width} px wide on a phone"] if width > NARROW["width"] else []
@@ -222,4 +222,3 @@ async def test_without_a_script_all_is_there(looker: Looker):
     await page.wait_for_selector(".item.user:has-text('again')")
     _, listed = await proxy.call("GET", "/v1/conversations")
     assert listed["data"][0]["active_branch"].startswith("MAIN_")
-

@@ -27,7 +27,7 @@ from storage import ItemNotFound, PageRequest, WatchedBranch, WindowRequest
 
 if TYPE_CHECKING:
     from proxy.page.content.cards import CardPart
-    from storage import Conversation, Graph, Head, Store, Window
+    from storage import Conversation, ConversationHead, Graph, Store, Window
 
 #: Conversations, items and responses that a screen shows.
 PAGE = 50
@@ -262,7 +262,7 @@ def outline(branches: BranchForest, current: str, *, by_use: bool = False) -> li
     return rows
 
 
-def title_of(conversation: Conversation, head: Head | None) -> str:
+def title_of(conversation: Conversation, head: ConversationHead | None) -> str:
     """Return what a conversation is called: its title, else the first words of its first message."""
     if conversation.title:
         return conversation.title
@@ -270,7 +270,7 @@ def title_of(conversation: Conversation, head: Head | None) -> str:
     return words or "Empty conversation"
 
 
-def heads_lines(heads: dict[str, Head]) -> dict[str, str]:
+def heads_lines(heads: dict[str, ConversationHead]) -> dict[str, str]:
     """Return what each conversation's last message says."""
     return {one: first_line(head.last.data) for one, head in heads.items() if head.last is not None}
 
