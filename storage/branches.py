@@ -147,11 +147,12 @@ class Branches:
 
 def _graph_branch(line: int, name: bytes, chain: bytes, item_count: int, *facts: bytes) -> GraphBranch:
     created_at, updated_at, parent, forked_at, forked_from, description, running = (fact.decode() for fact in facts)
+    spans = read_chain(chain)
     return GraphBranch(
         line=line,
         name=name.decode(),
-        chain=read_chain(chain),
-        item_count=item_count,
+        chain=spans,
+        item_count=item_count if item_count >= 0 else sum(stop - start for _, start, stop in spans),
         created_at=int(created_at),
         updated_at=int(updated_at),
         parent=int(parent) if parent else None,
