@@ -61,6 +61,7 @@ _ONLY_READ = frozenset(
         "read_layout",
         "read_response",
         "resolve_items",
+        "survey_queue",
     }
 )
 

@@ -17,12 +17,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from proxy.cli.log import LineFormatter, LineHandler, LineRecord
+from proxy.cli.log import JsonFormatter, LineHandler, LineRecord, TextFormatter
 from proxy.stores import UnusableStore
 from storage.embedded import EmbeddedUnavailable
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from proxy.config.settings import LogConfig
 
 logger = logging.getLogger(__name__)
 
@@ -41,22 +43,23 @@ class StartError(Exception):
         self.status = status
 
 
-def set_up_logging(level: str, *, shared: bool = False) -> None:
-    """Write one line a record to stderr: ours from `level` up, other libraries' from warnings up.
+def set_up_logging(config: LogConfig, *, shared: bool = False) -> None:
+    """Write one line a record to stderr: ours from `log.level` up, other libraries' from warnings up.
 
     shared: other processes write there too, so each line has the process id behind the logger's name. A second call
-    changes only the level.
+    changes level and format.
     """
-    name = f"%(name)s[{os.getpid()}]" if shared else "%(name)s"
-    handler = LineHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    process = f"[{os.getpid()}]" if shared else ""
+    logging.basicConfig(handlers=[LineHandler(sys.stderr)], level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LineHandler):
+            handler.setFormatter(JsonFormatter(process) if config.format == "json" else TextFormatter(process))
     # What no line shows need not be looked up for each (the logging cookbook's own advice).
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging._srcfile = None  # noqa: SLF001 (documented there)
     logging.setLogRecordFactory(LineRecord)
     for package in ("proxy", "storage"):
-        logging.getLogger(package).setLevel(level.upper())
+        logging.getLogger(package).setLevel(config.level.upper())
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -96,11 +99,11 @@ async def start_services(runner: web.AppRunner) -> None:
         raise StartError(str(exc), status=2) from exc
 
 
-def listen_error(host: str, port: int, exc: OSError) -> StartError:
-    """Return in plain words why it was not possible to listen on `host` and `port`."""
+def listen_error(host: str, port: int, exc: OSError, *, setting: str = "--port") -> StartError:
+    """Return in plain words why it was not possible to listen on `host` and `port`. setting: what to choose anew."""
     if isinstance(exc, socket.gaierror):
         return StartError(f"can't listen on {host}: there is no such host")
-    reason = _LISTEN_PROBLEMS.get(exc.errno or 0, exc.strerror)
+    reason = _LISTEN_PROBLEMS.get(exc.errno or 0, str(exc.strerror)).replace("--port", setting)
     return StartError(f"can't listen on {host} port {port}: {reason}")
 
 

@@ -30,7 +30,7 @@ LEAST_MAX_MEMORY_BYTES = 16 * 1024 * 1024
 
 def violations(config: Config) -> Iterator[Violation]:
     """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
-    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_data, _check_sealing, _check_retention):
+    for rule in _RULES:
         yield from rule(config)
 
 
@@ -41,6 +41,8 @@ def warnings(config: Config) -> Iterator[str]:
             f'auth.mode = "passthrough" with upstream.api_key on {config.server.host}: any token spends that key; '
             'use "jwt" or "api_keys" for callers of your own'
         )
+    if config.metrics.port and not is_loopback(config.metrics.host):
+        yield f"metrics.host is {config.metrics.host}: whoever reaches its port may read the metrics, without a key"
     if config.redis.url and not config.sealing.key:
         yield (
             "redis.url is set and sealing.key is not: other replicas can't take over this one's background responses, "
@@ -123,6 +125,18 @@ def _check_retention(config: Config) -> Iterator[Violation]:
             "conversations.retention_days",
             "must be 0 or at least responses.retention_days: responses need the items of their conversations",
         )
+
+
+def _check_metrics(config: Config) -> Iterator[Violation]:
+    server, metrics = config.server, config.metrics
+    if metrics.port and metrics.port == server.port:
+        yield "metrics.port", "must be another one than server.port: what is in front of that must not show the metrics"
+
+
+_RULES = (
+    *(_check_auth, _check_jwt, _check_upstream, _check_redis, _check_data, _check_sealing, _check_retention),
+    _check_metrics,
+)
 
 
 def _service_of(rest: str) -> str:

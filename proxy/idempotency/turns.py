@@ -18,6 +18,7 @@ from proxy.http.middleware import RUNNING
 from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, restate
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS
 from proxy.protocol.errors import InProgress
+from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.turn import TurnResult
 from storage import KeptAnswer, Unavailable
 
@@ -243,6 +244,7 @@ async def find_lost_answer(
     found = await keys.find(owner, _name_of(request, turn_request), restated)
     if found is None:
         return None
+    request.app[TELEMETRY].metrics.repeats_total.add("retry")
     answer, claim = found
     response = replayed(answer)
     await response.prepare(request)

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from aiohttp import hdrs
@@ -23,7 +24,9 @@ from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway, UpstreamRefusal
 from proxy.protocol.notes import Maker
 from proxy.runtime.offload import beside
-from proxy.upstream.body import parse_json_answer, push_chunks
+from proxy.telemetry.records import MALFORMED, Attempt, TurnRecord
+from proxy.telemetry.traces import TRACESTATE
+from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers, response_headers
@@ -85,6 +88,8 @@ class ModelCall:
         self._refused: Mapping[str, Any] | None = None
         self._left_out = NO_OBJECTIONS
         self.caller = caller
+        #: What the request notes of itself, each attempt among it.
+        self.record = TurnRecord()
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
 
@@ -112,19 +117,23 @@ class ModelCall:
         return await self.put(request, compose)
 
     async def put(
-        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = ""
+        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = "", purpose: str = ""
     ) -> ModelAnswer:
         """Put a question on behalf of a request. path: below the upstream's URL. model: if it is not the request's.
 
+        purpose: what it is for, where that is not the request's own answer.
         The answer is a context, which gives the connection back. Raises ApiError.
         """
         reader = self.reader(request, model)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
         while True:
+            asked_at = perf_counter()
             self._asked, omitted = await compose(reader)
             try:
                 items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
-                answer = await self._post(await beside(items, self._asked.body), path, omitted)
+                body = await beside(items, self._asked.body)
+                attempt = Attempt(reader.upstream, reader.model, asked_at, purpose=purpose)
+                answer = await self._post(body, path, omitted, attempt)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
@@ -195,24 +204,38 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    async def _post(self, body: bytes, path: str, omitted: int) -> ModelAnswer:
+    async def _post(self, body: bytes, path: str, omitted: int, attempt: Attempt) -> ModelAnswer:
+        record = self.record
+        record.attempts.append(attempt)
+        record.omitted = omitted
         headers = request_headers(self._inbound.headers, self.caller.credentials)
+        if record.trace is not None:
+            attempt.span = record.trace.new_span_id()
+            headers.popall(TRACESTATE, None)
+            headers.update(record.trace.headers(attempt.span))
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
-        answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        try:
+            answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        except BaseException as failure:
+            attempt.end(ending_of(failure))
+            raise
+        attempt.begin(str(answer.status))
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        return ModelAnswer(answer, self._upstream, omitted)
+        return ModelAnswer(answer, self._upstream, omitted, attempt)
 
 
 class ModelAnswer:
     """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
+    attempt: notes how it ends.
     Its body is pulled, piece by piece, until it is asked to be pushed. A context: at its end the connection goes back,
     or is closed if the answer was not read to its end.
     """
 
-    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
+    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int, attempt: Attempt) -> None:
         self._answer = answer
+        self.attempt = attempt
         self._omitted = omitted
         self._room = upstream.max_response_bytes
         self._consumer: Consumer | None = None
@@ -230,6 +253,7 @@ class ModelAnswer:
 
     def __exit__(self, *_: object) -> None:
         self._answer.release(ends=self._ends)
+        self.attempt.end()
 
     def expect_end(self) -> None:
         """Know that nothing but the body's end is still to come: the connection is kept if it comes soon."""
@@ -271,7 +295,12 @@ class ModelAnswer:
 
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
-        return parse_json_answer(await self.read())
+        body = await self.read()
+        try:
+            return parse_json_answer(body)
+        except BadGateway:
+            self.attempt.status = MALFORMED
+            raise
 
     async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream as they arrive, cut anywhere.
@@ -329,6 +358,7 @@ class ModelAnswer:
         """Know that no more of the body comes."""
         if not self._over:
             self._over, self._failure = True, error
+            self.attempt.status = ending_of(error)
             self._tell_over()
 
     def _begin(self) -> None:

@@ -25,6 +25,8 @@ class Condition:
         self._prefix = keyspace.prefix
         self._disk = disk
         self._refusal: Unavailable | None = None
+        #: Bytes of memory that all servers use, and may use; 0 where that is not known, or where there is no limit.
+        self.memory = 0, 0
         #: Whether the last look came to nothing without a refusal.
         self._is_in_doubt = False
 
@@ -59,11 +61,13 @@ class Condition:
         with translated():
             tags = await self._channel.tags()
         calls = [Call("probe_writes", [probe_key(self._prefix, tag)], []) for tag in tags]
-        left = math.inf
+        left, used, limit, is_limited = math.inf, 0, 0, True
         for reply in await self._scripts.run_all(calls):
             if isinstance(reply, StoreError):
                 raise reply
             left = min(left, memory_left(*reply))
+            used, limit, is_limited = used + reply[0], limit + reply[1], is_limited and reply[1] > 0
+        self.memory = used, limit if is_limited else 0
         disk = self._disk_shortage()
         room = self._scripts.room
         room.left_bytes = left
