@@ -37,7 +37,7 @@ from storage.errors import (
 )
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
-from storage.jobs import Busy, Job, JobEntry, Submission, Waiting
+from storage.jobs import Busy, Job, JobEntry, Submission, WaitingJobs
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
@@ -163,7 +163,7 @@ __all__ = [
     "TurnSource",
     "Unavailable",
     "UnsupportedLayout",
-    "Waiting",
+    "WaitingJobs",
     "new_partition",
     "pair",
     "partition_of",

@@ -32,7 +32,7 @@ FORGET_SECONDS = 3600
 MOST_SURVEYED = 10_000
 
 
-class Waiting(NamedTuple):
+class WaitingJobs(NamedTuple):
     """How many jobs wait for a worker. since: Unix time of the oldest, in seconds; 0: none waits."""
 
     jobs: int
@@ -270,11 +270,11 @@ class Jobs:
         (entries,) = await self._scripts.run(Call("reclaim_jobs", [self._queue], arguments))
         return await self._draw([_entry(entry) for entry in entries])
 
-    async def survey(self) -> Waiting:
+    async def survey(self) -> WaitingJobs:
         """Return how many jobs wait for a worker, and since when the oldest does. Raises Unavailable."""
         call = Call("survey_queue", [self._queue, self._keys.owners], [MOST_SURVEYED])
         count, oldest_ms = await self._scripts.run(call)
-        return Waiting(count, oldest_ms / 1000)
+        return WaitingJobs(count, oldest_ms / 1000)
 
     async def finish(self, entry: JobEntry) -> None:
         """Take an entry out of the queue: its response is over. Raises Unavailable."""

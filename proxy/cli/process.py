@@ -14,11 +14,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from proxy.cli.log import JsonFormatter, LineHandler, LineRecord, TextFormatter
 from proxy.stores import UnusableStore
+from proxy.telemetry.tracing import TelemetryUnavailable
 from storage.embedded import EmbeddedUnavailable
 
 if TYPE_CHECKING:
@@ -87,6 +89,15 @@ def on_signals(stop: Callable[[], None], end: Callable[[], None] = lambda: None)
         asyncio.get_running_loop().add_signal_handler(number, receive, number)
 
 
+@contextmanager
+def telemetry_needed() -> Iterator[None]:
+    """Raise StartError where the metrics or traces can't be had that the settings ask for."""
+    try:
+        yield
+    except TelemetryUnavailable as exc:
+        raise StartError(str(exc), status=2) from exc
+
+
 async def start_services(runner: web.AppRunner) -> None:
     """Start the application's services. Raises StartError."""
     try:
@@ -99,11 +110,11 @@ async def start_services(runner: web.AppRunner) -> None:
         raise StartError(str(exc), status=2) from exc
 
 
-def listen_error(host: str, port: int, exc: OSError, *, setting: str = "--port") -> StartError:
-    """Return in plain words why it was not possible to listen on `host` and `port`. setting: what to choose anew."""
+def listen_error(host: str, port: int, exc: OSError) -> StartError:
+    """Return in plain words why it was not possible to listen on `host` and `port`."""
     if isinstance(exc, socket.gaierror):
         return StartError(f"can't listen on {host}: there is no such host")
-    reason = _LISTEN_PROBLEMS.get(exc.errno or 0, str(exc.strerror)).replace("--port", setting)
+    reason = _LISTEN_PROBLEMS.get(exc.errno or 0, exc.strerror)
     return StartError(f"can't listen on {host} port {port}: {reason}")
 
 

@@ -10,10 +10,10 @@ from aiohttp import web
 
 from proxy.app import create_app, create_runner, stop
 from proxy.cli.banner import render_banner
-from proxy.cli.metrics import offering_metrics, start_telemetry, tell_build
-from proxy.cli.process import listen_error, loop_factory, on_signals, set_up_logging, start_services
+from proxy.cli.process import listen_error, loop_factory, on_signals, set_up_logging, start_services, telemetry_needed
 from proxy.config.validation import warnings
 from proxy.http.keys import STORE
+from proxy.telemetry.offering import offering_metrics, start_telemetry, tell_build
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
@@ -29,7 +29,7 @@ def serve(config: Config) -> None:
     set_up_logging(config.log)
     for warning in warnings(config):
         logger.warning(warning)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with telemetry_needed(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(config))
 
 

@@ -24,9 +24,8 @@ import msgspec
 from proxy.cli.banner import render_banner
 from proxy.cli.crew import Crew, Indexes
 from proxy.cli.listener import Listener
-from proxy.cli.metrics import cells_folder, offering_metrics, tell_build
 from proxy.cli.orphans import OrphanReaper
-from proxy.cli.process import StartError, listen_error, loop_factory, on_signals, set_up_logging
+from proxy.cli.process import StartError, listen_error, loop_factory, on_signals, set_up_logging, telemetry_needed
 from proxy.cli.processors import worker_count
 from proxy.cli.reload import keep_fixed
 from proxy.config.loading import ConfigError
@@ -36,6 +35,8 @@ from proxy.config.values import describe_redis
 from proxy.runtime.tasks import Tasks
 from proxy.telemetry.cells import Cells
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.offering import cells_folder, offering_metrics, tell_build
+from proxy.telemetry.tracing import require_tracing
 from storage.embedded import EmbeddedUnavailable, EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def supervise(config: Config, load: Callable[[], Config]) -> None:
     load: reads the settings anew, or raises ConfigError. Raises StartError.
     """
     set_up_logging(config.log, shared=True)
-    with cells_folder(config) as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with telemetry_needed(), cells_folder(config) as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        # said here, once, and not by every worker
+        require_tracing()
         runner.run(Supervisor(config, load, folder).run())
 
 

@@ -25,11 +25,11 @@ from proxy.app import create_app, create_runner, stop
 from proxy.background.worker import WORKER
 from proxy.cli.intake import Intake
 from proxy.cli.messages import CHANNEL_VARIABLE, Assignment, Failed, Ready, read_assignment
-from proxy.cli.metrics import start_telemetry
 from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
 from proxy.http.middleware import RUNNING
 from proxy.runtime.tasks import TASKS
 from proxy.telemetry.cells import Cells
+from proxy.telemetry.offering import start_telemetry
 from proxy.turns.running import TURNS
 from proxy.websocket.connections import CONNECTIONS
 

@@ -24,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 
 from proxy.telemetry.cells import Cells, ReadCells, Series, indexes_in
 from proxy.telemetry.instruments import Family
-from proxy.telemetry.metrics import FAMILIES, PREFIX
+from proxy.telemetry.metrics import FAMILIES, NAMESPACE
 
 _MERGES: dict[str, Callable[[Sequence[float]], float]] = {"sum": sum, "min": min, "max": max}
 
@@ -79,7 +79,7 @@ def _tell(family: Family, sources: Iterable[tuple[_Counted, bool]]) -> Metric:
         for (name, labels), first in list(counted.series.items()):
             if name == family.name:
                 rows.setdefault(labels, []).append(list(counted.values[first : first + family.size]))
-    name = PREFIX + family.name
+    name = NAMESPACE + family.name
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
         bounds = [*map(floatToGoString, family.bounds), "+Inf"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 METRICS_PATH = "/metrics"
 #: Seconds that a scraper may be silent.
-SILENT_SECONDS = 10
+SCRAPE_SECONDS = 10
 #: Scrapes at a time; a further one waits.
 MOST_SCRAPES = 4
 
@@ -80,7 +80,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = SILENT_SECONDS
+    timeout = SCRAPE_SECONDS
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 (the library's)
         logger.debug(format, *arguments)

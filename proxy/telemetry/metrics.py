@@ -13,7 +13,7 @@ from proxy.telemetry.cells import Cells
 from proxy.telemetry.instruments import Counter, Family, Gauge, Histogram
 
 #: Before every name.
-PREFIX = "branchline_"
+NAMESPACE = "branchline_"
 
 #: Upper bounds of what users wait for, in seconds: as OpenTelemetry's conventions for generative AI have them.
 DURATIONS = tuple(0.01 * 2**power for power in range(14))

@@ -31,7 +31,7 @@ from proxy.telemetry.traces import StoreCall, Trace
 #: Share of the requests that are sampled where nobody else has decided.
 DEFAULT_RATIO = 0.01
 #: Seconds that sending what is left may take at the end.
-CLOSE_SECONDS = 5.0
+FLUSH_SECONDS = 5.0
 
 _OUTCOMES_OF_ERROR = frozenset({"failed", "conflict", "unsaved"})
 
@@ -128,7 +128,7 @@ class SpanTracing:
 
     async def close(self) -> None:
         """Send what has not been sent, within a few seconds."""
-        await asyncio.to_thread(self._provider.force_flush, int(CLOSE_SECONDS * 1000))
+        await asyncio.to_thread(self._provider.force_flush, int(FLUSH_SECONDS * 1000))
         await asyncio.to_thread(self._provider.shutdown)
 
     # --- spans ----------------------------------------------------------------------------------------------------

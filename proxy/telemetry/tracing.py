@@ -48,21 +48,41 @@ class Tracing(Protocol):
         ...
 
 
-class TracesUnavailable(Exception):
-    """Traces are asked for and can't be sent; `str()` says why, and what to do."""
+_NEEDED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
+
+
+class TelemetryUnavailable(Exception):
+    """Metrics or traces are asked for and can't be had; `str()` says why, and what to do."""
+
+
+def require_tracing() -> bool:
+    """Return whether the environment asks for traces. Raises TelemetryUnavailable if they can't be sent."""
+    if not any(os.environ.get(name) for name in ENDPOINTS) or _is_disabled():
+        return False
+    if (protocol := os.environ.get(PROTOCOLS[0]) or os.environ.get(PROTOCOLS[1]) or SPOKEN) != SPOKEN:
+        raise TelemetryUnavailable(f"traces are sent by {SPOKEN} only, and {PROTOCOLS[1]} asks for {protocol}")
+    if not all(map(_is_installed, _NEEDED)):
+        raise TelemetryUnavailable(
+            f"{ENDPOINTS[1]} is set, and nothing can send traces: pip install 'branchline[traces]'"
+        )
+    return True
 
 
 def create_tracing(config: Config) -> Tracing | None:
-    """Return what makes traces, None if the environment names no collector. Raises TracesUnavailable."""
-    if not any(os.environ.get(name) for name in ENDPOINTS) or _is_disabled():
+    """Return what makes traces, None if the environment does not ask for any. Raises TelemetryUnavailable."""
+    if not require_tracing():
         return None
-    if (protocol := os.environ.get(PROTOCOLS[0]) or os.environ.get(PROTOCOLS[1]) or SPOKEN) != SPOKEN:
-        raise TracesUnavailable(f"traces are sent by {SPOKEN} only, and {PROTOCOLS[1]} asks for {protocol}")
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp.proto.http") is None:
-        raise TracesUnavailable(f"{ENDPOINTS[1]} is set, and nothing can send traces: pip install 'branchline[traces]'")
     from proxy.telemetry.spans import SpanTracing
 
     return SpanTracing(remote_parent=config.traces.remote_parent, store_url=config.redis.url)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        # what it would be in is not there either
+        return False
 
 
 def _is_disabled() -> bool:

@@ -47,6 +47,8 @@ class Answer:
 class Relay:
     """Tells what it is fed; `bad` can't be read, `bug` is one, `over` ends the response, `again` begins another."""
 
+    is_untold = False
+
     def __init__(self) -> None:
         self.outcome: object | None = None
         self.is_over = False

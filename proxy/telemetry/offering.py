@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.cli.process import StartError, listen_error
 from proxy.telemetry.cells import Cells
 from proxy.telemetry.exposition import ProcessesCollector, registry_of
 from proxy.telemetry.listener import METRICS_PATH, MetricsListener
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.telemetry import Telemetry, create_telemetry
-from proxy.telemetry.tracing import TracesUnavailable, create_tracing
+from proxy.telemetry.tracing import TelemetryUnavailable, create_tracing
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
@@ -28,11 +27,8 @@ _STORES = {"redis+sentinel": "sentinel", "rediss+sentinel": "sentinel", "redis+c
 
 
 def start_telemetry(config: Config, cells: Cells | None = None) -> Telemetry:
-    """Return the telemetry of a process that serves. cells: where it counts. Raises StartError."""
-    try:
-        return create_telemetry(config, Metrics(cells or Cells()), create_tracing(config))
-    except TracesUnavailable as exc:
-        raise StartError(str(exc), status=2) from exc
+    """Return the telemetry of a process that serves. cells: where it counts. Raises TelemetryUnavailable."""
+    return create_telemetry(config, Metrics(cells or Cells()), create_tracing(config))
 
 
 def tell_build(metrics: Metrics, config: Config) -> None:
@@ -48,7 +44,7 @@ def offering_metrics(
 ) -> Iterator[str]:
     """Offer the metrics for as long as the context lasts; gives their URL, '' where they are not offered.
 
-    own, folder, living: see `ProcessesCollector`. Raises StartError.
+    own, folder, living: see `ProcessesCollector`. Raises TelemetryUnavailable.
     """
     host, port = config.metrics.host, config.metrics.port
     if not port:
@@ -57,7 +53,9 @@ def offering_metrics(
     try:
         listener = MetricsListener(host, port, registry_of(ProcessesCollector(own, folder, living)))
     except OSError as exc:
-        raise listen_error(host, port, exc, setting="metrics.port") from exc
+        raise TelemetryUnavailable(
+            f"metrics can't be offered on {host} port {port}: {exc.strerror}; choose another metrics.port"
+        ) from exc
     try:
         yield f"http://{f'[{host}]' if ':' in host else host}:{port}{METRICS_PATH}"
     finally:
@@ -66,13 +64,15 @@ def offering_metrics(
 
 @contextmanager
 def cells_folder(config: Config) -> Iterator[Path | None]:
-    """Give the folder in which workers count, None where metrics are not offered. Raises StartError."""
+    """Give the folder in which workers count, None where metrics are not offered. Raises TelemetryUnavailable."""
     if not config.metrics.port:
         yield None
         return
     try:
         folder = tempfile.TemporaryDirectory(prefix="branchline-metrics-", ignore_cleanup_errors=True)
     except OSError as exc:
-        raise StartError(f"metrics of several workers need a temporary folder: {exc.strerror}; set TMPDIR") from exc
+        raise TelemetryUnavailable(
+            f"the metrics of several workers need a temporary folder: {exc.strerror}; set TMPDIR"
+        ) from exc
     with folder as path:
         yield Path(path)
