@@ -55,9 +55,12 @@ async def _run(runner: web.AppRunner, config: Config, metrics_url: str) -> None:
             starting.result()
             print(_block(runner, config, metrics_url), flush=True)
             await stopping.wait()
-        logger.info("stopping")
+        logger.info(
+            "stopping; running turns get %g s, a second signal ends at once", config.server.shutdown_timeout_seconds
+        )
     finally:
         await stop(runner)
+        logger.info("stopped; what was answered is stored")
 
 
 async def _start(runner: web.AppRunner, config: Config) -> None:

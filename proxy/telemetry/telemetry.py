@@ -64,9 +64,9 @@ class Telemetry:
         model = self.models.label(record.model)
         now = record.ended = perf_counter()
         metrics.turns_running.add(mode, by=-1.0)
-        if record.outcome != GIVEN_BACK:
+        if record.outcome and record.outcome != GIVEN_BACK:
             metrics.turns_total.add(mode, record.outcome, upstream, model)
-        if mode == "background":
+        if record.outcome and mode == "background":
             metrics.background_runs_total.add(record.outcome)
         metrics.turn_seconds.observe(now - record.began, mode, upstream)
         if record.output:

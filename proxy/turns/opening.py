@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from proxy.context.input import TurnInput, prepare
+from proxy.context.input import TurnInput, ends_with_turn_of, prepare
 from proxy.protocol.errors import (
     ApiError,
     branch_exists,
@@ -90,6 +90,10 @@ class Opening:
             record.conversation_id = source.conversation_id or ""
             record.previous_response_id = source.previous_response_id or ""
             record.branch = self.opened.branch
+
+    def may_repeat(self) -> bool:
+        """Tell whether its history may end with a turn that brought the same."""
+        return ends_with_turn_of(self.opened.items, self.turn_input.entries)
 
     def new_item_id(self, item_type: str) -> str:
         """Return the id of one more item of the turn."""

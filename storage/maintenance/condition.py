@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from storage.client.channel import Channel
 from storage.client.keys import probe_key
 from storage.client.keyspace import Keyspace
@@ -25,10 +23,15 @@ class Condition:
         self._prefix = keyspace.prefix
         self._disk = disk
         self._refusal: Unavailable | None = None
-        #: Bytes of memory that all servers use, and may use; 0 where that is not known, or where there is no limit.
-        self.memory = 0, 0
         #: Whether the last look came to nothing without a refusal.
         self._is_in_doubt = False
+        #: Bytes that the fullest server uses and may use (0: no limit), as the last look found.
+        self.memory = (0, 0)
+
+    async def clock(self) -> float:
+        """Return the server's time in Unix seconds. Raises Unavailable."""
+        (milliseconds,) = await self._scripts.run(Call("read_clock", [probe_key(self._prefix, "0")], []))
+        return float(milliseconds) / 1000
 
     async def look(self) -> None:
         """Find out, in one round trip, whether every server takes writes. Raises Unavailable: what `require` raises.
@@ -61,13 +64,14 @@ class Condition:
         with translated():
             tags = await self._channel.tags()
         calls = [Call("probe_writes", [probe_key(self._prefix, tag)], []) for tag in tags]
-        left, used, limit, is_limited = math.inf, 0, 0, True
+        found: list[tuple[int, int]] = []
         for reply in await self._scripts.run_all(calls):
             if isinstance(reply, StoreError):
                 raise reply
-            left = min(left, memory_left(*reply))
-            used, limit, is_limited = used + reply[0], limit + reply[1], is_limited and reply[1] > 0
-        self.memory = used, limit if is_limited else 0
+            used, limit = reply
+            found.append((used, limit))
+        self.memory = min(found, key=lambda one: memory_left(*one))
+        left = memory_left(*self.memory)
         disk = self._disk_shortage()
         room = self._scripts.room
         room.left_bytes = left
