@@ -51,7 +51,7 @@ from proxy.sealing import SEALER, create_sealer
 from proxy.services import SERVICES, Services
 from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
-from proxy.telemetry.surveyor import Surveyor
+from proxy.telemetry.surveyor import SURVEYOR, Surveyor
 from proxy.telemetry.telemetry import TELEMETRY, Telemetry, create_telemetry
 from proxy.turns.running import TURNS, RunningTurns
 from proxy.turns.slots import TurnSlots
@@ -136,7 +136,7 @@ async def provide_telemetry(app: web.Application) -> AsyncIterator[None]:
     """Watch the store's calls and the event loop, and look from time to time at what nobody counts."""
     telemetry, store = app[TELEMETRY], app[STORE]
     store.watch(telemetry.store_called)
-    look_up = Surveyor(
+    app[SURVEYOR] = surveyor = Surveyor(
         telemetry,
         store,
         {
@@ -145,7 +145,7 @@ async def provide_telemetry(app: web.Application) -> AsyncIterator[None]:
             "websockets": lambda: len(app[CONNECTIONS]),
         },
     )
-    async with look_up.running(app[TASKS]):
+    async with surveyor.running(app[TASKS]):
         yield
     if telemetry.tracing is not None:
         await telemetry.tracing.close()

@@ -9,16 +9,21 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from aiohttp.web import AppKey
+
 from proxy.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
     from proxy.telemetry.telemetry import Telemetry
-    from storage import Store
+    from storage import Store, WaitingJobs
 
 #: Seconds of the timer whose lateness is told.
 LAG_SECONDS = 0.1
 #: Seconds between two looks at the store's memory and queue.
 SURVEY_SECONDS = 30.0
+
+#: What looks, in an application.
+SURVEYOR: AppKey[Surveyor] = AppKey("surveyor")
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +68,9 @@ class Surveyor:
         await asyncio.sleep(SURVEY_SECONDS)
         await self.survey()
 
-    async def survey(self) -> None:
-        """Count the background responses that wait. Raises Unavailable."""
+    async def survey(self) -> WaitingJobs:
+        """Count the background responses that wait, and return that. Raises Unavailable."""
         waiting = await self._store.jobs.survey()
         self._metrics.background_waiting.set(float(waiting.jobs))
         self._metrics.background_oldest_seconds.set(max(time.time() - waiting.since, 0.0) if waiting.jobs else 0.0)
+        return waiting

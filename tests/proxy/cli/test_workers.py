@@ -51,8 +51,8 @@ class Client:
 
     async def worker(self) -> int:
         """The process that its connection leads to; its log says."""
-        async with self.session.get(self._served.url.removesuffix("/v1") + "/healthz") as answer:
-            found = await self._served.logged(rf"\[(\d+)\]: GET /healthz 200 .* {answer.headers['x-request-id']}")
+        async with self.session.get(self._served.url.removesuffix("/v1") + "/openapi.json") as answer:
+            found = await self._served.logged(rf"\[(\d+)\]: GET /openapi.json 200 .* {answer.headers['x-request-id']}")
         return int(found[0])
 
 
