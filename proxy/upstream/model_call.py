@@ -27,7 +27,7 @@ from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
@@ -117,8 +117,7 @@ class ModelCall:
             asked_at = perf_counter()
             self._asked, omitted = await compose(reader)
             try:
-                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
-                body = await beside(items, self._asked.body)
+                body = await beside(self._asked.unseen, self._asked.body)
                 attempt = Attempt(reader.upstream, reader.model, asked_at, purpose=purpose)
                 answer = await self._post(body, path, omitted, attempt)
                 break
@@ -191,7 +190,7 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    async def _post(self, body: bytes, path: str, omitted: int, attempt: Attempt) -> ModelAnswer:
+    async def _post(self, body: Sequence[bytes], path: str, omitted: int, attempt: Attempt) -> ModelAnswer:
         record = self.record
         record.attempts.append(attempt)
         record.omitted = omitted
