@@ -12,7 +12,7 @@ from aiohttp import web
 from proxy.auth.caller import CALLER
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
-from proxy.http.keys import BEGUN, CONFIG, RECORD, TRACE, UPSTREAM_REQUEST_ID
+from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left, traced_headers
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
 from proxy.protocol.request import TurnRequest
@@ -37,9 +37,8 @@ def inbound_of(request: web.Request, own_query: Collection[str] = ()) -> Inbound
 def note_request(request: web.Request, record: TurnRecord, *, streamed: bool = False) -> None:
     """Tie what is noted of a turn, or of what only asks the model server, to the request that it is for."""
     record.mode = "stream" if streamed else "plain"
-    record.began = request[BEGUN]
-    record.trace = request.get(TRACE)
-    request[RECORD] = record
+    notes = request[NOTES]
+    record.began, record.trace, notes.record = notes.began, notes.trace, record
 
 
 @contextmanager

@@ -12,8 +12,7 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp import hdrs, web
@@ -25,7 +24,7 @@ from proxy.http.body import let_go
 from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.hosts import require_known_host
-from proxy.http.keys import BEGUN, CONFIG, RECORD, REQUEST_ID, TRACE, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.keys import CONFIG, NOTES, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
 from proxy.http.quotas import ALLOWANCE, count_request, rate_limit_headers
 from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
@@ -41,8 +40,9 @@ from proxy.protocol.errors import (
 )
 from proxy.protocol.store_errors import from_store_error
 from proxy.telemetry.lines import RequestLine
+from proxy.telemetry.records import RequestNotes
 from proxy.telemetry.telemetry import TELEMETRY
-from proxy.telemetry.traces import TRACESTATE
+from proxy.telemetry.traces import STORE_CALLS, TRACESTATE
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ CLIENT_LEFT = 499
 SWITCHED = 101
 #: What the route of a request that nothing answers is called in metrics and traces.
 UNKNOWN_ROUTE = "unknown"
-_UNTRACED = nullcontext()
 
 #: `SO_LINGER` on, for 0 seconds: closing the socket resets the connection.
 RESET = struct.pack("ii", 1, 0)
@@ -74,9 +73,6 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 #: The answer whose head has been sent.
 _STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started")
-
-#: Set once the line of a request is written.
-_IS_TOLD: web.RequestKey[bool] = web.RequestKey("is_told", bool)
 
 #: Paths whose requests are told only with `log.level = "debug"`: probes ask them every few seconds.
 PROBES = frozenset({"/healthz", "/readyz"})
@@ -103,39 +99,41 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         # the client has left before anything was done
         raise asyncio.CancelledError
     request[REQUEST_ID] = new_request_id()
-    running = request.app[RUNNING]
+    app = request.app
+    running = app[RUNNING]
     running.add(task)
     task.add_done_callback(running.discard)
     connection.on_leave = task.cancel
-    request[BEGUN] = time.perf_counter()
+    notes = request[NOTES] = RequestNotes(time.perf_counter())
     response: web.StreamResponse | None = None
-    tracing = request.app[TELEMETRY].tracing
+    tracing = app[TELEMETRY].tracing
     try:
-        with _traced(request, tracing) if tracing is not None else _UNTRACED:
-            try:
-                require_known_host(request)
-                response = await handler(request)
-            except Exception as exc:
-                response = _answer_to(request, exc)
+        try:
+            if tracing is not None:
+                _begin_trace(request, tracing)
+            require_known_host(request)
+            response = await handler(request)
+        except Exception as exc:
+            response = _answer_to(request, exc)
         return response
     finally:
         connection.on_leave = None
         let_go(request)
-        if _IS_TOLD not in request:
-            _write_line(request, response)
+        if not notes.is_told:
+            _write_line(request, notes, response)
         if tracing is not None:
             _end_trace(request, response, tracing)
 
 
 def note_left(request: web.Request) -> None:
     """Write the line of a request now: its client has gone, though what it asked for goes on."""
-    if _IS_TOLD not in request:
-        _write_line(request, None)
+    if not (notes := request[NOTES]).is_told:
+        _write_line(request, notes, None)
 
 
 def traced_headers(request: web.Request) -> Mapping[str, str]:
     """Return a request's headers as they go on: with our own span as the parent, where traces are made."""
-    trace = request.get(TRACE)
+    trace = request[NOTES].trace
     if trace is None:
         return request.headers
     headers = CIMultiDict(request.headers)
@@ -191,7 +189,7 @@ def signals(config: Config) -> list[Signal]:
 def _answer_to(request: web.Request, exc: Exception) -> web.StreamResponse:
     """Return the answer that an exception means; cut one that has begun."""
     started: web.StreamResponse | None = request.get(_STARTED)
-    if _IS_TOLD in request:
+    if request[NOTES].is_told:
         # its client left long ago
         return started or web.Response(status=CLIENT_LEFT)
     if isinstance(exc, ConnectionError) and _client_left(request):
@@ -246,11 +244,11 @@ def _cut(request: web.Request, response: web.StreamResponse) -> None:
     request.transport.abort()
 
 
-def _write_line(request: web.Request, response: web.StreamResponse | None) -> None:
+def _write_line(request: web.Request, notes: RequestNotes, response: web.StreamResponse | None) -> None:
     response = response or _sent_whole(request)
     status = response.status if response is not None else CLIENT_LEFT
-    seconds = time.perf_counter() - request[BEGUN]
-    request[_IS_TOLD] = True
+    seconds = time.perf_counter() - notes.began
+    notes.is_told = True
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else UNKNOWN_ROUTE
     request.app[TELEMETRY].request_ended(route, request.method, status, seconds)
@@ -264,27 +262,28 @@ def _write_line(request: web.Request, response: web.StreamResponse | None) -> No
             seconds * 1000,
             _sent_bytes(response),
             request.get(UPSTREAM_REQUEST_ID, "-"),
-            request.get(RECORD),
-            request.get(TRACE),
+            notes.record,
+            notes.trace,
         )
         log.log(level, line)
 
 
-@contextmanager
-def _traced(request: web.Request, tracing: Tracing) -> Iterator[None]:
-    """Give the request its place in a trace, and note there what is asked of the store meanwhile."""
-    trace = request[TRACE] = tracing.begin(request.headers)
-    with trace.collecting():
-        yield
+def _begin_trace(request: web.Request, tracing: Tracing) -> None:
+    """Give the request its place in a trace, and note there what is asked of the store."""
+    trace = request[NOTES].trace = tracing.begin(request.headers)
+    STORE_CALLS.set(trace.calls if trace.sampled else None)
 
 
 def _end_trace(request: web.Request, response: web.StreamResponse | None, tracing: Tracing) -> None:
     """Make the request's spans; of a WebSocket each turn has its own."""
+    # the next request of the connection comes in the same context
+    STORE_CALLS.set(None)
     status = response.status if response is not None else CLIENT_LEFT
-    if status != SWITCHED and TRACE in request:
+    notes = request[NOTES]
+    if status != SWITCHED and notes.trace is not None:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else UNKNOWN_ROUTE
-        tracing.request_ended(request[TRACE], request.method, route, status, request.get(RECORD))
+        tracing.request_ended(notes.trace, request.method, route, status, notes.record)
 
 
 def _client_left(request: web.Request) -> bool:

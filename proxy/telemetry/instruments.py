@@ -1,7 +1,8 @@
-"""Metric instruments: counters, gauges and histograms over cells. To count is two look-ups and an addition.
+"""Metric instruments: counters, gauges and histograms over cells.
 
-`prometheus_client` spends 1.2 µs on each observation by a child that is bound already, and 4 µs on one that is not;
-a turn makes about fifteen. Here one takes 0.2 µs, since all are made by one thread. The library writes what is counted.
+`prometheus_client` spends 1.2 µs on each observation by a child that is bound already, and 4 µs on one that is not; a
+turn makes about fifteen. All of ours are made by one thread, and what counts often keeps the number of its cell: then
+a counter takes 0.1 µs, a histogram 0.4. The library writes what is counted.
 """
 
 from __future__ import annotations
@@ -47,10 +48,13 @@ class _Instrument:
         first = self._firsts[labels] = self._cells.take(self.family.name, labels, self.family.size)
         return first
 
-    def prepare(self, *labels: str) -> None:
-        """Let a series be told before anything happened: a counter that begins at 1 has no rate."""
-        if labels not in self._firsts:
-            self._find(labels)
+    def cell(self, *labels: str) -> int:
+        """Return the first cell of a series, for who counts in it directly. From then on it is told, as 0 at first.
+
+        A counter that begins at 1 has no rate.
+        """
+        first = self._firsts.get(labels)
+        return self._find(labels) if first is None else first
 
 
 class Counter(_Instrument):
@@ -58,8 +62,7 @@ class Counter(_Instrument):
 
     def add(self, *labels: str, by: float = 1.0) -> None:
         """Count."""
-        first = self._firsts.get(labels)
-        self._values[self._find(labels) if first is None else first] += by
+        self._values[self.cell(*labels)] += by
 
 
 class Gauge(_Instrument):
@@ -67,28 +70,22 @@ class Gauge(_Instrument):
 
     def add(self, *labels: str, by: float = 1.0) -> None:
         """Let it be that much more; less, if it is negative."""
-        first = self._firsts.get(labels)
-        self._values[self._find(labels) if first is None else first] += by
+        self._values[self.cell(*labels)] += by
 
     def set(self, value: float, *labels: str) -> None:
         """Let it be this."""
-        first = self._firsts.get(labels)
-        self._values[self._find(labels) if first is None else first] = value
+        self._values[self.cell(*labels)] = value
+
+
+def take_down(values: memoryview, first: int, bounds: tuple[float, ...], value: float) -> None:
+    """Take a value down in a histogram's cells. first: the first of them. bounds: of its buckets."""
+    values[first + bisect_left(bounds, value)] += 1.0
+    values[first + len(bounds) + 1] += value
 
 
 class Histogram(_Instrument):
     """How values are spread over buckets."""
 
-    def __init__(self, cells: Cells, family: Family) -> None:
-        super().__init__(cells, family)
-        self._bounds = family.bounds
-        self._sum = len(family.bounds) + 1
-
     def observe(self, value: float, *labels: str) -> None:
         """Take down a value."""
-        first = self._firsts.get(labels)
-        if first is None:
-            first = self._find(labels)
-        values = self._values
-        values[first + bisect_left(self._bounds, value)] += 1.0
-        values[first + self._sum] += value
+        take_down(self._values, self.cell(*labels), self.family.bounds, value)

@@ -140,8 +140,8 @@ class Metrics:
                 self.cells.values[first] = 0.0
         for family in FAMILIES:
             if not family.labels:
-                getattr(self, family.name).prepare()
+                getattr(self, family.name).cell()
         for mode in MODES:
-            self.turns_running.prepare(mode)
+            self.turns_running.cell(mode)
         for phase in PHASES:
-            self.turn_overhead_seconds.prepare(phase)
+            self.turn_overhead_seconds.cell(phase)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,6 @@ GIVEN_BACK = "given_back"
 _FINISHES = {"completed": "stop", "max_output_tokens": "length", "content_filter": "content_filter"}
 
 
-@dataclass(slots=True)
 class Attempt:
     """One request to a model server.
 
@@ -39,16 +38,19 @@ class Attempt:
     span: its number in traces.
     """
 
-    upstream: str
-    model: str
-    asked: float
-    sent: float = field(default_factory=perf_counter)
-    status: str = ""
-    head: float = 0.0
-    output: float = 0.0
-    ended: float = 0.0
-    purpose: str = ""
-    span: int = 0
+    # what most never set costs nothing here
+    status = ""
+    head = 0.0
+    output = 0.0
+    ended = 0.0
+    span = 0
+
+    def __init__(self, upstream: str, model: str, asked: float, purpose: str = "") -> None:
+        self.upstream = upstream
+        self.model = model
+        self.asked = asked
+        self.purpose = purpose
+        self.sent = perf_counter()
 
     def begin(self, status: str) -> None:
         """Note that its answer begins."""
@@ -66,41 +68,45 @@ class Attempt:
         self.status = status or self.status
 
 
-@dataclass(slots=True)
 class TurnRecord:
-    """What is noted of one request to a model server's stand-in: of a turn, or of what only asks.
+    """What is noted of a turn, or of a request that only asks a model server.
 
     mode, outcome: see `branchline_turns_total`. began: when the request came. opened_from, opened_at, commit_from,
-    commit_at: when it was opened and written down. history: items before its input. history_bytes: of them.
-    lock_seconds: how long it waited for its branch. output: when the first of its output was told. retries: further
-    attempts to write it down. usage: of the answer. answer_model, finish: what the answer says of itself.
-    omitted: items that the model was not shown. trace: what it belongs to, None where nothing is traced.
+    commit_at: when it was opened and written down. history: items before its input, -1 before that is known.
+    history_bytes: of them. lock_seconds: how long it waited for its branch. output: when the first of its output was
+    told. retries: further attempts to write it down. omitted: items that the model was not shown. usage: of the answer,
+    complete. answer_model, finish: what the answer says of itself. trace: what it belongs to, None where nothing is
+    traced; what only spans tell is noted only where it is sampled.
     """
 
-    mode: str = "plain"
-    began: float = field(default_factory=perf_counter)
-    outcome: str = ""
-    model: str = ""
-    response_id: str = ""
-    conversation_id: str = ""
-    previous_response_id: str = ""
-    branch: str = ""
-    opened_from: float = 0.0
-    opened_at: float = 0.0
-    lock_seconds: float = 0.0
-    history: int = -1
-    history_bytes: int = 0
-    output: float = 0.0
-    commit_from: float = 0.0
-    commit_at: float = 0.0
-    retries: int = 0
-    ended: float = 0.0
-    omitted: int = 0
-    attempts: list[Attempt] = field(default_factory=list)
+    # what most never set costs nothing here
+    mode = "plain"
+    outcome = ""
+    model = ""
+    response_id = ""
+    conversation_id = ""
+    previous_response_id = ""
+    branch = ""
+    opened_from = 0.0
+    opened_at = 0.0
+    lock_seconds = 0.0
+    history = -1
+    history_bytes = 0
+    output = 0.0
+    commit_from = 0.0
+    commit_at = 0.0
+    retries = 0
+    ended = 0.0
+    omitted = 0
     usage: Mapping[str, Any] | None = None
-    answer_model: str = ""
-    finish: str = ""
+    answer_model = ""
+    finish = ""
     trace: Trace | None = None
+
+    def __init__(self, mode: str = "plain", began: float = 0.0) -> None:
+        self.mode = mode
+        self.began = began or perf_counter()
+        self.attempts: list[Attempt] = []
 
     def collecting(self) -> AbstractContextManager[None]:
         """Note what is asked of the store meanwhile, if that is traced."""
@@ -121,7 +127,7 @@ class TurnRecord:
         """Take what a finished Response object says of itself; nothing of what was said in it."""
         self.outcome, self.usage = outcome, response.get("usage")
         if not self.output and response.get("output"):
-            self.output = perf_counter()
+            self.output = self.commit_at
         if self.trace is not None and self.trace.sampled:
             model, details = response.get("model"), response.get("incomplete_details")
             self.answer_model = model if isinstance(model, str) else ""
@@ -132,15 +138,28 @@ class TurnRecord:
     def tokens(self) -> dict[str, int]:
         """How many tokens of each type the answer says that it took; none where it says nothing."""
         usage = self.usage
-        if not usage:
+        if usage is None:
             return {}
-        found = {
-            "input": usage.get("input_tokens"),
-            "cached": _part(usage, "input_tokens_details", "cached_tokens"),
-            "output": usage.get("output_tokens"),
-            "reasoning": _part(usage, "output_tokens_details", "reasoning_tokens"),
+        return {
+            "input": usage["input_tokens"],
+            "cached": usage["input_tokens_details"]["cached_tokens"],
+            "output": usage["output_tokens"],
+            "reasoning": usage["output_tokens_details"]["reasoning_tokens"],
         }
-        return {name: value for name, value in found.items() if type(value) is int and value >= 0}
+
+
+@dataclass(slots=True)
+class RequestNotes:
+    """What is noted of one request.
+
+    began: when it came. is_told: its line is written and it is counted. record: of the turn that it is for, or of what
+    only asks the model server. trace: its place in a trace, None where nothing is traced.
+    """
+
+    began: float
+    is_told: bool = False
+    record: TurnRecord | None = None
+    trace: Trace | None = None
 
 
 def outcome_of(error: BaseException) -> str:
@@ -153,8 +172,3 @@ def outcome_of(error: BaseException) -> str:
         return "refused" if error.status < 500 else "failed"
     is_refusal = isinstance(error, StoreError) and not isinstance(error, Unavailable)
     return "refused" if is_refusal else "failed"
-
-
-def _part(usage: Mapping[str, Any], details: str, name: str) -> Any:
-    found = usage.get(details)
-    return found.get(name) if isinstance(found, Mapping) else None

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from aiohttp.web import AppKey
 
 from proxy.telemetry.cells import Cells
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.instruments import take_down
+from proxy.telemetry.metrics import DURATIONS, ITEM_COUNTS, MODES, PHASES, SHORT_DURATIONS, Metrics
 from proxy.telemetry.models import KnownModels
-from proxy.telemetry.records import GIVEN_BACK, Attempt
+from proxy.telemetry.records import Attempt
+from proxy.telemetry.series import AttemptSeries, TurnSeries
 from proxy.telemetry.traces import STORE_CALLS, StoreCall
 
 if TYPE_CHECKING:
@@ -41,6 +43,16 @@ class Telemetry:
         self.metrics = metrics or Metrics(Cells())
         self.models = models or KnownModels()
         self.tracing = tracing
+        #: Cells of what comes up with every request or turn.
+        self._values = self.metrics.cells.values
+        self._requests: dict[tuple[str, str, int], tuple[int, int]] = {}
+        self._turns: dict[tuple[str, str, str], TurnSeries] = {}
+        self._attempts: dict[tuple[str, str], AttemptSeries] = {}
+        self._calls: dict[tuple[str, str], tuple[int, int]] = {}
+        self._running = {mode: self.metrics.turns_running.cell(mode) for mode in MODES}
+        self._open, self._prepare, self._commit = map(self.metrics.turn_overhead_seconds.cell, PHASES)
+        self._history = self.metrics.history_items.cell()
+        self._store_up = self.metrics.store_up.cell()
 
     def locate_upstream(self, name: str, url: str, provider: str = "") -> None:
         """Know a model server that may be asked. provider: its name in traces, '' for what its host tells."""
@@ -50,54 +62,63 @@ class Telemetry:
 
     def request_ended(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request. route: its pattern. seconds: to the last byte of its answer."""
-        metrics = self.metrics
-        metrics.http_requests_total.add(route, method if method in _METHODS else "other", str(status))
-        metrics.http_request_seconds.observe(seconds, route)
+        cells = self._requests.get((route, method, status))
+        if cells is None:
+            cells = self._find_request(route, method, status)
+        self._values[cells[0]] += 1.0
+        take_down(self._values, cells[1], DURATIONS, seconds)
+
+    def _find_request(self, route: str, method: str, status: int) -> tuple[int, int]:
+        metrics, told = self.metrics, method if method in _METHODS else "other"
+        found = metrics.http_requests_total.cell(route, told, str(status)), metrics.http_request_seconds.cell(route)
+        if told == method:
+            self._requests[route, method, status] = found
+        return found
 
     def turn_began(self, record: TurnRecord) -> None:
         """Count a turn that runs."""
-        self.metrics.turns_running.add(record.mode)
+        self._values[self._running[record.mode]] += 1.0
 
     def turn_ended(self, record: TurnRecord) -> None:
         """Count all that a turn has noted of itself."""
-        metrics, mode, upstream = self.metrics, record.mode, record.upstream
+        values, mode, upstream = self._values, record.mode, record.upstream
         model = self.models.label(record.model)
-        now = record.ended = perf_counter()
-        metrics.turns_running.add(mode, by=-1.0)
-        if record.outcome and record.outcome != GIVEN_BACK:
-            metrics.turns_total.add(mode, record.outcome, upstream, model)
-        if record.outcome and mode == "background":
-            metrics.background_runs_total.add(record.outcome)
-        metrics.turn_seconds.observe(now - record.began, mode, upstream)
-        if record.output:
-            metrics.turn_first_output_seconds.observe(record.output - record.began, upstream, model)
-        overhead = metrics.turn_overhead_seconds
+        record.ended = perf_counter()
+        values[self._running[mode]] -= 1.0
+        series = self._turns.get((mode, upstream, model))
+        if series is None:
+            series = self._turns[mode, upstream, model] = TurnSeries(self.metrics, mode, upstream, model)
+        series.count(record)
         if record.opened_at:
-            overhead.observe(record.opened_at - record.opened_from, "open")
-            metrics.history_items.observe(record.history)
+            take_down(values, self._open, SHORT_DURATIONS, record.opened_at - record.opened_from)
+            take_down(values, self._history, ITEM_COUNTS, record.history)
         if record.commit_at:
-            overhead.observe(record.commit_at - record.commit_from, "commit")
+            take_down(values, self._commit, SHORT_DURATIONS, record.commit_at - record.commit_from)
         if record.retries:
-            metrics.commit_retries_total.add(by=record.retries)
-        for kind, count in record.tokens.items():
-            metrics.tokens_total.add(upstream, model, kind, by=count)
+            self.metrics.commit_retries_total.add(by=record.retries)
         self.attempts_ended(record)
-        if self.tracing is not None and mode in _BY_ITSELF:
+        if mode in _BY_ITSELF:
+            self._end_by_itself(record)
+
+    def _end_by_itself(self, record: TurnRecord) -> None:
+        if record.outcome and record.mode == "background":
+            self.metrics.background_runs_total.add(record.outcome)
+        if self.tracing is not None:
             self.tracing.turn_ended(record)
 
     def attempts_ended(self, record: TurnRecord) -> None:
         """Count what was asked of model servers."""
         for attempt in record.attempts:
-            self._count_attempt(attempt, is_turn=bool(record.outcome))
+            self._count_attempt(attempt)
+            if record.outcome and not attempt.purpose:
+                take_down(self._values, self._prepare, SHORT_DURATIONS, attempt.sent - attempt.asked)
 
-    def _count_attempt(self, attempt: Attempt, *, is_turn: bool) -> None:
-        metrics, upstream, model = self.metrics, attempt.upstream, self.models.label(attempt.model)
-        metrics.upstream_requests_total.add(upstream, attempt.status)
-        metrics.upstream_seconds.observe(attempt.ended - attempt.sent, upstream, model)
-        if attempt.head:
-            metrics.upstream_first_byte_seconds.observe(attempt.head - attempt.sent, upstream, model)
-        if is_turn and not attempt.purpose:
-            metrics.turn_overhead_seconds.observe(attempt.sent - attempt.asked, "prepare")
+    def _count_attempt(self, attempt: Attempt) -> None:
+        name = attempt.upstream, self.models.label(attempt.model)
+        series = self._attempts.get(name)
+        if series is None:
+            series = self._attempts[name] = AttemptSeries(self.metrics, *name)
+        series.count(attempt)
 
     @contextmanager
     def attempting(self, upstream: str, ending_of: Callable[[BaseException], str]) -> Iterator[Attempt]:
@@ -110,14 +131,19 @@ class Telemetry:
             raise
         finally:
             attempt.end()
-            self._count_attempt(attempt, is_turn=False)
+            self._count_attempt(attempt)
 
     def store_called(self, script: str, began: float, outcome: str) -> None:
         """Count a call of a script. began: by `perf_counter`. outcome: `ok`, `refused`, `unavailable`."""
-        now, metrics = perf_counter(), self.metrics
-        metrics.store_calls_total.add(script, outcome)
-        metrics.store_call_seconds.observe(now - began, script)
-        metrics.store_up.set(0.0 if outcome == "unavailable" else 1.0)
+        now, values = perf_counter(), self._values
+        cells = self._calls.get((script, outcome))
+        if cells is None:
+            metrics = self.metrics
+            cells = metrics.store_calls_total.cell(script, outcome), metrics.store_call_seconds.cell(script)
+            self._calls[script, outcome] = cells
+        values[cells[0]] += 1.0
+        take_down(values, cells[1], SHORT_DURATIONS, now - began)
+        values[self._store_up] = outcome != "unavailable"
         if self.tracing is not None and (calls := STORE_CALLS.get()) is not None:
             calls.append(StoreCall(script, began, now, outcome))
 

@@ -186,10 +186,16 @@ def test_a_traceback_is_part_of_the_message():
 
 
 def record_of_a_turn() -> TurnRecord:
-    record = TurnRecord("stream", 10.0, "completed", "gpt-x", "resp_1")
-    record.attempts = [Attempt("first", "gpt-x", 10.0, status="503"), Attempt("second", "gpt-x", 10.1, status="200")]
+    record = TurnRecord("stream", 10.0)
+    record.outcome, record.model, record.response_id = "completed", "gpt-x", "resp_1"
+    record.attempts = [Attempt("first", "gpt-x", 10.0), Attempt("second", "gpt-x", 10.1)]
     record.output, record.history = 10.25, 3
-    record.usage = {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2}, "output_tokens": 5}
+    record.usage = {
+        "input_tokens": 7,
+        "input_tokens_details": {"cached_tokens": 2},
+        "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 1},
+    }
     return record
 
 
@@ -230,7 +236,9 @@ def test_the_line_of_a_request_has_the_fields_of_its_turn():
 def test_fields_that_are_not_known_are_left_out():
     found = told(RequestLine("req_1", "GET", "/healthz", 200, 1.0, 15, "-", None, None))
     assert list(found)[4:] == ["request_id", "method", "route", "status", "ms", "bytes"]
-    found = told(TurnLine("ran for 1 s", "ran", "", 1000.0, "-", TurnRecord("background", outcome="failed")))
+    record = TurnRecord("background")
+    record.outcome = "failed"
+    found = told(TurnLine("ran for 1 s", "ran", "", 1000.0, "-", record))
     assert list(found)[3:] == ["message", "ms", "mode", "outcome"]
 
 

@@ -34,13 +34,13 @@ def test_each_set_of_labels_is_a_series_of_its_own():
         counter.add("a", "b")
 
 
-def test_what_is_prepared_is_told_as_nothing():
+def test_a_cell_that_is_asked_for_is_told_as_nothing():
     cells = Cells()
     gauge = Gauge(cells, Family("running", "gauge", ""))
-    gauge.prepare()
+    gauge.cell()
     assert cells.series == {("running", ()): 0}
     gauge.set(3.0)
-    gauge.prepare()
+    gauge.cell()
     assert cells.values[0] == 3.0
 
 
