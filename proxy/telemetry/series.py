@@ -9,6 +9,9 @@ from proxy.telemetry.instruments import take_down
 from proxy.telemetry.metrics import DURATIONS, Metrics
 from proxy.telemetry.records import GIVEN_BACK, Attempt, TurnRecord
 
+#: Told as 0 from the first turn on: the first of them is one too many, and shows only as a rise.
+_ALARMING = ("unsaved", "conflict")
+
 
 class TurnSeries:
     """Counts turns of one mode that one model server answered with one model. model: as metrics name it."""
@@ -21,6 +24,8 @@ class TurnSeries:
         self._seconds = metrics.turn_seconds.cell(mode, upstream)
         self._first_output: int | None = None
         self._tokens: tuple[int, int, int, int] | None = None
+        for outcome in _ALARMING:
+            self._add_outcome(outcome)
 
     def count(self, record: TurnRecord) -> None:
         """Count a turn that has ended: how, how long it took, its tokens."""
