@@ -151,7 +151,7 @@ def rows(title: str) -> list[list[str]]:
     """The rows of the first table under a heading of the page."""
     section = PAGE.partition(f"## {title}\n")[2].partition("\n## ")[0].partition("\n### ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[2:]]
 
 
 def labels_of(family: Family) -> str:
