@@ -77,7 +77,7 @@ class Gauge(_Instrument):
         self._values[self.cell(*labels)] = value
 
 
-def take_down(values: memoryview, first: int, bounds: tuple[float, ...], value: float) -> None:
+def take_down(values: memoryview[float], first: int, bounds: tuple[float, ...], value: float) -> None:
     """Take a value down in a histogram's cells. first: the first of them. bounds: of its buckets."""
     values[first + bisect_left(bounds, value)] += 1.0
     values[first + len(bounds) + 1] += value

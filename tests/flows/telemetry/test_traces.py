@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from proxy.app import create_app, create_runner
 from proxy.config.settings import Config, Secret
+from proxy.telemetry.lines import RequestLine
 from proxy.telemetry.offering import start_telemetry
 from proxy.telemetry.tracing import TelemetryUnavailable, create_tracing
 from tests.flows.conftest import Proxy, configure
@@ -249,7 +250,7 @@ async def test_a_websocket_has_a_span_a_turn(traced: Proxy, collector: Collector
 async def test_the_line_of_a_request_names_its_trace(traced: Proxy, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
     await turn(traced, headers={"traceparent": CALLER})
-    (line,) = [record.msg for record in caplog.records if record.name == "proxy.http.middleware"]
+    (line,) = [record.msg for record in caplog.records if isinstance(record.msg, RequestLine)]
     assert line.fields()["trace_id"] == TRACE
 
 
