@@ -10,6 +10,7 @@ import pytest
 from proxy.http.keys import STORE
 from proxy.telemetry.surveyor import SURVEYOR
 from proxy.telemetry.telemetry import TELEMETRY
+from storage.client.keys import queue_key
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection
 from tests.flows.streams import OPENING, Stream, answer_after, read_stream
@@ -221,3 +222,36 @@ async def test_what_is_looked_at_from_time_to_time(start_proxy: StartProxy):
     used, _ = proxy.app[STORE].condition.memory
     await until_number(proxy.app, used, "store_memory_bytes", kind="used")
     assert used > 0
+
+
+async def test_a_background_response_that_is_given_back(start_proxy: StartProxy):
+    lease = {"lock_lease_seconds": 1.0}
+    first = await start_proxy(turns=lease, server={"shutdown_timeout_seconds": 0.0})
+    first.upstream.script(Reply.sse([*OPENING, HANG]))
+    response = await respond(first, background=True)
+    await first.upstream.wait_for_requests(1)
+    await first.runner.cleanup()
+    assert number(first.app, "background_runs_total", outcome="given_back") == 1
+    assert number(first.app, "turns_total", mode="background") == 0
+    second = await start_proxy(turns=lease)
+    await until_number(second.app, 1, "background_runs_total", outcome="completed")
+    assert (await second.call("GET", f"/v1/responses/{response['id']}"))[1]["status"] == "completed"
+
+
+async def test_a_background_response_whose_worker_has_died_is_taken_over(
+    start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
+):
+    proxy = await start_proxy(turns={"lock_lease_seconds": 0.5}, background={"concurrency": 1})
+    gate = asyncio.Event()
+    proxy.upstream.script(answer_after(gate))
+    await respond(proxy, background=True)
+    await proxy.upstream.wait_for_requests(1)
+    response = await respond(proxy, background=True)
+    # as a replica has done that was killed then
+    assert await proxy.redis.xreadgroup("workers", "dead", {queue_key("branchline"): ">"})
+    gate.set()
+    await until_number(proxy.app, 1, "background_runs_total", outcome="taken_over")
+    await until_number(proxy.app, 2, "background_runs_total", outcome="completed")
+    (warning,) = [record for record in caplog.records if "is taken over" in record.getMessage()]
+    assert warning.levelname == "WARNING"
+    assert response["id"] in warning.getMessage()
