@@ -24,6 +24,7 @@ from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.relay import Outcome, Ownership, Relay
+from proxy.streams.event_log import watched_log
 from proxy.telemetry.records import CUT, IN_BAND, MALFORMED, outcome_of
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
@@ -129,6 +130,7 @@ class Turn:
         self._came_whole = False
         self._leaving = False
         self._stopping = False
+        self._stopped = False
         self._abandoned = False
         self._record = call.record
         self._record.model = request.model
@@ -171,6 +173,11 @@ class Turn:
         if self._ends_on_leave or stopping:
             self._stopping = self._stopping or stopping
             self._break_off()
+
+    def stop(self) -> None:
+        """End the turn with what it has, because its owner wants that; whoever waits for the answer is told so."""
+        self._stopped = True
+        self._break_off()
 
     def watch(self, now: float) -> None:
         """End the turn with what it has if it has taken too long. now: monotonic seconds."""
@@ -237,6 +244,7 @@ class Turn:
         self._relay = Relay(_ownership(opening))
         self._commit = Commit(services, self._call, opening, self._relay)
         try:
+            self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
             for observer in self._observers:
@@ -244,6 +252,16 @@ class Turn:
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
+
+    def _let_watch(self, opening: Opening) -> None:
+        """Let others end the turn, and follow it if somebody watches already."""
+        if not opening.lease.lock:
+            return
+        watched = opening.opened.watched
+        self._services.leases.on_stop(opening.lease, self.stop, watched=watched)
+        if watched and (log := watched_log(self._services, self.owner, opening.request)) is not None:
+            self._output.add(log)
+            self._observers = (*self._observers, log)
 
     # --- generate -------------------------------------------------------------------------------------------------
 
@@ -321,6 +339,8 @@ class Turn:
         """
         if self._abandoned:
             return None
+        if self._stopped:
+            return self._relay.interrupt()
         waits = self._stopping and (self._options.resumable or not self.delivery.gone)
         if waits and not self._request.stream:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
@@ -339,16 +359,20 @@ class Turn:
 
     async def _settle(self, outcome: Outcome | None) -> TurnResult:
         """Write the outcome down, then tell the client: whoever sees the end can build on it."""
-        record, left = self._record, "left" if self._leaving and not self._stopping else ""
+        record, broken_off = self._record, "left" if self._leaving and not self._stopping else ""
+        if self._abandoned or self._stopped:
+            broken_off = "cancelled"
         if outcome is None:
-            record.outcome = record.outcome or ("cancelled" if self._abandoned else left or "cancelled")
+            record.outcome = record.outcome or broken_off or "cancelled"
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
         record.commit_from = perf_counter()
-        outcome = self._outcome = await self._commit.write(outcome, self._tell_storing, leaving=self._leaving)
+        outcome = self._outcome = await self._commit.write(
+            outcome, self._tell_storing, leaving=self._leaving and not self._stopped
+        )
         record.commit_at = perf_counter()
-        record.answered(outcome.response, record.outcome or left or outcome.status)
+        record.answered(outcome.response, record.outcome or broken_off or outcome.status)
         beside = await self._commit.describe()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}
