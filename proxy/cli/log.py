@@ -31,6 +31,15 @@ class LineHandler(logging.Handler):
         self._stream = stream
         self._waiting: list[str] = []
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take down a record; no filter is asked."""
+        self.acquire()
+        try:
+            self.emit(record)
+        finally:
+            self.release()
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Take down a record."""
         try:
@@ -39,10 +48,10 @@ class LineHandler(logging.Handler):
             self.handleError(record)
             return
         self._waiting.append(line)
-        if record.levelno >= logging.WARNING or not _is_in_loop():
+        if record.levelno >= logging.WARNING or (loop := _running_loop()) is None:
             self.flush()
         elif len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self.flush)
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what waits. Raises nothing: a log that can't be written has nobody to tell."""
@@ -111,7 +120,15 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, process: str = "") -> None:
         super().__init__(f"%(asctime)s %(levelname)s %(name)s{process}: %(message)s")
+        self._process = process
         self._clock = _Clock(" ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record; of one without a traceback as `logging` would make it, with fewer steps."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        start = f"{self.formatTime(record)} {record.levelname} {record.name}{self._process}"
+        return f"{start}: {record.getMessage()}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's)
         """Return local time to the millisecond, with its zone."""
@@ -147,12 +164,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told, separators=(",", ":"))
 
 
-def _is_in_loop() -> bool:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _pieces(lines: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import importlib
 import importlib.util
 import logging
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from proxy.config.settings import LogConfig
 
 logger = logging.getLogger(__name__)
+
+#: New objects after which the collector looks for circles among them; Python's own 700 are what two turns make.
+COLLECT_AFTER = 20_000
 
 _LISTEN_PROBLEMS = {
     errno.EADDRINUSE: "another program listens there; choose another --port",
@@ -99,9 +103,15 @@ def telemetry_needed() -> Iterator[None]:
 
 
 async def start_services(runner: web.AppRunner) -> None:
-    """Start the application's services. Raises StartError."""
+    """Start the application's services. Raises StartError.
+
+    What is there by then stays; what turns leave behind is freed by itself, with hardly a circle in it. So the
+    collector looks for circles more seldom, and not in what stays: it takes a tenth of a turn's time otherwise.
+    """
     try:
         await runner.setup()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
     except (EmbeddedUnavailable, UnusableStore) as exc:
         raise StartError(str(exc)) from exc
     except ValueError as exc:
