@@ -266,7 +266,7 @@ class Worker:
                 sinks.append(await stack.enter_async_context(log))
             call = services.model_call(Caller(job.owner, content.credentials), content.inbound)
             record, tracing = call.record, services.telemetry.tracing
-            record.mode = "background"
+            record.mode, record.began = "background", time.perf_counter()
             record.trace = tracing.begin(content.inbound.headers, linked=True) if tracing is not None else None
             run.record = record
             identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
 
     from proxy.config.settings import Config
+    from proxy.telemetry.telemetry import Telemetry
     from proxy.telemetry.tracing import Tracing
 
 #: Called before the head of an answer is sent.
@@ -106,7 +107,8 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     connection.on_leave = task.cancel
     notes = request[NOTES] = RequestNotes(time.perf_counter())
     response: web.StreamResponse | None = None
-    tracing = app[TELEMETRY].tracing
+    telemetry = app[TELEMETRY]
+    tracing = telemetry.tracing
     try:
         try:
             if tracing is not None:
@@ -120,7 +122,7 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         connection.on_leave = None
         let_go(request)
         if not notes.is_told:
-            _write_line(request, notes, response)
+            _write_line(request, notes, telemetry, response)
         if tracing is not None:
             _end_trace(request, response, tracing)
 
@@ -128,7 +130,7 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
 def note_left(request: web.Request) -> None:
     """Write the line of a request now: its client has gone, though what it asked for goes on."""
     if not (notes := request[NOTES]).is_told:
-        _write_line(request, notes, None)
+        _write_line(request, notes, request.app[TELEMETRY], None)
 
 
 def traced_headers(request: web.Request) -> Mapping[str, str]:
@@ -244,28 +246,31 @@ def _cut(request: web.Request, response: web.StreamResponse) -> None:
     request.transport.abort()
 
 
-def _write_line(request: web.Request, notes: RequestNotes, response: web.StreamResponse | None) -> None:
+def _write_line(
+    request: web.Request, notes: RequestNotes, telemetry: Telemetry, response: web.StreamResponse | None
+) -> None:
     response = response or _sent_whole(request)
     status = response.status if response is not None else CLIENT_LEFT
     seconds = time.perf_counter() - notes.began
     notes.is_told = True
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else UNKNOWN_ROUTE
-    request.app[TELEMETRY].request_ended(route, request.method, status, seconds)
-    level = logging.DEBUG if route in PROBES else logging.INFO
-    if log.isEnabledFor(level):
-        line = RequestLine(
-            request[REQUEST_ID],
-            request.method,
-            request.rel_url.raw_path[:200] if resource is None or "{tail}" in route else route,
-            status,
-            seconds * 1000,
-            _sent_bytes(response),
-            request.get(UPSTREAM_REQUEST_ID, "-"),
-            notes.record,
-            notes.trace,
-        )
-        log.log(level, line)
+    telemetry.request_ended(route, request.method, status, seconds)
+    line = RequestLine(
+        request[REQUEST_ID],
+        request.method,
+        request.rel_url.raw_path[:200] if resource is None or "{tail}" in route else route,
+        status,
+        seconds * 1000,
+        _sent_bytes(response),
+        request.get(UPSTREAM_REQUEST_ID, "-"),
+        notes.record,
+        notes.trace,
+    )
+    if route in PROBES:
+        log.debug(line)
+    else:
+        log.info(line)
 
 
 def _begin_trace(request: web.Request, tracing: Tracing) -> None:

@@ -84,7 +84,7 @@ def _tell(family: Family, sources: Iterable[tuple[_Counted, bool]]) -> Metric:
         histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
         bounds = [*map(floatToGoString, family.bounds), "+Inf"]
         for labels, several in rows.items():
-            *buckets, total = map(sum, zip(*several, strict=True))
+            total, *buckets = map(sum, zip(*several, strict=True))
             histogram.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), total)
         return histogram
     if family.kind == "counter":

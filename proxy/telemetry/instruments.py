@@ -31,7 +31,7 @@ class Family:
 
     @property
     def size(self) -> int:
-        """How many cells a series has: one, or of a histogram one a bucket, one for what is above, and the sum."""
+        """How many cells a series has: one, or of a histogram the sum, one a bucket, and one for what is above."""
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 
@@ -79,8 +79,8 @@ class Gauge(_Instrument):
 
 def take_down(values: memoryview[float], first: int, bounds: tuple[float, ...], value: float) -> None:
     """Take a value down in a histogram's cells. first: the first of them. bounds: of its buckets."""
-    values[first + bisect_left(bounds, value)] += 1.0
-    values[first + len(bounds) + 1] += value
+    values[first] += value
+    values[first + 1 + bisect_left(bounds, value)] += 1.0
 
 
 class Histogram(_Instrument):

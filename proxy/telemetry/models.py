@@ -17,16 +17,17 @@ class KnownModels:
     """The names that the configuration or a model list vouches for, the first hundred of them."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names: set[str] = set()
+        #: Those that are told.
+        self.names: set[str] = set()
         self.vouch(names)
 
     def vouch(self, names: Iterable[str]) -> None:
         """Take names as those of real models; patterns are none."""
         for name in names:
-            if len(self._names) >= MOST_MODELS:
+            if len(self.names) >= MOST_MODELS:
                 return
             if name and "*" not in name and len(name) <= MAX_NAME_LENGTH:
-                self._names.add(name)
+                self.names.add(name)
 
     def vouch_list(self, listed: object) -> None:
         """Take the names of a parsed `GET /v1/models`, if it is one."""
@@ -35,7 +36,7 @@ class KnownModels:
 
     def label(self, model: str) -> str:
         """Return what a model is called in metrics."""
-        return model if model in self._names else OTHER
+        return model if model in self.names else OTHER
 
 
 def _names_in(models: list[Any]) -> Iterable[str]:

@@ -105,8 +105,13 @@ class TurnRecord:
 
     def __init__(self, mode: str = "plain", began: float = 0.0) -> None:
         self.mode = mode
-        self.began = began or perf_counter()
+        self.began = began
         self.attempts: list[Attempt] = []
+
+    @property
+    def latest(self) -> float:
+        """When the latest of what is noted was over: the opening, or an attempt."""
+        return self.attempts[-1].ended if self.attempts else self.opened_at
 
     def collecting(self) -> AbstractContextManager[None]:
         """Note what is asked of the store meanwhile, if that is traced."""

@@ -12,7 +12,7 @@ from aiohttp.web import AppKey
 from proxy.telemetry.cells import Cells
 from proxy.telemetry.instruments import take_down
 from proxy.telemetry.metrics import DURATIONS, ITEM_COUNTS, MODES, PHASES, SHORT_DURATIONS, Metrics
-from proxy.telemetry.models import KnownModels
+from proxy.telemetry.models import OTHER, KnownModels
 from proxy.telemetry.records import Attempt
 from proxy.telemetry.series import AttemptSeries, TurnSeries
 from proxy.telemetry.traces import STORE_CALLS, StoreCall
@@ -43,6 +43,7 @@ class Telemetry:
         self.metrics = metrics or Metrics(Cells())
         self.models = models or KnownModels()
         self.tracing = tracing
+        self._names = self.models.names
         #: Cells of what comes up with every request or turn.
         self._values = self.metrics.cells.values
         self._requests: dict[tuple[str, str, int], tuple[int, int]] = {}
@@ -82,7 +83,7 @@ class Telemetry:
     def turn_ended(self, record: TurnRecord) -> None:
         """Count all that a turn has noted of itself."""
         values, mode, upstream = self._values, record.mode, record.upstream
-        model = self.models.label(record.model)
+        model = record.model if record.model in self._names else OTHER
         record.ended = perf_counter()
         values[self._running[mode]] -= 1.0
         series = self._turns.get((mode, upstream, model))
@@ -114,7 +115,7 @@ class Telemetry:
                 take_down(self._values, self._prepare, SHORT_DURATIONS, attempt.sent - attempt.asked)
 
     def _count_attempt(self, attempt: Attempt) -> None:
-        name = attempt.upstream, self.models.label(attempt.model)
+        name = attempt.upstream, attempt.model if attempt.model in self._names else OTHER
         series = self._attempts.get(name)
         if series is None:
             series = self._attempts[name] = AttemptSeries(self.metrics, *name)

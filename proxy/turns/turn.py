@@ -367,7 +367,7 @@ class Turn:
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
-        record.commit_from = perf_counter()
+        record.commit_from = record.latest
         outcome = self._outcome = await self._commit.write(
             outcome, self._tell_storing, leaving=self._leaving and not self._stopped
         )

@@ -114,7 +114,7 @@ class ModelCall:
         reader = self.reader(request, model)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
         while True:
-            asked_at = perf_counter()
+            asked_at = self.record.latest or perf_counter()
             self._asked, omitted = await compose(reader)
             try:
                 body = await beside(self._asked.unseen, self._asked.body)
