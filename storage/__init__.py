@@ -43,6 +43,17 @@ from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
+from storage.recognition import (
+    NOWHERE,
+    DigestNote,
+    DigestNotes,
+    DigestQuery,
+    Members,
+    RecordAct,
+    Recorded,
+    Spot,
+    TurnRecord,
+)
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -78,6 +89,7 @@ from storage.store import Safeguards, Store
 __all__ = [
     "ALL_OWNERS",
     "ANYBODY",
+    "NOWHERE",
     "Allowance",
     "AlreadyThere",
     "ArchivedAppend",
@@ -109,6 +121,9 @@ __all__ = [
     "Coverage",
     "CursorNotFound",
     "DamagedBackup",
+    "DigestNote",
+    "DigestNotes",
+    "DigestQuery",
     "Disk",
     "Entry",
     "EventBatch",
@@ -133,6 +148,7 @@ __all__ = [
     "KnownItem",
     "Lease",
     "Locked",
+    "Members",
     "Missing",
     "NoUserMessage",
     "NotAMessage",
@@ -146,11 +162,14 @@ __all__ = [
     "QuotaExceeded",
     "Quotas",
     "Reason",
+    "RecordAct",
+    "Recorded",
     "Report",
     "ResponseNotFound",
     "ResponseUnfinished",
     "Safeguards",
     "ServerReplaced",
+    "Spot",
     "Store",
     "StoreError",
     "StoreNotEmpty",
@@ -159,6 +178,7 @@ __all__ = [
     "Swept",
     "TooManyMetadata",
     "TurnCommit",
+    "TurnRecord",
     "TurnSlot",
     "TurnSource",
     "Unavailable",

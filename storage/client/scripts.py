@@ -86,6 +86,7 @@ _ACKNOWLEDGED = frozenset(
         "note_restore",
         # as a question whether they follow
         "probe_writes",
+        "record_turn",
         "submit_response",
         "update_branch",
         "update_conversation",

@@ -11,6 +11,15 @@ FOLDER = Path(storage.__file__).parent
 
 def test_the_public_names_of_storage_are_these():
     assert set(storage.__all__) == {
+        "DigestNote",
+        "DigestNotes",
+        "DigestQuery",
+        "Members",
+        "NOWHERE",
+        "RecordAct",
+        "Recorded",
+        "Spot",
+        "TurnRecord",
         "ALL_OWNERS",
         "ANYBODY",
         "Allowance",
