@@ -51,6 +51,7 @@ from storage.recognition import (
     Members,
     RecordAct,
     Recorded,
+    RecordResult,
     Spot,
     TurnRecord,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "Quotas",
     "Reason",
     "RecordAct",
+    "RecordResult",
     "Recorded",
     "Report",
     "ResponseNotFound",

@@ -18,7 +18,7 @@ from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, read_chain
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
-from storage.records import CommitResult, Entry
+from storage.records import Entry
 
 #: Members that one digest has at most; equal conversations are as many.
 MOST_MEMBERS = 1024
@@ -33,7 +33,18 @@ class RecordAct(StrEnum):
 
     NEW = "new"  #: into a conversation that it begins
     GROW = "grow"  #: behind an item: to its line if that ends there, else to a new line, which becomes MAIN
+    TIP = "tip"  #: the same, if the line ends there; else nothing is done
+    REPLACE = "replace"  #: behind an item, in the place of what follows it on its line
     SIDE = "side"  #: behind an item, on a branch beside the line
+
+
+class RecordResult(StrEnum):
+    """How recording a turn ended."""
+
+    OK = "ok"
+    REPEATED = "repeated"  #: it had been done before
+    MOVED = "moved"  #: the line has gone on; nothing was written
+    DROPPED = "dropped"  #: what it goes on from is gone; nothing was written
 
 
 class Spot(NamedTuple):
@@ -80,7 +91,7 @@ class Recorded:
     is_new, is_fork: whether it has begun a conversation, or a line.
     """
 
-    result: CommitResult
+    result: RecordResult
     line: int = -1
     branch: str = ""
     spots: Sequence[Spot] = ()
@@ -129,7 +140,7 @@ class Recognition:
     async def record(self, turn: TurnRecord) -> Recorded:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
 
-        DROPPED: what it goes on from is gone, and nothing was written. Raises Conflict (nothing was written),
+        Raises Conflict (nothing was written),
         QuotaExceeded (nor then), Unavailable (unknown whether it was: repeat).
         """
         keys = self._keyspace.keys(turn.conversation_id)
@@ -174,12 +185,12 @@ class Recognition:
             _, done, line, branch, places = reply
             spots = _spots(int(line), places, len(turn.inputs) + len(turn.outputs))
             return Recorded(
-                CommitResult.OK, int(line), branch.decode(), spots, is_new=done == b"new", is_fork=done == b"forked"
+                RecordResult.OK, int(line), branch.decode(), spots, is_new=done == b"new", is_fork=done == b"forked"
             )
-        result, lives = CommitResult(first.decode()), bool(reply[1])
+        result, lives = RecordResult(first.decode()), bool(reply[1])
         if not lives:
             await self._unlist(turn)
-        if result is CommitResult.DROPPED:
+        if result is not RecordResult.REPEATED:
             return Recorded(result)
         line, branch, places = reply[2:]
         spots = _spots(int(line), places, len(turn.inputs) + len(turn.outputs))

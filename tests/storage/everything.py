@@ -117,7 +117,7 @@ async def use_recognition(store: Store) -> None:
     """Call every method of recognition; a conversation with a side branch, a new MAIN and its digests is left."""
     conversation_id = new_conversation_id(new_partition())
     partition, spot = partition_of(conversation_id), NOWHERE
-    for act in (RecordAct.NEW, RecordAct.GROW, RecordAct.SIDE, RecordAct.GROW):
+    for act in (RecordAct.NEW, RecordAct.GROW, RecordAct.SIDE, RecordAct.TIP, RecordAct.GROW):
         response_id = ids.new_response_id(partition, stored=True)
         entries = [minted(partition, "question")], [minted(partition, "answer")]
         turn = TurnRecord(OWNER, conversation_id, act, response_id, b"{}", *entries, spot=spot, name="other")

@@ -10,7 +10,6 @@ from redis.asyncio import Redis
 from proxy.protocol import ids
 from storage import (
     NOWHERE,
-    CommitResult,
     ConversationNotFound,
     DigestNote,
     DigestNotes,
@@ -20,6 +19,7 @@ from storage import (
     QuotaExceeded,
     RecordAct,
     Recorded,
+    RecordResult,
     Spot,
     Store,
     TurnRecord,
@@ -49,7 +49,7 @@ async def read(store: Store, conversation_id: str, branch: str = "MAIN") -> list
 
 async def test_a_new_conversation_is_one_like_any_other(store: Store):
     conversation_id, done = await begin(store, "u1", "u2")
-    assert (done.result, done.is_new, done.branch, done.line) == (CommitResult.OK, True, "MAIN", 0)
+    assert (done.result, done.is_new, done.branch, done.line) == (RecordResult.OK, True, "MAIN", 0)
     assert done.spots == [Spot(0, 0, 0), Spot(0, 0, 1), Spot(0, 0, 2)]
     conversation = await store.conversations.read(OWNER, conversation_id)
     assert await read_all(store, conversation) == ["u1", "u2", "answer"]
@@ -128,12 +128,43 @@ async def test_an_item_that_was_deleted_can_be_gone_on_from(store: Store):
     assert await read(store, conversation_id) == ["u1", "u2", "answer"]
 
 
+async def test_a_tip_that_is_none_any_more_is_told_and_nothing_is_written(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    done = await store.recognition.record(turn(conversation_id, RecordAct.TIP, "u2", spot=first.spots[-1]))
+    assert (done.result, done.is_fork) == (RecordResult.OK, False)
+    done = await store.recognition.record(turn(conversation_id, RecordAct.TIP, "u2", spot=first.spots[-1]))
+    assert done.result is RecordResult.MOVED
+    assert len(await read(store, conversation_id)) == 4
+
+
+async def test_an_answer_that_nobody_took_is_replaced(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    cut = turn(conversation_id, RecordAct.GROW, "u2", answer="Cut o", spot=first.spots[-1])
+    cut.outputs = [*cut.outputs, minted(partition_of(conversation_id), "call", "+call_1")]
+    done = await store.recognition.record(cut)
+    again = await store.recognition.record(turn(conversation_id, RecordAct.REPLACE, answer="whole", spot=done.spots[0]))
+    assert (again.is_fork, again.line, again.branch) == (False, 0, "MAIN")
+    assert await read(store, conversation_id) == ["u1", "answer", "u2", "whole"]
+    assert (
+        await open_turn(store, conversation=await store.conversations.read(OWNER, conversation_id))
+    ).pending == set()
+
+
+async def test_an_answer_that_was_gone_on_from_elsewhere_is_not_replaced(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    await store.recognition.record(turn(conversation_id, RecordAct.SIDE, "x", spot=first.spots[-1], name="side"))
+    done = await store.recognition.record(turn(conversation_id, RecordAct.REPLACE, answer="b", spot=first.spots[0]))
+    assert done.is_fork
+    assert await read(store, conversation_id, "old") == ["u1", "answer"]
+    assert await read(store, conversation_id) == ["u1", "b"]
+
+
 async def test_a_repeat_changes_nothing_and_tells_the_same(store: Store):
     conversation_id, first = await begin(store, "u1")
     one = turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1])
     done = await store.recognition.record(one)
     again = await store.recognition.record(one)
-    assert (again.result, again.line, again.branch) == (CommitResult.REPEATED, done.line, done.branch)
+    assert (again.result, again.line, again.branch) == (RecordResult.REPEATED, done.line, done.branch)
     assert again.spots == done.spots
     assert len(await read(store, conversation_id)) == 4
 
@@ -143,14 +174,14 @@ async def test_a_turn_without_a_response_is_recognised_when_it_comes_again(store
     one = turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1], stored=False)
     done = await store.recognition.record(one)
     again = await store.recognition.record(one)
-    assert (again.result, again.spots) == (CommitResult.REPEATED, done.spots)
+    assert (again.result, again.spots) == (RecordResult.REPEATED, done.spots)
 
 
 async def test_of_a_deleted_conversation_nothing_is_written(store: Store):
     conversation_id, first = await begin(store, "u1")
     await store.conversations.delete(OWNER, conversation_id)
     done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
-    assert done.result is CommitResult.DROPPED
+    assert done.result is RecordResult.DROPPED
     assert (await store.conversations.list_page(OWNER, PageRequest())).conversations == []
 
 
@@ -159,14 +190,14 @@ async def test_a_line_that_is_gone_is_not_gone_on_with(store: Store):
     side = await store.recognition.record(turn(conversation_id, RecordAct.SIDE, "x", spot=first.spots[-1], name="s"))
     await store.branches.delete(OWNER, conversation_id, "s")
     done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "y", spot=side.spots[-1]))
-    assert done.result is CommitResult.DROPPED
+    assert done.result is RecordResult.DROPPED
 
 
 async def test_the_partition_of_somebody_else_is_not_written(store: Store):
     conversation_id, first = await begin(store, "u1")
     theirs = turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1])
     theirs.owner = STRANGER
-    assert (await store.recognition.record(theirs)).result is CommitResult.DROPPED
+    assert (await store.recognition.record(theirs)).result is RecordResult.DROPPED
     assert (await store.conversations.list_page(STRANGER, PageRequest())).conversations == []
 
 

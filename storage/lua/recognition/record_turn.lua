@@ -8,9 +8,12 @@
 --       response  15 model  16 token of a response that was accepted before its turn ran ('' = none)
 --       17 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…
 --   act new: the conversation is made, with these metadata. grow: appended if the item is the line's last and no other
---   turn runs there; else a new line from the item on, which becomes MAIN. side: a new branch from the item on.
+--   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but nothing is done if the
+--   item is the line's last no more. replace: the same as grow, but what comes after the item on its line goes.
+--   side: a new branch from the item on.
 -- Returns {'ok', updated_at ms, what was done ('new', 'appended', 'forked'), line, its name, the places of the entries
 -- as a chain}; {'repeated', 1 if the conversation lives, else 0, line, its name, places} when it was done before;
+-- {'moved', 1} for a tip that is none any more: nothing was written;
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation, or the item, is gone: nothing was written;
 -- {'conflict'} when the response has been taken over by another run: nothing was written. An unknown reference among
 -- the entries is left out. It never waits: where a lock is held, the turn gets a line of its own.
@@ -56,7 +59,7 @@ local inputs, outputs_at = live_entries(inputs_at)
 local outputs = live_entries(outputs_at)
 
 -- Where the turn goes: behind `base`, on `line` if that ends there.
-local base, pending, anchor, appends = {}, {}, '', false
+local base, pending, anchor, appends, replaced = {}, {}, '', false, nil
 if act ~= 'new' and segment >= 0 then
   local places = { { segment, offset } }
   local chain = chain_of(line)
@@ -69,13 +72,18 @@ if act ~= 'new' and segment >= 0 then
   local i, at = find_on_chain(chain, places, true)
   base = cut(chain, i, at + 1)
   local rest = add_rest({}, chain, i, at)
-  local is_tip = not last_item(rest)
-  appends = act == 'grow' and is_tip and redis.call('EXISTS', BASE .. 'lock:' .. line) == 0
-  if is_tip then
-    pending = parse_pending(redis.call('HGET', branch_key(line), 'pending'))
-  elseif not appends then
-    pending = pending_at(base, index_key, is_mixed(line))
+  local is_tip, is_free = not last_item(rest), redis.call('EXISTS', BASE .. 'lock:' .. line) == 0
+  if act == 'tip' and not is_tip then
+    return { 'moved', 1 }
   end
+  -- an answer that nobody took goes only where it lies on its line alone
+  local is_last = #rest == 1 and rest[1][1] == line and redis.call('EXISTS', holders_key(line)) == 0
+  if act == 'replace' and is_last and is_free and not is_tip then
+    replaced, is_tip = rest[1], true
+  end
+  appends = act ~= 'side' and is_tip and is_free
+  pending = is_tip and not replaced and parse_pending(redis.call('HGET', branch_key(line), 'pending'))
+    or pending_at(base, index_key, is_mixed(line))
   anchor = item_id(last_item(base) or '') or ''
 elseif act ~= 'new' then
   line = -1
@@ -97,6 +105,18 @@ if act == 'new' then
     'updated_at', milliseconds)
   name_line(branches_key, 'MAIN', line)
   redis.call('HSET', conversation_key, unpack(fields))
+elseif replaced then
+  for at = replaced[2], replaced[3] - 1 do
+    local key = segment_key(line)
+    local id = item_id(redis.call('LINDEX', key, at)) or ''
+    local places, mark = places_of(index_key, id)
+    if places then
+      redis.call('HDEL', index_key, id, 'call:' .. string.sub(mark, 2))
+      redis.call('LSET', key, at, '')
+      redis.call('ZADD', BASE .. 'tombstones', position(line, at), line .. ':' .. at)
+    end
+  end
+  redis.call('HSET', branch_key(line), 'pending', format_pending(pending))
 elseif not appends then
   line = create_line(base, pending, line and line >= 0 and line, anchor, description, false)
   if act == 'side' then
