@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from proxy.context.input import TurnInput, prepare
+from proxy.context.input import TurnInput, ends_with_turn_of, prepare
 from proxy.protocol.errors import (
     ApiError,
     branch_exists,
@@ -72,6 +72,10 @@ class Opening:
     turn_input: TurnInput
     response_id: str
     created_at: int
+
+    def may_repeat(self) -> bool:
+        """Tell whether its history may end with a turn that brought the same."""
+        return ends_with_turn_of(self.opened.items, self.turn_input.entries)
 
     def new_item_id(self, item_type: str) -> str:
         """Return the id of one more item of the turn."""

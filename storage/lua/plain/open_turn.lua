@@ -60,7 +60,8 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     -- Everything has been read that will be written: from here on the script only writes.
     if lock_key and not holder then
       call('SET', lock_key, token, 'PX', lease_ms)
-      fence = call('HINCRBY', BASE .. 'branch:' .. line, 'fence', 1)
+      fence = (fence or 0) + 1
+      call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
       lock, '', '' }

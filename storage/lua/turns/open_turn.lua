@@ -49,6 +49,7 @@ local function take_lock(name, own)
     redis.call('SET', key, token, 'PX', lease_ms)
     if own then
       redis.call('HINCRBY', branch_key(own), 'fence', 1)
+      redis.call('HSET', branch_key(own), 'taken_by', token)
     end
   end
   lock = name
