@@ -44,7 +44,6 @@ from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.recognition import (
-    NOWHERE,
     DigestNote,
     DigestNotes,
     DigestQuery,
@@ -90,7 +89,6 @@ from storage.store import Safeguards, Store
 __all__ = [
     "ALL_OWNERS",
     "ANYBODY",
-    "NOWHERE",
     "Allowance",
     "AlreadyThere",
     "ArchivedAppend",

@@ -48,15 +48,11 @@ class RecordResult(StrEnum):
 
 
 class Spot(NamedTuple):
-    """An item where a line has it. offset: -1 is before the first."""
+    """An item where a line has it; `Spot()` is before all items, on no line."""
 
-    line: int
-    segment: int
-    offset: int
-
-
-#: Before all items, on no line.
-NOWHERE = Spot(-1, -1, -1)
+    line: int = -1
+    segment: int = -1
+    offset: int = -1
 
 
 @dataclass(slots=True)
@@ -74,7 +70,7 @@ class TurnRecord:
     body: bytes
     inputs: Sequence[Entry]
     outputs: Sequence[Entry]
-    spot: Spot = NOWHERE
+    spot: Spot = Spot()
     name: str = ""
     description: str = ""
     model: str = ""

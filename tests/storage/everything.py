@@ -15,7 +15,6 @@ from proxy.protocol import ids
 from proxy.protocol.ids import new_conversation_id
 from storage import (
     ANYBODY,
-    NOWHERE,
     BackupHead,
     CommitMode,
     CommitResult,
@@ -36,6 +35,7 @@ from storage import (
     OpenedTurn,
     PageRequest,
     RecordAct,
+    Spot,
     Store,
     Submission,
     TurnRecord,
@@ -116,7 +116,7 @@ async def use_archive(store: Store) -> None:
 async def use_recognition(store: Store) -> None:
     """Call every method of recognition; a conversation with a side branch, a new MAIN and its digests is left."""
     conversation_id = new_conversation_id(new_partition())
-    partition, spot = partition_of(conversation_id), NOWHERE
+    partition, spot = partition_of(conversation_id), Spot()
     for act in (RecordAct.NEW, RecordAct.GROW, RecordAct.SIDE, RecordAct.TIP, RecordAct.GROW):
         response_id = ids.new_response_id(partition, stored=True)
         entries = [minted(partition, "question")], [minted(partition, "answer")]

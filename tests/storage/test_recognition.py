@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 
 from proxy.protocol import ids
 from storage import (
-    NOWHERE,
     ConversationNotFound,
     DigestNote,
     DigestNotes,
@@ -106,7 +105,7 @@ async def test_a_side_branch_leaves_the_tip_open(store: Store):
 
 async def test_a_history_that_begins_anew_is_a_line_of_its_own(store: Store):
     conversation_id, _ = await begin(store, "u1")
-    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "summary", "u2", spot=NOWHERE))
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "summary", "u2", spot=Spot()))
     assert (done.is_fork, done.line, done.spots[0]) == (True, 1, Spot(1, 1, 0))
     assert await read(store, conversation_id) == ["summary", "u2", "answer"]
 
