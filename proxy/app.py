@@ -43,6 +43,7 @@ from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from proxy.recording.recorder import RECORDER, Recorder
 from proxy.runtime.leases import Leases
 from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
 from proxy.runtime.store_watch import watching
@@ -163,6 +164,13 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
         app[SERVICES] = Services(
             app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
         )
+        yield
+
+
+async def provide_recorder(app: web.Application) -> AsyncIterator[None]:
+    """Record what apps send that keep their history themselves."""
+    async with Recorder(app[SERVICES]).serving(app[TASKS]) as recorder:
+        app[RECORDER] = recorder
         yield
 
 
@@ -292,6 +300,7 @@ CONTEXTS = [
     provide_idempotency_keys,
     provide_upstream,
     provide_turns,
+    provide_recorder,
     provide_followers,
     provide_worker,
     provide_connections,

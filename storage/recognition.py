@@ -55,6 +55,10 @@ class Spot(NamedTuple):
     offset: int = -1
 
 
+#: Before all items, on no line.
+BEFORE_ALL = Spot()
+
+
 @dataclass(slots=True)
 class TurnRecord:
     """A finished turn of an app that keeps no ids.
@@ -70,7 +74,7 @@ class TurnRecord:
     body: bytes
     inputs: Sequence[Entry]
     outputs: Sequence[Entry]
-    spot: Spot = Spot()
+    spot: Spot = BEFORE_ALL
     name: str = ""
     description: str = ""
     model: str = ""

@@ -340,8 +340,9 @@ class RecordingConfig(Section, frozen=True):
     end_users: tuple[SourceName, ...] = USER_SOURCES
     #: Chat Completions that wait to be written, of one process; more are dropped, and filled in from the next request.
     max_waiting: Count = 1000
-    #: Bytes of them, and most bytes of a single one, question and answer together.
+    #: Bytes of them.
     max_waiting_bytes: Count = 128 * 1024 * 1024
+    #: Most bytes of one, question and answer together; a larger one is not recorded.
     max_bytes: Count = 32 * 1024 * 1024
 
 

@@ -32,7 +32,8 @@ _CONTINUED = 10**14
 _TURN, _QUESTION, _SAID = "t", "q", "s"
 _NOT_DELIVERED = "x"
 _MEMBER = re.compile(
-    r"(\w+):(\d+)(?::(\d+):(\d+))?([tqs]) ([\w-]*)\.([\w-]*)\.([\w-]*)\.(-?\d+):(-?\d+)\.([\w-]*)\.(x?)\.([\w,-]*)", re.ASCII
+    r"(\w+):(\d+)(?::(\d+):(\d+))?([tqs]) ([\w-]*)\.([\w-]*)\.([\w-]*)\.(-?\d+):(-?\d+)\.([\w-]*)\.(x?)\.([\w,-]*)",
+    re.ASCII,
 )
 
 
@@ -62,7 +63,9 @@ class Hint:
         match = _MEMBER.fullmatch(member)
         if match is None:
             return None
-        partition, line, segment, offset, kind, key, tools, strict, asked_in, asked_at, mark, flags, calls = match.groups()
+        partition, line, segment, offset, kind, key, tools, strict, asked_in, asked_at, mark, flags, calls = (
+            match.groups()
+        )
         question = int(asked_in), int(asked_at)
         place = (int(segment), int(offset)) if segment is not None else question
         return cls(
