@@ -132,9 +132,9 @@ def _choice(choice: Item, number: int, mint: Callable[[], str]) -> Choice:
     reason, index = choice.get("finish_reason"), choice.get("index")
     reason = reason if isinstance(reason, str) else None
     is_whole = reason is not None and reason not in _INCOMPLETE
-    said = next((item for item in items if item["type"] == "message"), None)
-    if said is not None and (tokens := _logprobs(choice)) and said["content"]:
-        said["content"][0]["logprobs"] = tokens
+    texts = [part for item in items for part in item.get("content", ()) if part.get("type") == "output_text"]
+    if texts and (tokens := _logprobs(choice)):
+        texts[0]["logprobs"] = tokens
     if not is_whole:
         for item in items[-1:]:
             item["status"] = "incomplete"

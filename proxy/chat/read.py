@@ -163,7 +163,7 @@ def assistant_items(message: Item, mint: Callable[[], str]) -> tuple[list[Item],
         parts.append({"type": "refusal", "refusal": refusal})
     if isinstance(audio, dict):
         parts.append(audio_part(audio))
-    if isinstance(notes := message.get("annotations"), list) and parts and parts[0]["type"] == "output_text":
+    if isinstance(notes := message.get("annotations"), list) and parts and parts[0].get("type") == "output_text":
         parts[0]["annotations"] = item_annotations(notes)
     is_empty = not parts or (len(parts) == 1 and parts[0].get("text") == "")
     if (thoughts or calls) and is_empty:
