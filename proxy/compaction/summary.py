@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from proxy.context.reader import Reader
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
-    from proxy.upstream.model_call import ModelAnswer, ModelCall
+    from proxy.upstream.answer import ModelAnswer
+    from proxy.upstream.model_call import ModelCall
 
 #: What the model is told unless `compaction.instructions` says something else.
 INSTRUCTIONS = """\

@@ -46,12 +46,25 @@ class _Setting:
     is_text: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsRead:
+    """The configuration, and where each value that is not a default comes from: `in config.toml`, `from --port`."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
 def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> Config:
     """Return the configuration: defaults, then the file, then the environment, then the flags.
 
     path: a TOML file; None reads none. environ: only `BRANCHLINE_…` counts, an empty value means unset.
     flags: configuration key → value. Raises ConfigError.
     """
+    return read_settings(path, environ, flags).config
+
+
+def read_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> SettingsRead:
+    """Return what `load_config` does, and where it comes from. Raises ConfigError."""
     known = keys()
     settings = {
         setting.key.name: setting
@@ -62,7 +75,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     for name, problem in violations(config):
         origin = settings[name].origin if name in settings else "(not set)"
         raise ConfigError(f"{name} {origin}: {problem}")
-    return config
+    return SettingsRead(config, {name: setting.origin for name, setting in settings.items()})
 
 
 def _in_file(path: Path | None, known: Mapping[str, Key]) -> Iterator[_Setting]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from proxy.delivery import TurnOutput
     from proxy.relay import Relay
-    from proxy.upstream.model_call import ModelAnswer
+    from proxy.upstream.answer import ModelAnswer
 
 #: What a failure says that ends a stream, unless it has better words.
 BROKEN_OFF = "The upstream ended its stream before the response was complete."

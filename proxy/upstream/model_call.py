@@ -8,36 +8,28 @@ refusal    names something that the client never sent, or an item of its history
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aiohttp import hdrs
-
-from proxy.context.budget import OMITTED
 from proxy.context.model_request import ModelRequest, View, turn_model_request
 from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
-from proxy.protocol import sse
-from proxy.protocol.errors import BadGateway, UpstreamRefusal
+from proxy.protocol.errors import UpstreamRefusal
 from proxy.protocol.notes import Maker
 from proxy.runtime.offload import beside
-from proxy.upstream.body import parse_json_answer, push_chunks
+from proxy.upstream.answer import ModelAnswer
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
-from proxy.upstream.headers import request_headers, response_headers
+from proxy.upstream.headers import request_headers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.capabilities import Capabilities
     from proxy.upstream.client import Upstream
-    from proxy.upstream.pool import UpstreamAnswer
-    from proxy.upstream.wire import Consumer
     from storage import TurnSource
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
@@ -45,12 +37,6 @@ MAX_OBJECTIONS = 8
 
 #: Makes what a reader is asked, and says how many items of the history it is not shown.
 Compose: TypeAlias = Callable[[Reader], Awaitable[tuple[ModelRequest, int]]]
-
-
-#: Bytes of a body that are looked at to tell what it is.
-_MAX_START_BYTES = 4096
-#: Bytes of a body that are kept for who pulls it, before the model server has to wait.
-_READ_AHEAD_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -123,8 +109,8 @@ class ModelCall:
         while True:
             self._asked, omitted = await compose(reader)
             try:
-                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
-                answer = await self._post(await beside(items, self._asked.body), path, omitted)
+                body = await beside(self._asked.unseen, self._asked.body)
+                answer = await self._post(body, path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
@@ -195,176 +181,10 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    async def _post(self, body: bytes, path: str, omitted: int) -> ModelAnswer:
+    async def _post(self, body: Sequence[bytes], path: str, omitted: int) -> ModelAnswer:
         headers = request_headers(self._inbound.headers, self.caller.credentials)
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
         answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
         return ModelAnswer(answer, self._upstream, omitted)
-
-
-class ModelAnswer:
-    """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
-
-    Its body is pulled, piece by piece, until it is asked to be pushed. A context: at its end the connection goes back,
-    or is closed if the answer was not read to its end.
-    """
-
-    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
-        self._answer = answer
-        self._omitted = omitted
-        self._room = upstream.max_response_bytes
-        self._consumer: Consumer | None = None
-        #: How large an event of a stream may be.
-        self.max_event_bytes = upstream.max_event_bytes
-        #: What came and was not pulled yet, how much that is, and who waits for more.
-        self._pieces: deque[bytes] = deque()
-        self._kept_bytes = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_full = self._begun = self._over = self._ends = False
-        self._failure: Exception | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._answer.release(ends=self._ends)
-
-    def expect_end(self) -> None:
-        """Know that nothing but the body's end is still to come: the connection is kept if it comes soon."""
-        self._ends = True
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What of its headers goes on to the client, with how many items the model was not shown."""
-        headers = response_headers(self._answer.headers)
-        if self._omitted:
-            headers[OMITTED] = str(self._omitted)
-        return headers
-
-    async def is_stream(self, *, expected: bool) -> bool:
-        """Return whether it is a stream of events, as its first bytes tell, whatever its head says.
-
-        expected: what it is if neither tells. Raises BadGateway, GatewayTimeout.
-        """
-        start = b""
-        while (found := sse.is_stream(start)) is None and len(start) < _MAX_START_BYTES:
-            chunk = await self._next()
-            if not chunk:
-                break
-            start = (start + chunk).lstrip(b" \t\r\n")
-        if start:
-            self._pieces.appendleft(start)
-            self._kept_bytes += len(start)
-        if found is not None:
-            return found
-        untold = not self._answer.headers.get(hdrs.CONTENT_TYPE)
-        return self._answer.content_type == "text/event-stream" or (untold and expected)
-
-    async def read(self) -> bytes:
-        """Return the whole body. Raises BadGateway, GatewayTimeout."""
-        pieces = []
-        while chunk := await self._next():
-            pieces.append(chunk)
-        return b"".join(pieces)
-
-    async def read_json(self) -> dict[str, Any]:
-        """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
-        return parse_json_answer(await self.read())
-
-    async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
-        """Yield the bytes of a stream as they arrive, cut anywhere.
-
-        patience: tells for how many seconds more bytes are waited for; None: for as long as the upstream may be
-        silent. Raises BadGateway (also for an answer over `upstream.max_response_bytes`), GatewayTimeout, but nothing
-        once patience is limited.
-        """
-        while chunk := await self._next(patience()):
-            yield chunk
-
-    def push(self, consumer: Consumer) -> None:
-        """Give what comes of the body to a consumer from now on, what has come at once; it fails with an ApiError."""
-        self._consumer = consumer
-        while self._pieces:
-            consumer.data(self._pieces.popleft())
-        self._kept_bytes, self._is_full = 0, False
-        self.hold(held=False)
-        try:
-            self._begin()
-        except BadGateway as failure:
-            self.failed(failure)
-        if self._over:
-            self._tell_over()
-
-    def hold(self, *, held: bool) -> None:
-        """Let the model server wait, or go on."""
-        self._answer.hold(held=held)
-
-    # How the body comes (`wire.Consumer`).
-
-    def data(self, chunk: bytes) -> None:
-        """Take a piece of the body."""
-        self._room -= len(chunk)
-        if self._room < 0:
-            self.failed(BadGateway("The upstream's answer is too large.", code="upstream_response_too_large"))
-        elif self._over:
-            return
-        elif self._consumer is not None:
-            self._consumer.data(chunk)
-        else:
-            self._pieces.append(chunk)
-            self._kept_bytes += len(chunk)
-            if self._kept_bytes > _READ_AHEAD_BYTES:
-                self._is_full = True
-                self.hold(held=True)
-            self._wake()
-
-    def end(self) -> None:
-        """Know that the body is complete."""
-        self._over = True
-        self._tell_over()
-
-    def failed(self, error: Exception) -> None:
-        """Know that no more of the body comes."""
-        if not self._over:
-            self._over, self._failure = True, error
-            self._tell_over()
-
-    def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
-            push_chunks(self._answer, self)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _tell_over(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is None:
-            self._wake()
-        elif self._failure is None:
-            consumer.end()
-        else:
-            consumer.failed(self._failure)
-
-    async def _next(self, seconds: float | None = None) -> bytes:
-        """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
-        self._begin()
-        while not (self._pieces or self._over):
-            self._waiter = asyncio.get_running_loop().create_future()
-            if seconds is None:
-                await self._waiter
-            elif not (await asyncio.wait([self._waiter], timeout=seconds))[0]:
-                return b""
-        if self._pieces:
-            chunk = self._pieces.popleft()
-            self._kept_bytes -= len(chunk)
-            if self._is_full:
-                self._is_full = False
-                self.hold(held=False)
-            return chunk
-        if self._failure is not None and seconds is None:
-            raise self._failure
-        return b""
