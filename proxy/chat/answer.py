@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 
 from proxy.chat.compose import ChatItem
-from proxy.chat.read import assistant_items, new_call_id, with_chat
+from proxy.chat.read import assistant_items, with_chat
+from proxy.protocol.ids import new_call_id
 from proxy.protocol.item_types import Item
 from proxy.protocol.lenient_json import loads_lenient
 

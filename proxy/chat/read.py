@@ -20,18 +20,13 @@ import orjson
 from proxy.chat.compose import CALLS, DETAILS, OUTPUTS, REASONING_FIELDS, ChatItem, compose
 from proxy.chat.parts import audio_part, item_annotations, item_part, text_part
 from proxy.chat.patches import difference
+from proxy.protocol.ids import new_call_id
 from proxy.protocol.item_types import Item
-from storage import random_hex
 
 #: Bytes that are kept beside an item; of a message with more that no item can say, that is lost.
 MAX_CHAT_BYTES = 256 * 1024
 
 _NO_FORM: dict[str, Any] = {}
-
-
-def new_call_id() -> str:
-    """Return an id for a call whose model server gave it none."""
-    return f"call_{random_hex(24)}"
 
 
 def message_items(message: Any) -> list[Item]:

@@ -220,13 +220,13 @@ calls = st.fixed_dictionaries(
         "function": st.fixed_dictionaries({"name": st.text(min_size=1, max_size=4), "arguments": texts}),
     }
 )
-spoken = st.fixed_dictionaries(
+spoken: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"role": st.just("assistant"), "content": texts | st.none()},
     optional={
         "refusal": texts,
         "reasoning_content": texts,
         "reasoning": texts,
-        "tool_calls": st.lists(calls, min_size=1, max_size=3, unique_by=lambda call: call["id"]),
+        "tool_calls": st.lists(calls, min_size=1, max_size=3, unique_by=orjson.dumps),
         "audio": st.fixed_dictionaries(
             {"id": texts, "data": texts, "transcript": texts, "expires_at": st.integers(0, 9)}
         ),

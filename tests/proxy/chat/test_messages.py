@@ -202,7 +202,7 @@ def test_what_no_item_says_is_kept_up_to_a_limit():
 
 
 def test_items_of_the_responses_api_are_messages_too():
-    items = [
+    items: list[dict[str, Any]] = [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]},
         {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"},

@@ -108,7 +108,7 @@ class Client:
 def written(item: Item) -> str:
     if item["type"] == "message":
         return "".join("".join(part["text"] for part in item["content"]).split())
-    return item["call_id"] + item["type"]
+    return f"{item['call_id']} {item['type']}"
 
 
 def spoken(items: list[Item]) -> list[str]:
