@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 
 from proxy.chat.compose import ChatItem
-from proxy.chat.read import assistant_items, new_call_id, with_chat
+from proxy.chat.read import assistant_items, with_chat
+from proxy.protocol.ids import new_call_id
 from proxy.protocol.item_types import Item
 from proxy.protocol.lenient_json import loads_lenient
 
@@ -132,9 +133,9 @@ def _choice(choice: Item, number: int, mint: Callable[[], str]) -> Choice:
     reason, index = choice.get("finish_reason"), choice.get("index")
     reason = reason if isinstance(reason, str) else None
     is_whole = reason is not None and reason not in _INCOMPLETE
-    said = next((item for item in items if item["type"] == "message"), None)
-    if said is not None and (tokens := _logprobs(choice)) and said["content"]:
-        said["content"][0]["logprobs"] = tokens
+    texts = [part for item in items for part in item.get("content", ()) if part.get("type") == "output_text"]
+    if texts and (tokens := _logprobs(choice)):
+        texts[0]["logprobs"] = tokens
     if not is_whole:
         for item in items[-1:]:
             item["status"] = "incomplete"

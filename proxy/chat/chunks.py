@@ -14,7 +14,7 @@ import orjson
 
 from proxy.chat.answer import CHAT_LIMITS, ChatLimits, Completion, completion_of, read_completion
 from proxy.chat.pieces import ChoicePieces
-from proxy.chat.read import new_call_id
+from proxy.protocol.ids import new_call_id
 from proxy.protocol.item_types import Item
 from proxy.protocol.lenient_json import loads_lenient
 from proxy.protocol.sse import EventTooLarge, SseDecoder, is_stream

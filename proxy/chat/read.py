@@ -20,18 +20,13 @@ import orjson
 from proxy.chat.compose import CALLS, DETAILS, OUTPUTS, REASONING_FIELDS, ChatItem, compose
 from proxy.chat.parts import audio_part, item_annotations, item_part, text_part
 from proxy.chat.patches import difference
+from proxy.protocol.ids import new_call_id
 from proxy.protocol.item_types import Item
-from storage import random_hex
 
 #: Bytes that are kept beside an item; of a message with more that no item can say, that is lost.
 MAX_CHAT_BYTES = 256 * 1024
 
 _NO_FORM: dict[str, Any] = {}
-
-
-def new_call_id() -> str:
-    """Return an id for a call whose model server gave it none."""
-    return f"call_{random_hex(24)}"
 
 
 def message_items(message: Any) -> list[Item]:
@@ -163,7 +158,7 @@ def assistant_items(message: Item, mint: Callable[[], str]) -> tuple[list[Item],
         parts.append({"type": "refusal", "refusal": refusal})
     if isinstance(audio, dict):
         parts.append(audio_part(audio))
-    if isinstance(notes := message.get("annotations"), list) and parts and parts[0]["type"] == "output_text":
+    if isinstance(notes := message.get("annotations"), list) and parts and parts[0].get("type") == "output_text":
         parts[0]["annotations"] = item_annotations(notes)
     is_empty = not parts or (len(parts) == 1 and parts[0].get("text") == "")
     if (thoughts or calls) and is_empty:

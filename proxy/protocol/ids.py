@@ -21,6 +21,7 @@ from storage import random_hex
 MAX_LENGTH = 64
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: What follows the prefix of a response's id.
 _TURN_BODY = re.compile(r"[0-9a-f]{50}")
 #: Ids that are minted here have this form; OpenAI's too.
@@ -59,6 +60,11 @@ def derived_item_id(item_type: str, response_id: str, number: int) -> str:
     body = response_id.rpartition("_")[2]
     digest = hashlib.sha256(f"{response_id}:{number}".encode()).hexdigest()
     return f"{item_type_of(item_type).id_prefix}_{body[:26]}{digest[:24]}"
+
+
+def new_call_id() -> str:
+    """Return a `call_id` for a call that came without."""
+    return "call_" + "".join(secrets.choice(_BASE62) for _ in range(24))
 
 
 def with_prefix_of(minted: str, item_type: str, upstream_id: Any) -> str:

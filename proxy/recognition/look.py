@@ -21,7 +21,7 @@ import orjson
 from proxy.protocol.ids import is_minted
 from proxy.protocol.item_types import Item
 from proxy.protocol.lenient_json import loads_lenient
-from proxy.recognition.stream import Sample, Stream, TurnDigests
+from proxy.recognition.stream import RequestStream, Sample, TurnDigests
 
 #: Samples of all histories that are remembered, each history counted with all of its own; one is some 400 bytes.
 MAX_SAMPLES = 100_000
@@ -62,7 +62,7 @@ class Look:
     question: bytes
     said: Sequence[tuple[int, bytes]]
     count: int
-    _open: Stream
+    _open: RequestStream
 
     def wanted(self, limit: int = 16) -> list[tuple[Evidence, bytes]]:
         """Return what to look up, the best first. limit: samples, the last ones.
@@ -97,7 +97,7 @@ class Looker:
         self._max_samples = max_samples
         self._samples = 0
         #: By the chain of a history's elements: the stream up to there, and the chain that it goes on from.
-        self._known: OrderedDict[int, tuple[Stream, int]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[RequestStream, int]] = OrderedDict()
 
     def look(self, key: bytes, raw: bytes, to_items: ToItems | None = None) -> Look | None:
         """Return what of a request can be looked up; None if there is nothing to look at.
@@ -117,14 +117,14 @@ class Looker:
             return None
         return _finish(self._streamed(key, elements, to_items))
 
-    def _streamed(self, key: bytes, elements: Sequence[msgspec.Raw], to_items: ToItems | None) -> Stream:
+    def _streamed(self, key: bytes, elements: Sequence[msgspec.Raw], to_items: ToItems | None) -> RequestStream:
         chains = [hash((key, to_items))]
         for element in elements:
             chains.append(hash((chains[-1], bytes(element))))
         start = next((i for i in range(len(elements), 0, -1) if chains[i] in self._known), 0)
         if start:
             self._known.move_to_end(chains[start])
-        known = self._known[chains[start]][0] if start else Stream(key)
+        known = self._known[chains[start]][0] if start else RequestStream(key)
         if start == len(elements):
             return known
         stream = known.copy()
@@ -133,7 +133,7 @@ class Looker:
         self._remember(chains[-1], stream, chains[start])
         return stream
 
-    def _remember(self, chain: int, stream: Stream, before: int) -> None:
+    def _remember(self, chain: int, stream: RequestStream, before: int) -> None:
         """Remember a history; of those that it goes on from just the last one, which an edit begins with."""
         if len(stream.samples) > self._max_samples // 4:
             return
@@ -151,7 +151,7 @@ class Looker:
 
 def look_at(key: bytes, elements: Sequence[Any], to_items: ToItems | None = None) -> Look:
     """Return the same of elements that are parsed: such as have references in place of which their items stand."""
-    stream = Stream(key)
+    stream = RequestStream(key)
     for element in elements:
         _feed(stream, element, to_items)
     return _finish(stream)
@@ -181,13 +181,13 @@ def _is_reference(element: Item) -> bool:
     return kind == "item_reference" or (kind is None and "role" not in element)
 
 
-def _finish(stream: Stream) -> Look:
+def _finish(stream: RequestStream) -> Look:
     closed = stream.copy()
     closed.close()
     return Look(closed.samples, closed.question(), closed.said, stream.count, stream)
 
 
-def _feed(stream: Stream, element: Any, to_items: ToItems | None) -> None:
+def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None:
     if to_items is not None:
         stream.feed(to_items(element))
     elif isinstance(element, str):

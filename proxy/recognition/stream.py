@@ -90,7 +90,7 @@ def stream_key(secret: bytes, owner: str, end_user: str) -> bytes:
     return named.digest()
 
 
-class Stream:
+class RequestStream:
     """The stream of elements that are fed one after the other. key: see `stream_key`."""
 
     def __init__(self, key: bytes) -> None:
@@ -113,9 +113,9 @@ class Stream:
         self._calls: list[bytes] = []
         self._outputs: tuple[tuple[int, str], ...] = ()
 
-    def copy(self) -> Stream:
+    def copy(self) -> RequestStream:
         """Return another stream that goes on from here."""
-        twin = Stream.__new__(Stream)
+        twin = RequestStream.__new__(RequestStream)
         twin.__dict__.update(self.__dict__)
         for name in ("_full", "_anchor", "_strict", "_pair", "_tail"):
             setattr(twin, name, getattr(self, name).copy())

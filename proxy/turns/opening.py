@@ -28,6 +28,7 @@ from proxy.turns.options import TurnOptions
 from storage import (
     BranchExists,
     ForkPoint,
+    HistoryItems,
     ItemNotFound,
     Lease,
     Locked,
@@ -144,7 +145,8 @@ def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
     """Refuse a turn on more history than one may have: all of it is held in memory, and sent."""
     if len(opened.items) > limits.max_history_items:
         raise history_too_long(f"{limits.max_history_items} items")
-    if sum(map(len, opened.items)) > limits.max_history_bytes:
+    size = opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
+    if size > limits.max_history_bytes:
         raise history_too_long(f"{limits.max_history_bytes} bytes")
 
 
