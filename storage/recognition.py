@@ -218,11 +218,11 @@ class Recognition:
         that is deleted in between is found by one of the two.
         """
         notes, holds = [self._note_call(one) for one in batches], [self._hold_call(one) for one in batches]
-        if self._scripts.take_reads:
-            replies = (await self._scripts.run_all([*notes, *holds]))[len(notes) :]
-        else:
+        if self._scripts.is_cluster:
             await self._scripts.run_all(notes)
             replies = await self._scripts.run_all(holds)
+        else:
+            replies = (await self._scripts.run_all([*notes, *holds]))[len(notes) :]
         gone = [
             one for one, reply in zip(batches, replies, strict=True) if isinstance(reply, StoreError) or not reply[0]
         ]

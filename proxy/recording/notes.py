@@ -69,6 +69,7 @@ class NoteQueue:
         except Unavailable:
             self._waiting.extendleft(reversed(batch))
             raise
-        if not self._waiting:
-            self._has_some.clear()
-            self._idle.set()
+        finally:
+            if not self._waiting:
+                self._has_some.clear()
+                self._idle.set()

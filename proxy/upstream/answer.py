@@ -16,7 +16,7 @@ from proxy.upstream.body import parse_json_answer, push_chunks
 from proxy.upstream.headers import response_headers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, MutableMapping
 
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer

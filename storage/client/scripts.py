@@ -167,6 +167,11 @@ class Scripts:
         """Have `check` done before each call, which is not made if it raises; None: no more."""
         self._check = check
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether calls that go out together may reach different servers, in any order."""
+        return self._channel.is_cluster
+
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.
 

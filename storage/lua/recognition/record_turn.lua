@@ -117,6 +117,7 @@ elseif replaced then
     end
   end
   redis.call('HSET', branch_key(line), 'pending', format_pending(pending))
+  rename_edition(response_id)
 elseif not appends then
   line = create_line(base, pending, line and line >= 0 and line, anchor, description, false)
   if act == 'side' then
@@ -139,6 +140,7 @@ for _, entries in ipairs({ inputs, outputs }) do
     entry.at = entry.place
   end
 end
+name_edition(response_id)
 append_to_branch(fresh, line, index_key, response_id, model)
 if appends then
   -- whoever has lost the line's lock finds that it has moved on
