@@ -43,6 +43,7 @@ from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from proxy.recording.chat import CHAT_RECORDER, ChatRecorder
 from proxy.recording.recorder import RECORDER, Recorder
 from proxy.runtime.leases import Leases
 from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
@@ -171,7 +172,8 @@ async def provide_recorder(app: web.Application) -> AsyncIterator[None]:
     """Record what apps send that keep their history themselves."""
     async with Recorder(app[SERVICES]).serving(app[TASKS]) as recorder:
         app[RECORDER] = recorder
-        yield
+        async with ChatRecorder(recorder).serving(app[TASKS]) as app[CHAT_RECORDER]:
+            yield
 
 
 async def provide_followers(app: web.Application) -> AsyncIterator[None]:

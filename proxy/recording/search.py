@@ -173,8 +173,12 @@ class Search:
         for member, score in members:
             if (hint := Hint.parse(member)) is not None:
                 evidence = Evidence.QUESTION if hint.is_question else wanted.evidence
-                if evidence is not Evidence.QUESTION or hint.mark == short(self.look.question):
-                    self._found[evidence, wanted.digest, member.partition(" ")[0]] = wanted, hint, score
+                place = evidence, wanted.digest, member.partition(" ")[0]
+                if evidence is Evidence.QUESTION and hint.mark != short(self.look.question):
+                    continue
+                # whoever says that a turn was gone on from knows more
+                if place not in self._found or not is_continued(self._found[place][2]):
+                    self._found[place] = wanted, hint, score
 
     def _candidates(self) -> list[Candidate]:
         found = [

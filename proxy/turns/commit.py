@@ -11,7 +11,7 @@ import orjson
 
 from proxy.context.input import output_entries
 from proxy.protocol.store_errors import from_unavailable
-from proxy.recording.turn import FinishedTurn
+from proxy.recording.recording import Answer, FinishedTurn
 from proxy.runtime.tasks import Backoff
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
 from proxy.turns.options import Revised
@@ -96,13 +96,11 @@ class Commit:
         recording, self._recording = self._recording, None
         if recording is None:
             return not self.keeps_items
+        answer = Answer(commit.response_id, commit.status, commit.body, outcome.items, commit.outputs)
+        entries = commit.inputs
         turn = FinishedTurn(
-            commit.response_id,
-            commit.status,
-            commit.body,
-            outcome.items,
-            commit.inputs,
-            commit.outputs,
+            answer,
+            lambda new: [[entries[index]] for index in new if index < len(entries)],
             commit.model,
             commit.stored,
             commit.job_token,

@@ -264,7 +264,7 @@ class Turn:
         if recording is None or opening is None or self._is_placed:
             return
         self._is_placed = True
-        await recording.placed(asked=asked)
+        await recording.found(asked=asked)
         partition = recording.settle(opening.lease.partition, is_fresh=opening.is_fresh)
         if partition != opening.lease.partition:
             self._take(opening.moved_to(partition))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
+from proxy.recording.chat import CHAT_RECORDER
 from proxy.recording.recorder import RECORDER
 from tests.flows.conftest import Proxy
 from tests.flows.talk import settled
@@ -40,6 +43,7 @@ def text(value: bytes) -> str:
 async def all_recorded(proxy: Proxy) -> dict[str, Recorded]:
     """Return the living conversations by id, once nothing is left to be written."""
     await settled(proxy)
+    await proxy.app[CHAT_RECORDER].settle(5)
     await proxy.app[RECORDER].notes.settle(5)
     found = {}
     for key in await proxy.redis.keys("*:conversation"):
@@ -109,3 +113,21 @@ def answer_events(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         events.append({"type": "response.output_item.added", "output_index": index, "item": begun})
         events.append({"type": "response.output_item.done", "output_index": index, "item": item})
     return [*events, {"type": "response.completed", "response": answer_object(items)}]
+
+
+def completion(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a completion of a model server that says this."""
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 7, "model": "m-1", "choices": [choice]}
+
+
+def chunks(message: dict[str, Any], *, cut: bool = False) -> list[bytes]:
+    """Return the same as the frames of a stream, its text in two pieces. cut: without its end."""
+    middle = len(message["content"]) // 2
+    deltas = [{"role": "assistant", "content": ""}, {"content": message["content"][:middle]}]
+    deltas.append({"content": message["content"][middle:]})
+    made = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    made += [] if cut else [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
+    frames = [b"data: " + orjson.dumps({**head, "choices": [choice]}) + b"\n\n" for choice in made]
+    return frames if cut else [*frames, b"data: [DONE]\n\n"]
