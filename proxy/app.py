@@ -196,7 +196,7 @@ async def provide_connections(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_worker(app: web.Application) -> AsyncIterator[None]:
     """Run background responses."""
-    async with Worker(app[SERVICES]).serving(app[TASKS]) as worker:
+    async with Worker(app[SERVICES], app[RECORDER]).serving(app[TASKS]) as worker:
         app[WORKER] = worker
         yield
 

@@ -171,9 +171,15 @@ class HintMemory:
         while len(self._known) > self._max_digests:
             self._known.popitem(last=False)
 
-    def forget(self, partition: str, names: Iterable[str]) -> None:
-        """Forget what digests lead to in a partition: it is not there."""
-        for name in names:
-            members = self._known.get(name, {})
-            for start in [one for one in members if one.startswith(f"{partition}:")]:
-                del members[start]
+    def forget(self, partition: str) -> None:
+        """Forget what leads to a partition: its conversation is gone."""
+        for name, members in list(self._known.items()):
+            left = {start: found for start, found in members.items() if not start.startswith(f"{partition}:")}
+            if not left:
+                del self._known[name]
+            elif len(left) < len(members):
+                self._known[name] = left
+
+    def forget_all(self) -> None:
+        """Forget everything."""
+        self._known.clear()

@@ -225,7 +225,7 @@ class Recording:
             self._recorder.note_unplaced("its owner may not have more conversations")
             return False
         if recorded.result not in (RecordResult.OK, RecordResult.REPEATED):
-            self._recorder.memory.forget(self._partition, search.names(self._partition))
+            self._recorder.memory.forget(self._partition)
             self._recorder.note_unplaced("its conversation is gone")
             return False
         self._branch = recorded.branch

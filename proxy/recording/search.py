@@ -112,10 +112,6 @@ class Search:
             if not hint.is_question and place_of(hint) == (plan.conversation, plan.after)
         ]
 
-    def names(self, partition: str) -> set[str]:
-        """Return what the digests are called that have led to a partition."""
-        return {wanted.name for wanted, hint, _ in self._found.values() if hint.partition == partition}
-
     @property
     def _asked(self) -> Asked:
         asking = self.asking
