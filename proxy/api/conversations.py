@@ -21,7 +21,8 @@ from proxy.protocol.params import (
     read_text,
     refuse_misspelt,
     refuse_unknown,
-)from proxy.recording.recorder import RECORDER
+)
+from proxy.recording.recorder import RECORDER
 from storage import Conversation, new_partition, partition_of
 
 MAX_TITLE = 256

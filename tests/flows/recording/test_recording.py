@@ -92,7 +92,7 @@ async def test_a_chat_app_and_a_responses_app_meet_on_one_line(proxy: Proxy):
 
 async def finished(proxy: Proxy, response_id: str) -> None:
     """Return once a background response is over."""
-    while (await proxy.call("GET", f"/v1/responses/{response_id}"))[1]["status"] != "completed":
+    while (await proxy.call("GET", f"/v1/responses/{response_id}"))[1]["status"] != "completed":  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 
