@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from proxy.recording.recording import RequestRecording
 from storage import partition_of
 
 if TYPE_CHECKING:
