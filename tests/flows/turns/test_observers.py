@@ -20,6 +20,8 @@ from tests.flows.conftest import Proxy
 class Diary:
     """Writes down what it is told. refuses: refuses the turn once it has an id. fails: fails at the end."""
 
+    needs_id = False
+
     def __init__(self, *, refuses: bool = False, fails: bool = False) -> None:
         self.told: list[str] = []
         self.end: TurnResult | BaseException | None = None
@@ -32,6 +34,9 @@ class Diary:
         self.told.append("identified")
         if self._refuses:
             raise InProgress("another one runs")
+
+    def moved(self, response_id: str) -> None:
+        self.told.append("moved")
 
     async def storing(self, attempt: int) -> None:
         self.told.append(f"storing {attempt}")
