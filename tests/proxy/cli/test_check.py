@@ -23,6 +23,7 @@ from tests.upstream import HANG, Reply
 
 #: Port 9 is `discard`; nothing listens on it here.
 CLOSED = "127.0.0.1:9"
+KNOWN_AGAIN = "conversations are known again by"
 
 
 async def found(subject, tmp_path, **sections):
@@ -177,12 +178,11 @@ async def test_keys_that_do_not_fit_their_algorithms_are_told(tmp_path):
     [
         (
             {},
-            "turns, and chat completions with store: true; conversations are known again by what they resend",
+            f"turns, and chat completions with store: true; {KNOWN_AGAIN} what they resend",
         ),
         (
             {"chat": "all", "store_false": True, "mode": "keys"},
-            "turns, and all chat completions, also with store: false; "
-            + "conversations are known again by the session that they name",
+            f"turns, and all chat completions, also with store: false; {KNOWN_AGAIN} the session that they name",
         ),
         ({"mode": "off"}, "off: each stored turn is on its own"),
     ],
