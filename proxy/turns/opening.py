@@ -129,7 +129,10 @@ async def open_turn(
         _check_history(services.config.turns, opened)
         check_calls = services.config.turns.check_tool_calls
         turn_input = await beside(
-            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+            len(request.items),
+            lambda: prepare(
+                request, opened, new_item_id, check_calls=check_calls, takes_edits=options.recording is not None
+            ),
         )
     except BaseException:
         await release(services, lease)
