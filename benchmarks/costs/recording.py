@@ -124,7 +124,7 @@ async def sizes() -> None:
     taken = {}
     for way in ("by id", "resent"):
         async with AsyncExitStack() as stack:
-            url = stack.enter_context(valkey())
+            url, _ = stack.enter_context(valkey())
             model = await stack.enter_async_context(model_server())
             target = await stack.enter_async_context(
                 branchline(f"{model.url}/v1", variables={"BRANCHLINE_REDIS_URL": url})

@@ -79,7 +79,7 @@ def prepare(
             sent.append(orjson.dumps(item.body))
             paths.append(item.path)
             continue
-        if takes_edits and item.id in opened.known and is_edited(item, opened.known[item.id].data):
+        if takes_edits and item.id and item.id in opened.known and is_edited(item, opened.known[item.id].data):
             item = replace(item, id=None)
         entry = _to_entry(item, request, opened, new_id)
         if entry is not None:

@@ -32,7 +32,7 @@ def entries(partition: str, dice: Random, waiting: list[str]) -> list[Entry]:
 async def play(store: Store, dice: Random) -> None:
     """Record turns of one conversation, with all else that may happen to it in between."""
     conversation_id = ids.new_conversation_id(new_partition())
-    partition, spots, waiting = partition_of(conversation_id), [], list[str]()
+    partition, spots, waiting = partition_of(conversation_id), list[Spot](), list[str]()
     for number in range(12):
         act = RecordAct.NEW if not number else dice.choice([RecordAct.TIP] * 6 + [*RecordAct])
         spot = Spot() if not spots or dice.random() < 0.05 else spots[-1] if dice.random() < 0.8 else dice.choice(spots)

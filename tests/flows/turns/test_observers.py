@@ -11,8 +11,9 @@ from proxy.delivery import Unattended
 from proxy.protocol.errors import InProgress
 from proxy.protocol.request import read_request
 from proxy.services import SERVICES
+from proxy.turns.observer import TurnResult
 from proxy.turns.running import TURNS
-from proxy.turns.turn import Turn, TurnResult
+from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
 from tests.flows.conftest import Proxy
 
