@@ -105,6 +105,7 @@ class Commit:
             commit.stored,
             commit.job_token,
             is_delivered=not leaving,
+            count=len(entries),
         )
         try:
             return await recording.record(turn) or not self.keeps_items

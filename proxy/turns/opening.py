@@ -132,11 +132,10 @@ async def open_turn(
     try:
         _check_history(services.config.turns, opened)
         check_calls = services.config.turns.check_tool_calls
+        takes_edits = options.recording is not None and not request.source.subject
         turn_input = await beside(
             len(request.items),
-            lambda: prepare(
-                request, opened, new_item_id, check_calls=check_calls, takes_edits=options.recording is not None
-            ),
+            lambda: prepare(request, opened, new_item_id, check_calls=check_calls, takes_edits=takes_edits),
         )
     except BaseException:
         await release(services, lease)

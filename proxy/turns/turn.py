@@ -201,7 +201,7 @@ class Turn:
     async def _identify(self, opening: Opening) -> None:
         """Let the observers know the id; where the turn belongs is found out meanwhile, unless they must know now."""
         if self._recording is not None:
-            self._recording.begin(opening.request, opening.opened.known)
+            self._recording.begin(opening.request, opening.opened)
             if self._compaction.may_act or any(observer.needs_id for observer in self._observers):
                 await self._place(asked=False)
         for observer in self._observers:

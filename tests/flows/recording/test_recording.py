@@ -82,6 +82,33 @@ async def test_a_recorded_turn_can_be_gone_on_from_by_its_ids(proxy: Proxy):
     assert proxy.upstream.requests[-1].json["input"][0]["content"][0]["text"] == "one"
 
 
+async def test_turns_that_go_on_from_a_recorded_response_are_in_its_conversation(proxy: Proxy):
+    first = await say(proxy, user("one"), answer="first")
+    second = await say(proxy, user("two"), answer="second", previous_response_id=first["id"])
+    third = await say(proxy, user("three"), answer="third", previous_response_id=second["id"])
+    assert third.get("conversation") is None
+    conversation_id = await only_conversation(proxy)
+    assert await texts_of(proxy, conversation_id) == ["one", "first", "two", "second", "three", "third"]
+    other = await say(proxy, user("other"), answer="another", previous_response_id=first["id"])
+    assert [item["content"][0]["text"] for item in proxy.upstream.requests[-1].json["input"]] == [
+        "one",
+        "first",
+        "other",
+    ]
+    await say(proxy, user("more"), answer="much more", previous_response_id=other["id"])
+    await say(proxy, user("four"), answer="fourth", previous_response_id=third["id"])
+    assert await texts_of(proxy, conversation_id) == ["one", "first", "other", "another", "more", "much more"]
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert [len(line.items) for line in recorded.lines.values()] == [8, 4]
+
+
+async def test_what_goes_on_from_a_response_in_a_conversation_of_the_app_s_own_stays_outside(proxy: Proxy):
+    _, made = await proxy.call("POST", "/v1/conversations")
+    first = await say(proxy, user("one"), answer="first", conversation=made["id"])
+    await say(proxy, user("two"), answer="second", previous_response_id=first["id"])
+    assert await texts_of(proxy, made["id"]) == ["one", "first"]
+
+
 async def test_a_chat_app_and_a_responses_app_meet_on_one_line(proxy: Proxy):
     await say(proxy, user("one"), answer="first")
     await chat(proxy, user("one"), said("first"), user("two"), answer="second")
