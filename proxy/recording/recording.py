@@ -33,10 +33,10 @@ from storage import (
     Origin,
     QuotaExceeded,
     RecordAct,
+    RecordedTurn,
     RecordResult,
     Spot,
     StoreError,
-    TurnRecord,
     Unavailable,
     new_partition,
     partition_of,
@@ -304,10 +304,10 @@ class RequestRecording:
             plan = found
         return replace(plan, action=Action.FORK) if plan.action is Action.CONTINUE else plan
 
-    def _record(self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]) -> TurnRecord:
+    def _record(self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]) -> RecordedTurn:
         act, answer = _ACTS.get(plan.action, RecordAct.GROW), turn.answer
         is_side = plan.action is Action.SIDE_BRANCH
-        return TurnRecord(
+        return RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
             act=act,
@@ -329,7 +329,7 @@ class RequestRecording:
         self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: RecordedAnswer, number: int
     ) -> list[DigestNote]:
         """Put one more answer to the same question on a branch; return what leads to it."""
-        record = TurnRecord(
+        record = RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
             act=RecordAct.SIDE,
