@@ -41,7 +41,7 @@ from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, si
 from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
-from proxy.page import live
+from proxy.page import hosting
 from proxy.page.hub import HUB, Hub
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
@@ -83,11 +83,16 @@ def create_app(config: Config) -> web.Application:
     app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()
-    app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
+    open_paths = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
+    if hosting.is_served(config):
+        open_paths |= hosting.add_page(app)
+    app[OPEN_PATHS] = open_paths
     app.add_routes(ROUTES)
     app.on_response_prepare.extend(signals(config))
     app.on_shutdown.append(stop_turns)
     app.cleanup_ctx.extend(CONTEXTS)
+    if hosting.is_served(config):
+        app.cleanup_ctx.append(hosting.provide_page)
     return app
 
 
@@ -292,7 +297,6 @@ ROUTES = [
     *openapi.ROUTES,
     *_OWN,
     *_refusals(_OWN),
-    *live.ROUTES,
     web.route("*", "/v1/{tail:.*}", pass_through),
 ]
 

@@ -28,6 +28,15 @@ class LineHandler(logging.Handler):
         self._stream = stream
         self._waiting: list[str] = []
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take down a record; no filter is asked."""
+        self.acquire()
+        try:
+            self.emit(record)
+        finally:
+            self.release()
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Take down a record."""
         try:
@@ -36,10 +45,10 @@ class LineHandler(logging.Handler):
             self.handleError(record)
             return
         self._waiting.append(line)
-        if record.levelno >= logging.WARNING or not _is_in_loop():
+        if record.levelno >= logging.WARNING or (loop := _running_loop()) is None:
             self.flush()
         elif len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self.flush)
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what waits. Raises nothing: a log that can't be written has nobody to tell."""
@@ -85,12 +94,23 @@ class LineRecord(logging.LogRecord):
 
 
 class LineFormatter(logging.Formatter):
-    """A formatter that spells out the time of a second once for all of its records."""
+    """A formatter of lines that begin with time and level, the time of a second spelled out once for all of them.
 
-    def __init__(self, pattern: str) -> None:
-        super().__init__(pattern)
+    beside_name: what stands behind the logger's name.
+    """
+
+    def __init__(self, beside_name: str = "") -> None:
+        super().__init__(f"%(asctime)s %(levelname)s %(name)s{beside_name}: %(message)s")
+        self._beside_name = beside_name
         self._second = -1
         self._spelled = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record; of one without a traceback as `logging` would make it, with fewer steps."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        start = f"{self.formatTime(record)} {record.levelname} {record.name}{self._beside_name}"
+        return f"{start}: {record.getMessage()}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's)
         """Return local time to the millisecond, as `logging` has it by default."""
@@ -100,12 +120,11 @@ class LineFormatter(logging.Formatter):
         return f"{self._spelled},{int(record.msecs):03d}"
 
 
-def _is_in_loop() -> bool:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _pieces(lines: list[str]) -> Iterator[str]:

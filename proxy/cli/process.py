@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import importlib
 import importlib.util
 import logging
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 logger = logging.getLogger(__name__)
+
+#: New objects after which the collector looks for circles among them; Python's own 700 are what two turns make.
+COLLECT_AFTER = 20_000
 
 _LISTEN_PROBLEMS = {
     errno.EADDRINUSE: "another program listens there; choose another --port",
@@ -47,9 +51,8 @@ def set_up_logging(level: str, *, shared: bool = False) -> None:
     shared: other processes write there too, so each line has the process id behind the logger's name. A second call
     changes only the level.
     """
-    name = f"%(name)s[{os.getpid()}]" if shared else "%(name)s"
     handler = LineHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
+    handler.setFormatter(LineFormatter(f"[{os.getpid()}]" if shared else ""))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     # What no line shows need not be looked up for each (the logging cookbook's own advice).
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
@@ -85,9 +88,15 @@ def on_signals(stop: Callable[[], None], end: Callable[[], None] = lambda: None)
 
 
 async def start_services(runner: web.AppRunner) -> None:
-    """Start the application's services. Raises StartError."""
+    """Start the application's services. Raises StartError.
+
+    What is there by then stays; what turns leave behind is freed by itself, with hardly a circle in it. So the
+    collector looks for circles more seldom, and not in what stays: it takes a tenth of a turn's time otherwise.
+    """
     try:
         await runner.setup()
+        gc.freeze()
+        gc.set_threshold(COLLECT_AFTER)
     except (EmbeddedUnavailable, UnusableStore) as exc:
         raise StartError(str(exc)) from exc
     except ValueError as exc:

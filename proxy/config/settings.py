@@ -324,6 +324,16 @@ class ErrorsConfig(Section, frozen=True):
     format: Literal["openai", "flat"] = "openai"
 
 
+class UiConfig(Section, frozen=True):
+    """The page at /ui: conversations and their branches, for people with a browser."""
+
+    #: Whether there is one; `auto`: where `server.host` is reached from this machine only.
+    enabled: bool | Literal["auto"] = "auto"
+    #: Where browsers reach this server, if not under its own address: `https://llm.example`. With https the page's
+    #: cookie is sent over https only. Its host is answered as those of `server.allowed_hosts` are.
+    url: str = ""
+
+
 class LogConfig(Section, frozen=True):
     """Logging to standard error: ids, sizes and timings, never a secret or a prompt."""
 
@@ -351,4 +361,5 @@ class Config(Section, frozen=True):
     idempotency: IdempotencyConfig = IdempotencyConfig()
     sealing: SealingConfig = SealingConfig()
     errors: ErrorsConfig = ErrorsConfig()
+    ui: UiConfig = UiConfig()
     log: LogConfig = LogConfig()

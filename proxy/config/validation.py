@@ -30,7 +30,7 @@ LEAST_MAX_MEMORY_BYTES = 16 * 1024 * 1024
 
 def violations(config: Config) -> Iterator[Violation]:
     """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
-    for rule in (_check_auth, _check_jwt, _check_upstream, _check_redis, _check_data, _check_sealing, _check_retention):
+    for rule in _RULES:
         yield from rule(config)
 
 
@@ -44,7 +44,13 @@ def warnings(config: Config) -> Iterator[str]:
     if config.redis.url and not config.sealing.key:
         yield (
             "redis.url is set and sealing.key is not: other replicas can't take over this one's background responses, "
-            "nor read its compactions; give all of them the same key"
+            "nor read its compactions or the sessions of its page; give all of them the same key"
+        )
+    on_the_network = config.ui.enabled is True and not is_loopback(config.server.host)
+    if on_the_network and not config.ui.url.lower().startswith("https://"):
+        yield (
+            "ui.enabled is set and ui.url does not begin with https://: keys that people sign in with, and all that "
+            "they look at, go over the network in the clear"
         )
 
 
@@ -125,6 +131,16 @@ def _check_retention(config: Config) -> Iterator[Violation]:
         )
 
 
+def _check_ui(config: Config) -> Iterator[Violation]:
+    try:
+        url = urlsplit(config.ui.url)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and "@" not in url.netloc
+    except ValueError:
+        usable = False
+    if config.ui.url and not (usable and url.path in ("", "/") and not url.query and not url.fragment):
+        yield "ui.url", "must be http:// or https:// with a host, and no path: the page is at /ui/ below it"
+
+
 def _service_of(rest: str) -> str:
     """Return the path of what follows the scheme, without slashes."""
     return urlsplit(rest[len(_NETLOC_END.split(rest, maxsplit=1)[0]) :]).path.strip("/")
@@ -143,3 +159,15 @@ def _names_hosts(rest: str) -> bool:
         return all(host.hostname and host.port != 0 for host in hosts)
     except ValueError:
         return False
+
+
+_RULES = (
+    _check_auth,
+    _check_jwt,
+    _check_upstream,
+    _check_redis,
+    _check_data,
+    _check_sealing,
+    _check_retention,
+    _check_ui,
+)

@@ -25,7 +25,7 @@ from aiohttp import web
 from proxy.auth.caller import CALLER
 from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import CONFIG, STORE
-from proxy.page.deltas import deltas_in
+from proxy.page.content.deltas import deltas_in
 from proxy.page.hub import HUB
 from proxy.protocol import sse
 from proxy.protocol.errors import BadRequest
@@ -244,9 +244,3 @@ def _read_state(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_STATE_DIGITS):
         raise BadRequest("Invalid 'since': expected the number of a state.", param="since", code="invalid_value")
     return int(text)
-
-
-ROUTES = [
-    web.get("/ui/live", list_events),
-    web.get("/ui/c/{conversation_id}/live", conversation_events),
-]

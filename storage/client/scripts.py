@@ -191,16 +191,20 @@ class Scripts:
             return []
         if self._check is not None:
             await self._check()
+        channel, requests = self._channel, []
         for call in calls:
             self.room.admit(call.script, call.arguments)
+            if call.script in _ACKNOWLEDGED:
+                channel = self._replicated
+            requests.append(self._request(call))
         replies: list[Any] = []
-        is_acknowledged = any(call.script in _ACKNOWLEDGED for call in calls)
-        channel = self._replicated if is_acknowledged else self._channel
         try:
-            replies = await channel.exchange([self._request(call) for call in calls])
-            for i, call in enumerate(calls):
-                if isinstance(replies[i], redis_errors.NoScriptError):
-                    (replies[i],) = await channel.exchange([self._request(call, whole=True)])
+            replies = await channel.exchange(requests)
+            for i, reply in enumerate(replies):
+                if not isinstance(reply, Exception):
+                    continue
+                if isinstance(reply, redis_errors.NoScriptError):
+                    (replies[i],) = await channel.exchange([self._request(calls[i], whole=True)])
                 if isinstance(replies[i], Exception):
                     raise replies[i]
         except CLIENT_ERRORS as error:

@@ -93,7 +93,7 @@ async def test_a_stream_that_is_closed_disturbs_nobody(logger: logging.Logger, w
 
 
 def test_a_time_is_spelled_as_logging_does():
-    ours, theirs = LineFormatter(PATTERN), logging.Formatter(PATTERN)
+    ours, theirs = LineFormatter(), logging.Formatter(PATTERN)
     for created in (0.0, 0.9994, 0.99951, 1.0, 1.001, 1764404999.999, 1764405000.0, 86400.25):
         record = logging.makeLogRecord({"name": "lines", "msg": "x", "created": created})
         record.msecs = int((created - int(created)) * 1000) + 0.0
@@ -110,7 +110,7 @@ def test_a_record_makes_the_line_that_loggings_own_makes(arguments: tuple[object
     ]
     for record in made:
         record.created, record.msecs = 86400.25, 250.0
-    ours, theirs = [LineFormatter(PATTERN).format(record) for record in made]
+    ours, theirs = [LineFormatter().format(record) for record in made]
     assert ours == theirs
 
 
