@@ -92,6 +92,17 @@ class Opening:
             record.previous_response_id = source.previous_response_id or ""
             record.branch = self.opened.branch
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing is in its partition yet."""
+        return not (self.request.source.subject or self.opened.known or self.identity.partition)
+
+    def moved_to(self, partition: str) -> Opening:
+        """Return the same turn in another partition; it must hold no lock. Items of its input keep their ids."""
+        response_id = self.identity.response_id(partition, stored=self.request.stored)
+        lease = Lease(partition, "", self.identity.token(response_id))
+        return replace(self, lease=lease, response_id=response_id)
+
     def may_repeat(self) -> bool:
         """Tell whether its history may end with a turn that brought the same."""
         return ends_with_turn_of(self.opened.items, self.turn_input.entries)
@@ -116,7 +127,8 @@ async def open_turn(
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
     partition = identity.partition or _partition_for(request)
-    response_id = identity.response_id(partition, stored=request.stored)
+    # a lock, which only conversations have, says whose it is; elsewhere the partition may turn out to be another one
+    response_id = identity.response_id(partition, stored=request.stored) if request.source.conversation_id else ""
     lease = Lease(partition, "", identity.token(response_id))
     opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
@@ -127,8 +139,9 @@ async def open_turn(
         attempt = _Attempt(services, owner, request, options, lease)
         opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
         waited = attempt.waited_seconds
-    if not identity.partition and (home := _home(request, opened, partition)) != partition:
-        partition, response_id = home, identity.response_id(home, stored=request.stored)
+    if not identity.partition:
+        partition = _home(request, opened, partition)
+    response_id = response_id or identity.response_id(partition, stored=request.stored)
     lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
@@ -141,8 +154,10 @@ async def open_turn(
     try:
         _check_history(services.config.turns, opened)
         check_calls = services.config.turns.check_tool_calls
+        takes_edits = options.recording is not None and not request.source.subject
         turn_input = await beside(
-            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+            len(request.items),
+            lambda: prepare(request, opened, new_item_id, check_calls=check_calls, takes_edits=takes_edits),
         )
     except BaseException:
         await release(services, lease)
