@@ -18,10 +18,11 @@ _AUTH = {
 }
 
 
-def render_banner(config: Config, address: tuple[str, int], store: str, workers: int = 1) -> str:
+def render_banner(config: Config, address: tuple[str, int], store: str, workers: int = 1, *, metrics: str = "") -> str:
     """Return the start-up block.
 
-    address: host and port listened on. store: what holds the state. workers: processes that serve.
+    address: host and port listened on. store: what holds the state. workers: processes that serve. metrics: where they
+    are, '' if they are not offered.
     """
     base, page = base_url(*address), page_url(config, address)
     return "\n".join(
@@ -32,6 +33,7 @@ def render_banner(config: Config, address: tuple[str, int], store: str, workers:
             f"  upstream  {describe_upstream(config.upstream.url)}",
             f"  auth      {_AUTH[config.auth.mode]}",
             *([f"  workers   {workers}"] if workers > 1 else []),
+            *([f"  metrics   {metrics}"] if metrics else []),
             *([f"  page      {page}"] if page else []),
             "",
             f'  base_url = "{base}"',

@@ -41,6 +41,8 @@ def warnings(config: Config) -> Iterator[str]:
             f'auth.mode = "passthrough" with upstream.api_key on {config.server.host}: any token spends that key; '
             'use "jwt" or "api_keys" for callers of your own'
         )
+    if config.metrics.port and not is_loopback(config.metrics.host):
+        yield f"metrics.host is {config.metrics.host}: whoever reaches its port may read the metrics, without a key"
     if config.redis.url and not config.sealing.key:
         yield (
             "redis.url is set and sealing.key is not: other replicas can't take over this one's background responses, "
@@ -131,6 +133,12 @@ def _check_retention(config: Config) -> Iterator[Violation]:
         )
 
 
+def _check_metrics(config: Config) -> Iterator[Violation]:
+    server, metrics = config.server, config.metrics
+    if metrics.port and metrics.port == server.port:
+        yield "metrics.port", "must be another one than server.port: what is in front of that must not show the metrics"
+
+
 def _check_ui(config: Config) -> Iterator[Violation]:
     try:
         url = urlsplit(config.ui.url)
@@ -170,4 +178,5 @@ _RULES = (
     _check_sealing,
     _check_retention,
     _check_ui,
+    _check_metrics,
 )
