@@ -2,7 +2,7 @@
 
     python -m benchmarks.costs.screens [--rounds 50]
 
-A Valkey of its own that keeps nothing, the whole application in this process, one browser's worth of requests, one after
+A Valkey of its own that keeps nothing, the whole application in this process, requests one after
 the other. Each time is from the request to the last byte of the HTML: reads, rendering, templates. The first view of a
 text renders it; the median is of those after. Bar: half a second.
 """
