@@ -2,9 +2,9 @@
 
     python -m benchmarks.costs.screens [--rounds 50]
 
-A Valkey of its own that keeps nothing, the whole application in this process, requests one after
-the other. Each time is from the request to the last byte of the HTML: reads, rendering, templates. The first view of a
-text renders it; the median is of those after. Bar: half a second.
+A Valkey of its own that keeps nothing, the whole application in this process, requests one after the other. Timed is
+all from the request to the last byte of the HTML: reads, rendering, templates. The first view of a text renders it; the
+median is of those after. Bar: half a second.
 """
 
 from __future__ import annotations
