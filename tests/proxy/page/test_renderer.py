@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import AsyncIterator
 
@@ -53,20 +54,19 @@ async def test_a_long_text_is_not_rendered(renderer: Renderer):
 
 async def test_the_event_loop_goes_on_meanwhile(renderer: Renderer):
     await renderer.render(["warm"])
-    longest, ended = 0.0, False
+    steps: list[float] = []
 
     async def tick() -> None:
-        nonlocal longest
-        while not ended:
+        while True:
             before = time.perf_counter()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            steps.append(time.perf_counter() - before)
 
     ticking = asyncio.create_task(tick())
     await renderer.render([f"{n} **bold** `code` " * 400 for n in range(10)])
-    ended = True
-    await ticking
-    assert longest < 0.1
+    ticking.cancel()
+    # in a thread of this process it would be Python's 5 ms, for as long as it lasts
+    assert statistics.median(steps) < 0.002
 
 
 async def test_a_view_that_was_left_leaves_no_answer_to_the_next(renderer: Renderer):
