@@ -14,7 +14,8 @@ from typing import Any
 
 #: Longest key that is taken, in characters; a longer one counts as absent.
 MAX_KEY = 256
-#: Where keys are looked for, the first that is present first: headers (`*` for anything), and fields of the body.
+#: Where keys are looked for, the first that is present first: headers (`*` for anything, of headers that are not named
+#: themselves), and fields of the body.
 KEY_SOURCES = (
     "thread-id",
     "x-openwebui-chat-id",
@@ -43,7 +44,7 @@ RECORD_HEADER = "x-branchline-record"
 RETRY_HEADERS = ("x-stainless-retry-count", "x-retry-count", "retry-attempt")
 
 _BODY = "body."
-_SOURCE = re.compile(r"body(?:\.[A-Za-z0-9_-]+){1,3}|[a-z0-9_*-]+")
+_SOURCE = re.compile(r"body(?:\.[A-Za-z0-9_-]+){1,3}|(?!body$)[a-z0-9_*-]+")
 #: Open WebUI's chats that it does not keep.
 _TEMPORARY = "local:"
 _MAX_RETRIES = 1_000
@@ -77,7 +78,8 @@ def read_marks(
         named.setdefault(name.lower(), value.strip())
     found: dict[str, str] = {}
     for source in sources:
-        for key in _keys_at(source, named, body):
+        shown = {name: value for name, value in named.items() if name not in sources} if "*" in source else named
+        for key in _keys_at(source, shown, body):
             found.setdefault(key, source)
     keys = list(found)
     users = [f"{source}={value}" for source in USER_SOURCES for value in _values_at(source, named, body)]
