@@ -16,7 +16,9 @@ import pytest
 from tests.flows.reader import Reader, blocks, check_output, expected_output
 
 ROOT = Path(__file__).parents[2]
-GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES = [*sorted((ROOT / "docs" / "guides").glob("*.md")), ROOT / "docs" / "tutorial.md"]
+#: Those with something to type.
+GUIDES = [page for page in PAGES if blocks(page, "python", "sh")]
 API_PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
 #: Its shell blocks are about installing, too.
 README = ROOT / "README.md"
