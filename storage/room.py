@@ -47,6 +47,7 @@ _ONLY_READ = frozenset(
         "export_appends",
         "export_begin",
         "export_items",
+        "find_digests",
         "identify_conversation",
         "identify_server",
         "list_branches",

@@ -16,6 +16,7 @@ from proxy.http.body import iter_body
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.http.urls import API_VERSION, hint_for, split_path
 from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired, method_not_allowed
+from proxy.recording.chat import CHAT_RECORDER
 from proxy.upstream.body import iter_raw
 from proxy.upstream.client import UPSTREAM
 from proxy.upstream.headers import request_headers, response_headers
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
     import aiohttp
     from multidict import CIMultiDict
 
+    from proxy.recording.chat import ChatTap
+
 _PREFIX = f"/{API_VERSION}"
+#: What is recorded of what passes through.
+CHAT_PATH = "/chat/completions"
 
 #: The methods that model servers have, and OPTIONS, with which browsers and clients ask for them.
 METHODS = frozenset(
@@ -56,18 +61,24 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
     if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
         raise UpgradeRequired("WebSocket is not available on this path.")
     path = upstream_path(request.rel_url.raw_path)
-    upload = Upload(request) if request.body_exists else None
+    tap = None
+    if path == CHAT_PATH and request.method == hdrs.METH_POST and request.body_exists:
+        tap = request.app[CHAT_RECORDER].tap(request[CALLER].owner, request.headers)
+    upload = Upload(request, tap) if request.body_exists else None
     forwarding = request.app[UPSTREAM].forward(
         request.method, path, request.rel_url.raw_query_string, _headers(request), upload
     )
     try:
         async with forwarding as answer:
-            return await _relay(request, answer)
+            return await _relay(request, answer, tap)
     except ApiError:
         if upload is not None and upload.error is not None:
             # What is wrong with the caller's body shows up as a broken upstream connection.
             raise upload.error from None
         raise
+    finally:
+        if tap is not None:
+            request.app[CHAT_RECORDER].put(tap)
 
 
 def upstream_path(raw_path: str) -> str:
@@ -83,15 +94,21 @@ def upstream_path(raw_path: str) -> str:
 
 
 class Upload:
-    """A request's body on its way upstream; `error` tells afterwards whether the caller broke it off."""
+    """A request's body on its way upstream; `error` tells afterwards whether the caller broke it off.
 
-    def __init__(self, request: web.Request) -> None:
+    tap: what takes it down.
+    """
+
+    def __init__(self, request: web.Request, tap: ChatTap | None = None) -> None:
+        self._tap = tap
         self._body = iter_body(request, request.app[CONFIG].server.max_body_bytes)
         self.error: ApiError | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._body:
+                if self._tap is not None:
+                    self._tap.ask(chunk)
                 yield chunk
         except ApiError as exc:
             self.error = exc
@@ -105,13 +122,19 @@ def _headers(request: web.Request) -> CIMultiDict[str]:
     return headers
 
 
-async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+async def _relay(request: web.Request, answer: aiohttp.ClientResponse, tap: ChatTap | None) -> web.StreamResponse:
     request[UPSTREAM_REQUEST_ID] = answer.headers.get("x-request-id", "-")
     response = web.StreamResponse(
         status=answer.status, reason=answer.reason, headers=response_headers(answer.headers, untouched=True)
     )
     await response.prepare(request)
+    if tap is not None:
+        tap.begin(answer.status, answer.headers)
     async for chunk in iter_raw(answer):
+        if tap is not None:
+            tap.answer(chunk)
         await response.write(chunk)
     await response.write_eof()
+    if tap is not None:
+        tap.is_delivered = True
     return response

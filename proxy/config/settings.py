@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from proxy.config.sources import KEY_SOURCES, USER_SOURCES
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -29,6 +31,13 @@ HostName = Annotated[
     msgspec.Meta(
         pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)\Z",
         description="names of hosts without port, *.example for all below one, or *",
+    ),
+]
+SourceName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(body(\.[A-Za-z0-9_-]+){1,3}|[a-z0-9_*-]+)\Z",
+        description="a header in lower case, or body. and names of fields",
     ),
 ]
 KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
@@ -314,6 +323,29 @@ class StreamsConfig(Section, frozen=True):
     retention_seconds: Annotated[float, msgspec.Meta(ge=1)] = 3600.0
 
 
+class RecordingConfig(Section, frozen=True):
+    """What is recorded of apps that keep their history themselves; see docs/recording.md."""
+
+    #: `on`: their turns become conversations; `keys`: only turns that name their session, see `keys`, go on in one;
+    #: `off`: each stored turn is on its own.
+    mode: Literal["on", "keys", "off"] = "on"
+    #: Which Chat Completions are recorded: those with `store: true`, or `all`.
+    chat: Literal["store", "all"] = "store"
+    #: Record turns with `store: false` too. Their responses can't be asked for all the same.
+    store_false: bool = False
+    #: Where a request may name its session, the first that is there counts: headers (`*` stands for anything), and
+    #: fields of the body.
+    keys: tuple[SourceName, ...] = KEY_SOURCES
+    #: Where a request may name the end user behind its API key: what one says is never taken for another's.
+    end_users: tuple[SourceName, ...] = USER_SOURCES
+    #: Chat Completions that wait to be written, of one process; more are dropped, and filled in from the next request.
+    max_waiting: Count = 1000
+    #: Bytes of them.
+    max_waiting_bytes: Count = 128 * 1024 * 1024
+    #: Most bytes of one, question and answer together; a larger one is not recorded.
+    max_bytes: Count = 32 * 1024 * 1024
+
+
 class ErrorsConfig(Section, frozen=True):
     """The shape of error bodies."""
 
@@ -343,6 +375,7 @@ class Config(Section, frozen=True):
     websocket: WebSocketConfig = WebSocketConfig()
     background: BackgroundConfig = BackgroundConfig()
     streams: StreamsConfig = StreamsConfig()
+    recording: RecordingConfig = RecordingConfig()
     compaction: CompactionConfig = CompactionConfig()
     models: ModelsConfig = ModelsConfig()
     idempotency: IdempotencyConfig = IdempotencyConfig()

@@ -15,10 +15,11 @@ from proxy.context.compacted import calls_after, mentions
 from proxy.context.pairing import answer_by_name, find_call, settled_calls
 from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import BadRequest, item_not_found
+from proxy.protocol.ids import moved
 from proxy.protocol.items import InputItem, check_content, dump, item_id_of, stored_entry
 from proxy.protocol.notes import Maker, note_of
 from proxy.protocol.request import TurnRequest
-from storage import Entry, OpenedTurn, Origin, pair
+from storage import Entry, OpenedTurn, Origin, pair, partition_of
 
 #: Most items of an answer that are looked past for the input that it answers.
 _ANSWER_ITEMS = 256
@@ -124,6 +125,15 @@ def _spoken(call: str, items: Iterable[InputItem]) -> str:
         if item.body and mark_of(item.body).key == call:
             return str(item.body["call_id"])
     return call
+
+
+def moved_entry(entry: Entry, partition: str, *, stored: bool) -> Entry:
+    """Return an item of a turn that will live in a partition after all: with an id that leads there."""
+    if entry.origin is Origin.REFERENCE or (entry.origin is Origin.MINTED and partition_of(entry.id) == partition):
+        return entry
+    item_id = moved(entry.id, partition, stored=stored)
+    rest = entry.data[len(b'{"id":"') + len(entry.id) :]
+    return Entry(Origin.MINTED, item_id, b'{"id":"' + item_id.encode() + rest, entry.mark, entry.note)
 
 
 def output_entries(

@@ -77,6 +77,8 @@ class KeyedAnswer:
     recording: its frames, if it is streamed.
     """
 
+    needs_id = True
+
     def __init__(self, request: web.Request, held: HeldKey, recording: Recording | None) -> None:
         self._held = held
         self._recording = recording
@@ -96,6 +98,9 @@ class KeyedAnswer:
         await self._held.note(response_id)
         if (answer := await self._held.answer_before()) is not None:
             raise AnsweredBefore(answer)
+
+    def moved(self, response_id: str) -> None:
+        """Nothing changes: the id was known before."""
 
     async def storing(self, attempt: int) -> None:
         """Raise Conflict if the key was lost while the store was away: another request may carry it out by now."""
@@ -122,6 +127,8 @@ class AbandonedAnswer:
 
     delivery: the client's side. recording: see KeyedAnswer.
     """
+
+    needs_id = False
 
     def __init__(
         self,
@@ -164,6 +171,10 @@ class AbandonedAnswer:
             raise AnsweredBefore(*found)
         if self._delivery.gone:
             self._mark_once()
+
+    def moved(self, response_id: str) -> None:
+        """Note the new id."""
+        self._response_id = response_id
 
     async def storing(self, attempt: int) -> None:
         """See that a retry will know of what is stored for a client that has gone. Raises Unavailable."""

@@ -50,6 +50,11 @@ def new_turn_item_id(item_type: str, partition: str, *, stored: bool) -> str:
     return f"{item_type_of(item_type).id_prefix}_{_turn_body(partition, stored=stored)}"
 
 
+def moved(item_id: str, partition: str, *, stored: bool) -> str:
+    """Return a fresh id with the prefix of another, for an item of a turn in this partition."""
+    return f"{item_id.partition('_')[0]}_{_turn_body(partition, stored=stored)}"
+
+
 def derived_item_id(item_type: str, response_id: str, number: int) -> str:
     """Return the id of the number-th item of a stored response: the same whenever the response is made again."""
     body = response_id.rpartition("_")[2]

@@ -12,32 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from proxy.config.sources import KEY_SOURCES, USER_SOURCES
+
 #: Longest key that is taken, in characters; a longer one counts as absent.
 MAX_KEY = 256
-#: Where keys are looked for, the first that is present first: headers (`*` for anything, of headers that are not named
-#: themselves), and fields of the body.
-KEY_SOURCES = (
-    "thread-id",
-    "x-openwebui-chat-id",
-    "x-session-id",
-    "session-id",
-    "session_id",
-    "x-session-affinity",
-    "helicone-session-id",
-    "x-litellm-session-id",
-    "x-*-session-id",
-    "x-tfy-conversation-id",
-    "x-bf-session-id",
-    "x-grok-conv-id",
-    "body.metadata.thread_id",
-    "body.metadata.conversation_id",
-    "body.metadata.session_id",
-    "body.metadata.langfuse_session_id",
-    "body.session_id",
-    "body.prompt_cache_key",
-)
-#: Where end users are looked for.
-USER_SOURCES = ("body.user", "body.safety_identifier", "x-openwebui-user-id", "helicone-user-id")
 #: Ends recording for one request; it goes no further.
 RECORD_HEADER = "x-branchline-record"
 #: How many times a client has tried before.
@@ -70,9 +48,12 @@ class RequestMarks:
 
 
 def read_marks(
-    headers: Mapping[str, str], body: Mapping[str, Any], sources: Sequence[str] = KEY_SOURCES
+    headers: Mapping[str, str],
+    body: Mapping[str, Any],
+    sources: Sequence[str] = KEY_SOURCES,
+    end_users: Sequence[str] = USER_SOURCES,
 ) -> RequestMarks:
-    """Return what a request says of itself. sources: where keys are looked for, see `KEY_SOURCES`."""
+    """Return what a request says of itself. sources: where keys are looked for, end_users: where end users are."""
     named: dict[str, str] = {}
     for name, value in headers.items():
         named.setdefault(name.lower(), value.strip())
@@ -82,7 +63,7 @@ def read_marks(
         for key in _keys_at(source, shown, body):
             found.setdefault(key, source)
     keys = list(found)
-    users = [f"{source}={value}" for source in USER_SOURCES for value in _values_at(source, named, body)]
+    users = [f"{source}={value}" for source in end_users for value in _values_at(source, named, body)]
     return RequestMarks(
         key=keys[0] if keys else "",
         key_source=found[keys[0]] if keys else "",

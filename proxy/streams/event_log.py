@@ -266,6 +266,8 @@ class StreamLog:
     It may lack the latest events until it ends: a run that dies before that is not made again.
     """
 
+    needs_id = False
+
     def __init__(self, services: Services, owner: str) -> None:
         self._services = services
         self._owner = owner
@@ -276,6 +278,10 @@ class StreamLog:
 
     async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
         """Begin the log."""
+        self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id))
+
+    def moved(self, response_id: str) -> None:
+        """Begin the log of the new id; nothing was written yet."""
         self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id))
 
     async def storing(self, attempt: int) -> None:

@@ -74,6 +74,16 @@ class Opening:
     response_id: str
     created_at: int
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing is in its partition yet."""
+        return not (self.request.source.subject or self.opened.known or self.identity.partition)
+
+    def moved_to(self, partition: str) -> Opening:
+        """Return the same turn in another partition; it must hold no lock. Items of its input keep their ids."""
+        response_id = self.identity.response_id(partition, stored=self.request.stored)
+        return replace(self, lease=replace(self.lease, partition=partition), response_id=response_id)
+
     def may_repeat(self) -> bool:
         """Tell whether its history may end with a turn that brought the same."""
         return ends_with_turn_of(self.opened.items, self.turn_input.entries)

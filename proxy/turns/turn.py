@@ -22,6 +22,7 @@ from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
+from proxy.recording.turn import CONVERSATION_HEADER
 from proxy.relay import Outcome, Ownership, Relay
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
@@ -30,7 +31,7 @@ from proxy.turns.options import TurnOptions
 from proxy.turns.stream import TurnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
 
     from proxy.delivery import Delivery, FrameSink
     from proxy.protocol.request import TurnRequest
@@ -68,6 +69,9 @@ class AnsweredBefore(Exception):
 class TurnObserver(Protocol):
     """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
 
+    #: Whether it has to know the response's id for good before the model server is asked.
+    needs_id: bool
+
     def begun(self) -> None:
         """The turn runs from here on, whatever becomes of the request that it came with."""
         ...
@@ -78,6 +82,10 @@ class TurnObserver(Protocol):
         may_repeat: tells whether its history may end with a turn that brought the same. May raise ApiError, or
         AnsweredBefore.
         """
+        ...
+
+    def moved(self, response_id: str) -> None:
+        """The response has another id: it was found out where the turn belongs. Nobody was told the old one."""
         ...
 
     async def storing(self, attempt: int) -> None:
@@ -131,6 +139,10 @@ class Turn:
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
         self._generating: asyncio.Task[Any] | None = None
+        self._recording = self._options.recording
+        self._is_placed = False
+        #: What goes along with the answer of the model server's headers.
+        self._headers: MutableMapping[str, str] = {}
         #: The client's side.
         self.delivery = delivery
 
@@ -221,17 +233,43 @@ class Turn:
     async def _carry_out(self) -> TurnResult:
         services, owner = self._services, self._call.caller.owner
         opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
-        self._opening, self._request = opening, opening.request
-        self._relay = Relay(_ownership(opening))
-        self._commit = Commit(services, self._call, opening, self._relay)
+        self._take(opening)
         try:
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
-            for observer in self._observers:
-                await observer.identified(opening.response_id, opening.may_repeat)
+            await self._identify(opening)
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
+            if self._recording is not None:
+                self._recording.release()
+
+    def _take(self, opening: Opening) -> None:
+        self._opening, self._request = opening, opening.request
+        self._relay = Relay(_ownership(opening))
+        self._commit = Commit(self._services, self._call, opening, self._relay, self._recording)
+
+    async def _identify(self, opening: Opening) -> None:
+        """Let the observers know the id; where the turn belongs is found out meanwhile, unless they must know now."""
+        if self._recording is not None:
+            self._recording.begin(opening.request, opening.opened.known)
+            if self._compaction.may_act or any(observer.needs_id for observer in self._observers):
+                await self._place(asked=False)
+        for observer in self._observers:
+            await observer.identified(self.response_id, opening.may_repeat)
+
+    async def _place(self, *, asked: bool = True) -> None:
+        """Move the turn to where it belongs, once, before anything of it is told."""
+        recording, opening = self._recording, self._opening
+        if recording is None or opening is None or self._is_placed:
+            return
+        self._is_placed = True
+        await recording.found(asked=asked)
+        partition = recording.settle(opening.lease.partition, is_fresh=opening.is_fresh)
+        if partition != opening.lease.partition:
+            self._take(opening.moved_to(partition))
+            for observer in self._observers:
+                observer.moved(self.response_id)
 
     # --- generate -------------------------------------------------------------------------------------------------
 
@@ -278,7 +316,10 @@ class Turn:
         """Ask the model server, once, and tell what it answers."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
         with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
-            self._output.begin(answer.headers)
+            await self._place()
+            self._headers = answer.headers
+            self._note_header()
+            self._output.begin(self._headers)
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
                 return self._relay.complete(await answer.read_json())
@@ -309,6 +350,10 @@ class Turn:
         outcome = self._relay.interrupt()
         return outcome if outcome.items or waits else None
 
+    def _note_header(self) -> None:
+        if self._recording is not None and (header := self._recording.header):
+            self._headers[CONVERSATION_HEADER] = header
+
     def _learn(self, outcome: Outcome) -> Outcome:
         """Remember what the answer shows of the model; return the outcome as the client understands it."""
         error = outcome.response["error"] if outcome.status == "failed" else None
@@ -325,6 +370,7 @@ class Turn:
         await self._output.secure()
         outcome = self._outcome = await self._commit.write(outcome, self._tell_storing, leaving=self._leaving)
         beside = await self._commit.describe()
+        self._note_header()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}
             return TurnResult(self.response_id, outcome.status, orjson.dumps(answer))

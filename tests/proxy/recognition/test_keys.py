@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.recognition.keys import KEY_SOURCES, MAX_KEY, RequestMarks, is_key_source, read_marks
+from proxy.config.sources import KEY_SOURCES
+from proxy.recognition.keys import MAX_KEY, RequestMarks, is_key_source, read_marks
 from proxy.recognition.tools import hashed_key, tools_digest
 
 
