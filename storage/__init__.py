@@ -44,7 +44,7 @@ from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
-from storage.recognition import (
+from storage.recognition.recognition import (
     DigestNote,
     DigestNotes,
     DigestQuery,

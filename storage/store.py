@@ -33,7 +33,7 @@ from storage.maintenance.purger import Purger
 from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
 from storage.quotas import Quotas
-from storage.recognition import Recognition
+from storage.recognition.recognition import Recognition
 from storage.responses import Responses
 from storage.room import Disk
 from storage.turns import Turns

@@ -55,15 +55,9 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
 
     After that an exception means that the answer is not complete, and the connection is cut.
     """
-    if request.method not in METHODS:
-        raise method_not_allowed(request.method[:32], ", ".join(sorted(METHODS)))
-    # Others may be ignored (RFC 9110, 7.8): Java's client asks for h2c with every request.
-    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-        raise UpgradeRequired("WebSocket is not available on this path.")
+    _refuse_unusual(request)
     path = upstream_path(request.rel_url.raw_path)
-    tap = None
-    if path == CHAT_PATH and request.method == hdrs.METH_POST and request.body_exists:
-        tap = request.app[CHAT_RECORDER].tap(request[CALLER].owner, request.headers)
+    tap = _tap(request, path)
     upload = Upload(request, tap) if request.body_exists else None
     forwarding = request.app[UPSTREAM].forward(
         request.method, path, request.rel_url.raw_query_string, _headers(request), upload
@@ -79,6 +73,21 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
     finally:
         if tap is not None:
             request.app[CHAT_RECORDER].put(tap)
+
+
+def _refuse_unusual(request: web.Request) -> None:
+    if request.method not in METHODS:
+        raise method_not_allowed(request.method[:32], ", ".join(sorted(METHODS)))
+    # Others may be ignored (RFC 9110, 7.8): Java's client asks for h2c with every request.
+    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        raise UpgradeRequired("WebSocket is not available on this path.")
+
+
+def _tap(request: web.Request, path: str) -> ChatTap | None:
+    """Return what takes a request and its answer down, None if it is none of those that may be recorded."""
+    if path != CHAT_PATH or request.method != hdrs.METH_POST or not request.body_exists:
+        return None
+    return request.app[CHAT_RECORDER].tap(request[CALLER].owner, request.headers)
 
 
 def upstream_path(raw_path: str) -> str:

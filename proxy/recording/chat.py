@@ -19,7 +19,7 @@ from aiohttp.web import AppKey
 
 from proxy.chat.read import message_items
 from proxy.recording.chat_exchange import ChatExchange
-from proxy.recording.recording import Recording
+from proxy.recording.recording import RequestRecording
 from storage import Conflict, Reason, Unavailable, new_partition
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class ChatRecorder:
         marks = self._recorder.marks(tap.headers, found.request)
         if marks is None:
             return
-        recording = Recording(self._recorder, tap.owner, marks)
+        recording = RequestRecording(self._recorder, tap.owner, marks)
         try:
             recording.look(found.messages, found.tools, message_items)
             await recording.placed(LOOK_UP_SECONDS)

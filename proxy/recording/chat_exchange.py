@@ -22,7 +22,7 @@ from proxy.protocol.items import dump, normalise
 from proxy.protocol.lenient_json import loads_lenient
 from proxy.protocol.notes import Maker, note_of
 from proxy.protocol.response import Ownership, complete_response, complete_settings
-from proxy.recording.recording import Answer, FinishedTurn
+from proxy.recording.recording import FinishedTurn, RecordedAnswer
 from storage import Entry, Origin, TurnSource
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class ChatExchange:
 
         return FinishedTurn(first, brings, self.model, is_delivered=is_delivered, others=others)
 
-    def _answer(self, choice: Choice, partition: str, maker: Maker) -> Answer:
+    def _answer(self, choice: Choice, partition: str, maker: Maker) -> RecordedAnswer:
         response_id = ids.new_response_id(partition, stored=True)
         asked = {name: value for name, value in self.request.items() if name in _SETTINGS}
         ownership = Ownership.of(
@@ -112,7 +112,7 @@ class ChatExchange:
         response = complete_response(fields, ownership, choice.status, [], None, complete_settings({}, asked))
         del response["output"]
         outputs = [_entry(item, partition, maker) for item in choice.items]
-        return Answer(response_id, choice.status, orjson.dumps(response), choice.bare_items, outputs)
+        return RecordedAnswer(response_id, choice.status, orjson.dumps(response), choice.bare_items, outputs)
 
 
 def _entry(found: ChatItem, partition: str, maker: Maker | None = None) -> Entry:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Seconds that notes wait for others to be written with.
-BATCH_SECONDS = 0.01
+NOTE_SECONDS = 0.01
 #: Turns whose notes are written in one round trip, and that may wait.
-BATCH, MAX_WAITING = 256, 10_000
+NOTES_AT_ONCE, MAX_NOTES = 256, 10_000
 
 
 class NoteQueue:
@@ -39,7 +39,7 @@ class NoteQueue:
 
     def put(self, notes: DigestNotes) -> None:
         """Have notes written soon."""
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_NOTES:
             self._waiting.popleft()
             self.dropped += 1
             if self.dropped == 1:
@@ -62,8 +62,8 @@ class NoteQueue:
 
     async def _write(self) -> None:
         await self._has_some.wait()
-        await asyncio.sleep(BATCH_SECONDS)
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        await asyncio.sleep(NOTE_SECONDS)
+        batch = [self._waiting.popleft() for _ in range(min(NOTES_AT_ONCE, len(self._waiting)))]
         try:
             await self._recognition.note(batch)
         except Unavailable:

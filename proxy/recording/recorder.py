@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _PURPOSE = "digests of histories"
 #: Seconds that a look-up may take longer than the model server, and for how long none is waited for after one that did.
 #: A model server that answers at once is a test's; a store that does not is one that can't keep up.
-GRACE_SECONDS, NO_GRACE_SECONDS = 0.025, 5.0
+LOOK_UP_GRACE_SECONDS, NO_GRACE_SECONDS = 0.025, 5.0
 #: Seconds that are given to what waits to be written when the server stops.
 LAST_NOTES_SECONDS = 2.0
 
@@ -85,7 +85,7 @@ class Recorder:
     @property
     def grace_seconds(self) -> float:
         """How long a look-up may take that has taken longer than the model server."""
-        return 0.0 if time.monotonic() < self._late_until else GRACE_SECONDS
+        return 0.0 if time.monotonic() < self._late_until else LOOK_UP_GRACE_SECONDS
 
     def note_late(self) -> None:
         """Note that a look-up took longer than that."""

@@ -62,7 +62,7 @@ Brings = Callable[[Sequence[int]], list[list[Entry]]]
 
 
 @dataclass(slots=True)
-class Answer:
+class RecordedAnswer:
     """One answer: the response's id, state and object without its output; what it says, and that as entries."""
 
     response_id: str
@@ -79,13 +79,13 @@ class FinishedTurn:
     job_token: of a response that was accepted before. is_delivered: the client got all of it.
     """
 
-    answer: Answer
+    answer: RecordedAnswer
     brings: Brings
     model: str = ""
     stored: bool = True
     job_token: str = ""
     is_delivered: bool = True
-    others: Sequence[Answer] = ()
+    others: Sequence[RecordedAnswer] = ()
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class _Placed:
     last: Spot
 
 
-class Recording:
+class RequestRecording:
     """One request's. home: the partition that it has to be in, '' for any."""
 
     def __init__(self, recorder: Recorder, owner: str, marks: RequestMarks, home: str = "") -> None:
@@ -282,7 +282,7 @@ class Recording:
         )
 
     async def _record_beside(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: Answer, number: int
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: RecordedAnswer, number: int
     ) -> list[DigestNote]:
         """Put one more answer to the same question on a branch; return what leads to it."""
         record = TurnRecord(
@@ -321,7 +321,7 @@ class Recording:
         return facts
 
     def _leads(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, answer: Answer
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, answer: RecordedAnswer
     ) -> list[DigestNote]:
         """Return what is to lead to an answer from now on, and to what its request brought."""
         asking = search.asking

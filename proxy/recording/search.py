@@ -61,7 +61,7 @@ class Asking:
 
 @dataclass(slots=True)
 class Search:
-    """One request's search. taken: what other requests of this process are going on from, as `place_of` has it."""
+    """One request's search. taken: what other requests of this process are going on from, as `hint_place` has it."""
 
     asking: Asking
     look: Look
@@ -109,7 +109,7 @@ class Search:
         return [
             DigestNote(wanted.name, hint.member, continued(score), adds=False)
             for wanted, hint, score in self._found.values()
-            if not hint.is_question and place_of(hint) == (plan.conversation, plan.after)
+            if not hint.is_question and hint_place(hint) == (plan.conversation, plan.after)
         ]
 
     @property
@@ -127,7 +127,7 @@ class Search:
         return not places or any(hint.partition in places for hint in hints)
 
     def _is_taken(self, hint: Hint) -> bool:
-        return place_of(hint) in self.taken
+        return hint_place(hint) in self.taken
 
     def _last(self) -> Wanted:
         digest = self.look.samples[-1].full
@@ -225,7 +225,7 @@ class Search:
         return min(found, default=(0, ""))[1]
 
 
-def place_of(hint: Hint) -> tuple[str, str]:
+def hint_place(hint: Hint) -> tuple[str, str]:
     """Return partition and place of what a hint leads to, as plans name them."""
     line, segment, offset = hint.spot
     return hint.partition, f"{line}:{segment}:{offset}"

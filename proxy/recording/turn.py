@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.recording.recording import Recording
+from proxy.recording.recording import RequestRecording
 from storage import partition_of
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 #: The header that says where a turn is recorded.
 CONVERSATION_HEADER = "x-branchline-conversation"
 #: Seconds that a turn waits to know where it belongs, where its id has to be known before the model is asked.
-PATIENCE_SECONDS = 0.25
+PLACING_SECONDS = 0.25
 
 
-class TurnRecording(Recording):
+class TurnRecording(RequestRecording):
     """One turn's. What goes wrong with it is not noticed: then the turn is stored by itself."""
 
     _waiting: tuple[TurnRequest, Mapping[str, KnownItem]] | None = None
@@ -42,7 +42,7 @@ class TurnRecording(Recording):
         asked: the model server has been asked, and has begun to answer.
         """
         self._start()
-        await self.placed(self._recorder.grace_seconds if asked else PATIENCE_SECONDS)
+        await self.placed(self._recorder.grace_seconds if asked else PLACING_SECONDS)
 
     def _start(self) -> None:
         if self._waiting is None:

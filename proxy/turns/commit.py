@@ -11,7 +11,7 @@ import orjson
 
 from proxy.context.input import output_entries
 from proxy.protocol.store_errors import from_unavailable
-from proxy.recording.recording import Answer, FinishedTurn
+from proxy.recording.recording import FinishedTurn, RecordedAnswer
 from proxy.runtime.tasks import Backoff
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
 from proxy.turns.options import Revised
@@ -96,7 +96,7 @@ class Commit:
         recording, self._recording = self._recording, None
         if recording is None:
             return not self.keeps_items
-        answer = Answer(commit.response_id, commit.status, commit.body, outcome.items, commit.outputs)
+        answer = RecordedAnswer(commit.response_id, commit.status, commit.body, outcome.items, commit.outputs)
         entries = commit.inputs
         turn = FinishedTurn(
             answer,
