@@ -19,9 +19,10 @@ from proxy.recording.recorder import RECORDER
 from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
+from proxy.turns.observer import AnsweredBefore
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
-from proxy.turns.turn import AnsweredBefore, Turn
+from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
 
 

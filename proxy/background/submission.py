@@ -14,6 +14,7 @@ from proxy.background.job import BackgroundJob, settled
 from proxy.protocol.response import Ownership, complete_response, complete_settings
 from proxy.recording.turn import TurnRecording, marks_of
 from proxy.turns.opening import open_turn, release
+from proxy.turns.options import TurnOptions
 from storage import ResponseNotFound, Submission, Unavailable
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ async def submit(
     itself would; then nothing is kept and nothing will run.
     """
     request = settled(request)
-    opening = await open_turn(services, caller.owner, request)
     marks = marks_of(recorder, inbound.headers, request)
-    if marks is not None:
-        opening = await _placed(TurnRecording(recorder, caller.owner, marks), opening)
+    recording = TurnRecording(recorder, caller.owner, marks) if marks is not None else None
+    opening = await open_turn(services, caller.owner, request, TurnOptions(recording=recording))
+    if recording is not None:
+        opening = await _placed(recording, opening)
     try:
         response = _queued(request, opening)
         kept = {key: value for key, value in response.items() if key != "output"}

@@ -19,8 +19,8 @@ from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, resta
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS
 from proxy.protocol.errors import InProgress
 from proxy.runtime.tasks import Backoff
+from proxy.turns.observer import AnsweredBefore, TurnResult
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE
-from proxy.turns.turn import AnsweredBefore, TurnResult
 from storage import Conflict, KeptAnswer, Unavailable
 
 if TYPE_CHECKING:

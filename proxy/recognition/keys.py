@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from typing import Any
 
 from proxy.config.sources import KEY_SOURCES, USER_SOURCES
@@ -22,7 +23,6 @@ RECORD_HEADER = "x-branchline-record"
 RETRY_HEADERS = ("x-stainless-retry-count", "x-retry-count", "retry-attempt")
 
 _BODY = "body."
-_SOURCE = re.compile(r"body(?:\.[A-Za-z0-9_-]+){1,3}|(?!body$)[a-z0-9_*-]+")
 #: Open WebUI's chats that it does not keep.
 _TEMPORARY = "local:"
 _MAX_RETRIES = 1_000
@@ -58,12 +58,13 @@ def read_marks(
     for name, value in headers.items():
         named.setdefault(name.lower(), value.strip())
     found: dict[str, str] = {}
-    for source in sources:
-        shown = {name: value for name, value in named.items() if name not in sources} if "*" in source else named
-        for key in _keys_at(source, shown, body):
-            found.setdefault(key, source)
+    for place in _places(tuple(sources)):
+        for key in place.values(named, body):
+            if len(key) <= MAX_KEY:
+                found.setdefault(key, place.source)
     keys = list(found)
-    users = [f"{source}={value}" for source in end_users for value in _values_at(source, named, body)]
+    places = _places(tuple(end_users))
+    users = [f"{place.source}={value}" for place in places for value in place.values(named, body)]
     return RequestMarks(
         key=keys[0] if keys else "",
         key_source=found[keys[0]] if keys else "",
@@ -75,27 +76,44 @@ def read_marks(
     )
 
 
-def is_key_source(source: str) -> bool:
-    """Whether a text says where a key may stand: a header in lower case, or `body.` and the names of fields."""
-    return _SOURCE.fullmatch(source) is not None
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where something may stand. path: fields of the body; pattern: of headers' names, but for those in `others`."""
 
+    source: str
+    path: tuple[str, ...] = ()
+    pattern: re.Pattern[str] | None = None
+    others: frozenset[str] = frozenset()
 
-def _keys_at(source: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> list[str]:
-    return [value for value in _values_at(source, headers, body) if len(value) <= MAX_KEY]
+    def values(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Sequence[str]:
+        """Return what stands there, without what is empty. headers: by names in lower case."""
+        if self.path:
+            return self._of_body(body)
+        if self.pattern is not None:
+            fits, others = self.pattern.fullmatch, self.others
+            return [value for name, value in headers.items() if value and fits(name) and name not in others]
+        return (value,) if (value := headers.get(self.source)) else ()
 
-
-def _values_at(source: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> list[str]:
-    if source.startswith(_BODY):
+    def _of_body(self, body: Mapping[str, Any]) -> Sequence[str]:
         value: Any = body
-        for name in source.removeprefix(_BODY).split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-        text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-        values = [text.strip()]
-    elif "*" in source:
-        values = [value for name, value in headers.items() if fnmatchcase(name, source)]
-    else:
-        values = [headers.get(source, "")]
-    return [value for value in values if value]
+        for name in self.path:
+            if not isinstance(value, Mapping) or (value := value.get(name)) is None:
+                return ()
+        text = str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+        return (text,) if text else ()
+
+
+@lru_cache(16)
+def _places(sources: tuple[str, ...]) -> tuple[_Place, ...]:
+    return tuple(_place(source, frozenset(sources)) for source in sources)
+
+
+def _place(source: str, sources: frozenset[str]) -> _Place:
+    if source.startswith(_BODY):
+        return _Place(source, path=tuple(source.removeprefix(_BODY).split(".")))
+    if "*" in source:
+        return _Place(source, pattern=re.compile(translate(source)), others=sources)
+    return _Place(source)
 
 
 def _count(text: str) -> int:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that notes wait for others to be written with.
-NOTE_SECONDS = 0.01
+#: Seconds that notes wait for others to be written with; another replica may get the next request at once.
+NOTE_SECONDS = 0.025
 #: Turns whose notes are written in one round trip, and that may wait.
 NOTES_AT_ONCE, MAX_NOTES = 256, 10_000
 

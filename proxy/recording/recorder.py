@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 #: What of an installation's key the digests are made with.
 _PURPOSE = "digests of histories"
-#: Seconds that a look-up may take longer than the model server, and for how long none is waited for after one that did.
-#: A model server that answers at once is a test's; a store that does not is one that can't keep up.
-LOOK_UP_GRACE_SECONDS, NO_GRACE_SECONDS = 0.025, 5.0
+#: Seconds that a look-up may take longer than the model server. After one that took longer none is waited for until one
+#: has been done in that time: a model server that answers at once is a test's, a store that does not can't keep up.
+LOOK_UP_GRACE_SECONDS = 0.025
 #: Seconds that are given to what waits to be written when the server stops.
 LAST_NOTES_SECONDS = 2.0
 
@@ -54,7 +53,7 @@ class Recorder:
         self.notes = NoteQueue(services.store.recognition)
         self.taken: Counter[tuple[str, str]] = Counter()
         self.unplaced = 0
-        self._late_until = 0.0
+        self._is_late = False
 
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[Recorder]:
@@ -85,12 +84,17 @@ class Recorder:
     @property
     def grace_seconds(self) -> float:
         """How long a look-up may take that has taken longer than the model server."""
-        return 0.0 if time.monotonic() < self._late_until else LOOK_UP_GRACE_SECONDS
+        return 0.0 if self._is_late else LOOK_UP_GRACE_SECONDS
 
     def note_late(self) -> None:
-        """Note that a look-up took longer than that."""
-        self._late_until = time.monotonic() + NO_GRACE_SECONDS
+        """Note that a look-up took longer than that, and longer than the model server."""
+        self._is_late = True
         self.note_unplaced("the store took longer than the model server")
+
+    def note_looked_up(self, seconds: float) -> None:
+        """Note how long a look-up took."""
+        if seconds <= LOOK_UP_GRACE_SECONDS:
+            self._is_late = False
 
     def note_unplaced(self, reason: str) -> None:
         """Count a turn that was stored without its conversation; the next one fills it in."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from proxy.recognition.tools import hashed_key, tools_digest
 from proxy.recording.leads import Leads
 from proxy.recording.search import Asking, Search
 from storage import (
+    ConversationNotFound,
     DigestNote,
     DigestNotes,
     Entry,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Partitions that are asked whether a request's ids lead to a conversation there.
+MOST_PLACES = 3
 #: What a plan comes to in the store.
 _ACTS = {
     Action.NEW: RecordAct.NEW,
@@ -115,6 +120,7 @@ class RequestRecording:
         self._plan: Plan | None = None
         self._partition = ""
         self._branch = ""
+        self._is_settled = False
         self._claimed: tuple[str, str] | None = None
 
     # --- where it belongs ---------------------------------------------------------------------------------------------
@@ -159,12 +165,29 @@ class RequestRecording:
             return look_at(self._key, elements if isinstance(elements, list) else [elements], to_items)
 
     async def _ask(self, search: Search) -> None:
+        started = time.monotonic()
         try:
-            self._decide(await search.through())
+            plan = await search.through()
+            self._recorder.note_looked_up(time.monotonic() - started)
+            if plan.action is Action.NEW and (home := await self._home_of(search.asking.places)):
+                # its ids lead there, though its words do not
+                plan = replace(plan, action=Action.REWRITTEN, conversation=home, is_main=True)
+            self._decide(plan)
         except StoreError as error:
             self._recorder.note_unplaced(f"{type(error).__name__} {error}")
 
+    async def _home_of(self, places: frozenset[str]) -> str:
+        """Return the one of some partitions that has a recorded conversation, '' if none has."""
+        conversations = self._recorder.services.store.conversations
+        for place in sorted(places)[:MOST_PLACES]:
+            with suppress(ConversationNotFound):
+                await conversations.read(self._owner, self._recorder.conversation_id(place))
+                return place
+        return ""
+
     def _decide(self, plan: Plan) -> None:
+        if self._is_settled:
+            return
         self._plan = plan
         if plan.action is Action.CONTINUE:
             self._claimed = (plan.conversation, plan.after)
@@ -181,8 +204,9 @@ class RequestRecording:
         partition: where it would live by itself. is_fresh: nothing is there yet.
         """
         if self._task is not None and not self._task.done():
-            self._task.cancel()
+            # what it finds comes too late; how long it takes is of interest
             self._recorder.note_late()
+        self._is_settled = True
         if self._plan is not None:
             if self._plan.conversation:
                 self._partition = self._plan.conversation
@@ -240,8 +264,7 @@ class RequestRecording:
 
     def release(self) -> None:
         """Let others go on from where this turn wanted to."""
-        if self._task is not None:
-            self._task.cancel()
+        self._is_settled = True
         if self._claimed is not None:
             taken, self._claimed = self._claimed, None
             self._recorder.taken[taken] -= 1

@@ -82,7 +82,8 @@ class Opening:
     def moved_to(self, partition: str) -> Opening:
         """Return the same turn in another partition; it must hold no lock. Items of its input keep their ids."""
         response_id = self.identity.response_id(partition, stored=self.request.stored)
-        return replace(self, lease=replace(self.lease, partition=partition), response_id=response_id)
+        lease = Lease(partition, "", self.identity.token(response_id))
+        return replace(self, lease=lease, response_id=response_id)
 
     def may_repeat(self) -> bool:
         """Tell whether its history may end with a turn that brought the same."""
@@ -107,16 +108,19 @@ async def open_turn(
     """
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
-    lease = Lease(identity.partition or _partition_for(request), "", identity.token)
+    partition = identity.partition or _partition_for(request)
+    response_id = identity.response_id(partition, stored=request.stored)
+    lease = Lease(partition, "", identity.token(response_id))
     opened = _NOTHING
     append_unstored = services.config.conversations.append_unstored
-    if identity.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
+    if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
         # before the model is asked, and without a round trip: what the store was found to be a moment ago
         services.store.condition.require()
     if request.source.subject or request.item_ids:
         opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
-    partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
-    lease = Lease(partition, opened.lock, identity.token)
+    if not identity.partition and (home := _home(request, opened, partition)) != partition:
+        partition, response_id = home, identity.response_id(home, stored=request.stored)
+    lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
     if opened.model and not request.model:
@@ -129,14 +133,16 @@ async def open_turn(
         _check_history(services.config.turns, opened)
         check_calls = services.config.turns.check_tool_calls
         turn_input = await beside(
-            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+            len(request.items),
+            lambda: prepare(
+                request, opened, new_item_id, check_calls=check_calls, takes_edits=options.recording is not None
+            ),
         )
     except BaseException:
         await release(services, lease)
         raise
     if notes := {entry.id: entry.note for entry in turn_input.entries if entry.note}:
         opened = replace(opened, notes={**opened.notes, **notes})
-    response_id = identity.response_id(partition, stored=request.stored)
     created_at = identity.created_at or int(time.time())
     return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)
 

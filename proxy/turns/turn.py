@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -24,84 +23,27 @@ from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.recording.turn import CONVERSATION_HEADER
 from proxy.relay import Outcome, Ownership, Relay
+from proxy.streams.event_log import watched_log
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
+from proxy.turns.observer import TurnResult
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
 from proxy.turns.stream import TurnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping, Sequence
+    from collections.abc import MutableMapping, Sequence
 
     from proxy.delivery import Delivery, FrameSink
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
     from proxy.turns.continuation import Continuation
+    from proxy.turns.observer import TurnObserver
     from proxy.turns.opening import Opening
     from proxy.upstream.answer import ModelAnswer
     from proxy.upstream.model_call import ModelCall
-    from storage import KeptAnswer, KeyClaim
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TurnResult:
-    """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
-
-    response_id: str
-    status: str = ""
-    body: bytes | None = None
-
-
-class AnsweredBefore(Exception):
-    """Ends a turn before the model is asked: its request was carried out before, and this is its answer.
-
-    claim: what it is kept under until it is delivered; None where it stays.
-    """
-
-    def __init__(self, answer: KeptAnswer, claim: KeyClaim | None = None) -> None:
-        super().__init__(answer.response_id)
-        self.answer = answer
-        self.claim = claim
-
-
-class TurnObserver(Protocol):
-    """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
-
-    #: Whether it has to know the response's id for good before the model server is asked.
-    needs_id: bool
-
-    def begun(self) -> None:
-        """The turn runs from here on, whatever becomes of the request that it came with."""
-        ...
-
-    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
-        """The turn is open and its response has an id; the model server has not been asked yet.
-
-        may_repeat: tells whether its history may end with a turn that brought the same. May raise ApiError, or
-        AnsweredBefore.
-        """
-        ...
-
-    def moved(self, response_id: str) -> None:
-        """The response has another id: it was found out where the turn belongs. Nobody was told the old one."""
-        ...
-
-    async def storing(self, attempt: int) -> None:
-        """What was made is about to be stored. attempt: from 0; the one before may have been carried out.
-
-        Raises Unavailable where it has to wait, Conflict where it must not be.
-        """
-        ...
-
-    def left(self) -> None:
-        """The client has gone."""
-        ...
-
-    async def ended(self, end: TurnResult | BaseException) -> None:
-        """The turn is over. Raises nothing that the turn would have to know."""
-        ...
 
 
 class Turn:
@@ -135,6 +77,7 @@ class Turn:
         self._came_whole = False
         self._leaving = False
         self._stopping = False
+        self._stopped = False
         self._abandoned = False
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
@@ -173,6 +116,11 @@ class Turn:
         if self._ends_on_leave or stopping:
             self._stopping = self._stopping or stopping
             self._break_off()
+
+    def stop(self) -> None:
+        """End the turn with what it has, because its owner wants that; whoever waits for the answer is told so."""
+        self._stopped = True
+        self._break_off()
 
     def watch(self, now: float) -> None:
         """End the turn with what it has if it has taken too long. now: monotonic seconds."""
@@ -235,6 +183,7 @@ class Turn:
         opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
         self._take(opening)
         try:
+            self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
             await self._identify(opening)
@@ -270,6 +219,16 @@ class Turn:
             self._take(opening.moved_to(partition))
             for observer in self._observers:
                 observer.moved(self.response_id)
+
+    def _let_watch(self, opening: Opening) -> None:
+        """Let others end the turn, and follow it if somebody watches already."""
+        if not opening.lease.lock:
+            return
+        watched = opening.opened.watched
+        self._services.leases.on_stop(opening.lease, self.stop, watched=watched)
+        if watched and (log := watched_log(self._services, self.owner, opening.request)) is not None:
+            self._output.add(log)
+            self._observers = (*self._observers, log)
 
     # --- generate -------------------------------------------------------------------------------------------------
 
@@ -342,6 +301,8 @@ class Turn:
         """
         if self._abandoned:
             return None
+        if self._stopped:
+            return self._relay.interrupt()
         waits = self._stopping and (self._options.resumable or not self.delivery.gone)
         if waits and not self._request.stream:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
@@ -368,7 +329,9 @@ class Turn:
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
-        outcome = self._outcome = await self._commit.write(outcome, self._tell_storing, leaving=self._leaving)
+        outcome = self._outcome = await self._commit.write(
+            outcome, self._tell_storing, leaving=self._leaving and not self._stopped
+        )
         beside = await self._commit.describe()
         self._note_header()
         if not self._request.stream:

@@ -30,7 +30,8 @@ from storage.errors import ServerReplaced
 from storage.partitions import partition_of
 
 _KEY = re.compile(
-    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|project:|referrer:|digest:).*)", re.DOTALL
+    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|responses$|project:|referrer:|digest:).*)",
+    re.DOTALL,
 )
 _DIGEST = re.compile(r":owner:\{.+?\}:digest:.*", re.DOTALL)
 

@@ -168,10 +168,11 @@ class Recognition:
         if turn.act is RecordAct.NEW and (reserve := self._keyspace.reserve(turn.owner, turn.conversation_id)):
             await self._scripts.run(reserve)
         # the listing first, as for any conversation that is made
-        calls = [
-            self._keyspace.touch(turn.owner, turn.conversation_id, None, None),
-            Call("record_turn", record_keys, arguments, turn.conversation_id),
-        ]
+        touch = self._keyspace.touch(turn.owner, turn.conversation_id, None, None)
+        if turn.stored:
+            keyspace = self._keyspace
+            touch = keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None) or touch
+        calls = [touch, Call("record_turn", record_keys, arguments, turn.conversation_id)]
         _, reply = await self._scripts.run_all(calls)
         if isinstance(reply, StoreError):
             if turn.act is RecordAct.NEW:

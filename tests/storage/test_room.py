@@ -163,6 +163,7 @@ GO_ON = {
     *("drop_digests", "hold_digests", "note_digests"),
     *("import_appends", "import_branches", "return_job"),
     *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
+    *("mark_stop", "mark_watched"),
     *("sweep_index", "sweep_segment", "sweep_survey"),
 }
 

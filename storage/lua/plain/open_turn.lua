@@ -33,7 +33,9 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       chain, pending, name, line = found[1], found[2] or '', '', -1
     end
   end
-  local holder = lock_key and call('GET', lock_key)
+  -- whether anybody watches costs nothing more
+  local marks = lock_key and call('MGET', lock_key, BASE .. 'watched') or {}
+  local holder = marks[1]
   if holder and holder ~= token then
     return { 'locked', call('PTTL', lock_key) }
   end
@@ -60,6 +62,6 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
-      lock, '', '', head[3] or '', is_rest and 1 or 0 }
+      lock, '', '', head[3] or '', is_rest and 1 or 0, marks[2] and 1 or 0 }
   end
 end

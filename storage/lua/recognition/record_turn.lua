@@ -111,7 +111,11 @@ elseif replaced then
     local id = item_id(redis.call('LINDEX', key, at)) or ''
     local places, mark = places_of(index_key, id)
     if places then
-      redis.call('HDEL', index_key, id, 'call:' .. string.sub(mark, 2))
+      redis.call('HDEL', index_key, id)
+      local call = 'call:' .. string.sub(mark, 2)
+      if string.find(mark, '^[+~]') and redis.call('HGET', index_key, call) == id then
+        redis.call('HDEL', index_key, call)
+      end
       redis.call('LSET', key, at, '')
       redis.call('ZADD', BASE .. 'tombstones', position(line, at), line .. ':' .. at)
     end

@@ -247,12 +247,16 @@ async def test_turns_that_were_dropped_are_filled_in(start_proxy: StartProxy):
 async def test_a_turn_whose_place_is_not_known_in_time_is_filled_in(proxy: Proxy):
     await say(proxy, user("one"), answer="first")
     proxy.app[RECORDER].memory = type(proxy.app[RECORDER].memory)()
-    await proxy.redis.execute_command("CLIENT", "PAUSE", 300, "ALL")
+    await proxy.redis.execute_command("CLIENT", "PAUSE", 200, "ALL")
     await say(proxy, user("one"), said("first"), user("two"), answer="second")
+    assert await texts_of(proxy, await only_conversation(proxy)) == ["one", "first"]
+    # the store can keep up again, as this turn finds out, and the next one waits for it again
     history = [user("one"), said("first"), user("two"), said("second"), user("three")]
-    await asyncio.sleep(0.3)
     await say(proxy, *history, answer="third")
-    assert await texts_of(proxy, await only_conversation(proxy)) == ["one", "first", "two", "second", "three", "third"]
+    history += [said("third"), user("four")]
+    await say(proxy, *history, answer="fourth")
+    expected = [message["content"] for message in [*history, said("fourth")]]
+    assert await texts_of(proxy, await only_conversation(proxy)) == expected
 
 
 # Other habits
@@ -288,3 +292,13 @@ async def test_references_stand_for_what_they_name(proxy: Proxy):
     reference = {"type": "item_reference", "id": first["output"][0]["id"]}
     await say(proxy, user("one"), reference, user("two"), answer="second")
     assert await texts_of(proxy, await only_conversation(proxy)) == ["one", "first", "two", "second"]
+
+
+async def test_an_item_with_a_known_id_and_other_words_is_the_app_s_own_edit(proxy: Proxy):
+    first = await say(proxy, user("one"), answer="first")
+    edited = {**first["output"][0], "content": [{"type": "output_text", "text": "first, mended"}]}
+    await say(proxy, user("one"), edited, user("two"), answer="second")
+    assert proxy.upstream.requests[-1].json["input"][1]["content"][0]["text"] == "first, mended"
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert [len(line.items) for line in recorded.lines.values()] == [2, 4]
+    assert await texts_of(proxy, recorded.id) == ["one", "first, mended", "two", "second"]

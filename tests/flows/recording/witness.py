@@ -46,19 +46,23 @@ async def all_recorded(proxy: Proxy) -> dict[str, Recorded]:
     await settled(proxy)
     await proxy.app[CHAT_RECORDER].settle(5)
     await proxy.app[RECORDER].notes.settle(5)
+    redis: Any = proxy.redis
+
+    async def texts(key: str) -> dict[str, str]:
+        return {text(name): text(value) for name, value in (await redis.hgetall(key)).items()}
+
     found = {}
-    for key in await proxy.redis.keys("*:conversation"):
-        facts = {text(name): text(value) for name, value in (await proxy.redis.hgetall(key)).items()}
+    for key in await redis.keys("*:conversation"):
+        facts = await texts(text(key))
         if "deleted_at" in facts:
             continue
         base = text(key).removesuffix("conversation")
-        owner = text(await proxy.redis.hget(base + "partition", "owner"))
         metadata = {name[2:]: value for name, value in facts.items() if name.startswith("m:")}
+        owner = (await texts(base + "partition"))["owner"]
         one = found[facts["id"]] = Recorded(facts["id"], owner, metadata)
-        for name, line in await proxy.redis.zrange(base + "branches", 0, -1, withscores=True):
-            items = await proxy.redis.lrange(f"{base}segment:{int(line)}", 0, -1)
-            branch = {text(k): text(v) for k, v in (await proxy.redis.hgetall(f"{base}branch:{int(line)}")).items()}
-            one.lines[int(line)] = Line(text(name), items, branch)
+        for name, line in await redis.zrange(base + "branches", 0, -1, withscores=True):
+            items = await redis.lrange(f"{base}segment:{int(line)}", 0, -1)
+            one.lines[int(line)] = Line(text(name), items, await texts(f"{base}branch:{int(line)}"))
     return found
 
 
@@ -74,11 +78,11 @@ class Change:
 
 def difference(before: dict[str, Recorded], after: dict[str, Recorded]) -> Change:
     """Return what has come between two looks, which is one turn at most."""
-    changed = {one: recorded for one, recorded in after.items() if one not in before}
-    for one, recorded in changed.items():
-        (line,) = recorded.lines
-        action = "separate" if "parent_conversation_id" in recorded.metadata else "new"
-        return Change(action, one, line, len(recorded.lines[line].items))
+    for one, recorded in after.items():
+        if one not in before:
+            (first,) = recorded.lines
+            action = "separate" if "parent_conversation_id" in recorded.metadata else "new"
+            return Change(action, one, first, len(recorded.lines[first].items))
     for one, recorded in after.items():
         old = before[one]
         for number, line in recorded.lines.items():
@@ -119,13 +123,13 @@ def answer_events(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def completion(message: dict[str, Any]) -> dict[str, Any]:
     """Return a completion of a model server that says this."""
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
     return {"id": "chatcmpl-1", "object": "chat.completion", "created": 7, "model": "m-1", "choices": [choice]}
 
 
 def chunks(message: dict[str, Any], *, cut: bool = False) -> list[bytes]:
     """Return the same as the frames of a stream, its texts and arguments in two pieces. cut: without its end."""
-    made = [{"index": 0, "delta": delta, "finish_reason": None} for delta in _deltas(message)]
+    made: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in _deltas(message)]
     made += [] if cut else [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
     frames = [b"data: " + orjson.dumps({**head, "choices": [choice]}) + b"\n\n" for choice in made]
