@@ -38,7 +38,7 @@ from storage.errors import (
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
 from storage.history import HistoryItems
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
-from storage.jobs import Busy, Job, JobEntry, Submission
+from storage.jobs import Busy, Job, JobEntry, Submission, WaitingJobs
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
@@ -52,9 +52,9 @@ from storage.recognition.recognition import (
     Recognition,
     RecordAct,
     Recorded,
+    RecordedTurn,
     RecordResult,
     Spot,
-    TurnRecord,
 )
 from storage.records import (
     ArchivedAppend,
@@ -207,6 +207,7 @@ __all__ = [
     "RecordAct",
     "RecordResult",
     "Recorded",
+    "RecordedTurn",
     "Renewal",
     "Report",
     "ResponseNotFound",
@@ -224,11 +225,11 @@ __all__ = [
     "Swept",
     "TooManyMetadata",
     "TurnCommit",
-    "TurnRecord",
     "TurnSlot",
     "TurnSource",
     "Unavailable",
     "UnsupportedLayout",
+    "WaitingJobs",
     "WatchedBranch",
     "Window",
     "WindowRequest",

@@ -65,7 +65,7 @@ async def submit(
 
 
 async def _placed(recording: TurnRecording, opening: Opening) -> Opening:
-    recording.begin(opening.request, opening.opened.known)
+    recording.begin(opening.request, opening.opened)
     try:
         await recording.found(asked=False)
         partition = recording.settle(opening.lease.partition, is_fresh=opening.is_fresh)

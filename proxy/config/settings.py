@@ -10,41 +10,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from proxy.config.section import (
+    Count,
+    HostName,
+    KeyHash,
+    ModelName,
+    Name,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Section,
+    SourceName,
+)
 from proxy.config.sources import KEY_SOURCES, USER_SOURCES
-
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-NotEmpty = Annotated[str, msgspec.Meta(min_length=1, description="text, not empty")]
-Name = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 letters, digits, dots, underscores or hyphens"
-    ),
-]
-ModelName = Annotated[
-    str,
-    msgspec.Meta(pattern=r"^(\*|[^*\s]+\*?)\Z", description="a model's name, or the beginning of it with a * behind"),
-]
-HostName = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)\Z",
-        description="names of hosts without port, *.example for all below one, or *",
-    ),
-]
-SourceName = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^(body(\.[A-Za-z0-9_-]+){1,3}|[a-z0-9_*-]+)\Z",
-        description="a header in lower case, or body. and names of fields",
-    ),
-]
-KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every part of the tree: immutable, and a key that is not known is an error that names it."""
 
 
 class Secret(str):
@@ -176,7 +154,7 @@ class AuthConfig(Section, frozen=True):
     #: `passthrough`: the caller's own upstream key; `jwt`; `api_keys`; `none`: everybody is one owner.
     mode: Literal["passthrough", "jwt", "api_keys", "none"] = "passthrough"
     #: Owner name → SHA-256 (hex) of the key, for `api_keys`.
-    api_keys: dict[Name, KeyHash] = {}
+    api_keys: dict[Name, KeyHash] = {}  # noqa: RUF012 (msgspec makes a new one each time)
     #: Token verification, for `jwt`.
     jwt: JwtConfig = JwtConfig()
     #: Allow `mode = "none"` on an address that is not loopback.
@@ -292,7 +270,7 @@ class ModelsConfig(Section, frozen=True):
     """What is known of models, by their name; `gpt-4*` means all whose name begins so, `*` all others."""
 
     #: Name → tokens of its context window: question and answer together. `truncation: "auto"` cuts the history to it.
-    windows: dict[ModelName, Count] = {}
+    windows: dict[ModelName, Count] = {}  # noqa: RUF012 (msgspec makes a new one each time)
 
 
 class IdempotencyConfig(Section, frozen=True):
@@ -356,11 +334,40 @@ class ErrorsConfig(Section, frozen=True):
     format: Literal["openai", "flat"] = "openai"
 
 
+class UiConfig(Section, frozen=True):
+    """The page at /ui: conversations and their branches, for people with a browser."""
+
+    #: Whether there is one; `auto`: where `server.host` is reached from this machine only.
+    enabled: bool | Literal["auto"] = "auto"
+    #: Where browsers reach this server, if not under its own address: `https://llm.example`. With https the page's
+    #: cookie is sent over https only. Its host is answered as those of `server.allowed_hosts` are.
+    url: str = ""
+
+
 class LogConfig(Section, frozen=True):
     """Logging to standard error: ids, sizes and timings, never a secret or a prompt."""
 
     #: Least level that is written.
     level: Literal["debug", "info", "warning", "error"] = "info"
+    #: `text`, or `json`: one object a line.
+    format: Literal["text", "json"] = "text"
+
+
+class MetricsConfig(Section, frozen=True):
+    """Metrics for Prometheus, at `GET /metrics` on an address of their own: whoever reaches it may read them."""
+
+    #: Address to listen on.
+    host: NotEmpty = "127.0.0.1"
+    #: Port to listen on; 0: metrics are not offered.
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+
+
+class TracesConfig(Section, frozen=True):
+    """Traces, sent where `OTEL_EXPORTER_OTLP_ENDPOINT` and its kin say, as OpenTelemetry reads them; else none."""
+
+    #: What a caller's `traceparent` is: the `parent` of the request's span, or only a `link` of a trace of our own, for
+    #: callers that must not decide what is sampled here.
+    remote_parent: Literal["parent", "link"] = "parent"
 
 
 class Config(Section, frozen=True):
@@ -384,4 +391,7 @@ class Config(Section, frozen=True):
     idempotency: IdempotencyConfig = IdempotencyConfig()
     sealing: SealingConfig = SealingConfig()
     errors: ErrorsConfig = ErrorsConfig()
+    ui: UiConfig = UiConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    traces: TracesConfig = TracesConfig()

@@ -16,7 +16,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from storage import DigestNote, Members, Spot
 
@@ -37,8 +37,7 @@ _MEMBER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(NamedTuple):
     """What a digest leads to.
 
     partition: of the conversation. spot: the item. question: of a turn, segment and offset of the last item of what was

@@ -89,6 +89,7 @@ class ChatRecorder:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._limits = recorder.config
+        self._missed = recorder.services.telemetry.metrics.recordings_missed_total
         self._waiting: deque[ChatTap] = deque()
         self._waiting_bytes = 0
         self._has_some = asyncio.Event()
@@ -135,6 +136,7 @@ class ChatRecorder:
 
     def _drop(self, reason: str) -> None:
         self.dropped += 1
+        self._missed.add("chat")
         if self.dropped == 1:
             logger.warning("a chat completion is not recorded, the next request will fill it in: %s", reason)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.recognition.decision import LONG_ENOUGH
@@ -38,7 +38,7 @@ class Leads:
         now, session = time.time_ns() // 1_000_000, self.asking.session
         if not ended.full:
             return
-        hint = replace(self.hint, strict=short(ended.strict), calls=calls)
+        hint = self.hint._replace(strict=short(ended.strict), calls=calls)
         yield from self._of_end(hint, ended, now)
         question = hint.as_question(short(self.look.question))
         if self.look.samples:
@@ -58,7 +58,7 @@ class Leads:
         score = continued(time.time_ns() // 1_000_000)
         for sample in self.look.samples[-MOST_SAMPLES:]:
             if sample.end > self.plan.covered and (spot := self.ends.get(sample.end - 1)) is not None:
-                hint = replace(self.hint, spot=spot, question=(-1, -1), strict=short(sample.strict), is_delivered=True)
+                hint = self.hint._replace(spot=spot, question=(-1, -1), strict=short(sample.strict), is_delivered=True)
                 yield from self._of_end(hint, sample, score)
 
     def _of_end(self, hint: Hint, end: Sample | TurnDigests, score: int) -> Iterator[DigestNote]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Seconds that notes wait for others to be written with; another replica may get the next request at once.
-NOTE_SECONDS = 0.025
+NOTE_SECONDS = 0.035
 #: Turns whose notes are written in one round trip, and that may wait.
 NOTES_AT_ONCE, MAX_NOTES = 256, 10_000
 
 
 class NoteQueue:
-    """Notes of this process's turns that wait to be written. dropped: those of how many turns were lost."""
+    """Notes of this process's turns that wait to be written. dropped: those of how many turns were lost.
 
-    def __init__(self, recognition: Recognition) -> None:
+    on_drop: is told of each.
+    """
+
+    def __init__(self, recognition: Recognition, on_drop: Callable[[], object]) -> None:
+        self._on_drop = on_drop
         self._recognition = recognition
         self._waiting: deque[DigestNotes] = deque()
         self._has_some = asyncio.Event()
@@ -42,6 +47,7 @@ class NoteQueue:
         if len(self._waiting) >= MAX_NOTES:
             self._waiting.popleft()
             self.dropped += 1
+            self._on_drop()
             if self.dropped == 1:
                 logger.warning("the store is behind: some turns will be recognised only by what came before them")
         self._waiting.append(notes)

@@ -33,12 +33,13 @@ from storage import (
     Origin,
     QuotaExceeded,
     RecordAct,
+    RecordedTurn,
     RecordResult,
     Spot,
     StoreError,
-    TurnRecord,
     Unavailable,
     new_partition,
+    partition_of,
 )
 
 if TYPE_CHECKING:
@@ -79,9 +80,10 @@ class RecordedAnswer:
 
 @dataclass(slots=True)
 class FinishedTurn:
-    """What a turn ended with. brings: its input. others: further answers to it, each of which gets a branch.
+    """What a turn ended with. brings: its input, of so many elements (count).
 
-    job_token: of a response that was accepted before. is_delivered: the client got all of it.
+    others: further answers to it, each of which gets a branch. job_token: of a response that was accepted before.
+    is_delivered: the client got all of it.
     """
 
     answer: RecordedAnswer
@@ -90,6 +92,7 @@ class FinishedTurn:
     stored: bool = True
     job_token: str = ""
     is_delivered: bool = True
+    count: int = 0
     others: Sequence[RecordedAnswer] = ()
 
 
@@ -156,6 +159,19 @@ class RequestRecording:
             self._decide(plan)
         else:
             self._task = asyncio.create_task(self._ask(self._search))
+
+    def follow(self, conversation_id: str, chain: bytes) -> None:
+        """Take it that a request goes on from the end of a chain, if that is in a recorded conversation.
+
+        conversation_id: of the one that lives where the chain does, '' for none.
+        """
+        partition = partition_of(conversation_id)
+        if not chain or conversation_id != self._recorder.conversation_id(partition):
+            return
+        segment, _, stop = chain.rpartition(b",")[2].split(b":")
+        self._decide(
+            Plan(Action.CONTINUE, (), partition, int(segment), f"{int(segment)}:{int(segment)}:{int(stop) - 1}")
+        )
 
     def _see(self, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
         try:
@@ -236,14 +252,15 @@ class RequestRecording:
         Raises Conflict, Unavailable, as a commit does.
         """
         plan, search = self._plan, self._search
-        if plan is None or search is None or not self._partition:
+        if plan is None or not self._partition:
             return False
-        groups = turn.brings(plan.new)
+        groups = turn.brings(plan.new) if search is not None else turn.brings(range(turn.count))
         try:
             recorded = await self._recognition.record(self._record(turn, plan, groups))
             if recorded.result is RecordResult.MOVED:
                 plan = await self._plan_anew(search, plan)
-                groups = turn.brings(plan.new)
+                if search is not None:
+                    groups = turn.brings(plan.new)
                 recorded = await self._recognition.record(self._record(turn, plan, groups))
         except QuotaExceeded:
             self._recorder.note_unplaced("its owner may not have more conversations")
@@ -253,6 +270,8 @@ class RequestRecording:
             self._recorder.note_unplaced("its conversation is gone")
             return False
         self._branch = recorded.branch
+        if search is None:
+            return True
         placed = _place(plan, groups, recorded.spots)
         notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
         for number, other in enumerate(turn.others, start=1):
@@ -271,8 +290,10 @@ class RequestRecording:
             if self._recorder.taken[taken] <= 0:
                 del self._recorder.taken[taken]
 
-    async def _plan_anew(self, search: Search, plan: Plan) -> Plan:
+    async def _plan_anew(self, search: Search | None, plan: Plan) -> Plan:
         """Return where the turn belongs in its conversation, now that the line has gone on."""
+        if search is None:
+            return replace(plan, action=Action.FORK)
         asking = replace(search.asking, home=self._partition)
         anew = Search(asking, search.look, self._recorder.memory, self._recognition, ())
         try:
@@ -283,10 +304,10 @@ class RequestRecording:
             plan = found
         return replace(plan, action=Action.FORK) if plan.action is Action.CONTINUE else plan
 
-    def _record(self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]) -> TurnRecord:
+    def _record(self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]) -> RecordedTurn:
         act, answer = _ACTS.get(plan.action, RecordAct.GROW), turn.answer
         is_side = plan.action is Action.SIDE_BRANCH
-        return TurnRecord(
+        return RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
             act=act,
@@ -308,7 +329,7 @@ class RequestRecording:
         self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: RecordedAnswer, number: int
     ) -> list[DigestNote]:
         """Put one more answer to the same question on a branch; return what leads to it."""
-        record = TurnRecord(
+        record = RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
             act=RecordAct.SIDE,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
     from proxy.recognition.keys import RequestMarks
     from proxy.recording.recorder import Recorder
-    from storage import KnownItem
+    from storage import KnownItem, OpenedTurn
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,12 @@ class TurnRecording(RequestRecording):
 
     _waiting: tuple[TurnRequest, Mapping[str, KnownItem]] | None = None
 
-    def begin(self, request: TurnRequest, known: Mapping[str, KnownItem]) -> None:
-        """Find out where the turn belongs, once whoever begins it waits for something else. known: stored items."""
-        self._waiting = request, known
+    def begin(self, request: TurnRequest, opened: OpenedTurn) -> None:
+        """Find out where the turn belongs, once whoever begins it waits for something else. opened: what it found."""
+        if request.source.subject:
+            self.follow(opened.beside, opened.chain)
+            return
+        self._waiting = request, opened.known
         asyncio.get_running_loop().call_soon(self._start)
 
     async def found(self, *, asked: bool) -> None:
@@ -70,13 +73,15 @@ def _elements(request: TurnRequest, known: Mapping[str, KnownItem]) -> list[Any]
 def recording_of(
     recorder: Recorder, owner: str, headers: Mapping[str, str], request: TurnRequest
 ) -> TurnRecording | None:
-    """Return what records a turn; None where it goes on from an id, or is not to be recorded."""
+    """Return what records a turn; None where it is in a conversation, or is not to be recorded."""
     marks = marks_of(recorder, headers, request)
     return TurnRecording(recorder, owner, marks) if marks is not None else None
 
 
 def marks_of(recorder: Recorder, headers: Mapping[str, str], request: TurnRequest) -> RequestMarks | None:
-    """Return what a turn's request says of itself; None where it goes on from an id, or is not to be recorded."""
-    if request.source.subject or not recorder.is_on or not (request.stored or recorder.config.store_false):
+    """Return what a turn's request says of itself; None where it is in a conversation, or is not to be recorded."""
+    if request.source.conversation_id or not recorder.is_on or not (request.stored or recorder.config.store_false):
+        return None
+    if request.source.subject and not request.stored:
         return None
     return recorder.marks(headers, request.body)

@@ -60,7 +60,7 @@ BEFORE_ALL = Spot()
 
 
 @dataclass(slots=True)
-class TurnRecord:
+class RecordedTurn:
     """A finished turn of an app that keeps no ids.
 
     spot: behind which item. name: of a branch beside, or what was MAIN is called. body: the Response object without its
@@ -137,7 +137,7 @@ class Recognition:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
 
-    async def record(self, turn: TurnRecord) -> Recorded:
+    async def record(self, turn: RecordedTurn) -> Recorded:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
 
         Raises Conflict (nothing was written),
@@ -180,7 +180,7 @@ class Recognition:
             raise reply
         return await self._read_record(turn, reply)
 
-    async def _read_record(self, turn: TurnRecord, reply: list[bytes]) -> Recorded:
+    async def _read_record(self, turn: RecordedTurn, reply: list[bytes]) -> Recorded:
         first: bytes | int = reply[0]
         if isinstance(first, int):
             _, done, line, branch, places = reply
@@ -197,7 +197,7 @@ class Recognition:
         spots = _spots(int(line), places, len(turn.inputs) + len(turn.outputs))
         return Recorded(result, int(line), branch.decode(), spots)
 
-    async def _unlist(self, turn: TurnRecord) -> None:
+    async def _unlist(self, turn: RecordedTurn) -> None:
         await self._scripts.run(self._keyspace.drop(turn.owner, turn.conversation_id, None, None))
 
     async def find(self, owner: str, queries: Sequence[DigestQuery]) -> list[Members]:

@@ -35,10 +35,10 @@ from storage import (
     OpenedTurn,
     PageRequest,
     RecordAct,
+    RecordedTurn,
     Spot,
     Store,
     Submission,
-    TurnRecord,
     TurnSlot,
     TurnSource,
     WatchedBranch,
@@ -144,7 +144,7 @@ async def use_recognition(store: Store) -> None:
     for act in (RecordAct.NEW, RecordAct.GROW, RecordAct.SIDE, RecordAct.TIP, RecordAct.GROW):
         response_id = ids.new_response_id(partition, stored=True)
         entries = [minted(partition, "question")], [minted(partition, "answer")]
-        turn = TurnRecord(OWNER, conversation_id, act, response_id, b"{}", *entries, spot=spot, name="other")
+        turn = RecordedTurn(OWNER, conversation_id, act, response_id, b"{}", *entries, spot=spot, name="other")
         done = await store.recognition.record(turn)
         spot = done.spots[0] if act is RecordAct.GROW else done.spots[-1]
         notes = [DigestNote(digest, f"{partition}:{spot.offset} x", 1) for digest in ("one", "two")]
@@ -279,6 +279,7 @@ async def use_jobs(store: Store) -> None:
     await store.jobs.cancel(OWNER, failing.entry.response_id)
     assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]
     await store.jobs.join()
+    assert (await store.jobs.survey()).jobs == 0
     await store.jobs.finish(failing.entry)
 
 

@@ -18,23 +18,23 @@ from storage import (
     QuotaExceeded,
     RecordAct,
     Recorded,
+    RecordedTurn,
     RecordResult,
     Spot,
     Store,
-    TurnRecord,
     new_partition,
     partition_of,
 )
 from tests.storage.builders import EVERYTHING, OWNER, STRANGER, connect, minted, open_turn, read_all, texts
 
 
-def turn(conversation_id: str, act: RecordAct, *items: str, answer: str = "answer", **fields: Any) -> TurnRecord:
+def turn(conversation_id: str, act: RecordAct, *items: str, answer: str = "answer", **fields: Any) -> RecordedTurn:
     """Return a turn that brings items of these texts and gets one answer."""
     partition = partition_of(conversation_id)
     inputs: list[Entry] = [minted(partition, text) for text in items]
     response_id = ids.new_response_id(partition, stored=True)
     outputs = [minted(partition, answer)]
-    return TurnRecord(OWNER, conversation_id, act, response_id, b"{}", inputs, outputs, **{"name": "old", **fields})
+    return RecordedTurn(OWNER, conversation_id, act, response_id, b"{}", inputs, outputs, **{"name": "old", **fields})
 
 
 async def begin(store: Store, *items: str) -> tuple[str, Recorded]:

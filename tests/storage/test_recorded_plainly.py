@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.protocol import ids
-from storage import Entry, Locked, RecordAct, Spot, Store, TurnRecord, new_partition, partition_of
+from storage import Entry, Locked, RecordAct, RecordedTurn, Spot, Store, new_partition, partition_of
 from tests.storage.builders import OWNER, RETENTION_SECONDS, add, minted, open_turn, take_turn
 from tests.storage.twins import Twins
 
@@ -36,7 +36,7 @@ async def play(store: Store, dice: Random) -> None:
     for number in range(12):
         act = RecordAct.NEW if not number else dice.choice([RecordAct.TIP] * 6 + [*RecordAct])
         spot = Spot() if not spots or dice.random() < 0.05 else spots[-1] if dice.random() < 0.8 else dice.choice(spots)
-        record = TurnRecord(
+        record = RecordedTurn(
             OWNER,
             conversation_id,
             act,

@@ -110,7 +110,7 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
       call('ZADD', branches_key, 0, 'MAIN')
       call('HSET', conversation_key, unpack(made))
     else
-      call('HSET', branch_key, 'pending', pending, 'updated_at', milliseconds)
+      call('HSET', branch_key, 'pending', pending, 'updated_at', milliseconds, 'taken_by', response_id)
       call('HINCRBY', branch_key, 'fence', 1)
       call('HSET', conversation_key, 'updated_at', milliseconds)
     end

@@ -149,6 +149,7 @@ append_to_branch(fresh, line, index_key, response_id, model)
 if appends then
   -- whoever has lost the line's lock finds that it has moved on
   redis.call('HINCRBY', branch_key(line), 'fence', 1)
+  redis.call('HSET', branch_key(line), 'taken_by', response_id)
 end
 redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 

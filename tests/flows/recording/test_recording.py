@@ -13,6 +13,7 @@ from proxy.recording.recorder import RECORDER
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.recording.witness import all_recorded, answer_events, completion
 from tests.flows.talk import items_of, model_answer, post, respond, stored_keys
+from tests.flows.telemetry.counted import number
 from tests.upstream import Reply
 
 CHAT = "/v1/chat/completions"
@@ -51,13 +52,13 @@ async def only_conversation(proxy: Proxy) -> str:
 
 async def test_a_resent_history_is_one_conversation_and_each_item_is_stored_once(proxy: Proxy):
     history: list[dict[str, Any]] = []
-    for number in range(6):
-        history.append(user(f"question {number}"))
-        await say(proxy, *history, answer=f"answer {number}")
-        history.append(said(f"answer {number}"))
+    for turn in range(6):
+        history.append(user(f"question {turn}"))
+        await say(proxy, *history, answer=f"answer {turn}")
+        history.append(said(f"answer {turn}"))
     conversation_id = await only_conversation(proxy)
     assert await texts_of(proxy, conversation_id) == [
-        text for number in range(6) for text in (f"question {number}", f"answer {number}")
+        text for turn in range(6) for text in (f"question {turn}", f"answer {turn}")
     ]
     _, listed = await proxy.call("GET", "/v1/conversations")
     assert [one["id"] for one in listed["data"]] == [conversation_id]
@@ -80,6 +81,33 @@ async def test_a_recorded_turn_can_be_gone_on_from_by_its_ids(proxy: Proxy):
     assert (await texts_of(proxy, conversation_id))[-2:] == ["three", "third"]
     await say(proxy, user("other"), answer="another", previous_response_id=second["id"])
     assert proxy.upstream.requests[-1].json["input"][0]["content"][0]["text"] == "one"
+
+
+async def test_turns_that_go_on_from_a_recorded_response_are_in_its_conversation(proxy: Proxy):
+    first = await say(proxy, user("one"), answer="first")
+    second = await say(proxy, user("two"), answer="second", previous_response_id=first["id"])
+    third = await say(proxy, user("three"), answer="third", previous_response_id=second["id"])
+    assert third.get("conversation") is None
+    conversation_id = await only_conversation(proxy)
+    assert await texts_of(proxy, conversation_id) == ["one", "first", "two", "second", "three", "third"]
+    other = await say(proxy, user("other"), answer="another", previous_response_id=first["id"])
+    assert [item["content"][0]["text"] for item in proxy.upstream.requests[-1].json["input"]] == [
+        "one",
+        "first",
+        "other",
+    ]
+    await say(proxy, user("more"), answer="much more", previous_response_id=other["id"])
+    await say(proxy, user("four"), answer="fourth", previous_response_id=third["id"])
+    assert await texts_of(proxy, conversation_id) == ["one", "first", "other", "another", "more", "much more"]
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert [len(line.items) for line in recorded.lines.values()] == [8, 4]
+
+
+async def test_what_goes_on_from_a_response_in_a_conversation_of_the_app_s_own_stays_outside(proxy: Proxy):
+    _, made = await proxy.call("POST", "/v1/conversations")
+    first = await say(proxy, user("one"), answer="first", conversation=made["id"])
+    await say(proxy, user("two"), answer="second", previous_response_id=first["id"])
+    assert await texts_of(proxy, made["id"]) == ["one", "first"]
 
 
 async def test_a_chat_app_and_a_responses_app_meet_on_one_line(proxy: Proxy):
@@ -126,7 +154,7 @@ async def test_turns_on_a_websocket_are_recorded(proxy: Proxy):
 
 
 async def test_three_hundred_equal_conversations_stay_three_hundred(proxy: Proxy):
-    answers = [f"answer {turn}" for turn in range(3)]
+    answers = [f"answer {turn}" for turn in range(2)]
     history: list[dict[str, Any]] = []
     for turn, answer in enumerate(answers):
         history.append(user(f"question {turn}"))
@@ -137,7 +165,7 @@ async def test_three_hundred_equal_conversations_stay_three_hundred(proxy: Proxy
         history.append(said(answer))
     recorded = await all_recorded(proxy)
     assert len(recorded) == 300
-    assert {tuple(len(line.items) for line in one.lines.values()) for one in recorded.values()} == {(6,)}
+    assert {tuple(len(line.items) for line in one.lines.values()) for one in recorded.values()} == {(4,)}
 
 
 # Nothing is noticed
@@ -228,6 +256,7 @@ async def test_turns_that_were_dropped_are_filled_in(start_proxy: StartProxy):
     history = [user("one")]
     await chat(proxy, *history, answer="first")
     assert proxy.app[CHAT_RECORDER].dropped == 1
+    assert number(proxy.app, "recordings_missed_total", kind="chat") == 1
     history += [said("first"), user("two")]
     await say(proxy, *history, answer="second")
     for turn in range(3):
