@@ -95,7 +95,11 @@ async def main() -> None:
                 for where in ("chain", "conversation"):
                     scripts, trips = [], []
                     for _ in range(rounds):
-                        made = (await store.conversations.create(OWNER, draft(), []))[0] if where == "conversation" else None
+                        made = (
+                            (await store.conversations.create(OWNER, draft(), []))[0]
+                            if where == "conversation"
+                            else None
+                        )
                         await admin.slowlog_reset()
                         trips.append(await commit(store, made, count, total // count))
                         log = await admin.slowlog_get(20)
