@@ -41,6 +41,8 @@ from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, si
 from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
+from proxy.page import live
+from proxy.page.hub import HUB, Hub
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 from proxy.runtime.leases import Leases
@@ -175,6 +177,13 @@ async def provide_followers(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def provide_hub(app: web.Application) -> AsyncIterator[None]:
+    """Look at what somebody watches."""
+    async with Hub(app[STORE]).serving(app[TASKS]) as hub:
+        app[HUB] = hub
+        yield
+
+
 async def provide_connections(app: web.Application) -> AsyncIterator[None]:
     """Look after WebSocket connections."""
     server, limits = app[CONFIG].server, app[CONFIG].websocket
@@ -217,6 +226,7 @@ async def stop_turns(app: web.Application) -> None:
     app[CONNECTIONS].stop()
     await asyncio.gather(app[TURNS].drain(seconds), app[WORKER].drain(seconds))
     app[FOLLOWERS].stop()
+    app[HUB].stop()
     left = seconds - (time.monotonic() - start)
     # Requests of turns that have just ended are still about to return.
     await _finish(app[RUNNING], max(left, CLEANUP_SECONDS))
@@ -282,6 +292,7 @@ ROUTES = [
     *openapi.ROUTES,
     *_OWN,
     *_refusals(_OWN),
+    *live.ROUTES,
     web.route("*", "/v1/{tail:.*}", pass_through),
 ]
 
@@ -293,6 +304,7 @@ CONTEXTS = [
     provide_upstream,
     provide_turns,
     provide_followers,
+    provide_hub,
     provide_worker,
     provide_connections,
 ]

@@ -18,7 +18,7 @@ MAX_LEVELS = 12
 MAX_FILES_OF_PROXY = 8
 MAX_FILES_OF_A_FOLDER = 20
 #: Who speaks HTTP, and may know aiohttp's requests and answers.
-SPEAK_HTTP = re.compile(r"proxy/(app\.py|(api|http|websocket|idempotency|cli|echo)/.*|streams/follower\.py)")
+SPEAK_HTTP = re.compile(r"proxy/(app\.py|(api|http|websocket|idempotency|cli|echo|page)/.*|streams/follower\.py)")
 #: What others may take of `aiohttp.web`: the keys that carry their classes.
 KEYS = {"AppKey", "RequestKey"}
 

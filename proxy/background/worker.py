@@ -35,7 +35,7 @@ from proxy.turns.identity import AcceptedIdentity
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
-from storage import EventLog, Job, JobEntry, StoreError, Unavailable
+from storage import EventLog, Job, JobEntry, StoreError, Unavailable, new_token
 
 if TYPE_CHECKING:
     from proxy.services import Services
@@ -194,7 +194,7 @@ class Worker:
 
     async def _claim(self, entry: JobEntry) -> Job | None:
         for pause in (*CLAIM_PAUSES, 0.0):
-            claimed = await self._jobs.claim(entry, secrets.token_hex(8), self._lease_seconds)
+            claimed = await self._jobs.claim(entry, new_token(entry.response_id), self._lease_seconds)
             if claimed is None:
                 await self._jobs.finish(entry)
                 return None
@@ -239,7 +239,7 @@ class Worker:
         if job.waited_seconds > self._config.max_queue_seconds:
             await self._fail(job, _SERVER_ERROR, "No server has the key that this response was queued with.")
         else:
-            await self._jobs.give_back(job, secrets.token_hex(8), self._lease_seconds)
+            await self._jobs.give_back(job, new_token(response_id), self._lease_seconds)
         return None
 
     async def _run_turn(self, run: Run, job: Job, content: BackgroundJob) -> None:
@@ -286,7 +286,8 @@ class Worker:
 
     async def _give_back(self, run: Run) -> None:
         try:
-            if run.job is not None and await self._jobs.give_back(run.job, secrets.token_hex(8), self._lease_seconds):
+            token = new_token(run.entry.response_id)
+            if run.job is not None and await self._jobs.give_back(run.job, token, self._lease_seconds):
                 logger.info("background response %s is given back", run.entry.response_id)
                 run.abandon()
                 await self._jobs.requeue(run.entry)

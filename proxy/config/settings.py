@@ -233,6 +233,9 @@ class ResponsesConfig(Section, frozen=True):
 
     #: Days that a response is kept after its last use; 0: for ever.
     retention_days: NotNegative = 30.0
+    #: List the latest 1,000 responses of each owner, so that the page finds those outside of conversations, and failed
+    #: ones.
+    list_recent: bool = True
 
 
 class CompactionConfig(Section, frozen=True):

@@ -28,6 +28,7 @@ from proxy.turns.options import TurnOptions
 from storage import (
     BranchExists,
     ForkPoint,
+    HistoryItems,
     ItemNotFound,
     Lease,
     Locked,
@@ -96,16 +97,19 @@ async def open_turn(
     """
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
-    lease = Lease(identity.partition or _partition_for(request), "", identity.token)
+    partition = identity.partition or _partition_for(request)
+    response_id = identity.response_id(partition, stored=request.stored)
+    lease = Lease(partition, "", identity.token(response_id))
     opened = _NOTHING
     append_unstored = services.config.conversations.append_unstored
-    if identity.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
+    if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
         # before the model is asked, and without a round trip: what the store was found to be a moment ago
         services.store.condition.require()
     if request.source.subject or request.item_ids:
         opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
-    partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
-    lease = Lease(partition, opened.lock, identity.token)
+    if not identity.partition and (home := _home(request, opened, partition)) != partition:
+        partition, response_id = home, identity.response_id(home, stored=request.stored)
+    lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
     if opened.model and not request.model:
@@ -125,7 +129,6 @@ async def open_turn(
         raise
     if notes := {entry.id: entry.note for entry in turn_input.entries if entry.note}:
         opened = replace(opened, notes={**opened.notes, **notes})
-    response_id = identity.response_id(partition, stored=request.stored)
     created_at = identity.created_at or int(time.time())
     return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)
 
@@ -134,7 +137,8 @@ def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
     """Refuse a turn on more history than one may have: all of it is held in memory, and sent."""
     if len(opened.items) > limits.max_history_items:
         raise history_too_long(f"{limits.max_history_items} items")
-    if sum(map(len, opened.items)) > limits.max_history_bytes:
+    size = opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
+    if size > limits.max_history_bytes:
         raise history_too_long(f"{limits.max_history_bytes} bytes")
 
 

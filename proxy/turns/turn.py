@@ -23,6 +23,7 @@ from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.relay import Outcome, Ownership, Relay
+from proxy.streams.event_log import watched_log
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
@@ -127,6 +128,7 @@ class Turn:
         self._came_whole = False
         self._leaving = False
         self._stopping = False
+        self._stopped = False
         self._abandoned = False
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
@@ -161,6 +163,11 @@ class Turn:
         if self._ends_on_leave or stopping:
             self._stopping = self._stopping or stopping
             self._break_off()
+
+    def stop(self) -> None:
+        """End the turn with what it has, because its owner wants that; whoever waits for the answer is told so."""
+        self._stopped = True
+        self._break_off()
 
     def watch(self, now: float) -> None:
         """End the turn with what it has if it has taken too long. now: monotonic seconds."""
@@ -225,6 +232,7 @@ class Turn:
         self._relay = Relay(_ownership(opening))
         self._commit = Commit(services, self._call, opening, self._relay)
         try:
+            self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
             for observer in self._observers:
@@ -232,6 +240,16 @@ class Turn:
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
+
+    def _let_watch(self, opening: Opening) -> None:
+        """Let others end the turn, and follow it if somebody watches already."""
+        if not opening.lease.lock:
+            return
+        watched = opening.opened.watched
+        self._services.leases.on_stop(opening.lease, self.stop, watched=watched)
+        if watched and (log := watched_log(self._services, self.owner, opening.request)) is not None:
+            self._output.add(log)
+            self._observers = (*self._observers, log)
 
     # --- generate -------------------------------------------------------------------------------------------------
 
@@ -301,6 +319,8 @@ class Turn:
         """
         if self._abandoned:
             return None
+        if self._stopped:
+            return self._relay.interrupt()
         waits = self._stopping and (self._options.resumable or not self.delivery.gone)
         if waits and not self._request.stream:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
@@ -323,7 +343,9 @@ class Turn:
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
-        outcome = self._outcome = await self._commit.write(outcome, self._tell_storing, leaving=self._leaving)
+        outcome = self._outcome = await self._commit.write(
+            outcome, self._tell_storing, leaving=self._leaving and not self._stopped
+        )
         beside = await self._commit.describe()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}

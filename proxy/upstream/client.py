@@ -23,7 +23,7 @@ from proxy.upstream.headers import turn_headers
 from proxy.upstream.pool import IDLE_SECONDS, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 
     from proxy.config.settings import UpstreamConfig
     from proxy.upstream.body import Readable
@@ -72,9 +72,9 @@ class Upstream:
         await self._pool.close()
 
     async def create_response(
-        self, body: bytes, headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
+        self, body: Sequence[bytes], headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
     ) -> UpstreamAnswer:
-        """`POST {url}{path}` with the JSON `body`; return the answer, its body unread, if it is a 2xx.
+        """`POST {url}{path}` with the JSON `body`, in pieces; return the answer, its body unread, if it is a 2xx.
 
         Whoever gets it releases it: then its connection goes back, or is closed where it was not read to its end, so
         that the upstream notices. headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`,

@@ -23,7 +23,7 @@ from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
@@ -109,8 +109,8 @@ class ModelCall:
         while True:
             self._asked, omitted = await compose(reader)
             try:
-                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
-                answer = await self._post(await beside(items, self._asked.body), path, omitted)
+                body = await beside(self._asked.unseen, self._asked.body)
+                answer = await self._post(body, path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
@@ -181,7 +181,7 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    async def _post(self, body: bytes, path: str, omitted: int) -> ModelAnswer:
+    async def _post(self, body: Sequence[bytes], path: str, omitted: int) -> ModelAnswer:
         headers = request_headers(self._inbound.headers, self.caller.credentials)
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)

@@ -29,7 +29,7 @@ from storage.errors import ServerReplaced
 from storage.partitions import partition_of
 
 _KEY = re.compile(
-    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|project:|referrer:).*)", re.DOTALL
+    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|responses$|project:|referrer:).*)", re.DOTALL
 )
 
 

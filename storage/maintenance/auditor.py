@@ -103,7 +103,7 @@ class Auditor:
         """Count the entries that don't belong where they are: they are put right by whoever reads the listing."""
         listing = re.compile(
             re.escape(self._keyspace.prefix)
-            + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:|idempotency:).*)",
+            + r":owner:\{(.+?)\}:((?:conversations|responses|project:|referrer:|idempotency:).*)",
             re.DOTALL,
         )
         async for key in self._reader.keys("owner:*"):
@@ -112,14 +112,21 @@ class Auditor:
                 report.complaints += [] if owner else [f"{key} is no key of the store"]
             elif owner not in ("", match[1]):
                 continue
-            elif match[2].startswith("idempotency:"):
+            elif match[2].startswith("idempotency:") or match[2] == "responses":
                 if await self._reader.lasts(key):
                     report.complaints.append(f"{key} never expires")
+                if match[2] == "responses":
+                    await self._count_gone(key, report)
             else:
                 if await self._reader.expires(key):
                     report.complaints.append(f"{key} expires")
                 async for batch in self._reader.members(key):
                     report.garbage["listing entries"] += await self._count_wrong(match[1], key, batch)
+
+    async def _count_gone(self, listing: str, report: Report) -> None:
+        """Count the responses that have expired: they leave the list when it is read."""
+        async for batch in self._reader.members(listing):
+            report.garbage["response entries"] += len(batch) - await self._reader.count_responses(batch)
 
     async def _count_wrong(self, owner: str, listing: str, conversation_ids: list[str]) -> int:
         facts = await self._reader.facts([self._keyspace.keys(one) for one in conversation_ids])

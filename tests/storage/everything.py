@@ -35,6 +35,8 @@ from storage import (
     Submission,
     TurnSlot,
     TurnSource,
+    WatchedBranch,
+    WindowRequest,
     new_partition,
     partition_of,
 )
@@ -66,6 +68,7 @@ async def use_everything(store: Store) -> None:
     first = (await ids_in(store, conversation))[0]
     response = await take_turn(store, conversation=conversation)
     await use_branches(store, conversation, response)
+    await use_views(store, conversation)
     beside = await take_turn(store, previous=response)
     await add(store, conversation, reference(id_of((await store.responses.read(OWNER, beside)).output[0])))
     failed = await take_turn(store, previous=response, mode=CommitMode.RECORD, status="failed")
@@ -83,6 +86,7 @@ async def use_everything(store: Store) -> None:
     await store.responses.delete(OWNER, failed)
     await store.conversations.delete(OWNER, conversation.id)
     alone = await take_turn(store)
+    await store.responses.recent(OWNER, PageRequest())
     await use_events(store, beside, alone)
     await store.responses.delete(OWNER, alone)
     await store.conversations.delete_all(OWNER)
@@ -90,6 +94,26 @@ async def use_everything(store: Store) -> None:
     await use_keys(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
+
+
+async def use_views(store: Store, conversation: Conversation) -> None:
+    """Call every method that people look at conversations with, and those that watch them."""
+    owner, place = OWNER, conversation.id
+    for _ in range(2):
+        graph = await store.branches.graph(owner, place)
+        window = await store.items.window(owner, place, WindowRequest(around=(await ids_in(store, conversation))[0]))
+        await store.items.excerpts(owner, place, graph.branches[0].chain)
+        await store.items.locate(owner, place, window.items[0].id)
+        await store.items.scan(owner, place)
+        await store.items.find(owner, window.items[0].id)
+        await store.conversations.heads(owner, [place])
+        await store.conversations.newest(owner)
+        await store.watching.mark([(owner, place)])
+        await store.watching.look([WatchedBranch(owner, place, "")])
+    opened = await open_turn(store, conversation=conversation, token="resp_x/secret")
+    for _ in range(2):
+        await store.watching.stop(owner, place, "", "resp_x", 10)
+    await store.turns.release(Lease(partition_of(place), opened.lock, "resp_x/secret"))
 
 
 async def use_archive(store: Store) -> None:

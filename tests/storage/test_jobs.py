@@ -99,7 +99,7 @@ async def test_the_branch_lock_goes_with_the_response_and_ends_with_it(valkey_st
     lock = submission.opened.lock
     job = await claimed(valkey_store, "t1")
     held = [Lease(partition, lock, token) for token in ("token", "t1")]
-    assert await valkey_store.turns.renew(held, 10) == [False, True]
+    assert [one.held for one in await valkey_store.turns.renew(held, 10)] == [False, True]
     await valkey_store.jobs.give_back(job, "t2", 10)
     with pytest.raises(Locked):
         await open_turn(valkey_store, conversation=conversation, token="other")

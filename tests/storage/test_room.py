@@ -162,6 +162,7 @@ GO_ON = {
     *("claim_layout", "list_restored", "note_layout"),
     *("import_appends", "import_branches", "return_job"),
     *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
+    *("mark_stop", "mark_watched"),
     *("sweep_index", "sweep_segment", "sweep_survey"),
 }
 

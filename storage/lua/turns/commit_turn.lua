@@ -148,6 +148,9 @@ elseif stored then
     extend(segment_key(segment), retention)
   end
 end
+if on_branch or stored then
+  name_edition(response_id)
+end
 if holder and holder == token then
   redis.call('DEL', lock_key)
 end
