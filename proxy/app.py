@@ -41,7 +41,7 @@ from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, si
 from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
-from proxy.page import live
+from proxy.page import hosting
 from proxy.page.hub import HUB, Hub
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
@@ -53,6 +53,8 @@ from proxy.sealing import SEALER, create_sealer
 from proxy.services import SERVICES, Services
 from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
+from proxy.telemetry.surveyor import SURVEYOR, Surveyor
+from proxy.telemetry.telemetry import TELEMETRY, Telemetry, create_telemetry
 from proxy.turns.running import TURNS, RunningTurns
 from proxy.turns.slots import TurnSlots
 from proxy.upstream.client import UPSTREAM, Upstream, create_session
@@ -72,22 +74,31 @@ CLEANUP_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-def create_app(config: Config) -> web.Application:
-    """Return the application for `config`; nothing is started or connected before it is served."""
+def create_app(config: Config, telemetry: Telemetry | None = None) -> web.Application:
+    """Return the application for `config`; nothing is started or connected before it is served.
+
+    telemetry: of this process, None for what counts in memory and traces nothing.
+    """
     app = web.Application(middlewares=[*middlewares(config), answer_once])
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
     app[TASKS] = Tasks()
+    app[TELEMETRY] = telemetry or create_telemetry(config)
     app[BODY_BUDGET] = BodyBudget(config.server.max_held_bytes)
     app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()
-    app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
+    open_paths = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
+    if hosting.is_served(config):
+        open_paths |= hosting.add_page(app)
+    app[OPEN_PATHS] = open_paths
     app.add_routes(ROUTES)
     app.on_response_prepare.extend(signals(config))
     app.on_shutdown.append(stop_turns)
     app.cleanup_ctx.extend(CONTEXTS)
+    if hosting.is_served(config):
+        app.cleanup_ctx.append(hosting.provide_page)
     return app
 
 
@@ -128,6 +139,25 @@ async def provide_store(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def provide_telemetry(app: web.Application) -> AsyncIterator[None]:
+    """Watch the store's calls and the event loop, and look from time to time at what nobody counts."""
+    telemetry, store = app[TELEMETRY], app[STORE]
+    store.watch(telemetry.store_called)
+    app[SURVEYOR] = surveyor = Surveyor(
+        telemetry,
+        store,
+        {
+            "http_requests_running": lambda: len(app[RUNNING]),
+            "event_readers": lambda: len(app[FOLLOWERS]),
+            "websockets": lambda: len(app[CONNECTIONS]),
+        },
+    )
+    async with surveyor.running(app[TASKS]):
+        yield
+    if telemetry.tracing is not None:
+        await telemetry.tracing.close()
+
+
 async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
     """Free in the background what deleted branches leave behind."""
     async with Reclaimer(app[STORE]).running(app[TASKS]) as reclaimer:
@@ -149,7 +179,9 @@ async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
     app[SEALER] = create_sealer(config)
     async with _upstream_url(config) as url, create_session(config.upstream) as session:
         app[AUTHENTICATOR] = create_authenticator(config, session)
-        async with Upstream(config.upstream, session, url) as app[UPSTREAM]:
+        async with Upstream(config.upstream, session, url) as upstream:
+            app[UPSTREAM] = upstream
+            app[TELEMETRY].locate_upstream(upstream.name, url)
             yield
 
 
@@ -163,7 +195,13 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     async with leases.renewing(tasks), running.serving(tasks) as turns:
         app[TURNS] = turns
         app[SERVICES] = Services(
-            app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
+            app[STORE],
+            app[UPSTREAM],
+            config,
+            leases,
+            app[SEALER],
+            TokenBudget(config.models.windows),
+            app[TELEMETRY],
         )
         yield
 
@@ -292,7 +330,6 @@ ROUTES = [
     *openapi.ROUTES,
     *_OWN,
     *_refusals(_OWN),
-    *live.ROUTES,
     web.route("*", "/v1/{tail:.*}", pass_through),
 ]
 
@@ -307,4 +344,5 @@ CONTEXTS = [
     provide_hub,
     provide_worker,
     provide_connections,
+    provide_telemetry,
 ]

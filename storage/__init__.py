@@ -38,7 +38,7 @@ from storage.errors import (
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
 from storage.history import HistoryItems
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
-from storage.jobs import Busy, Job, JobEntry, Submission
+from storage.jobs import Busy, Job, JobEntry, Submission, WaitingJobs
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
@@ -207,6 +207,7 @@ __all__ = [
     "TurnSource",
     "Unavailable",
     "UnsupportedLayout",
+    "WaitingJobs",
     "WatchedBranch",
     "Window",
     "WindowRequest",

@@ -67,6 +67,7 @@ _ONLY_READ = frozenset(
         "read_pulse",
         "read_response",
         "resolve_items",
+        "survey_queue",
         "scan_items",
         "summarize_response",
         "window_items",

@@ -20,7 +20,7 @@ from storage.client.connection import (
 )
 from storage.client.followed import Followed
 from storage.client.keyspace import Keyspace
-from storage.client.scripts import Scripts, translated
+from storage.client.scripts import Scripts, Watcher, translated
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
@@ -98,7 +98,7 @@ class Store:
     ) -> None:
         self._channel = channel
         self._hosting = hosting = hosting or Hosting()
-        scripts = Scripts(channel, conversation_seconds, hosting.replicated)
+        self._scripts = scripts = Scripts(channel, conversation_seconds, hosting.replicated)
         most, listed = hosting.safeguards.most_conversations, hosting.safeguards.listed_responses
         keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most, listed)
         #: What the server is called where people read it.
@@ -156,6 +156,10 @@ class Store:
             timeout_seconds=timeout_seconds,
             hosting=Hosting(safeguards, replicated, followed),
         )
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Have `watcher` told of each call of a script; None: no more."""
+        self._scripts.watch(watcher)
 
     async def follow_primary(self) -> None:
         """Find out about another server that becomes the primary, and leave the old one at once. Raises Unavailable.

@@ -15,7 +15,7 @@ from storage.errors import StoreError
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
-from storage.recollection import Recollection, Recollections
+from storage.recollection import Recollection, Recollections, turn_place
 from storage.records import (
     CommitMode,
     CommitResult,
@@ -80,13 +80,12 @@ class Turns:
         far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far) if far else ([], [])
         keys = self._keyspace.keys_of(lease.partition)
+        place, fork = turn_place(owner, source, lease.partition), source.fork
+        held = self._recollections.look(place)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
-        fork = source.fork
         arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds]
         arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
-        held = self._recollections.look(owner, source, lease.partition)
-        arguments += [FORK_PIN_MS, held.chain, held.edition]
-        arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
+        arguments += [FORK_PIN_MS, held.chain, held.edition, len(item_ids), *item_ids, len(call_ids), *call_ids]
         previous = keys.response(source.previous_response_id or "")
         call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
         reply, *resolved = await self._scripts.run_all([call, *resolves])
@@ -96,11 +95,10 @@ class Turns:
         history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
         if history is None:
             # the server has lost what was read there
-            self._recollections.forget(owner, source, lease.partition)
+            self._recollections.forget(place)
             return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
-        if spans and spans[-1]:
-            found = Recollection(chain.decode(), edition.decode(), spans[-1][-1], history)
-            self._recollections.note(owner, source, lease.partition, found)
+        if place is not None and spans and (last := spans[-1][-1:]):
+            self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
         here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
         answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
         return _opened(reply, history, collect(groups, resolved) | here, answered)

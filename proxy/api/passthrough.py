@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import orjson
 from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
 from proxy.http.body import iter_body
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.http.middleware import traced_headers
 from proxy.http.urls import API_VERSION, hint_for, split_path
 from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired, method_not_allowed
-from proxy.upstream.body import iter_raw
+from proxy.telemetry.telemetry import TELEMETRY
+from proxy.upstream.body import ending_of, iter_raw
 from proxy.upstream.client import UPSTREAM
 from proxy.upstream.headers import request_headers, response_headers
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
 
 _PREFIX = f"/{API_VERSION}"
+#: Where model servers list their models, and how much of that is read.
+MODELS_PATH = f"{_PREFIX}/models"
+MAX_LIST_BYTES = 256 * 1024
 
 #: The methods that model servers have, and OPTIONS, with which browsers and clients ask for them.
 METHODS = frozenset(
@@ -57,12 +63,13 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
         raise UpgradeRequired("WebSocket is not available on this path.")
     path = upstream_path(request.rel_url.raw_path)
     upload = Upload(request) if request.body_exists else None
-    forwarding = request.app[UPSTREAM].forward(
-        request.method, path, request.rel_url.raw_query_string, _headers(request), upload
-    )
+    upstream, telemetry = request.app[UPSTREAM], request.app[TELEMETRY]
+    forwarding = upstream.forward(request.method, path, request.rel_url.raw_query_string, _headers(request), upload)
     try:
-        async with forwarding as answer:
-            return await _relay(request, answer)
+        with telemetry.attempting(upstream.name, ending_of) as attempt:
+            async with forwarding as answer:
+                attempt.begin(str(answer.status))
+                return await _relay(request, answer)
     except ApiError:
         if upload is not None and upload.error is not None:
             # What is wrong with the caller's body shows up as a broken upstream connection.
@@ -99,7 +106,7 @@ class Upload:
 
 
 def _headers(request: web.Request) -> CIMultiDict[str]:
-    headers = request_headers(request.headers, request[CALLER].credentials)
+    headers = request_headers(traced_headers(request), request[CALLER].credentials)
     if request.body_exists and request.content_length is not None:
         headers[hdrs.CONTENT_LENGTH] = str(request.content_length)
     return headers
@@ -111,7 +118,31 @@ async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.St
         status=answer.status, reason=answer.reason, headers=response_headers(answer.headers, untouched=True)
     )
     await response.prepare(request)
+    listed = _ModelList() if request.path == MODELS_PATH and answer.status == 200 else None
     async for chunk in iter_raw(answer):
+        if listed is not None:
+            listed.take(chunk)
         await response.write(chunk)
+    if listed is not None:
+        request.app[TELEMETRY].models.vouch_list(listed.read())
     await response.write_eof()
     return response
+
+
+class _ModelList:
+    """A list of models that goes by: what is in it may be told in metrics."""
+
+    def __init__(self) -> None:
+        self._body = b""
+
+    def take(self, chunk: bytes) -> None:
+        """Keep a piece, up to the size of any list there is."""
+        if len(self._body) <= MAX_LIST_BYTES:
+            self._body += chunk
+
+    def read(self) -> object:
+        """Return the list; None for what is too large, compressed, or none."""
+        try:
+            return orjson.loads(self._body) if len(self._body) <= MAX_LIST_BYTES else None
+        except orjson.JSONDecodeError:
+            return None

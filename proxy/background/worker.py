@@ -31,6 +31,8 @@ from proxy.protocol.store_errors import from_store_error
 from proxy.runtime.tasks import Tasks
 from proxy.sealing import Unsealable
 from proxy.streams.event_log import EventLogWriter
+from proxy.telemetry.lines import TurnLine
+from proxy.telemetry.records import GIVEN_BACK
 from proxy.turns.identity import AcceptedIdentity
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
@@ -39,6 +41,7 @@ from storage import EventLog, Job, JobEntry, StoreError, Unavailable, new_token
 
 if TYPE_CHECKING:
     from proxy.services import Services
+    from proxy.telemetry.records import TurnRecord
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Run:
         self.entry = entry
         self.job: Job | None = None
         self.abandoned = False
+        self.record: TurnRecord | None = None
         self._turn: Turn | None = None
 
     async def carry_out(self, turn: Turn) -> None:
@@ -75,6 +79,11 @@ class Run:
         """End the turn with what it has if it has taken too long. now: monotonic seconds."""
         if self._turn is not None:
             self._turn.watch(now)
+
+    def give_up(self, outcome: str) -> None:
+        """Note how it ends here, whatever the turn makes of it."""
+        if self.record is not None:
+            self.record.outcome = outcome
 
     def abandon(self) -> None:
         """End it and keep nothing: somebody else has decided how it ends, or will run it again."""
@@ -151,7 +160,12 @@ class Worker:
 
     async def _reclaim(self) -> None:
         await self._has_room.wait()
-        self._begin(await self._jobs.reclaim(self.name, self._lease_seconds, self._room))
+        entries = await self._jobs.reclaim(self.name, self._lease_seconds, self._room)
+        for entry in entries:
+            if entry.response_id not in self._runs:
+                logger.warning("background response %s is taken over: its worker has died", entry.response_id)
+                self._services.telemetry.metrics.background_runs_total.add("taken_over")
+        self._begin(entries)
 
     @property
     def _room(self) -> int:
@@ -251,12 +265,18 @@ class Worker:
                 log = EventLogWriter(services, EventLog(job.owner, response_id, job.token))
                 sinks.append(await stack.enter_async_context(log))
             call = services.model_call(Caller(job.owner, content.credentials), content.inbound)
+            record, tracing = call.record, services.telemetry.tracing
+            record.mode, record.began = "background", time.perf_counter()
+            record.trace = tracing.begin(content.inbound.headers, linked=True) if tracing is not None else None
+            run.record = record
             identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)
             turn = Turn(services, call, request, Unattended(), TurnOptions(identity=identity), sinks=sinks)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)
-            start = time.monotonic()
-            await run.carry_out(turn)
-            logger.info("background response %s ran for %.1f s", response_id, time.monotonic() - start)
+            with record.collecting():
+                await run.carry_out(turn)
+            seconds = time.perf_counter() - record.began
+            text = f"background response {response_id} ran for {seconds:.1f} s"
+            logger.info(TurnLine(text, text, "", seconds * 1000, call.upstream_request_id, record))
 
     async def _fail_with(self, job: Job, error: ApiError) -> None:
         told = error.to_dict()
@@ -289,6 +309,7 @@ class Worker:
             token = new_token(run.entry.response_id)
             if run.job is not None and await self._jobs.give_back(run.job, token, self._lease_seconds):
                 logger.info("background response %s is given back", run.entry.response_id)
+                run.give_up(GIVEN_BACK)
                 run.abandon()
                 await self._jobs.requeue(run.entry)
         except Unavailable:

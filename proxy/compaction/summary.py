@@ -87,7 +87,9 @@ class Summariser:
             fitted, _ = await self._budget.fit(limits, opened, TurnInput([], [order]))
             return ModelRequest(reader, fitted, TurnInput([], [order]), fields, added, own_paths), 0
 
-        with await self._call.put(self._request, compose, model=str(fields["model"] or "")) as answer:
+        with await self._call.put(
+            self._request, compose, model=str(fields["model"] or ""), purpose="compaction"
+        ) as answer:
             await begun(answer.headers)
             return await self._outcome_of(answer)
 

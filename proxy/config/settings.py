@@ -327,11 +327,40 @@ class ErrorsConfig(Section, frozen=True):
     format: Literal["openai", "flat"] = "openai"
 
 
+class UiConfig(Section, frozen=True):
+    """The page at /ui: conversations and their branches, for people with a browser."""
+
+    #: Whether there is one; `auto`: where `server.host` is reached from this machine only.
+    enabled: bool | Literal["auto"] = "auto"
+    #: Where browsers reach this server, if not under its own address: `https://llm.example`. With https the page's
+    #: cookie is sent over https only. Its host is answered as those of `server.allowed_hosts` are.
+    url: str = ""
+
+
 class LogConfig(Section, frozen=True):
     """Logging to standard error: ids, sizes and timings, never a secret or a prompt."""
 
     #: Least level that is written.
     level: Literal["debug", "info", "warning", "error"] = "info"
+    #: `text`, or `json`: one object a line.
+    format: Literal["text", "json"] = "text"
+
+
+class MetricsConfig(Section, frozen=True):
+    """Metrics for Prometheus, at `GET /metrics` on an address of their own: whoever reaches it may read them."""
+
+    #: Address to listen on.
+    host: NotEmpty = "127.0.0.1"
+    #: Port to listen on; 0: metrics are not offered.
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+
+
+class TracesConfig(Section, frozen=True):
+    """Traces, sent where `OTEL_EXPORTER_OTLP_ENDPOINT` and its kin say, as OpenTelemetry reads them; else none."""
+
+    #: What a caller's `traceparent` is: the `parent` of the request's span, or only a `link` of a trace of our own, for
+    #: callers that must not decide what is sampled here.
+    remote_parent: Literal["parent", "link"] = "parent"
 
 
 class Config(Section, frozen=True):
@@ -354,4 +383,7 @@ class Config(Section, frozen=True):
     idempotency: IdempotencyConfig = IdempotencyConfig()
     sealing: SealingConfig = SealingConfig()
     errors: ErrorsConfig = ErrorsConfig()
+    ui: UiConfig = UiConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    traces: TracesConfig = TracesConfig()

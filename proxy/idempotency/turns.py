@@ -19,6 +19,7 @@ from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, resta
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS
 from proxy.protocol.errors import InProgress
 from proxy.runtime.tasks import Backoff
+from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE
 from proxy.turns.turn import AnsweredBefore, TurnResult
 from storage import Conflict, KeptAnswer, Unavailable
@@ -333,6 +334,7 @@ async def find_lost_answer(
 
 async def deliver_again(request: web.Request, answer: KeptAnswer, claim: KeyClaim | None) -> web.Response:
     """Deliver an answer that was kept, and forget it once it has been. claim: see `AnsweredBefore`."""
+    request.app[TELEMETRY].metrics.repeats_total.add("retry")
     response = replayed(answer)
     await response.prepare(request)
     await response.write_eof()

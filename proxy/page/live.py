@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from aiohttp import web
 from proxy.auth.caller import CALLER
 from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import CONFIG, STORE
-from proxy.page.deltas import deltas_in
+from proxy.page.content.deltas import deltas_in
 from proxy.page.hub import HUB
 from proxy.protocol import sse
 from proxy.protocol.errors import BadRequest
@@ -80,7 +81,7 @@ class BranchView:
         self._running: tuple[str | None, bool] = (None, False)
         self._following: _Following | None = None
 
-    async def events(self, watched: Sighting[Pulse | None]) -> AsyncIterator[bytes]:
+    async def events(self, watched: Sighting[Pulse | None]) -> AsyncGenerator[bytes]:
         """Yield frames as they come, until the conversation is gone or the server stops."""
         try:
             while not self._hub.stopped:
@@ -91,8 +92,9 @@ class BranchView:
                     return
                 if frames := await self._tell(pulse):
                     yield frames
-                async for frames in self._follow_until(changed):
-                    yield frames
+                async with aclosing(self._follow_until(changed)) as pieces:
+                    async for frames in pieces:
+                        yield frames
         finally:
             self._let_go()
 
@@ -124,7 +126,8 @@ class BranchView:
             "branches": pulse.branch_count,
             "title": pulse.title,
             "tip": f"{tip[0]}.{tip[1]}" if tip else None,
-            "changed": changed,
+            # an item was deleted, or something happened on another branch
+            "changed": changed or ["activity"],
         }
 
     async def _end(self, response_id: str) -> dict[str, Any]:
@@ -146,7 +149,7 @@ class BranchView:
             self._following.page.cancel()
         self._following = None
 
-    async def _follow_until(self, changed: asyncio.Event) -> AsyncIterator[bytes]:
+    async def _follow_until(self, changed: asyncio.Event) -> AsyncGenerator[bytes]:
         """Yield the pieces of the running response until something changes."""
         waiting = asyncio.ensure_future(changed.wait())
         try:
@@ -208,7 +211,7 @@ async def list_events(request: web.Request) -> web.StreamResponse:
         return await _send(request, _newer(hub, watched, since, shown))
 
 
-async def _newer(hub: Hub, watched: Sighting[Listing], since: int | None, shown: int | None) -> AsyncIterator[bytes]:
+async def _newer(hub: Hub, watched: Sighting[Listing], since: int | None, shown: int | None) -> AsyncGenerator[bytes]:
     """Yield how many conversations are newer than a state, whenever that changes. None: than now."""
     since = max((score for _, score in watched.now), default=0) if since is None else since
     while not hub.stopped:
@@ -221,10 +224,11 @@ async def _newer(hub: Hub, watched: Sighting[Listing], since: int | None, shown:
         await changed.wait()
 
 
-async def _send(request: web.Request, frames: AsyncIterator[bytes]) -> web.StreamResponse:
+async def _send(request: web.Request, frames: AsyncGenerator[bytes]) -> web.StreamResponse:
     """Send frames as they come until there are no more, or their client has left."""
     delivery = HttpDelivery(request, request.app[CONFIG].server.unread_seconds)
-    async with request.app[FOLLOWERS].stream(delivery):
+    # a client that leaves ends what it follows, now and not some time
+    async with aclosing(frames), request.app[FOLLOWERS].stream(delivery):
         # the head goes out at once, however long nothing happens
         await delivery.send(sse.comment("events follow"))
         async for some in frames:
@@ -240,9 +244,3 @@ def _read_state(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_STATE_DIGITS):
         raise BadRequest("Invalid 'since': expected the number of a state.", param="since", code="invalid_value")
     return int(text)
-
-
-ROUTES = [
-    web.get("/ui/live", list_events),
-    web.get("/ui/c/{conversation_id}/live", conversation_events),
-]

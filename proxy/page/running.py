@@ -36,13 +36,21 @@ logger = logging.getLogger(__name__)
 BEGIN_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BegunTurn:
     """A turn that was begun. status: how it ended, '' while it runs, or if nothing is kept of it."""
 
     response_id: str
     is_over: bool
     status: str
+    task: asyncio.Task[TurnResult]
+
+    async def ended(self, seconds: float) -> None:
+        """Wait for its end, at most so long. Raises ApiError or StoreError if it failed and nothing is kept of it."""
+        await asyncio.wait({self.task}, timeout=seconds)
+        if self.task.done():
+            result = self.task.result()
+            self.is_over, self.status = True, result.status
 
 
 class _Awaited(Unattended):
@@ -79,9 +87,9 @@ async def begin_turn(request: web.Request, turn_request: TurnRequest, options: T
         beginning.cancel()
     if task.done():
         result = task.result()
-        return BegunTurn(result.response_id, is_over=True, status=result.status)
+        return BegunTurn(result.response_id, is_over=True, status=result.status, task=task)
     task.add_done_callback(lambda done: _note_failure(app[HUB], turn.response_id, done))
-    return BegunTurn(turn.response_id, is_over=False, status="")
+    return BegunTurn(turn.response_id, is_over=False, status="", task=task)
 
 
 async def stop_turn(request: web.Request, conversation_id: str, branch: str, response_id: str) -> bool:

@@ -62,6 +62,7 @@ class Commit:
                 outcome = self._relay.fail(
                     "conversation_conflict", "The conversation was changed by another turn; this one was not added."
                 )
+                self._call.record.outcome = "conflict"
                 if mode is CommitMode.RECORD:
                     # the partition itself is somebody else's: no other commit can succeed either
                     return outcome
@@ -72,6 +73,7 @@ class Commit:
                 unsure = error.unsure = error.unsure or unsure
                 if not await backoff.pause():
                     return self._give_up(error)
+                self._call.record.retries += 1
             else:
                 self._services.leases.forget(self._opening.lease)
                 self._is_written = True
@@ -102,7 +104,8 @@ class Commit:
         return describe(Revised(done.branch, done.backup, opening.opened.anchor, item))
 
     def _give_up(self, error: Unavailable) -> Outcome:
-        logger.error("turn %s: not saved: the store %s", self._opening.response_id, error.reason.value)
+        self._call.record.outcome = "unsaved"
+        logger.warning("turn %s: not saved: the store %s", self._opening.response_id, error.reason.value)
         told = from_unavailable(error)
         code = "server_error" if told.code == "store_unavailable" else told.code or "server_error"
         if error.unsure:

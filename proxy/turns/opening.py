@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.context.input import TurnInput, ends_with_turn_of, prepare
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import TurnsConfig
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
+    from proxy.telemetry.records import TurnRecord
     from proxy.turns.continuation import Continuation
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ class Opening:
     """What a turn begins with.
 
     request: with the model of the previous response where it names none. lease: its partition, token and lock, '' if it
-    holds none. opened: what the store has of it. turn_input: what it brings. created_at: Unix seconds.
+    holds none. opened: what the store has of it. turn_input: what it brings. created_at: Unix seconds. waited_seconds:
+    for its branch.
     """
 
     request: TurnRequest
@@ -73,6 +76,21 @@ class Opening:
     turn_input: TurnInput
     response_id: str
     created_at: int
+    waited_seconds: float = 0.0
+
+    def note(self, record: TurnRecord) -> None:
+        """Note what the turn begins with."""
+        source = self.request.source
+        record.opened_at = perf_counter()
+        record.lock_seconds = self.waited_seconds
+        record.response_id = self.response_id
+        record.model = self.request.model
+        record.history = len(self.opened.items)
+        if record.trace is not None and record.trace.sampled:
+            record.history_bytes = sum(map(len, self.opened.items))
+            record.conversation_id = source.conversation_id or ""
+            record.previous_response_id = source.previous_response_id or ""
+            record.branch = self.opened.branch
 
     def may_repeat(self) -> bool:
         """Tell whether its history may end with a turn that brought the same."""
@@ -100,13 +118,15 @@ async def open_turn(
     partition = identity.partition or _partition_for(request)
     response_id = identity.response_id(partition, stored=request.stored)
     lease = Lease(partition, "", identity.token(response_id))
-    opened = _NOTHING
+    opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
     if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
         # before the model is asked, and without a round trip: what the store was found to be a moment ago
         services.store.condition.require()
     if request.source.subject or request.item_ids:
-        opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
+        attempt = _Attempt(services, owner, request, options, lease)
+        opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
+        waited = attempt.waited_seconds
     if not identity.partition and (home := _home(request, opened, partition)) != partition:
         partition, response_id = home, identity.response_id(home, stored=request.stored)
     lease = Lease(partition, opened.lock, lease.token)
@@ -130,7 +150,7 @@ async def open_turn(
     if notes := {entry.id: entry.note for entry in turn_input.entries if entry.note}:
         opened = replace(opened, notes={**opened.notes, **notes})
     created_at = identity.created_at or int(time.time())
-    return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)
+    return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at, waited)
 
 
 def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
@@ -162,6 +182,7 @@ class _Attempt:
     request: TurnRequest
     options: TurnOptions
     lease: Lease
+    waited_seconds: float = 0.0
 
     async def open(self, wait_seconds: float, is_leaving: Callable[[], bool]) -> OpenedTurn:
         if self.options.continuation is not None:
@@ -171,8 +192,10 @@ class _Attempt:
             try:
                 return await self._open_certainly()
             except Locked:
+                began = perf_counter()
                 if is_leaving() or not await backoff.pause():
                     raise
+                self.waited_seconds += perf_counter() - began
 
     async def _open_certainly(self) -> OpenedTurn:
         """Open, and where it is not known whether that was done undo it, so that the caller finds no lock of its own.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from proxy.delivery import TurnOutput
     from proxy.relay import Relay
+    from proxy.telemetry.records import TurnRecord
     from proxy.upstream.answer import ModelAnswer
 
 #: What a failure says that ends a stream, unless it has better words.
@@ -29,11 +30,18 @@ _TOO_LARGE = "The upstream sent an event that is too large."
 
 
 class TurnStream:
-    """One stream on its way through. tells: the client wants it as one. ends_on_leave: nobody else does."""
+    """One stream on its way through.
 
-    def __init__(self, relay: Relay, output: TurnOutput, *, tells: bool, ends_on_leave: bool) -> None:
+    record: notes when the first of its output is told. tells: the client wants it as one. ends_on_leave: nobody else
+    does.
+    """
+
+    def __init__(
+        self, relay: Relay, output: TurnOutput, record: TurnRecord, *, tells: bool, ends_on_leave: bool
+    ) -> None:
         self._relay = relay
         self._output = output
+        self._record = record
         self._tells = tells
         self._ends_on_leave = ends_on_leave
         self._loop = asyncio.get_running_loop()
@@ -98,6 +106,8 @@ class TurnStream:
         try:
             if (frames := feed(*chunk)) and self._tells:
                 self._send(frames)
+            if not self._record.output and not relay.is_untold:
+                self._record.first_output()
         except Exception as error:
             # raised where the turn runs
             self._crash = error

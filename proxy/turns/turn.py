@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -24,11 +25,12 @@ from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.relay import Outcome, Ownership, Relay
 from proxy.streams.event_log import watched_log
+from proxy.telemetry.records import CUT, IN_BAND, MALFORMED, outcome_of
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
-from proxy.turns.stream import TurnStream
+from proxy.turns.stream import BROKEN_OFF, TurnStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,6 +132,8 @@ class Turn:
         self._stopping = False
         self._stopped = False
         self._abandoned = False
+        self._record = call.record
+        self._record.model = request.model
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
         self._generating: asyncio.Task[Any] | None = None
@@ -146,11 +150,17 @@ class Turn:
 
         Raises ApiError or StoreError when the turn is refused or fails before its first byte; then nothing is kept.
         """
+        record, telemetry = self._record, self._services.telemetry
+        telemetry.turn_began(record)
         try:
             result = await self._carry_out()
         except BaseException as error:
+            if not isinstance(error, AnsweredBefore):
+                record.outcome = record.outcome or outcome_of(error)
             await self._tell_end(error)
             raise
+        finally:
+            telemetry.turn_ended(record)
         await self._tell_end(result)
         return result
 
@@ -226,9 +236,11 @@ class Turn:
     # --- open -----------------------------------------------------------------------------------------------------
 
     async def _carry_out(self) -> TurnResult:
-        services, owner = self._services, self._call.caller.owner
+        services, owner, record = self._services, self._call.caller.owner, self._record
+        record.opened_from = perf_counter()
         opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
         self._opening, self._request = opening, opening.request
+        opening.note(record)
         self._relay = Relay(_ownership(opening))
         self._commit = Commit(services, self._call, opening, self._relay)
         try:
@@ -299,16 +311,24 @@ class Turn:
             self._output.begin(answer.headers)
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
-                return self._relay.complete(await answer.read_json())
-            return await self._relay_stream(answer)
+                outcome: Outcome | None = self._relay.complete(await answer.read_json())
+            else:
+                outcome = await self._relay_stream(answer)
+            if outcome is not None and outcome.status == "failed":
+                answer.attempt.spoil(IN_BAND)
+            return outcome
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
         relay = self._relay
-        stream = TurnStream(relay, self._output, tells=self._request.stream, ends_on_leave=self._ends_on_leave)
+        stream = TurnStream(
+            relay, self._output, self._record, tells=self._request.stream, ends_on_leave=self._ends_on_leave
+        )
         if not await stream.run(answer):
             return self._interrupted()
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
+        if relay.outcome is None:
+            answer.attempt.spoil(CUT if stream.failure == BROKEN_OFF else MALFORMED)
         return relay.outcome or relay.fail("server_error", stream.failure)
 
     def _interrupted(self) -> Outcome | None:
@@ -339,13 +359,20 @@ class Turn:
 
     async def _settle(self, outcome: Outcome | None) -> TurnResult:
         """Write the outcome down, then tell the client: whoever sees the end can build on it."""
+        record, broken_off = self._record, "left" if self._leaving and not self._stopping else ""
+        if self._abandoned or self._stopped:
+            broken_off = "cancelled"
         if outcome is None:
+            record.outcome = record.outcome or broken_off or "cancelled"
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
+        record.commit_from = record.latest
         outcome = self._outcome = await self._commit.write(
             outcome, self._tell_storing, leaving=self._leaving and not self._stopped
         )
+        record.commit_at = perf_counter()
+        record.answered(outcome.response, record.outcome or broken_off or outcome.status)
         beside = await self._commit.describe()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}

@@ -12,7 +12,8 @@ from aiohttp import hdrs
 from proxy.context.budget import OMITTED
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
-from proxy.upstream.body import parse_json_answer, push_chunks
+from proxy.telemetry.records import MALFORMED, Attempt
+from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
 from proxy.upstream.headers import response_headers
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ _READ_AHEAD_BYTES = 128 * 1024
 class ModelAnswer:
     """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
+    attempt: notes how it ends.
     Its body is pulled, piece by piece, until it is asked to be pushed. A context: at its end the connection goes back,
     or is closed if the answer was not read to its end.
     """
 
-    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
+    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int, attempt: Attempt) -> None:
         self._answer = answer
+        self.attempt = attempt
         self._omitted = omitted
         self._room = upstream.max_response_bytes
         self._consumer: Consumer | None = None
@@ -54,6 +57,7 @@ class ModelAnswer:
 
     def __exit__(self, *_: object) -> None:
         self._answer.release(ends=self._ends)
+        self.attempt.end()
 
     def expect_end(self) -> None:
         """Know that nothing but the body's end is still to come: the connection is kept if it comes soon."""
@@ -95,7 +99,12 @@ class ModelAnswer:
 
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
-        return parse_json_answer(await self.read())
+        body = await self.read()
+        try:
+            return parse_json_answer(body)
+        except BadGateway:
+            self.attempt.spoil(MALFORMED)
+            raise
 
     async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream as they arrive, cut anywhere.
@@ -153,6 +162,7 @@ class ModelAnswer:
         """Know that no more of the body comes."""
         if not self._over:
             self._over, self._failure = True, error
+            self.attempt.spoil(ending_of(error))
             self._tell_over()
 
     def _begin(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.context.model_request import ModelRequest, View, turn_model_request
@@ -17,7 +18,10 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol.errors import UpstreamRefusal
 from proxy.protocol.notes import Maker
 from proxy.runtime.offload import beside
+from proxy.telemetry.records import Attempt, TurnRecord
+from proxy.telemetry.traces import TRACESTATE
 from proxy.upstream.answer import ModelAnswer
+from proxy.upstream.body import ending_of
 from proxy.upstream.client import RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.headers import request_headers
@@ -71,6 +75,8 @@ class ModelCall:
         self._refused: Mapping[str, Any] | None = None
         self._left_out = NO_OBJECTIONS
         self.caller = caller
+        #: What the request notes of itself, each attempt among it.
+        self.record = TurnRecord()
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
 
@@ -98,19 +104,22 @@ class ModelCall:
         return await self.put(request, compose)
 
     async def put(
-        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = ""
+        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = "", purpose: str = ""
     ) -> ModelAnswer:
         """Put a question on behalf of a request. path: below the upstream's URL. model: if it is not the request's.
 
+        purpose: what it is for, where that is not the request's own answer.
         The answer is a context, which gives the connection back. Raises ApiError.
         """
         reader = self.reader(request, model)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
         while True:
+            asked_at = self.record.latest or perf_counter()
             self._asked, omitted = await compose(reader)
             try:
                 body = await beside(self._asked.unseen, self._asked.body)
-                answer = await self._post(body, path, omitted)
+                attempt = Attempt(reader.upstream, reader.model, asked_at, purpose=purpose)
+                answer = await self._post(body, path, omitted, attempt)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
@@ -181,10 +190,22 @@ class ModelCall:
         if found:
             self._capabilities.note_objections(reader.upstream, reader.model, found)
 
-    async def _post(self, body: Sequence[bytes], path: str, omitted: int) -> ModelAnswer:
+    async def _post(self, body: Sequence[bytes], path: str, omitted: int, attempt: Attempt) -> ModelAnswer:
+        record = self.record
+        record.attempts.append(attempt)
+        record.omitted = omitted
         headers = request_headers(self._inbound.headers, self.caller.credentials)
+        if record.trace is not None:
+            attempt.span = record.trace.new_span_id()
+            headers.popall(TRACESTATE, None)
+            headers.update(record.trace.headers(attempt.span))
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
-        answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        try:
+            answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        except BaseException as failure:
+            attempt.end(ending_of(failure))
+            raise
+        attempt.begin(str(answer.status))
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        return ModelAnswer(answer, self._upstream, omitted)
+        return ModelAnswer(answer, self._upstream, omitted, attempt)

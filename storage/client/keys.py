@@ -87,7 +87,7 @@ def quota_key(prefix: str, owner: str, name: str) -> str:
     return f"{prefix}:quota:{{{owner}}}:{name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartitionKeys:
     """The keys of one partition; its name is their hash tag, so all are in one slot."""
 

@@ -256,6 +256,7 @@ async def use_jobs(store: Store) -> None:
     await store.jobs.cancel(OWNER, failing.entry.response_id)
     assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]
     await store.jobs.join()
+    assert (await store.jobs.survey()).jobs == 0
     await store.jobs.finish(failing.entry)
 
 

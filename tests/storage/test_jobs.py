@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import orjson
 import pytest
@@ -228,3 +229,18 @@ async def test_waiting_for_jobs_holds_up_nothing_else():
             await submit(store)
             await waiting
             assert await taken(store)
+
+
+async def test_what_waits_is_counted_with_the_oldest_of_it(valkey_store: Store):
+    store = valkey_store
+    assert (await store.jobs.survey()) == (0, 0.0)
+    before = time.time()
+    for _ in range(3):
+        await submit(store)
+    waiting = await store.jobs.survey()
+    assert waiting.jobs == 3
+    assert before - 1 < waiting.since < time.time() + 1
+    await taken(store)
+    left = await store.jobs.survey()
+    assert left.jobs == 2
+    assert left.since >= waiting.since

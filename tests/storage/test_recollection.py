@@ -22,7 +22,7 @@ from storage import (
 )
 from storage.client.channel import Channel, Command
 from storage.history import History
-from storage.recollection import HISTORY_BYTES, ITEM_BYTES, NOTHING, Recollection, Recollections
+from storage.recollection import HISTORY_BYTES, ITEM_BYTES, NOTHING, Recollection, Recollections, turn_place
 from tests.fake import channels_to
 from tests.storage.builders import (
     OWNER,
@@ -309,18 +309,18 @@ def test_as_much_is_kept_as_there_is_room_for_the_latest_first():
     kept = Recollections(max_bytes=2 * one)
     sources = [TurnSource(f"conv_{number}") for number in range(3)]
     for source in sources[:2]:
-        kept.note(OWNER, source, "p", recollection())
-    assert kept.look(OWNER, sources[0], "p").chain
-    kept.note(OWNER, sources[2], "p", recollection())
-    assert [bool(kept.look(OWNER, source, "p").chain) for source in sources] == [True, False, True]
+        kept.note(turn_place(OWNER, source, "p"), recollection())
+    assert kept.look(turn_place(OWNER, sources[0], "p")).chain
+    kept.note(turn_place(OWNER, sources[2], "p"), recollection())
+    assert [bool(kept.look(turn_place(OWNER, source, "p")).chain) for source in sources] == [True, False, True]
     # anew at the same place it takes the room of what it replaces
-    kept.note(OWNER, sources[2], "p", recollection("0:0:4"))
-    assert [bool(kept.look(OWNER, source, "p").chain) for source in sources] == [True, False, True]
-    kept.note(OWNER, sources[1], "p", recollection(size=10 * one))
-    assert not kept.look(OWNER, sources[1], "p").chain
-    kept.forget(OWNER, sources[0], "p")
-    kept.note(OWNER, sources[1], "p", recollection())
-    assert [bool(kept.look(OWNER, source, "p").chain) for source in sources] == [False, True, True]
+    kept.note(turn_place(OWNER, sources[2], "p"), recollection("0:0:4"))
+    assert [bool(kept.look(turn_place(OWNER, source, "p")).chain) for source in sources] == [True, False, True]
+    kept.note(turn_place(OWNER, sources[1], "p"), recollection(size=10 * one))
+    assert not kept.look(turn_place(OWNER, sources[1], "p")).chain
+    kept.forget(turn_place(OWNER, sources[0], "p"))
+    kept.note(turn_place(OWNER, sources[1], "p"), recollection())
+    assert [bool(kept.look(turn_place(OWNER, source, "p")).chain) for source in sources] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -334,15 +334,15 @@ def test_as_much_is_kept_as_there_is_room_for_the_latest_first():
 )
 def test_nothing_is_kept_that_could_not_be_gone_on_with(source: TurnSource, found: Recollection):
     kept = Recollections()
-    kept.note(OWNER, source, "p", found)
-    assert kept.look(OWNER, source, "p") is NOTHING
+    kept.note(turn_place(OWNER, source, "p"), found)
+    assert kept.look(turn_place(OWNER, source, "p")) is NOTHING
 
 
 def test_each_owner_has_recollections_of_its_own():
     kept = Recollections()
-    kept.note(OWNER, TurnSource("conv"), "p", recollection())
-    assert kept.look(STRANGER, TurnSource("conv"), "p") is NOTHING
-    assert kept.look(OWNER, TurnSource("conv", branch="other"), "p") is NOTHING
+    kept.note(turn_place(OWNER, TurnSource("conv"), "p"), recollection())
+    assert kept.look(turn_place(STRANGER, TurnSource("conv"), "p")) is NOTHING
+    assert kept.look(turn_place(OWNER, TurnSource("conv", branch="other"), "p")) is NOTHING
 
 
 def texts_of(opened: OpenedTurn) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from random import Random
+
 import pytest
 
 from storage import (
+    AlreadyThere,
     BranchNotFound,
     CommitMode,
     Conversation,
@@ -13,6 +17,7 @@ from storage import (
     Fork,
     ForkPoint,
     ItemNotFound,
+    PlacedItem,
     Store,
     Window,
     WindowRequest,
@@ -21,6 +26,7 @@ from storage import (
 )
 from storage.views.shapes import MAX_SHOWN_BYTES
 from tests.storage.builders import (
+    EVERYTHING,
     OWNER,
     STRANGER,
     add,
@@ -30,6 +36,7 @@ from tests.storage.builders import (
     json_item,
     minted,
     open_turn,
+    reference,
     start,
     take_named_turn,
     take_turn,
@@ -355,3 +362,77 @@ async def test_the_newest_conversations_come_with_when_that_was(store: Store):
     assert [conversation_id for conversation_id, _ in newest] == [one.id, other.id]
     assert newest[0][1] > newest[1][1]
     assert await store.conversations.newest(STRANGER) == []
+
+
+# Whatever was done
+
+
+async def grow(store: Store, made: Conversation, dice: Random) -> None:
+    """Do something to a conversation that changes what its branches have."""
+    branches = (await store.branches.list_page(OWNER, made.id, EVERYTHING)).branches
+    branch = dice.choice(branches).name
+    items = (await store.items.list_page(OWNER, made.id, EVERYTHING, branch=branch)).items
+    target = id_of(dice.choice(items)) if items else ""
+    match dice.randrange(6):
+        case 0 | 1:
+            new = [minted(partition_of(made.id), f"{dice.random()}") for _ in range(dice.randint(1, 4))]
+            await store.items.append(OWNER, made.id, branch, new)
+        case 2 if target:
+            point = dice.choice([ForkPoint.AFTER, ForkPoint.BEFORE, ForkPoint.WITHOUT])
+            fork = Fork(point, target, f"b{dice.random()}")
+            await store.branches.create(OWNER, made.id, branch, fork, [minted(partition_of(made.id), "own")])
+        case 3 if target and len(items) > 2:
+            await store.items.delete(OWNER, made.id, target)
+        case 4:
+            await store.branches.activate(OWNER, made.id, branch)
+        case 5 if target:
+            # what another branch has comes to this one by reference
+            other = dice.choice(branches).name
+            if any(id_of(one) != target for one in items) and other != branch:
+                with suppress(AlreadyThere):
+                    await store.items.append(OWNER, made.id, other, [reference(target)])
+        case _:
+            await take_turn(store, conversation=made)
+
+
+async def all_windows(store: Store, made: Conversation, branch: str, dice: Random) -> list[PlacedItem]:
+    """Walk a branch from its tip to its beginning and back; what is seen both ways must be the same."""
+    window = await store.items.window(OWNER, made.id, WindowRequest(branch, limit=dice.randint(1, 5)))
+    seen = list(window.items)
+    while window.before:
+        wanted = WindowRequest(branch, before=window.before, limit=dice.randint(1, 5))
+        window = await store.items.window(OWNER, made.id, wanted)
+        seen = [*window.items, *seen]
+    again = list(window.items)
+    while window.after:
+        wanted = WindowRequest(branch, after=window.after, limit=dice.randint(1, 5))
+        window = await store.items.window(OWNER, made.id, wanted)
+        again += window.items
+        living = [item for item in again if item.data]
+        assert window.earlier + len([item for item in window.items if item.data]) == len(living)
+    assert again == seen
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_windows_and_graphs_show_what_the_branches_have_whatever_was_done(store: Store, seed: int):
+    dice = Random(seed)
+    made = await start(store, "0", "1")
+    for _ in range(25):
+        await grow(store, made, dice)
+    graph = await store.branches.graph(OWNER, made.id)
+    gone = set(graph.tombstones)
+    everything: set[tuple[int, int]] = set()
+    for branch in graph.branches:
+        listed = (await store.items.list_page(OWNER, made.id, EVERYTHING, branch=branch.name)).items
+        seen = await all_windows(store, made, branch.name, dice)
+        assert [item.data for item in seen if item.data] == list(listed)
+        assert [item.number for item in seen] == list(range(len(seen)))
+        places = [(segment, offset) for segment, first, stop in branch.chain for offset in range(first, stop)]
+        assert [(item.segment, item.offset) for item in seen] == places
+        assert branch.item_count == len(listed) == len([place for place in places if place not in gone])
+        everything |= {place for place in places if place not in gone}
+    scan = await store.items.scan(OWNER, made.id)
+    found = [(item.segment, item.offset) for item in scan.items]
+    assert len(found) == len(set(found))
+    assert everything <= set(found)

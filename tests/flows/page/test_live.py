@@ -7,6 +7,7 @@ import asyncio
 import orjson
 import pytest
 
+from proxy.app import stop
 from proxy.page.hub import HUB, MOST_OF_OWNER
 from proxy.runtime.tasks import TASKS
 from tests.flows.branches.api import fork
@@ -187,3 +188,40 @@ async def test_nothing_is_asked_of_the_store_while_nobody_watches(proxy: Proxy):
             await asyncio.sleep(0.01)
     assert not proxy.app[HUB].is_looking
     assert proxy.app[TASKS].failing == []
+
+
+async def test_a_deleted_item_is_activity(proxy: Proxy):
+    conversation = await new_conversation(proxy)
+    await respond(proxy, conversation=conversation)
+    first = (await items_of(proxy, conversation))[0]["id"]
+    async with Live(proxy, live_path(conversation)) as page:
+        await page.until("change")
+        await proxy.call("DELETE", f"/v1/conversations/{conversation}/items/{first}")
+        assert (await page.until("change"))["changed"] == ["activity"]
+
+
+async def test_a_server_that_stops_ends_what_is_watched(start_proxy: StartProxy):
+    proxy = await start_proxy(server={"shutdown_timeout_seconds": 30.0})
+    conversation = await new_conversation(proxy)
+    async with Live(proxy, live_path(conversation)) as page, Live(proxy, "/ui/live") as listing:
+        await page.until("change")
+        async with asyncio.timeout(10):
+            await stop(proxy.runner)
+            assert await page.response.content.read() == b""
+            await listing.response.content.read()
+
+
+async def test_a_branch_that_a_turn_is_making_can_be_watched_before_it_is_there(proxy: Proxy):
+    conversation, gate = await new_conversation(proxy), asyncio.Event()
+    await respond(proxy, conversation=conversation)
+    last = (await items_of(proxy, conversation))[-1]["id"]
+    proxy.upstream.script(answer_after(gate))
+    async with Live(proxy, live_path(conversation, "?branch=draft")) as page:
+        assert (await page.until("change"))["tip"] is None
+        fork_from = {"id": conversation, "branch": "draft", "fork_from": last}
+        async with Stream(proxy, {"conversation": fork_from}) as client:
+            await client.until("response.output_text.delta")
+            assert await page.text("Once upon") == "Once upon"
+            gate.set()
+            assert (await page.until("change"))["tip"] == "1.2"
+            await page.until("done")

@@ -14,7 +14,7 @@ from proxy.protocol.request import read_request
 from proxy.turns.running import TURNS
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.page.live import Live, live_path
-from tests.flows.streams import OPENING, Stream, answer_after
+from tests.flows.streams import OPENING, Stream, answer_after, read_stream
 from tests.flows.talk import items_of, new_conversation, respond, settled
 from tests.upstream import Reply
 
@@ -145,6 +145,39 @@ async def test_a_client_whose_turn_is_stopped_gets_the_end_of_its_stream(proxy: 
         end = await client.until("response.incomplete")
     assert end["response"]["output"][0]["content"][0]["text"] == "Once upon"
     assert await texts_in(proxy, conversation) == ["hi", "Once upon"]
+
+
+async def test_a_client_that_waits_for_json_gets_what_there_is(proxy: Proxy):
+    conversation, gate = await new_conversation(proxy), asyncio.Event()
+    proxy.upstream.script(Reply.sse([*OPENING, asyncio.Event()]))
+    async with Live(proxy, live_path(conversation)) as page:
+        await page.until("change")
+        asking = asyncio.create_task(respond(proxy, conversation=conversation, model="m"))
+        running = await page.until("running")
+        # no frames are made for it, so there is nothing to follow
+        assert not running["followable"]
+        await proxy.upstream.wait_for_requests(1)
+        assert await stop_on(proxy, conversation, running["response"]) == (200, True)
+        response = await asking
+    assert (response["status"], gate.is_set()) == ("incomplete", False)
+
+
+async def test_stopped_before_the_model_server_said_anything(proxy: Proxy):
+    conversation = await new_conversation(proxy)
+    proxy.upstream.script(Reply.sse([asyncio.Event()]))
+    async with Live(proxy, live_path(conversation)) as page:
+        await page.until("change")
+        asking = asyncio.create_task(read_stream(proxy, {"conversation": conversation, "model": "m", "input": "hi"}))
+        running = await page.until("running")
+        await proxy.upstream.wait_for_requests(1)
+        assert await stop_on(proxy, conversation, running["response"]) == (200, True)
+        told = await asking
+    assert [line for line in told.split(b"\n") if line.startswith(b"event: ")] == [
+        b"event: response.created",
+        b"event: response.in_progress",
+        b"event: response.incomplete",
+    ]
+    assert await texts_in(proxy, conversation) == ["hi"]
 
 
 async def test_a_turn_in_another_process_is_stopped(start_proxy: StartProxy):

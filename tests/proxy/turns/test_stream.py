@@ -14,6 +14,7 @@ from proxy.delivery import TurnOutput
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
 from proxy.relay import MalformedEvent
+from proxy.telemetry.records import TurnRecord
 from proxy.turns.stream import BROKEN_OFF, TurnStream
 from tests.virtual_time import in_virtual_time
 
@@ -45,6 +46,8 @@ class Answer:
 
 class Relay:
     """Tells what it is fed; `bad` can't be read, `bug` is one, `over` ends the response, `again` begins another."""
+
+    is_untold = False
 
     def __init__(self) -> None:
         self.outcome: object | None = None
@@ -123,6 +126,7 @@ class Scene:
         self.stream = TurnStream(
             self.relay,  # type: ignore[arg-type]
             TurnOutput(self.client, [self.sink]),
+            TurnRecord(),
             **{"tells": True, "ends_on_leave": True, **options},
         )
         self.running = asyncio.ensure_future(self.stream.run(self.answer))  # type: ignore[arg-type]
