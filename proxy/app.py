@@ -45,6 +45,8 @@ from proxy.page import hosting
 from proxy.page.hub import HUB, Hub
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from proxy.recording.chat import CHAT_RECORDER, ChatRecorder
+from proxy.recording.recorder import RECORDER, Recorder
 from proxy.runtime.leases import Leases
 from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
 from proxy.runtime.store_watch import watching
@@ -206,6 +208,14 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def provide_recorder(app: web.Application) -> AsyncIterator[None]:
+    """Record what apps send that keep their history themselves."""
+    async with Recorder(app[SERVICES]).serving(app[TASKS]) as recorder:
+        app[RECORDER] = recorder
+        async with ChatRecorder(recorder).serving(app[TASKS]) as app[CHAT_RECORDER]:
+            yield
+
+
 async def provide_followers(app: web.Application) -> AsyncIterator[None]:
     """Look into the logs of events that clients follow."""
     config = app[CONFIG]
@@ -233,7 +243,7 @@ async def provide_connections(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_worker(app: web.Application) -> AsyncIterator[None]:
     """Run background responses."""
-    async with Worker(app[SERVICES]).serving(app[TASKS]) as worker:
+    async with Worker(app[SERVICES], app[RECORDER]).serving(app[TASKS]) as worker:
         app[WORKER] = worker
         yield
 
@@ -340,6 +350,7 @@ CONTEXTS = [
     provide_idempotency_keys,
     provide_upstream,
     provide_turns,
+    provide_recorder,
     provide_followers,
     provide_hub,
     provide_worker,

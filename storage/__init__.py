@@ -44,6 +44,18 @@ from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
+from storage.recognition.recognition import (
+    DigestNote,
+    DigestNotes,
+    DigestQuery,
+    Members,
+    Recognition,
+    RecordAct,
+    Recorded,
+    RecordedTurn,
+    RecordResult,
+    Spot,
+)
 from storage.records import (
     ArchivedAppend,
     ArchivedBranch,
@@ -139,6 +151,9 @@ __all__ = [
     "Coverage",
     "CursorNotFound",
     "DamagedBackup",
+    "DigestNote",
+    "DigestNotes",
+    "DigestQuery",
     "Disk",
     "Entry",
     "EventBatch",
@@ -170,6 +185,7 @@ __all__ = [
     "Lease",
     "LocatedItem",
     "Locked",
+    "Members",
     "Missing",
     "NoUserMessage",
     "NotAMessage",
@@ -187,6 +203,11 @@ __all__ = [
     "Reason",
     "RecentPage",
     "RecentResponse",
+    "Recognition",
+    "RecordAct",
+    "RecordResult",
+    "Recorded",
+    "RecordedTurn",
     "Renewal",
     "Report",
     "ResponseNotFound",
@@ -194,6 +215,7 @@ __all__ = [
     "Safeguards",
     "Scan",
     "ServerReplaced",
+    "Spot",
     "StopResult",
     "Store",
     "StoreError",

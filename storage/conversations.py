@@ -12,6 +12,7 @@ from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call, Scripts
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError, Unavailable
+from storage.partitions import partition_of
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
 from storage.views.shapes import MOST_HEADS, ConversationHead, Excerpt
 
@@ -138,10 +139,10 @@ class Conversations:
 
     async def delete(self, owner: str, conversation_id: str) -> None:
         """Hide a conversation and its items at once. Raises ConversationNotFound."""
-        reply = await self._scripts.run(self._delete_call(owner, conversation_id))
+        facts, digests = await self._scripts.run(self._delete_call(owner, conversation_id))
         # it is gone: a listing that still names it drops it when it is read
         with suppress(Unavailable):
-            await self._scripts.run(self._drop_call(owner, read_facts(reply[0])))
+            await self._scripts.run_all(self._drop_calls(owner, read_facts(facts), digests))
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner; return how many there were."""
@@ -157,7 +158,7 @@ class Conversations:
                     raise reply
                 else:
                     deleted += 1
-                    drops.append(self._drop_call(owner, read_facts(reply[0])))
+                    drops += self._drop_calls(owner, read_facts(reply[0]), reply[1])
             await self._scripts.run_all(drops)
             cursor = cursor_after(*entries[-1])
         return deleted
@@ -226,8 +227,12 @@ class Conversations:
         arguments: list[Argument] = [owner, conversation_id, self._keyspace.retention_seconds]
         return Call("delete_conversation", self._keyspace.keys(conversation_id).common, arguments, conversation_id)
 
-    def _drop_call(self, owner: str, conversation: Conversation) -> Call:
-        return self._keyspace.drop(owner, conversation.id, conversation.project_id, conversation.referrer)
+    def _drop_calls(self, owner: str, conversation: Conversation, digests: Sequence[bytes]) -> list[Call]:
+        """Return what takes a deleted conversation out of its listings, and what led to it away."""
+        calls = [self._keyspace.drop(owner, conversation.id, conversation.project_id, conversation.referrer)]
+        if names := sorted({name.decode() for name in digests}):
+            calls += self._keyspace.drop_digests(owner, partition_of(conversation.id), names)
+        return calls
 
 
 def _repair_call(listing: str, conversation_id: str) -> Call:

@@ -48,6 +48,7 @@ _ONLY_READ = frozenset(
         "export_appends",
         "export_begin",
         "export_items",
+        "find_digests",
         "find_id",
         "graph_branches",
         "identify_conversation",

@@ -33,6 +33,7 @@ from storage.maintenance.purger import Purger
 from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
 from storage.quotas import Quotas
+from storage.recognition.recognition import Recognition
 from storage.responses import Responses
 from storage.room import Disk
 from storage.turns import Turns
@@ -115,6 +116,7 @@ class Store:
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
         self.idempotency = Idempotency(keyspace)
         self.quotas = Quotas(keyspace)
+        self.recognition = Recognition(keyspace)
         self.archive = Archive(keyspace)
         self.copier = Copier(channel, keyspace)
         self.restorer = Restorer(channel, keyspace, self.jobs)

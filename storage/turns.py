@@ -219,6 +219,7 @@ def _opened(
         anchor=anchor.decode() or None,
         model=model.decode() or None,
         watched=bool(watched),
+        beside=facts[2].decode() if len(facts) > 2 else "",
     )
 
 

@@ -18,6 +18,7 @@ from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import traced_headers
 from proxy.http.urls import API_VERSION, hint_for, split_path
 from proxy.protocol.errors import ApiError, NotFound, UpgradeRequired, method_not_allowed
+from proxy.recording.chat import CHAT_RECORDER
 from proxy.telemetry.telemetry import TELEMETRY
 from proxy.upstream.body import ending_of, iter_raw
 from proxy.upstream.client import UPSTREAM
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
     import aiohttp
     from multidict import CIMultiDict
 
+    from proxy.recording.chat import ChatTap
+
 _PREFIX = f"/{API_VERSION}"
+#: What is recorded of what passes through.
+CHAT_PATH = "/chat/completions"
 #: Where model servers list their models, and how much of that is read.
 MODELS_PATH = f"{_PREFIX}/models"
 MAX_LIST_BYTES = 256 * 1024
@@ -56,25 +61,40 @@ async def pass_through(request: web.Request) -> web.StreamResponse:
 
     After that an exception means that the answer is not complete, and the connection is cut.
     """
-    if request.method not in METHODS:
-        raise method_not_allowed(request.method[:32], ", ".join(sorted(METHODS)))
-    # Others may be ignored (RFC 9110, 7.8): Java's client asks for h2c with every request.
-    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-        raise UpgradeRequired("WebSocket is not available on this path.")
+    _refuse_unusual(request)
     path = upstream_path(request.rel_url.raw_path)
-    upload = Upload(request) if request.body_exists else None
+    tap = _tap(request, path)
+    upload = Upload(request, tap) if request.body_exists else None
     upstream, telemetry = request.app[UPSTREAM], request.app[TELEMETRY]
     forwarding = upstream.forward(request.method, path, request.rel_url.raw_query_string, _headers(request), upload)
     try:
         with telemetry.attempting(upstream.name, ending_of) as attempt:
             async with forwarding as answer:
                 attempt.begin(str(answer.status))
-                return await _relay(request, answer)
+                return await _relay(request, answer, tap)
     except ApiError:
         if upload is not None and upload.error is not None:
             # What is wrong with the caller's body shows up as a broken upstream connection.
             raise upload.error from None
         raise
+    finally:
+        if tap is not None:
+            request.app[CHAT_RECORDER].put(tap)
+
+
+def _refuse_unusual(request: web.Request) -> None:
+    if request.method not in METHODS:
+        raise method_not_allowed(request.method[:32], ", ".join(sorted(METHODS)))
+    # Others may be ignored (RFC 9110, 7.8): Java's client asks for h2c with every request.
+    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        raise UpgradeRequired("WebSocket is not available on this path.")
+
+
+def _tap(request: web.Request, path: str) -> ChatTap | None:
+    """Return what takes a request and its answer down, None if it is none of those that may be recorded."""
+    if path != CHAT_PATH or request.method != hdrs.METH_POST or not request.body_exists:
+        return None
+    return request.app[CHAT_RECORDER].tap(request[CALLER].owner, request.headers)
 
 
 def upstream_path(raw_path: str) -> str:
@@ -90,15 +110,21 @@ def upstream_path(raw_path: str) -> str:
 
 
 class Upload:
-    """A request's body on its way upstream; `error` tells afterwards whether the caller broke it off."""
+    """A request's body on its way upstream; `error` tells afterwards whether the caller broke it off.
 
-    def __init__(self, request: web.Request) -> None:
+    tap: what takes it down.
+    """
+
+    def __init__(self, request: web.Request, tap: ChatTap | None = None) -> None:
+        self._tap = tap
         self._body = iter_body(request, request.app[CONFIG].server.max_body_bytes)
         self.error: ApiError | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for chunk in self._body:
+                if self._tap is not None:
+                    self._tap.ask(chunk)
                 yield chunk
         except ApiError as exc:
             self.error = exc
@@ -112,20 +138,26 @@ def _headers(request: web.Request) -> CIMultiDict[str]:
     return headers
 
 
-async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+async def _relay(request: web.Request, answer: aiohttp.ClientResponse, tap: ChatTap | None) -> web.StreamResponse:
     request[UPSTREAM_REQUEST_ID] = answer.headers.get("x-request-id", "-")
     response = web.StreamResponse(
         status=answer.status, reason=answer.reason, headers=response_headers(answer.headers, untouched=True)
     )
     await response.prepare(request)
     listed = _ModelList() if request.path == MODELS_PATH and answer.status == 200 else None
+    if tap is not None:
+        tap.begin(answer.status, answer.headers)
     async for chunk in iter_raw(answer):
+        if tap is not None:
+            tap.answer(chunk)
         if listed is not None:
             listed.take(chunk)
         await response.write(chunk)
     if listed is not None:
         request.app[TELEMETRY].models.vouch_list(listed.read())
     await response.write_eof()
+    if tap is not None:
+        tap.is_delivered = True
     return response
 
 

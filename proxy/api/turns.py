@@ -16,12 +16,15 @@ from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left, traced_headers
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
 from proxy.protocol.request import TurnRequest
+from proxy.recording.recorder import RECORDER
+from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.records import TurnRecord
+from proxy.turns.observer import AnsweredBefore
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
-from proxy.turns.turn import AnsweredBefore, Turn
+from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound, ModelCall
 
 
@@ -71,13 +74,14 @@ async def run_turn(
     note_request(request, call.record, streamed=turn_request.stream)
     delivery = HttpDelivery(request, app[CONFIG].server.unread_seconds)
     log = stream_log(services, caller.owner, turn_request)
+    recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
     turn = Turn(
         services,
         call,
         turn_request,
         delivery,
-        replace(options, resumable=True) if log is not None else options,
+        replace(options, recording=recording, resumable=options.resumable or log is not None),
         sinks=[sink for sink in (log, keeping.recording) if sink],
         observers=[observer for observer in (keeping.observer, log) if observer],
     )

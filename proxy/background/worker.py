@@ -28,6 +28,7 @@ from proxy.background.job import BackgroundJob
 from proxy.delivery import Unattended
 from proxy.protocol.errors import ApiError
 from proxy.protocol.store_errors import from_store_error
+from proxy.recording.turn import TurnRecording
 from proxy.runtime.tasks import Tasks
 from proxy.sealing import Unsealable
 from proxy.streams.event_log import EventLogWriter
@@ -37,9 +38,10 @@ from proxy.turns.identity import AcceptedIdentity
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
-from storage import EventLog, Job, JobEntry, StoreError, Unavailable, new_token
+from storage import EventLog, Job, JobEntry, StoreError, Unavailable, new_token, partition_of
 
 if TYPE_CHECKING:
+    from proxy.recording.recorder import Recorder
     from proxy.services import Services
     from proxy.telemetry.records import TurnRecord
 
@@ -95,8 +97,9 @@ class Run:
 class Worker:
     """Runs background responses of all owners."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, recorder: Recorder) -> None:
         self._services = services
+        self._recorder = recorder
         self._jobs = services.store.jobs
         self._config = services.config.background
         self._lease_seconds = services.leases.seconds
@@ -270,7 +273,11 @@ class Worker:
             record.trace = tracing.begin(content.inbound.headers, linked=True) if tracing is not None else None
             run.record = record
             identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)
-            turn = Turn(services, call, request, Unattended(), TurnOptions(identity=identity), sinks=sinks)
+            recording = None
+            if content.marks is not None:
+                recording = TurnRecording(self._recorder, job.owner, content.marks, partition_of(response_id))
+            options = TurnOptions(identity=identity, recording=recording)
+            turn = Turn(services, call, request, Unattended(), options, sinks=sinks)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)
             with record.collecting():
                 await run.carry_out(turn)

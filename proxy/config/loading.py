@@ -19,7 +19,8 @@ import msgspec
 
 from proxy.config.flags import FLAGS
 from proxy.config.schema import ENVIRONMENT_PREFIX, Key, keys, sections
-from proxy.config.settings import Config, Secret, Section
+from proxy.config.section import Section
+from proxy.config.settings import Config, Secret
 from proxy.config.validation import violations
 
 SectionType = TypeVar("SectionType", bound=Section)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from msgspec import inspect
 
-from proxy.config.settings import Config, Secret, Section
+from proxy.config.section import Section
+from proxy.config.settings import Config, Secret
 
 #: What every environment variable of ours begins with.
 ENVIRONMENT_PREFIX = "BRANCHLINE_"

@@ -10,32 +10,19 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
-NotEmpty = Annotated[str, msgspec.Meta(min_length=1, description="text, not empty")]
-Name = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 letters, digits, dots, underscores or hyphens"
-    ),
-]
-ModelName = Annotated[
-    str,
-    msgspec.Meta(pattern=r"^(\*|[^*\s]+\*?)\Z", description="a model's name, or the beginning of it with a * behind"),
-]
-HostName = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)\Z",
-        description="names of hosts without port, *.example for all below one, or *",
-    ),
-]
-KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every part of the tree: immutable, and a key that is not known is an error that names it."""
+from proxy.config.section import (
+    Count,
+    HostName,
+    KeyHash,
+    ModelName,
+    Name,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Section,
+    SourceName,
+)
+from proxy.config.sources import KEY_SOURCES, USER_SOURCES
 
 
 class Secret(str):
@@ -170,7 +157,7 @@ class AuthConfig(Section, frozen=True):
     #: `passthrough`: the caller's own upstream key; `jwt`; `api_keys`; `none`: everybody is one owner.
     mode: Literal["passthrough", "jwt", "api_keys", "none"] = "passthrough"
     #: Owner name → SHA-256 (hex) of the key, for `api_keys`.
-    api_keys: dict[Name, KeyHash] = {}
+    api_keys: dict[Name, KeyHash] = {}  # noqa: RUF012 (msgspec makes a new one each time)
     #: Token verification, for `jwt`.
     jwt: JwtConfig = JwtConfig()
     #: Allow `mode = "none"` on an address that is not loopback.
@@ -286,7 +273,7 @@ class ModelsConfig(Section, frozen=True):
     """What is known of models, by their name; `gpt-4*` means all whose name begins so, `*` all others."""
 
     #: Name → tokens of its context window: question and answer together. `truncation: "auto"` cuts the history to it.
-    windows: dict[ModelName, Count] = {}
+    windows: dict[ModelName, Count] = {}  # noqa: RUF012 (msgspec makes a new one each time)
 
 
 class IdempotencyConfig(Section, frozen=True):
@@ -318,6 +305,29 @@ class StreamsConfig(Section, frozen=True):
     keep: Literal["background", "all"] = "background"
     #: Seconds that they are kept after the last one.
     retention_seconds: Annotated[float, msgspec.Meta(ge=1)] = 3600.0
+
+
+class RecordingConfig(Section, frozen=True):
+    """What is recorded of apps that keep their history themselves; see docs/recording.md."""
+
+    #: `on`: their turns become conversations; `keys`: only turns that name their session, see `keys`, go on in one;
+    #: `off`: each stored turn is on its own.
+    mode: Literal["on", "keys", "off"] = "on"
+    #: Which Chat Completions are recorded: those with `store: true`, or `all`.
+    chat: Literal["store", "all"] = "store"
+    #: Record turns with `store: false` too. Their responses can't be asked for all the same.
+    store_false: bool = False
+    #: Where a request may name its session, the first that is there counts: headers (`*` stands for anything), and
+    #: fields of the body.
+    keys: tuple[SourceName, ...] = KEY_SOURCES
+    #: Where a request may name the end user behind its API key: what one says is never taken for another's.
+    end_users: tuple[SourceName, ...] = USER_SOURCES
+    #: Chat Completions that wait to be written, of one process; more are dropped, and filled in from the next request.
+    max_waiting: Count = 1000
+    #: Bytes of them.
+    max_waiting_bytes: Count = 128 * 1024 * 1024
+    #: Most bytes of one, question and answer together; a larger one is not recorded.
+    max_bytes: Count = 32 * 1024 * 1024
 
 
 class ErrorsConfig(Section, frozen=True):
@@ -378,6 +388,7 @@ class Config(Section, frozen=True):
     websocket: WebSocketConfig = WebSocketConfig()
     background: BackgroundConfig = BackgroundConfig()
     streams: StreamsConfig = StreamsConfig()
+    recording: RecordingConfig = RecordingConfig()
     compaction: CompactionConfig = CompactionConfig()
     models: ModelsConfig = ModelsConfig()
     idempotency: IdempotencyConfig = IdempotencyConfig()

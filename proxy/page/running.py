@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from proxy.page.hub import Hub
     from proxy.protocol.request import TurnRequest
+    from proxy.turns.observer import TurnResult
     from proxy.turns.options import TurnOptions
-    from proxy.turns.turn import TurnResult
 
 logger = logging.getLogger(__name__)
 

@@ -269,6 +269,8 @@ class StreamLog:
     which it is kept, None for `streams.retention_seconds`.
     """
 
+    needs_id = False
+
     def __init__(self, services: Services, owner: str, retention_seconds: float | None = None) -> None:
         self._services = services
         self._owner = owner
@@ -280,6 +282,10 @@ class StreamLog:
 
     async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
         """Begin the log."""
+        self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id), self._retention_seconds)
+
+    def moved(self, response_id: str) -> None:
+        """Begin the log of the new id; nothing was written yet."""
         self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id), self._retention_seconds)
 
     async def storing(self, attempt: int) -> None:

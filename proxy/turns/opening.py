@@ -92,6 +92,17 @@ class Opening:
             record.previous_response_id = source.previous_response_id or ""
             record.branch = self.opened.branch
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing is in its partition yet."""
+        return not (self.request.source.subject or self.opened.known or self.identity.partition)
+
+    def moved_to(self, partition: str) -> Opening:
+        """Return the same turn in another partition; it must hold no lock. Items of its input keep their ids."""
+        response_id = self.identity.response_id(partition, stored=self.request.stored)
+        lease = Lease(partition, "", self.identity.token(response_id))
+        return replace(self, lease=lease, response_id=response_id)
+
     def may_repeat(self) -> bool:
         """Tell whether its history may end with a turn that brought the same."""
         return ends_with_turn_of(self.opened.items, self.turn_input.entries)
@@ -141,8 +152,10 @@ async def open_turn(
     try:
         _check_history(services.config.turns, opened)
         check_calls = services.config.turns.check_tool_calls
+        takes_edits = options.recording is not None and not request.source.subject
         turn_input = await beside(
-            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+            len(request.items),
+            lambda: prepare(request, opened, new_item_id, check_calls=check_calls, takes_edits=takes_edits),
         )
     except BaseException:
         await release(services, lease)

@@ -13,12 +13,13 @@ from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import Tasks
-from proxy.turns.turn import AnsweredBefore
+from proxy.turns.observer import AnsweredBefore
 from storage import StoreError
 
 if TYPE_CHECKING:
+    from proxy.turns.observer import TurnResult
     from proxy.turns.slots import TurnSlots
-    from proxy.turns.turn import Turn, TurnResult
+    from proxy.turns.turn import Turn
 
 logger = logging.getLogger(__name__)
 

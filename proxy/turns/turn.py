@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -23,80 +22,30 @@ from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
+from proxy.recording.turn import CONVERSATION_HEADER
 from proxy.relay import Outcome, Ownership, Relay
 from proxy.streams.event_log import watched_log
 from proxy.telemetry.records import CUT, IN_BAND, MALFORMED, outcome_of
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
+from proxy.turns.observer import AnsweredBefore, TurnResult
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
 from proxy.turns.stream import BROKEN_OFF, TurnStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import MutableMapping, Sequence
 
     from proxy.delivery import Delivery, FrameSink
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
     from proxy.turns.continuation import Continuation
+    from proxy.turns.observer import TurnObserver
     from proxy.turns.opening import Opening
     from proxy.upstream.answer import ModelAnswer
     from proxy.upstream.model_call import ModelCall
-    from storage import KeptAnswer, KeyClaim
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TurnResult:
-    """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
-
-    response_id: str
-    status: str = ""
-    body: bytes | None = None
-
-
-class AnsweredBefore(Exception):
-    """Ends a turn before the model is asked: its request was carried out before, and this is its answer.
-
-    claim: what it is kept under until it is delivered; None where it stays.
-    """
-
-    def __init__(self, answer: KeptAnswer, claim: KeyClaim | None = None) -> None:
-        super().__init__(answer.response_id)
-        self.answer = answer
-        self.claim = claim
-
-
-class TurnObserver(Protocol):
-    """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
-
-    def begun(self) -> None:
-        """The turn runs from here on, whatever becomes of the request that it came with."""
-        ...
-
-    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
-        """The turn is open and its response has an id; the model server has not been asked yet.
-
-        may_repeat: tells whether its history may end with a turn that brought the same. May raise ApiError, or
-        AnsweredBefore.
-        """
-        ...
-
-    async def storing(self, attempt: int) -> None:
-        """What was made is about to be stored. attempt: from 0; the one before may have been carried out.
-
-        Raises Unavailable where it has to wait, Conflict where it must not be.
-        """
-        ...
-
-    def left(self) -> None:
-        """The client has gone."""
-        ...
-
-    async def ended(self, end: TurnResult | BaseException) -> None:
-        """The turn is over. Raises nothing that the turn would have to know."""
-        ...
 
 
 class Turn:
@@ -137,6 +86,10 @@ class Turn:
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
         self._generating: asyncio.Task[Any] | None = None
+        self._recording = self._options.recording
+        self._is_placed = False
+        #: What goes along with the answer of the model server's headers.
+        self._headers: MutableMapping[str, str] = {}
         #: The client's side.
         self.delivery = delivery
 
@@ -239,19 +192,45 @@ class Turn:
         services, owner, record = self._services, self._call.caller.owner, self._record
         record.opened_from = perf_counter()
         opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
-        self._opening, self._request = opening, opening.request
+        self._take(opening)
         opening.note(record)
-        self._relay = Relay(_ownership(opening))
-        self._commit = Commit(services, self._call, opening, self._relay)
         try:
             self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
-            for observer in self._observers:
-                await observer.identified(opening.response_id, opening.may_repeat)
+            await self._identify(opening)
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
+            if self._recording is not None:
+                self._recording.release()
+
+    def _take(self, opening: Opening) -> None:
+        self._opening, self._request = opening, opening.request
+        self._relay = Relay(_ownership(opening))
+        self._commit = Commit(self._services, self._call, opening, self._relay, self._recording)
+
+    async def _identify(self, opening: Opening) -> None:
+        """Let the observers know the id; where the turn belongs is found out meanwhile, unless they must know now."""
+        if self._recording is not None:
+            self._recording.begin(opening.request, opening.opened)
+            if self._compaction.may_act or any(observer.needs_id for observer in self._observers):
+                await self._place(asked=False)
+        for observer in self._observers:
+            await observer.identified(self.response_id, opening.may_repeat)
+
+    async def _place(self, *, asked: bool = True) -> None:
+        """Move the turn to where it belongs, once, before anything of it is told."""
+        recording, opening = self._recording, self._opening
+        if recording is None or opening is None or self._is_placed:
+            return
+        self._is_placed = True
+        await recording.found(asked=asked)
+        partition = recording.settle(opening.lease.partition, is_fresh=opening.is_fresh)
+        if partition != opening.lease.partition:
+            self._take(opening.moved_to(partition))
+            for observer in self._observers:
+                observer.moved(self.response_id)
 
     def _let_watch(self, opening: Opening) -> None:
         """Let others end the turn, and follow it if somebody watches already."""
@@ -308,7 +287,10 @@ class Turn:
         """Ask the model server, once, and tell what it answers."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
         with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
-            self._output.begin(answer.headers)
+            await self._place()
+            self._headers = answer.headers
+            self._note_header()
+            self._output.begin(self._headers)
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
                 outcome: Outcome | None = self._relay.complete(await answer.read_json())
@@ -349,6 +331,10 @@ class Turn:
         outcome = self._relay.interrupt()
         return outcome if outcome.items or waits else None
 
+    def _note_header(self) -> None:
+        if self._recording is not None and (header := self._recording.header):
+            self._headers[CONVERSATION_HEADER] = header
+
     def _learn(self, outcome: Outcome) -> Outcome:
         """Remember what the answer shows of the model; return the outcome as the client understands it."""
         error = outcome.response["error"] if outcome.status == "failed" else None
@@ -374,6 +360,7 @@ class Turn:
         record.commit_at = perf_counter()
         record.answered(outcome.response, record.outcome or broken_off or outcome.status)
         beside = await self._commit.describe()
+        self._note_header()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}
             return TurnResult(self.response_id, outcome.status, orjson.dumps(answer))

@@ -17,7 +17,7 @@ from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
 from proxy.upstream.headers import response_headers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, MutableMapping
 
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer
@@ -64,7 +64,7 @@ class ModelAnswer:
         self._ends = True
 
     @property
-    def headers(self) -> Mapping[str, str]:
+    def headers(self) -> MutableMapping[str, str]:
         """What of its headers goes on to the client, with how many items the model was not shown."""
         headers = response_headers(self._answer.headers)
         if self._omitted:

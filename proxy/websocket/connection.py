@@ -33,6 +33,8 @@ from proxy.protocol.errors import (
     method_not_allowed,
 )
 from proxy.protocol.store_errors import from_store_error
+from proxy.recording.recorder import RECORDER
+from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.lines import TurnLine
@@ -301,7 +303,10 @@ class Connection:
             await count_request(self._request, caller.owner, limit)
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
-        options = replace(options, resumable=log is not None)
+        recording = None
+        if options.generate:
+            recording = recording_of(app[RECORDER], caller.owner, self._inbound.headers, request)
+        options = replace(options, resumable=log is not None, recording=recording)
         call = services.model_call(caller, self._inbound)
         record = call.record
         record.mode, record.began = "websocket", start

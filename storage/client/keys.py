@@ -28,6 +28,8 @@
 <prefix>:quota:{<owner>}:requests       string  when all requests of a minute are back, in ms (quotas/count_request)
 <prefix>:quota:{<owner>}:turns          sorted set  running turns → until when, in ms; of all owners under `all`
 <prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
+<prefix>:owner:{<owner>}:digest:<name>  sorted set  what the digest of a history leads to (recognition)
+<prefix>:{<partition>}:digests          list    names of the digests that lead to the conversation here
 """
 
 from __future__ import annotations
@@ -155,7 +157,7 @@ class PartitionKeys:
 
 @dataclass(frozen=True, slots=True)
 class OwnerKeys:
-    """The listings and idempotency keys of one owner; the owner is their hash tag."""
+    """The listings, idempotency keys and digests of one owner; the owner is their hash tag."""
 
     prefix: str
     owner: str
@@ -189,6 +191,10 @@ class OwnerKeys:
     def idempotency(self, name: str) -> str:
         """Hash of one idempotency key; name: what stands for it."""
         return self._key(f"idempotency:{name}")
+
+    def digest(self, name: str) -> str:
+        """Sorted set of what one digest of a history leads to."""
+        return self._key(f"digest:{name}")
 
     def listings(self, project_id: str | None, referrer: str | None) -> list[str]:
         """Return every listing that a conversation with these facts is in."""

@@ -14,6 +14,9 @@ from storage.errors import Unavailable
 from storage.partitions import partition_of
 from storage.records import Conversation, Entry
 
+#: Digests that one call forgets.
+DIGESTS_AT_ONCE = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
@@ -81,6 +84,14 @@ class Keyspace:
     def drop(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that takes a conversation out of the owner's listings."""
         return Call("drop_index", self.owner(owner).listings(project_id, referrer), [conversation_id, 0])
+
+    def drop_digests(self, owner: str, partition: str, names: Sequence[str]) -> list[Call]:
+        """Return the calls after which digests of an owner do not lead to a partition any more."""
+        keys, some = self.owner(owner), range(0, len(names), DIGESTS_AT_ONCE)
+        return [
+            Call("drop_digests", [keys.digest(one) for one in names[at : at + DIGESTS_AT_ONCE]], [f"{partition}:"])
+            for at in some
+        ]
 
 
 def flatten(entries: Sequence[Entry]) -> list[Argument]:

@@ -9,7 +9,7 @@ import socket
 from storage.client.followed import Followed
 
 #: Seconds between two looks. Another server is believed in when the second one finds it too.
-LOOK_UP_SECONDS = 5.0
+RESOLVE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 class NamedServer(Followed):
     """The server that a host name leads to."""
 
-    def __init__(self, host: str, port: int, look_seconds: float = LOOK_UP_SECONDS) -> None:
+    def __init__(self, host: str, port: int, look_seconds: float = RESOLVE_SECONDS) -> None:
         super().__init__()
         self._host, self._port = host, port
         self._look_seconds = look_seconds

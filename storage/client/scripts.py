@@ -87,6 +87,7 @@ _ACKNOWLEDGED = frozenset(
         "note_restore",
         # as a question whether they follow
         "probe_writes",
+        "record_turn",
         "submit_response",
         "update_branch",
         "update_conversation",
@@ -177,6 +178,11 @@ class Scripts:
     def guard(self, check: Callable[[], Awaitable[None]] | None) -> None:
         """Have `check` done before each call, which is not made if it raises; None: no more."""
         self._check = check
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether calls that go out together may reach different servers, in any order."""
+        return self._channel.is_cluster
 
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.

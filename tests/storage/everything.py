@@ -19,6 +19,9 @@ from storage import (
     CommitMode,
     CommitResult,
     Conversation,
+    DigestNote,
+    DigestNotes,
+    DigestQuery,
     EventBatch,
     EventLog,
     EventQuery,
@@ -31,6 +34,9 @@ from storage import (
     Lease,
     OpenedTurn,
     PageRequest,
+    RecordAct,
+    RecordedTurn,
+    Spot,
     Store,
     Submission,
     TurnSlot,
@@ -92,6 +98,7 @@ async def use_everything(store: Store) -> None:
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
     await use_keys(store)
+    await use_recognition(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
 
@@ -128,6 +135,22 @@ async def use_archive(store: Store) -> None:
     await store.conversations.delete(OWNER, conversation.id)
     await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
     assert (await store.auditor.audit()).complaints == []
+
+
+async def use_recognition(store: Store) -> None:
+    """Call every method of recognition; a conversation with a side branch, a new MAIN and its digests is left."""
+    conversation_id = new_conversation_id(new_partition())
+    partition, spot = partition_of(conversation_id), Spot()
+    for act in (RecordAct.NEW, RecordAct.GROW, RecordAct.SIDE, RecordAct.TIP, RecordAct.GROW):
+        response_id = ids.new_response_id(partition, stored=True)
+        entries = [minted(partition, "question")], [minted(partition, "answer")]
+        turn = RecordedTurn(OWNER, conversation_id, act, response_id, b"{}", *entries, spot=spot, name="other")
+        done = await store.recognition.record(turn)
+        spot = done.spots[0] if act is RecordAct.GROW else done.spots[-1]
+        notes = [DigestNote(digest, f"{partition}:{spot.offset} x", 1) for digest in ("one", "two")]
+        await store.recognition.note([DigestNotes(OWNER, partition, notes)])
+    await store.recognition.find(OWNER, [DigestQuery("one"), DigestQuery("two", "x")])
+    await store.recognition.drop(OWNER, partition, ["two"])
 
 
 async def use_keys(store: Store) -> None:

@@ -51,8 +51,20 @@ async def diagnose(config: Config) -> list[Finding]:
             await _check_store(config),
             await _finding("upstream", _check_upstream(config, session)),
             await _finding("auth", _check_auth(config, session)),
+            Finding("recording", works=True, text=_describe_recording(config)),
             *([Finding("workers", works=True, text=f"{workers} processes")] if workers > 1 else []),
         ]
+
+
+def _describe_recording(config: Config) -> str:
+    """Say what will be recorded of apps that keep their history themselves."""
+    recording = config.recording
+    if recording.mode == "off":
+        return "off: each stored turn is on its own"
+    unstored = ", also with store: false" if recording.store_false else ""
+    completions = "all chat completions" if recording.chat == "all" else "chat completions with store: true"
+    known = "by what they resend" if recording.mode == "on" else "by the session that they name"
+    return f"turns, and {completions}{unstored}; conversations are known again {known}"
 
 
 async def _finding(subject: str, check: Awaitable[str]) -> Finding:

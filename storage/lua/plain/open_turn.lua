@@ -39,6 +39,10 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     local is_over = found[3] ~= 'queued' and found[3] ~= 'in_progress'
     if found[1] and is_over and call('TTL', response_key) >= retention / 2 then
       chain, pending, name, line = found[1], found[2] or '', '', -1
+      local lives = kept and call('HMGET', conversation_key, 'project_id', 'referrer', 'id', 'deleted_at') or {}
+      if lives[3] and not lives[4] then
+        facts = { lives[1] or '', lives[2] or '', lives[3] }
+      end
     end
   end
   -- whether anybody watches costs nothing more

@@ -13,7 +13,7 @@
 --   is_rest, watched}
 --   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids
 --   that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
---   {project_id, referrer};
+--   {project_id, referrer}, of a response also the id of the conversation that lives beside it;
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
 --   calls: for each call id 1 when the partition knows that call, else 0; line: the branch that it continues, or that
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
@@ -110,6 +110,10 @@ elseif source == 'response' then
     return { 'response_unfinished' }
   end
   chain, pending = parse_chain(fields[1]), fields[2] or ''
+  local lives = is_kept() and redis.call('HMGET', conversation_key, 'project_id', 'referrer', 'id', 'deleted_at') or {}
+  if lives[3] and not lives[4] then
+    facts = { lives[1] or '', lives[2] or '', lives[3] }
+  end
   if not looks and redis.call('TTL', response_key) < retention / 2 then
     extend(response_key, retention)
     slide_expiry(chain, index_key, retention)

@@ -16,7 +16,7 @@ from benchmarks.faults.injector import Link, link
 from proxy.http.keys import REQUEST_ID
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKey
 from proxy.idempotency.turns import KeyedAnswer
-from proxy.turns.turn import AnsweredBefore
+from proxy.turns.observer import AnsweredBefore
 from storage import KeptAnswer, KeyClaim, partition_of
 from tests.flows.conftest import Proxy, running_proxy
 from tests.flows.talk import Answer, answer_when, items_of, new_conversation, post, respond, settled

@@ -126,6 +126,7 @@ DOCUMENTED = {
     "journal",
     "branch:",
     "commit:",
+    "digests",
     "stop:",
     "watched",
     "events:",
