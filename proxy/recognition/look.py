@@ -57,7 +57,8 @@ class Look:
     """What of a request can be looked up.
 
     samples: after each answer in it, oldest first. question: digest of all of it, with what came after the last
-    answer, outputs of tools and media too. said: of each user message, with its element's index. count: elements.
+    answer, outputs of tools and media too. said: of each user message that is no context of the app's, with its
+    element's index. count: elements.
     """
 
     samples: Sequence[Sample]
