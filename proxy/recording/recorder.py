@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections import Counter
@@ -49,6 +50,8 @@ class Recorder:
         self.services = services
         self.config = services.config.recording
         self.looker = Looker()
+        #: Looks at long histories, in a thread, one at a time.
+        self.long_looker, self.long_turnstile = Looker(), asyncio.Lock()
         self.memory = HintMemory()
         self._missed = services.telemetry.metrics.recordings_missed_total
         self.notes = NoteQueue(services.store.recognition, lambda: self._missed.add("notes"))

@@ -127,7 +127,8 @@ async def open_turn(
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
     partition = identity.partition or _partition_for(request)
-    response_id = identity.response_id(partition, stored=request.stored)
+    # a lock, which only conversations have, says whose it is; elsewhere the partition may turn out to be another one
+    response_id = identity.response_id(partition, stored=request.stored) if request.source.conversation_id else ""
     lease = Lease(partition, "", identity.token(response_id))
     opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
@@ -138,8 +139,9 @@ async def open_turn(
         attempt = _Attempt(services, owner, request, options, lease)
         opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
         waited = attempt.waited_seconds
-    if not identity.partition and (home := _home(request, opened, partition)) != partition:
-        partition, response_id = home, identity.response_id(home, stored=request.stored)
+    if not identity.partition:
+        partition = _home(request, opened, partition)
+    response_id = response_id or identity.response_id(partition, stored=request.stored)
     lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)

@@ -219,6 +219,20 @@ async def test_a_conversation_that_was_purged_and_made_anew_has_its_own_history(
     assert history_of(await open_turn(heard, conversation=conversation)) == ["new", "same"]
 
 
+async def test_what_a_sweep_frees_is_not_held_any_more(talk: Talk, store: Store, redis: Redis):
+    key = f"{talk.tag}partition"
+    await talk.say("u8 a8")
+    await talk.turn("u4", "a4", fork=talk.point(ForkPoint.EDIT, "u3", backup="old"))
+    before = await redis.hget(key, "edition")
+    await store.sweeper.sweep(talk.id)
+    assert await redis.hget(key, "edition") == before
+    await store.branches.delete(OWNER, talk.id, "old")
+    assert (await store.sweeper.sweep(talk.id)).items == 2
+    assert before is not None
+    assert await redis.hget(key, "edition") not in (None, before)
+    assert texts_of(await talk.open()) == "u1 a1 u2 a2 u4 a4"
+
+
 async def contents_of(redis: Redis) -> dict[Any, tuple[int, Any]]:
     """Return each key's time to live in ms (0: for ever) and value."""
     return {key: (max(await redis.pttl(key), 0), await redis.dump(key)) for key in await redis.keys()}

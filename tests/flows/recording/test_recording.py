@@ -331,3 +331,11 @@ async def test_an_item_with_a_known_id_and_other_words_is_the_app_s_own_edit(pro
     (recorded,) = (await all_recorded(proxy)).values()
     assert [len(line.items) for line in recorded.lines.values()] == [2, 4]
     assert await texts_of(proxy, recorded.id) == ["one", "first, mended", "two", "second"]
+
+
+async def test_a_long_history_is_recorded_once_too(proxy: Proxy):
+    history = [message for turn in range(400) for message in (user(f"question {turn}"), said(f"answer {turn}"))]
+    await say(proxy, *history, user("first"), answer="one")
+    await say(proxy, *history, user("first"), said("one"), user("second"), answer="two")
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert [len(line.items) for line in recorded.lines.values()] == [804]
