@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -220,7 +221,9 @@ def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None
 
 
 def _parse(raw: bytes) -> Any:
-    try:
+    with suppress(orjson.JSONDecodeError):
+        # numbers are compared as floats
+        return orjson.loads(raw)
+    with suppress(orjson.JSONDecodeError):
         return loads_lenient(raw)
-    except orjson.JSONDecodeError:
-        return None
+    return None
