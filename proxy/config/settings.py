@@ -57,7 +57,7 @@ class ServerConfig(Section, frozen=True):
     max_body_bytes: Count = 64 * 1024 * 1024
     #: Largest body, or message of a WebSocket, that is read here as a whole; others are only passed on, or imported
     #: line by line. While one is parsed nobody else has their turn: a millisecond or two for each MiB.
-    max_json_bytes: Count = 8 * 1024 * 1024
+    max_json_bytes: Count = 32 * 1024 * 1024
     #: Bytes of request bodies that one process holds at a time, until their requests are over; more wait 10 seconds for
     #: room, then get a 503.
     max_held_bytes: Count = 512 * 1024 * 1024
@@ -176,7 +176,7 @@ class TurnsConfig(Section, frozen=True):
     #: Refuse a tool call without its output and an output without its call, as OpenAI does.
     check_tool_calls: bool = True
     #: Most items in the `input` of one turn.
-    max_input_items: Count = 2_500
+    max_input_items: Count = 5_000
     #: Most items of the history that a turn continues; no more are added to a conversation either.
     max_history_items: Count = 100_000
     #: Most bytes of it.
