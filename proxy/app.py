@@ -30,7 +30,8 @@ from proxy.api.passthrough import pass_through
 from proxy.auth.authenticators import create_authenticator
 from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
-from proxy.config.settings import Config
+from proxy.config.settings import Config, upstream_settings
+from proxy.config.upstreams import ECHO
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.budget import BODY_BUDGET, BodyBudget
@@ -53,16 +54,15 @@ from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
 from proxy.turns.running import TURNS, RunningTurns
 from proxy.turns.slots import TurnSlots
-from proxy.upstream.client import UPSTREAM, Upstream, create_session
+from proxy.upstream.choice import UPSTREAMS, open_upstreams
+from proxy.upstream.client import create_session
+from proxy.upstream.models import MODEL_LIST, ModelList
 from proxy.websocket import connection
 from proxy.websocket.connections import CONNECTIONS, Connections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-
-#: The `upstream.url` that stands for the built-in model.
-ECHO = "echo"
 
 #: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
 CLEANUP_SECONDS = 0.5
@@ -142,12 +142,13 @@ async def provide_idempotency_keys(app: web.Application) -> AsyncIterator[None]:
 
 
 async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
-    """Open the upstream session, which the authenticator shares to fetch key sets."""
+    """Open the clients of the model servers, and the session by which the authenticator fetches key sets."""
     config = app[CONFIG]
     app[SEALER] = create_sealer(config)
-    async with _upstream_url(config) as url, create_session(config.upstream) as session:
+    async with _echo_url(config) as url, create_session(config.upstream) as session:
         app[AUTHENTICATOR] = create_authenticator(config, session)
-        async with Upstream(config.upstream, session, url) as app[UPSTREAM]:
+        async with open_upstreams(config, url) as upstreams:
+            app[UPSTREAMS], app[MODEL_LIST] = upstreams, ModelList(upstreams)
             yield
 
 
@@ -161,7 +162,7 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     async with leases.renewing(tasks), running.serving(tasks) as turns:
         app[TURNS] = turns
         app[SERVICES] = Services(
-            app[STORE], app[UPSTREAM], config, leases, app[SEALER], TokenBudget(config.models.windows)
+            app[STORE], app[UPSTREAMS], config, leases, app[SEALER], TokenBudget(config.models.windows)
         )
         yield
 
@@ -231,10 +232,10 @@ async def _finish(running: set[asyncio.Task[object]], seconds: float) -> None:
 
 
 @asynccontextmanager
-async def _upstream_url(config: Config) -> AsyncIterator[str]:
-    """Give the upstream's base URL; serve the built-in model on a loopback port if that is what is configured."""
-    if config.upstream.url != ECHO:
-        yield config.upstream.url
+async def _echo_url(config: Config) -> AsyncIterator[str]:
+    """Serve the built-in model on a loopback port, if it is an upstream, and give its base URL, else ''."""
+    if all(one.url != ECHO for one in upstream_settings(config).values()):
+        yield ""
         return
     runner = web.AppRunner(create_echo_app(), access_log=None, shutdown_timeout=CLEANUP_SECONDS)
     try:

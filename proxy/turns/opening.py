@@ -112,6 +112,8 @@ async def open_turn(
 
     try:
         _check_history(services.config.turns, opened)
+        # refused here already where no server has the model
+        services.upstreams.choose(request.model)
         check_calls = services.config.turns.check_tool_calls
         turn_input = await beside(
             len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)

@@ -28,6 +28,7 @@ from proxy.turns.continuation import continuation_of
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
 from proxy.turns.stream import TurnStream
+from proxy.upstream.failover import AnswerEnd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from proxy.turns.continuation import Continuation
     from proxy.turns.opening import Opening
     from proxy.upstream.answer import ModelAnswer
+    from proxy.upstream.attempts import Fault
     from proxy.upstream.model_call import ModelCall
 
 logger = logging.getLogger(__name__)
@@ -101,6 +103,8 @@ class Turn:
         self._outcome: Outcome | None = None
         #: The model server answered with JSON, not with a stream.
         self._came_whole = False
+        #: How it ended what it was saying, if it did not say so itself.
+        self._fault: Fault | None = None
         self._leaving = False
         self._stopping = False
         self._abandoned = False
@@ -237,23 +241,32 @@ class Turn:
         compaction = self._compaction
         if (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
-        outcome = await self._answer()
-        # a refusal under a 200: nothing that the client knows contradicts another answer
-        if outcome is not None and self._relay.is_untold and self._call.object(outcome.response["error"]):
+        while True:
+            try:
+                outcome = await self._answer()
+            except ApiError as failure:
+                if not (self._relay.is_untold and self._call.goes_elsewhere(failure)):
+                    raise
+            else:
+                if outcome is None or not self._call.asks_again(self._end_of(outcome)):
+                    break
+            # nothing that the client knows contradicts another answer
             self._relay.start_over()
-            outcome = await self._answer()
         if self._came_whole and self._request.stream and outcome is not None:
             await self._output.send(self._relay.replay(outcome))
         return outcome
 
     async def _answer(self) -> Outcome | None:
-        """Ask the model server, once, and tell what it answers."""
+        """Put the question, once, and tell what is answered."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
         with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
             self._output.begin(answer.headers)
+            self._relay.origin, self._fault = answer.origin, None
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
-                return self._relay.complete(await answer.read_json())
+                whole = await answer.read_json()
+                answer.attempt.note_output()
+                return self._relay.complete(whole)
             return await self._relay_stream(answer)
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
@@ -263,7 +276,12 @@ class Turn:
             return self._interrupted()
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
+        if relay.outcome is None:
+            self._fault = stream.fault
         return relay.outcome or relay.fail("server_error", stream.failure)
+
+    def _end_of(self, outcome: Outcome) -> AnswerEnd:
+        return AnswerEnd.of(outcome, self._fault, is_told=not self._relay.is_untold)
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.

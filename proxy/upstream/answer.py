@@ -12,16 +12,20 @@ from aiohttp import hdrs
 from proxy.context.budget import OMITTED
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
+from proxy.protocol.origin import AnswerOrigin
 from proxy.upstream.body import parse_json_answer, push_chunks
 from proxy.upstream.headers import response_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from proxy.upstream.attempts import Attempt
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer
     from proxy.upstream.wire import Consumer
 
+#: The header that says which of several model servers answers.
+ANSWERED_BY = "x-branchline-upstream"
 #: Bytes of a body that are looked at to tell what it is.
 _MAX_START_BYTES = 4096
 #: Bytes of a body that are kept for who pulls it, before the model server has to wait.
@@ -35,9 +39,16 @@ class ModelAnswer:
     or is closed if the answer was not read to its end.
     """
 
-    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int) -> None:
+    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, attempt: Attempt, model: str, omitted: int) -> None:
         self._answer = answer
+        self._upstream = upstream
         self._omitted = omitted
+        #: The request that it answers.
+        self.attempt = attempt
+        #: What it is told with, None if that is how it comes.
+        self.origin: AnswerOrigin | None = None
+        if upstream.is_named and ((alias := upstream.alias(model)) or upstream.mark):
+            self.origin = AnswerOrigin(model if alias else "", upstream.mark)
         self._room = upstream.max_response_bytes
         self._consumer: Consumer | None = None
         #: How large an event of a stream may be.
@@ -63,6 +74,8 @@ class ModelAnswer:
     def headers(self) -> Mapping[str, str]:
         """What of its headers goes on to the client, with how many items the model was not shown."""
         headers = response_headers(self._answer.headers)
+        if self._upstream.is_named:
+            headers[ANSWERED_BY] = self._upstream.name
         if self._omitted:
             headers[OMITTED] = str(self._omitted)
         return headers

@@ -4,6 +4,7 @@ reader     what is known of the model that is asked
 request    what it is asked, in the form that this reader takes (`context.model_request`)
 refusal    names something that the client never sent, or an item of its history: asked again without it, and the
            next questions too; anything else is the client's to know, in its own words (`upstream.complaints`)
+failure    of the server, before its first output: the next one that serves the model is asked (`upstream.failover`)
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.context.model_request import ModelRequest, View, turn_model_request
 from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
-from proxy.protocol.errors import UpstreamRefusal
+from proxy.protocol.errors import ApiError, UpstreamRefusal
 from proxy.protocol.notes import Maker
 from proxy.runtime.offload import beside
 from proxy.upstream.answer import ModelAnswer
-from proxy.upstream.client import RESPONSES
+from proxy.upstream.attempts import Attempt, Fault, fault_of, is_for_others, is_the_servers_own
+from proxy.upstream.client import OPENAI, RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
+from proxy.upstream.failover import AnswerEnd, Route, newest_sealer
 from proxy.upstream.headers import request_headers
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from proxy.context.budget import TokenBudget
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.capabilities import Capabilities
+    from proxy.upstream.choice import Upstreams
     from proxy.upstream.client import Upstream
     from storage import TurnSource
 
@@ -49,11 +53,11 @@ class Inbound:
 
 
 class ModelCall:
-    """Asks the upstream on behalf of one client request, as often as that takes. pairs: see `Reader`."""
+    """Asks upstreams on behalf of one client request, as often as that takes. pairs: see `Reader`."""
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstreams: Upstreams,
         capabilities: Capabilities,
         budget: TokenBudget,
         caller: Caller,
@@ -61,28 +65,45 @@ class ModelCall:
         *,
         pairs: bool = True,
     ) -> None:
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._capabilities = capabilities
         self._budget = budget
         self._inbound = inbound
         self._pairs = pairs
         self._asked: ModelRequest | None = None
+        #: Where the latest question goes; put again, the next one is still that question.
+        self._route: Route | None = None
+        self._goes_on = False
         #: What the model refused instead of an answer, and what it is asked without since.
         self._refused: Mapping[str, Any] | None = None
         self._left_out = NO_OBJECTIONS
         self.caller = caller
+        #: Every request to a model server so far, in order.
+        self.attempts: list[Attempt] = []
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
 
     def reader(self, request: TurnRequest, model: str = "") -> Reader:
         """Return what is known of the model that a request asks, or of another one."""
         name = model or request.model
-        objections = self._capabilities.objections(self._upstream.name, name) | self._left_out
-        return Reader(self._upstream.name, name, objections, request.exempt_tools, self._pairs)
+        return self._reader_at(self._server(name), name, request)
 
     def maker(self, request: TurnRequest, model: Any) -> Maker:
         """Return who makes what the upstream answers to a request. model: as it calls itself."""
-        return Maker(self._upstream.name, request.model, model if isinstance(model, str) else "")
+        address = self._server(request.model).address
+        return Maker(address, request.model, model if isinstance(model, str) else "")
+
+    def is_native(self, model: str) -> bool:
+        """Whether each server that serves a model is known to compact by itself. Raises BadRequest, NotFound."""
+        return all(server.provider == OPENAI for server in self._upstreams.choose(model))
+
+    def is_absent(self, path: str, model: str) -> bool:
+        """Whether the server that would be asked is known to have no such path. Raises BadRequest, NotFound."""
+        return self._capabilities.is_absent(path, self._server(model).name, model)
+
+    def note_absent(self, path: str, model: str) -> None:
+        """Remember that the server that was asked last has no such path."""
+        self._capabilities.note_absent(path, self._server(model).name, model)
 
     async def ask(self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool) -> ModelAnswer:
         """Ask for a turn's answer. view: what a reader is shown. keeps: the answer's items will be stored.
@@ -104,35 +125,66 @@ class ModelCall:
 
         The answer is a context, which gives the connection back. Raises ApiError.
         """
-        reader = self.reader(request, model)
+        name = model or request.model
+        route, goes_on = self._route, self._goes_on
+        if route is None or not goes_on:
+            route = self._route = await self._new_route(request, name, compose)
+        self._goes_on = False
+        while True:
+            try:
+                return await self._put_to(route.server, request, name, compose, path)
+            except ApiError as failure:
+                if not self._fails_over(failure):
+                    raise
+
+    def goes_elsewhere(self, failure: ApiError) -> bool:
+        """Take how an answer failed of which the client knows nothing; return whether to ask another server."""
+        self._goes_on = self._fails_over(failure)
+        return self._goes_on
+
+    async def _put_to(
+        self, server: Upstream, request: TurnRequest, name: str, compose: Compose, path: str
+    ) -> ModelAnswer:
+        """Put a question to one server, as often as it objects to something that it can do without."""
+        reader = self._reader_at(server, name, request)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
         while True:
             self._asked, omitted = await compose(reader)
             try:
                 items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
-                answer = await self._post(await beside(items, self._asked.body), path, omitted)
+                answer = await self._post(server, name, await beside(items, self._asked.body), path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
                 if found is None:
                     # not `from refusal`: it may be the same
                     raise in_the_clients_words(refusal, self._asked, request.source) from None
+                self._end(None, worked=True)
                 reader = replace(reader, objections=reader.objections | found)
         if refusals:
             self._remember(reader, refusals)
         return answer
 
-    def object(self, error: Mapping[str, Any] | None) -> bool:
-        """Take a refusal that came in place of an answer, under a 200; return whether to ask once more.
+    def asks_again(self, end: AnswerEnd) -> bool:
+        """Take how an answer ended; return whether to put the question once more.
 
-        error: of the Response, None if it did not fail. What it names is left out of what this call asks from now on.
+        Where it was a refusal in place of an answer, under a 200, what that names is left out of what this call asks
+        from now on; where the server failed, another one is asked.
         """
-        if error is None or self._refused is not None or self._asked is None:
+        if end.error is None or self._asked is None:
+            self._end(None, worked=True)
             return False
-        found = find_objection(UpstreamRefusal(400, error), self._asked)
-        if found is not None:
-            self._refused, self._left_out = error, found
-        return found is not None
+        if not end.is_told and end.fault is None and self._refused is None:
+            found = find_objection(UpstreamRefusal(400, end.error), self._asked)
+            if found is not None:
+                self._refused, self._left_out = end.error, found
+                self._end(None, worked=True)
+                self._goes_on = True
+                return True
+        is_the_servers = end.fault is not None or is_the_servers_own(end.reason)
+        is_new = self._end(end.fault or Fault.IN_BAND, worked=not is_the_servers)
+        self._goes_on = is_new and is_the_servers and not end.is_told and self._next()
+        return self._goes_on
 
     def learn(self, error: Mapping[str, Any] | None, source: TurnSource) -> Mapping[str, Any] | None:
         """Take how an answer ended: remember what the model objects to, and return the error as the client knows it.
@@ -147,13 +199,13 @@ class ModelCall:
             return error
         reader = self._asked.reader
         if left_out and error != refused:
-            self._capabilities.note_objections(reader.upstream, reader.model, left_out)
+            self._note(reader, left_out)
         if error is None:
             return None
         refusal = UpstreamRefusal(400, error)
         found = find_objection(refusal, self._asked)
         if found is not None and (found.seals or found.items or error.get("param")):
-            self._capabilities.note_objections(reader.upstream, reader.model, found)
+            self._note(reader, found)
         told = in_the_clients_words(refusal, self._asked, source)
         return error if told is refusal else {name: value for name, value in told.error.items() if value is not None}
 
@@ -179,12 +231,71 @@ class ModelCall:
         for _, objections in refusals:
             found |= objections
         if found:
-            self._capabilities.note_objections(reader.upstream, reader.model, found)
+            self._note(reader, found)
 
-    async def _post(self, body: bytes, path: str, omitted: int) -> ModelAnswer:
-        headers = request_headers(self._inbound.headers, self.caller.credentials)
+    def _note(self, reader: Reader, found: Objections) -> None:
+        self._capabilities.note_objections(reader.name or reader.upstream, reader.model, found)
+
+    def _server(self, model: str) -> Upstream:
+        """Return the server that is asked about a model, or would be. Raises BadRequest, NotFound."""
+        if self._route is not None and self._route.model == model:
+            return self._route.server
+        return self._upstreams.choose(model)[0]
+
+    def _reader_at(self, server: Upstream, model: str, request: TurnRequest) -> Reader:
+        name = server.name if server.mark else ""
+        return Reader(
+            server.address,
+            model,
+            self._capabilities.objections(name or server.address, model) | self._left_out,
+            request.exempt_tools,
+            self._pairs,
+            name,
+            not name or server is self._upstreams.rest,
+            server.alias(model),
+        )
+
+    async def _new_route(self, request: TurnRequest, model: str, compose: Compose) -> Route:
+        """Return where a question goes: to the server that sealed what it has last, if that serves the model."""
+        servers = self._upstreams.choose(model)
+        if len(servers) == 1:
+            return Route(model, servers)
+        asked, _ = await compose(self._reader_at(servers[0], model, request))
+        return Route(model, servers, newest_sealer(asked, self._upstreams))
+
+    def _fails_over(self, failure: ApiError) -> bool:
+        is_elsewhere = is_for_others(failure)
+        return self._end(fault_of(failure), worked=not is_elsewhere) and is_elsewhere and self._next()
+
+    def _next(self) -> bool:
+        """Turn to the next server; return whether there is one."""
+        route = self._route
+        if route is None or not route.advance():
+            return False
+        # what the one before objected to says nothing of this one
+        self._refused, self._left_out = None, NO_OBJECTIONS
+        return True
+
+    def _end(self, fault: Fault | None, *, worked: bool) -> bool:
+        """End the latest request; return False if it had ended before."""
+        attempt = self.attempts[-1] if self.attempts else None
+        if attempt is None or attempt.ended_at is not None or self._route is None:
+            return False
+        attempt.end(fault)
+        self._route.server.note(worked=worked)
+        return True
+
+    async def _post(self, server: Upstream, model: str, body: bytes, path: str, omitted: int) -> ModelAnswer:
+        headers = request_headers(self._inbound.headers, server.credentials(self.caller.credentials))
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
-        answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+        attempt = Attempt(server.name, model, path)
+        self.attempts.append(attempt)
+        try:
+            answer = await server.create_response(body, headers, self._inbound.query, path=path)
+        except UpstreamRefusal as refusal:
+            attempt.note_answer(refusal.status)
+            raise
+        attempt.note_answer(answer.status)
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        return ModelAnswer(answer, self._upstream, omitted)
+        return ModelAnswer(answer, server, attempt, model, omitted)

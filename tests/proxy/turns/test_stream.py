@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.delivery import TurnOutput
 from proxy.protocol import sse
-from proxy.protocol.errors import BadGateway
+from proxy.protocol.errors import GatewayTimeout
 from proxy.relay import MalformedEvent
 from proxy.turns.stream import BROKEN_OFF, TurnStream
+from proxy.upstream.attempts import Attempt, Fault
+from proxy.upstream.body import UpstreamCut
 from tests.virtual_time import in_virtual_time
 
 
@@ -31,6 +33,7 @@ class Answer:
         self.consumer: Any = None
         self.held = self.ends = False
         self.holds = 0
+        self.attempt = Attempt("upstream", "m", "/responses")
 
     def push(self, consumer: Any) -> None:
         self.consumer = consumer
@@ -52,8 +55,10 @@ class Relay:
         self.pings = 0
         self.linger_seconds = 5.0
         self.lane = None
+        self.is_untold = True
 
     def feed(self, event: sse.Event) -> bytes:
+        self.is_untold = self.is_untold and event.data in (b"ping", b"bad")
         match event.data:
             case b"bad":
                 raise MalformedEvent("bad")
@@ -226,22 +231,24 @@ async def test_a_stream_that_the_client_wants_as_json_tells_nothing():
 
 
 @pytest.mark.parametrize(
-    ("end", "failure"),
+    ("end", "failure", "fault"),
     [
-        (lambda consumer: consumer.data(frame("b") + frame("bad") + frame("c")), "can't be read"),
-        (lambda consumer: consumer.data(frame("b") + frame("x" * 200)), "too large"),
-        (lambda consumer: [consumer.data(frame("b") + b"data: bad"), consumer.end()], "can't be read"),
-        (lambda consumer: [consumer.data(frame("b")), consumer.failed(BadGateway("Cut."))], "Cut."),
-        (lambda consumer: [consumer.data(frame("b")), consumer.end()], BROKEN_OFF),
+        (lambda consumer: consumer.data(frame("b") + frame("bad") + frame("c")), "can't be read", Fault.MALFORMED),
+        (lambda consumer: consumer.data(frame("b") + frame("x" * 200)), "too large", Fault.MALFORMED),
+        (lambda consumer: [consumer.data(frame("b") + b"data: bad"), consumer.end()], "can't be read", Fault.MALFORMED),
+        (lambda consumer: [consumer.data(frame("b")), consumer.failed(UpstreamCut("Cut."))], "Cut.", Fault.CUT),
+        (lambda consumer: [consumer.data(frame("b")), consumer.failed(GatewayTimeout("."))], ".", Fault.TIMEOUT),
+        (lambda consumer: [consumer.data(frame("b")), consumer.end()], BROKEN_OFF, Fault.CUT),
     ],
 )
-async def test_a_failure_has_its_words_and_nothing_follows_it(end: Callable[[Any], object], failure: str):
+async def test_a_failure_has_its_words_and_nothing_follows_it(end: Callable[[Any], object], failure: str, fault: Fault):
     scene = await Scene().began("a")
     consumer = scene.answer.consumer
     end(consumer)
     consumer.data(frame("late"))
     assert await scene.running
     assert failure in scene.stream.failure
+    assert scene.stream.fault is fault
     told = b"".join(scene.client.got)
     assert told == frame("a") + frame("b")
 
