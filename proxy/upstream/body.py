@@ -12,6 +12,7 @@ aiohttp's client exceptions, which connections of turns raise as well, are trans
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -206,6 +207,8 @@ def translate(exc: Exception, subject: str = "The upstream") -> ApiError:
 
 
 def _describe(exc: Exception) -> str:
-    # Not str(exc): some carry the URL, whose query may hold a key.
+    # Not str(exc): some carry the URL, whose query may hold a key. Nor asyncio's texts, which quote the address.
     reason = exc.strerror if isinstance(exc, OSError) else None
+    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
+        reason = os.strerror(exc.errno)
     return f"{type(exc).__name__}: {reason}" if reason else type(exc).__name__

@@ -9,6 +9,7 @@ failure    of the server, before its first output: the next one that serves the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from proxy.upstream.choice import Upstreams
     from proxy.upstream.client import Upstream
     from storage import TurnSource
+
+log = logging.getLogger(__name__)
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
 MAX_OBJECTIONS = 8
@@ -270,8 +273,12 @@ class ModelCall:
     def _next(self) -> bool:
         """Turn to the next server; return whether there is one."""
         route = self._route
-        if route is None or not route.advance():
+        if route is None:
             return False
+        before = route.server
+        if not route.advance():
+            return False
+        log.warning("upstream %s failed (%s), %s is asked", before.name, self.attempts[-1].status, route.server.name)
         # what the one before objected to says nothing of this one
         self._refused, self._left_out = None, NO_OBJECTIONS
         return True
