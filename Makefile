@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_PYTHON_VERSION_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check docs bench clean
+.PHONY: help run test lint format check docs bench examples lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,8 +51,22 @@ docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.to
 bench: $(VENV)/installed-bench ## measure and write docs/performance.md: 20 minutes, or ARGS=--quick
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+lock: $(BIN)/python ## write requirements.lock anew: the newest versions that pyproject.toml allows, with hashes
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		--python-version 3.11 pyproject.toml --output-file requirements.lock
+
+examples: .venv-examples/installed ## install what the examples in docs/examples need; `make test` then runs all of them
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-package-lock --prefix docs/examples; fi
+
+.venv-examples/installed: pyproject.toml | $(BIN)/python
+	@echo 'installing the packages of the examples into .venv-examples'
+	@$(BIN)/python -m venv .venv-examples
+	@.venv-examples/bin/python -m pip install --quiet 'langchain-openai' 'pydantic-ai-slim[openai]' openai-agents
+	@touch $@
+
 clean: ## remove .venv*, caches and build output; data stays
-	@rm -rf .venv .venv-* $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache
+	@rm -rf .venv .venv-* $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache docs/examples/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -36,6 +36,7 @@ from storage.errors import (
     UnsupportedLayout,
 )
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
+from storage.history import HistoryItems
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
 from storage.jobs import Busy, Job, JobEntry, Submission
 from storage.maintenance.auditor import Report
@@ -120,6 +121,7 @@ __all__ = [
     "ForkPoint",
     "Forked",
     "HistoryFull",
+    "HistoryItems",
     "ImportSource",
     "ItemNotFound",
     "ItemPage",

@@ -7,20 +7,40 @@ twice, where somebody added it twice in one call: the history has it once, where
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain as chained
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from storage.client.values import read_chain
 from storage.envelope import NOTE_END, item_id, open_envelope
 from storage.records import Chain
 
 
+class HistoryItems(list[bytes]):
+    """Items as they were read; nobody changes them. size: their bytes.
+
+    memo: what readers found out of the beginning, each under its own key. It goes on to the longer history that begins
+    with these items. What is in it must not be changed either: two turns may go on from one history.
+    """
+
+    __slots__ = ("memo", "size")
+
+    def __init__(self, items: Iterable[bytes] = (), earlier: HistoryItems | None = None) -> None:
+        """items: all of them, or those behind `earlier`."""
+        super().__init__(items)
+        self.size = sum(map(len, self))
+        self.memo: dict[object, Any] = {}
+        if earlier is not None:
+            self[:0] = earlier
+            self.size += earlier.size
+            self.memo |= earlier.memo
+
+
 class History(NamedTuple):
     """notes: by the id of the item that has one. severed: ids of the items behind which one is missing."""
 
-    items: Sequence[bytes]
+    items: HistoryItems
     notes: Mapping[str, str]
     severed: frozenset[str]
 
@@ -34,12 +54,32 @@ def read_history(spans: Sequence[Sequence[bytes]], chain: bytes) -> History:
         severed = _severed(spans, places)
     if _overlap(places):
         elements = list({item_id(element): element for element in elements}.values())
+    notes = _take_off_notes(elements)
+    return History(HistoryItems(elements), notes, frozenset(severed))
+
+
+def extend_history(earlier: History, rest: Sequence[bytes]) -> History:
+    """Return a history with what lies behind it, in the same span. rest: elements from its last one on."""
+    if len(rest) == 1:
+        return earlier
+    elements = list(filter(None, rest))
+    severed = earlier.severed
+    if len(elements) != len(rest):
+        severed |= _severed([rest], ())
+    notes = _take_off_notes(elements)
+    return History(
+        HistoryItems(elements[1:], earlier.items), {**earlier.notes, **notes} if notes else earlier.notes, severed
+    )
+
+
+def _take_off_notes(elements: list[bytes]) -> dict[str, str]:
+    """Leave the items of elements in their place; return the notes by the items' ids."""
     notes = {}
     # every turn looks at every element: a comparison costs a third of a call
     for place in [place for place, element in enumerate(elements) if element[-1] == NOTE_END]:
         elements[place], note = open_envelope(elements[place])
         notes[item_id(elements[place])] = note
-    return History(elements, notes, frozenset(severed))
+    return notes
 
 
 def _has_cuts(places: Chain) -> bool:

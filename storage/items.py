@@ -12,7 +12,7 @@ from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
-from storage.partitions import partition_of
+from storage.partitions import new_edition, partition_of
 from storage.records import Conversation, Entry, ItemPage, KnownItem, PageRequest
 
 #: Seconds that a repeat of the same append is recognised.
@@ -68,7 +68,9 @@ class Items:
 
         branch: that it must lie on, if any. Raises ConversationNotFound, BranchNotFound, ItemNotFound.
         """
-        reply = await self._scripts.run(self._call("delete_item", owner, conversation_id, item_id, branch))
+        reply = await self._scripts.run(
+            self._call("delete_item", owner, conversation_id, item_id, branch, new_edition())
+        )
         conversation = read_facts(reply[0])
         await self._touch(owner, conversation)
         return conversation

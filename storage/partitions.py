@@ -42,6 +42,11 @@ def new_partition() -> str:
     return random_hex(16)
 
 
+def new_edition() -> str:
+    """Return what the edition of a partition is called once something was taken away there: 32 random hex digits."""
+    return random_hex(32)
+
+
 def partition_of(some_id: str) -> str:
     """Return the partition that `some_id` names, or the one that its hash gives when it names none."""
     body = some_id.rpartition("_")[2]

@@ -11,10 +11,10 @@ from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
 from storage.errors import StoreError
-from storage.foresight import Foresight, Sight, cut_to
 from storage.history import read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of
+from storage.recollection import Recollection, Recollections
 from storage.records import (
     CommitMode,
     CommitResult,
@@ -38,7 +38,7 @@ class Turns:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._items = items
-        self._foresight = Foresight()
+        self._recollections = Recollections()
 
     async def open(
         self,
@@ -65,19 +65,24 @@ class Turns:
         fork = source.fork
         arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds]
         arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
-        sight = self._foresight.look(owner, source, lease.partition) if self._scripts.take_reads else Sight(())
-        arguments += [FORK_PIN_MS, sight.text]
+        held = self._recollections.look(owner, source, lease.partition)
+        arguments += [FORK_PIN_MS, held.chain, held.edition]
         arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
         previous = keys.response(source.previous_response_id or "")
-        call = Call("open_turn", [*keys.common, previous], arguments, source.subject, sight.reads(keys))
+        call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        beside = reply.pop() if call.reads else []
-        spans, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model = reply
-        here = {one: _read_known(found) for one, found in zip(item_ids, known, strict=True) if found}
-        self._foresight.learn(owner, source, lease.partition, chain, line)
-        history = read_history(cut_to(chain, beside) if spans == 0 else spans, chain)
+        spans, chain, pending, fence, branch, facts, named, calls, line, lock, anchor, model, edition, is_rest = reply
+        history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
+        if history is None:
+            # the server has lost what was read there
+            self._recollections.forget(owner, source, lease.partition)
+            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
+        if spans and spans[-1]:
+            found = Recollection(chain.decode(), edition.decode(), spans[-1][-1], history)
+            self._recollections.note(owner, source, lease.partition, found)
+        here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
         return OpenedTurn(
             items=history.items,
             notes=history.notes,

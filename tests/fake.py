@@ -14,7 +14,7 @@ from fakeredis.commands_mixins.scripting_mixin import LUA_MODULE
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from storage.client.channel import Channel, ChannelRequest, fold, unfold
+from storage.client.channel import Channel, Command
 from storage.client.connection import open_blocking_channel, open_channel
 
 PIECE_BYTES = 4096
@@ -43,19 +43,18 @@ class FakeChannel(Channel):
         self._pool = client.connection_pool
         self._idle: list[InPieces] = []
 
-    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
-        commands = unfold(requests)
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         connection = self._idle.pop() if self._idle else self._pool.make_connection()
         await connection.connect()
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            replies = [await self._read(connection) for _ in commands]
+            await connection.send_packed_command(connection.pack_commands(requests))
+            replies = [await self._read(connection) for _ in requests]
         except BaseException:
             # replies may still be on their way
             await connection.disconnect()
             raise
         self._idle.append(connection)
-        return fold(requests, replies)
+        return replies
 
     async def _read(self, connection: InPieces) -> Any:
         try:

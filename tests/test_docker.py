@@ -52,12 +52,20 @@ def test_the_image_has_two_stages_of_the_same_pinned_base():
 
 def test_the_image_runs_as_nobody_in_particular():
     (user,) = arguments("USER")
-    assert user not in {"root", "0"}
-    assert f"useradd --system --uid 10001 --user-group --home-dir /data --shell /usr/sbin/nologin {user}" in " ".join(
-        arguments("RUN")
-    )
+    number, group = user.split(":")
+    assert number != "0"
+    made = " ".join(arguments("RUN"))
+    assert f"useradd --system --uid {number} --gid {group} --home-dir /data --shell /usr/sbin/nologin" in made
     names = [name for name, _ in DOCKERFILE]
     assert names.index("USER") > max(i for i, name in enumerate(names) if name == "RUN")
+
+
+def test_the_image_runs_under_any_number_in_group_0():
+    """As OpenShift does it: the folder that is written to belongs to group 0, and is writable for it."""
+    (_, group) = arguments("USER")[0].split(":")
+    assert group == "0"
+    folder = environment()["BRANCHLINE_DATA_DIR"]
+    assert f"install --directory --owner branchline --group root --mode 0770 {folder}" in " ".join(arguments("RUN"))
 
 
 def test_the_image_keeps_its_data_in_its_volume():
@@ -93,7 +101,7 @@ def test_everything_that_is_copied_is_in_the_build_context():
 def test_the_variables_of_image_and_compose_are_settings():
     composed = COMPOSE["services"]["branchline"]["environment"]
     named = {name for name in {**environment(), **composed} if name.startswith(ENVIRONMENT_PREFIX)}
-    assert len(named) == len(environment()) + len(composed)
+    assert {**environment(), **composed}.keys() - named == {"PYTHONDONTWRITEBYTECODE"}
     assert named <= VARIABLES
     assert "redis.url" in FLAGS
 
@@ -111,7 +119,22 @@ def test_compose_starts_branchline_once_a_durable_valkey_is_healthy():
     assert options["--appendfsync"] == "always"
     assert options["--maxmemory-policy"] == "noeviction"
     assert valkey["healthcheck"]["test"][1:] == ["valkey-cli", "ping"]
-    assert valkey["volumes"] == [f"{name}:/data" for name in COMPOSE["volumes"]]
+    mounted = [*services["branchline"]["volumes"], *valkey["volumes"]]
+    assert mounted == [f"{name}:/data" for name in COMPOSE["volumes"]]
+
+
+def test_compose_reaches_a_model_server_on_this_machine_and_takes_its_settings_along():
+    branchline = COMPOSE["services"]["branchline"]
+    assert branchline["extra_hosts"] == ["host.docker.internal:host-gateway"]
+    passed = {name for name, value in branchline["environment"].items() if value is None}
+    assert {"BRANCHLINE_AUTH_MODE", "BRANCHLINE_AUTH_API_KEYS", "BRANCHLINE_UPSTREAM_API_KEY"} <= passed
+    assert "BRANCHLINE_SEALING_KEY" in branchline["environment"]
+
+
+def test_compose_writes_nothing_into_the_image():
+    branchline = COMPOSE["services"]["branchline"]
+    assert branchline["read_only"] is True
+    assert branchline["tmpfs"] == ["/tmp"]
 
 
 def test_compose_publishes_on_this_machine_only_and_waits_for_turns():

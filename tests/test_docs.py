@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,3 +216,13 @@ def test_every_kind_of_key_is_described():
     kinds = re.findall(r"\{<partition>\}:(\w+)", docstring)
     assert len(kinds) > 5
     assert [kind for kind in kinds if not re.search(rf"\{{PARTITION\}}:{kind}\b", described)] == []
+
+
+def test_the_readmes_python_type_checks_with_openais_types(tmp_path: Path):
+    """As a reader's editor would check it; all blocks are one program."""
+    program = tmp_path / "readme.py"
+    code = [text for language, text in blocks((ROOT / "README.md").read_text("utf-8")) if language == "python"]
+    program.write_text("\n".join(code), "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={ROOT / '.mypy_cache'}", str(program)]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout

@@ -38,17 +38,8 @@ BY_STORE = {
 LEFT = {"cut off", "left", "no answer"}
 #: Clients that ask until it is done.
 PERSISTENT = {"retries with key", "retries without key"}
-#: Clients that do not listen to the end, or count as such.
-LEAVING = {"resets", "leaves before headers", "half-closes"}
-
-
-def most_times(store: str, client: str) -> int:
-    """Return how often a turn may be stored.
-
-    Without a key a second attempt knows of the first by what the store was told when its client left. Where that could
-    not be told then, the second can be opened at another replica between the first one's commit and its note.
-    """
-    return 2 if client == "retries without key" and store != "fine" else 1
+#: Clients that do not listen to the end.
+LEAVING = {"resets", "leaves before headers"}
 
 
 def unexpected(upstream: str, store: str, client: str, told: Sequence[str]) -> list[str]:

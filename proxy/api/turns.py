@@ -13,13 +13,13 @@ from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
 from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left
-from proxy.idempotency.turns import find_lost_answer, keep_answer
+from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
 from proxy.protocol.request import TurnRequest
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
-from proxy.turns.turn import Turn
+from proxy.turns.turn import AnsweredBefore, Turn
 from proxy.upstream.model_call import Inbound
 
 
@@ -70,6 +70,8 @@ async def run_turn(
     cancel, connection.on_leave = connection.on_leave, leave
     try:
         result = await app[TURNS].run(turn)
+    except AnsweredBefore as before:
+        return await deliver_again(request, before.answer, before.claim)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
         if connection.on_leave is leave and connection.is_reset():

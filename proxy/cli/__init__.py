@@ -1,4 +1,4 @@
-"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `purge`, `export`, `import`.
+"""The command line: the server and its workers here, all other commands in `commands`.
 
 Imports everything; nothing imports it.
 """

@@ -1,24 +1,26 @@
-"""The command line: `branchline serve`, `check`, `gc`, `fsck`, `purge`, `backup`, and more.
+"""The command line: `branchline serve`, `check`, `doctor`, `conversations`, `tail`, `backup`, and more.
 
-Also `python -m proxy`.
+Also `python -m proxy`. What the commands take is in `proxy/cli/parser.py`.
 
-Exit status: 0 success, 1 it can't run or something is wrong, 2 the command line or the configuration is wrong.
+Exit status: 0 success, 1 it can't run or something is wrong, 2 the command line or the configuration is wrong, 130 it
+was ended with Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy import __version__
-from proxy.config.flags import FLAGS, STORE_FLAGS
+from proxy.cli.parser import create_parser
+from proxy.config.flags import FLAGS
 
 # The commands import what they need themselves: `branchline version` takes no time to load a server.
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from proxy.config.settings import Config
 
 Result = TypeVar("Result")
@@ -26,65 +28,21 @@ Result = TypeVar("Result")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` (without the program's name) ask for, and exit."""
-    options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = options.run
-    sys.exit(run(options))
+    options = create_parser().parse_args(arguments)
+    sys.exit(_COMMANDS[options.command](options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="branchline", description="A reverse proxy that makes any LLM Responses API stateful."
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, run: Callable[[argparse.Namespace], int], text: str, flags: Sequence[str]) -> Any:
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        command.set_defaults(run=run)
-        command.add_argument("--config", metavar="FILE", type=Path, help="TOML file with settings")
-        for key in flags:
-            flag, value, meaning = FLAGS[key]
-            command.add_argument(flag, dest=key, metavar=value, help=meaning)
-        return command
-
-    add("serve", _serve, "run the proxy", list(FLAGS))
-    add("check", _check, "say whether the configuration, the store and the upstream work", list(FLAGS))
-    gc = add("gc", _collect, "free what no branch and no response reaches any more", STORE_FLAGS)
-    gc.add_argument("--every", metavar="SECONDS", type=_seconds, help="go on, with this pause between two times")
-    fsck = add("fsck", _audit, "check the store's invariants and change nothing", STORE_FLAGS)
-    fsck.add_argument("--owner", default="", help="check only what belongs to this owner")
-    purge = add("purge", _purge, "delete everything that belongs to an owner, for good", STORE_FLAGS)
-    purge.add_argument("--owner", required=True, help="whose conversations, responses and idempotency keys go")
-    purge.add_argument("--yes", action="store_true", help="do not ask")
-    backup = add("backup", _back_up, "write all that the store holds to one file, beside running servers", STORE_FLAGS)
-    backup.add_argument("file", metavar="FILE", type=Path, help="file to write, replaced once the new one is whole")
-    restore = add("restore", _restore, "write a backup into an empty store", STORE_FLAGS)
-    restore.add_argument("file", metavar="FILE", type=Path, help="what `backup` wrote")
-    restore.add_argument("--replace", action="store_true", help="delete what is in the store before")
-    restore.add_argument("--check", action="store_true", help="only read the file and say whether it is whole")
-    export = add("export", _export, "write conversations to files, one each", STORE_FLAGS)
-    export.add_argument("directory", metavar="DIR", type=Path, help="folder to write to; is made if missing")
-    export.add_argument("--owner", help="export only what belongs to this owner")
-    imports = add("import", _import, "restore exported conversations", STORE_FLAGS)
-    imports.add_argument("paths", metavar="DIR|FILE", type=Path, nargs="+", help="folders and files to read")
-    imports.add_argument("--owner", help="give everything to this owner")
-    commands.add_parser("version", help="print the version").set_defaults(run=_version)
-    return parser
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(text)
-    return seconds
-
-
-def _serve(options: argparse.Namespace) -> int:
+def _serve(options: Namespace) -> int:
     from proxy.cli.messages import CHANNEL_VARIABLE
 
     if CHANNEL_VARIABLE in os.environ:
         from proxy.cli.worker import work
 
         return work()
+    if options.reload:
+        from proxy.cli.development import serve_and_reload
+
+        return serve_and_reload(options.config, sys.argv[1:])
     config = _load(options)
     from proxy.cli.process import StartError
     from proxy.cli.processors import worker_count
@@ -103,88 +61,180 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: Namespace) -> int:
     config = _load(options)
-    import asyncio
-    import logging
+    from proxy.cli.commands.check import diagnose
+    from proxy.cli.commands.findings import report_findings
 
-    from proxy.cli.check import diagnose
-
-    # what goes wrong is in the findings
-    logging.disable()
-    findings = asyncio.run(diagnose(config))
-    for finding in findings:
-        print(f"{'ok  ' if finding.works else 'FAIL'}  {finding.subject:8}  {finding.text}")
-        for risk in finding.risks:
-            print(f"warn  {finding.subject:8}  {risk}")
-    return 0 if all(finding.works for finding in findings) else 1
+    return report_findings(_run_quietly(diagnose(config)), as_json=options.json)
 
 
-def _collect(options: argparse.Namespace) -> int:
+def _doctor(options: Namespace) -> int:
     config = _load(options)
-    from proxy.cli.maintenance import collect_garbage
+    from proxy.cli.commands.doctor import examine
+    from proxy.cli.commands.findings import report_findings
 
-    _run(collect_garbage(config, options.every))
+    return report_findings(_run_quietly(examine(config)), as_json=options.json)
+
+
+def _config(options: Namespace) -> int:
+    from proxy.cli.commands.settings_report import report_settings
+    from proxy.config.loading import ConfigError, read_settings
+
+    try:
+        report_settings(read_settings(*_sources(options)), only_changed=options.changed, as_json=options.json)
+    except ConfigError as exc:
+        return _fail(str(exc), 2)
     return 0
 
 
-def _audit(options: argparse.Namespace) -> int:
+def _owner(options: Namespace) -> int:
     config = _load(options)
-    from proxy.cli.maintenance import check
+    from proxy.cli.commands.owner import run_owner
 
-    return 1 if _run(check(config, options.owner)) else 0
+    return _run(run_owner(config, options))
 
 
-def _purge(options: argparse.Namespace) -> int:
+def _list(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.conversations import run_list
+
+    return _run(run_list(config, options))
+
+
+def _show(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.conversations import run_show
+
+    return _run(run_show(config, options))
+
+
+def _tree(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.conversations import run_tree
+
+    return _run(run_tree(config, options))
+
+
+def _delete(options: Namespace) -> int:
+    config = _load(options)
+    what = options.ids[0] if len(options.ids) == 1 else f"{len(options.ids)} conversations"
+    if not options.yes and not _confirms(f"Delete {what}, with all branches and items, for good? [y/N] "):
+        return _fail("nothing was deleted; say y, or give --yes", 1)
+    from proxy.cli.commands.conversations import run_delete
+
+    return _run(run_delete(config, options))
+
+
+def _tail(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.tail import run_tail
+
+    return _run(run_tail(config, options))
+
+
+def _collect(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.maintenance import collect_garbage
+
+    _run(collect_garbage(config, options.every, as_json=options.json))
+    return 0
+
+
+def _audit(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.maintenance import check
+
+    return 1 if _run(check(config, options.owner, as_json=options.json)) else 0
+
+
+def _purge(options: Namespace) -> int:
     config = _load(options)
     if not options.yes and not _confirms(f"Delete everything that belongs to {options.owner}, for good? [y/N] "):
         return _fail("nothing was deleted; say y, or give --yes", 1)
-    from proxy.cli.maintenance import purge
+    from proxy.cli.commands.maintenance import purge
 
-    _run(purge(config, options.owner))
+    _run(purge(config, options.owner, as_json=options.json))
     return 0
 
 
 def _confirms(question: str) -> bool:
+    print(question, end="", file=sys.stderr, flush=True)
     try:
-        return input(question).strip().lower() in {"y", "yes"}
-    except EOFError:
+        return input().strip().lower() in {"y", "yes"}
+    except (EOFError, KeyboardInterrupt):
+        print(file=sys.stderr)
         return False
 
 
-def _back_up(options: argparse.Namespace) -> int:
+def _back_up(options: Namespace) -> int:
     config = _load(options)
-    from proxy.cli.store_backup import run_backup
+    from proxy.cli.commands.store_backup import run_backup
 
     return _run(run_backup(config, options))
 
 
-def _restore(options: argparse.Namespace) -> int:
+def _restore(options: Namespace) -> int:
     config = _load(options)
-    from proxy.cli.store_backup import run_restore
+    from proxy.cli.commands.store_backup import run_restore
 
     return _run(run_restore(config, options))
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: Namespace) -> int:
     config = _load(options)
-    from proxy.cli.backup import run_export
+    from proxy.cli.commands.backup import run_export
 
     return _run(run_export(config, options))
 
 
-def _import(options: argparse.Namespace) -> int:
+def _import(options: Namespace) -> int:
     config = _load(options)
-    from proxy.cli.backup import run_import
+    from proxy.cli.commands.backup import run_import
 
     return _run(run_import(config, options))
+
+
+def _complete(options: Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(create_parser(), shell=options.shell))
+    return 0
+
+
+def _version(options: Namespace) -> int:
+    print(f'{{"version":"{__version__}"}}' if options.json else f"branchline {__version__}")
+    return 0
+
+
+_COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
+    "serve": _serve,
+    "check": _check,
+    "doctor": _doctor,
+    "config": _config,
+    "owner": _owner,
+    "conversations list": _list,
+    "conversations show": _show,
+    "conversations tree": _tree,
+    "conversations delete": _delete,
+    "tail": _tail,
+    "gc": _collect,
+    "fsck": _audit,
+    "purge": _purge,
+    "backup": _back_up,
+    "restore": _restore,
+    "export": _export,
+    "import": _import,
+    "completion": _complete,
+    "version": _version,
+}
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end, or until Ctrl-C, and exit with one line if the store can't be used."""
     import asyncio
 
-    from proxy.cli.maintenance import UpkeepError
+    from proxy.cli.commands.maintenance import UpkeepError
     from proxy.stores import UnusableStore
     from storage.embedded import EmbeddedUnavailable
 
@@ -194,14 +244,21 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         sys.exit(_fail(str(exc), 1))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # whoever read has enough (`| head`); what Python would still write at its exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
-def _version(_: argparse.Namespace) -> int:
-    print(f"branchline {__version__}")
-    return 0
+def _run_quietly(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run without a log: what goes wrong is in the findings."""
+    import logging
+
+    logging.disable()
+    return _run(work)
 
 
-def _load(options: argparse.Namespace) -> Config:
+def _load(options: Namespace) -> Config:
     from proxy.config.loading import ConfigError
 
     try:
@@ -210,12 +267,20 @@ def _load(options: argparse.Namespace) -> Config:
         sys.exit(_fail(str(exc), 2))
 
 
-def _read(options: argparse.Namespace) -> Config:
+def _read(options: Namespace) -> Config:
     """Return the settings; ConfigError if they can't be used."""
     from proxy.config.loading import load_config
 
-    given = {key: value for key, value in vars(options).items() if key in FLAGS and value is not None}
-    return load_config(options.config, os.environ, given)
+    return load_config(*_sources(options))
+
+
+def _sources(options: Namespace) -> tuple[Any, Mapping[str, str], Mapping[str, str]]:
+    """Return where settings come from: the file, the environment, the flags that were given."""
+    return (
+        options.config,
+        os.environ,
+        {key: value for key, value in vars(options).items() if key in FLAGS and value is not None},
+    )
 
 
 def _fail(message: str, status: int) -> int:

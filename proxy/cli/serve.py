@@ -48,9 +48,12 @@ async def _serve(config: Config) -> None:
             starting.result()
             print(_block(runner, config), flush=True)
             await stopping.wait()
-        logger.info("stopping")
+        logger.info(
+            "stopping; running turns get %g s, a second signal ends at once", config.server.shutdown_timeout_seconds
+        )
     finally:
         await stop(runner)
+        logger.info("stopped; what was answered is stored")
 
 
 async def _start(runner: web.AppRunner, config: Config) -> None:

@@ -50,12 +50,25 @@ class _Setting:
     is_text: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsRead:
+    """The configuration, and where each value that is not a default comes from: `in config.toml`, `from --port`."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
 def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> Config:
     """Return the configuration: defaults, then the file, then the environment, then the flags.
 
     path: a TOML file; None reads none. environ: only `BRANCHLINE_…` counts, an empty value means unset.
     flags: configuration key → value. Raises ConfigError.
     """
+    return read_settings(path, environ, flags).config
+
+
+def read_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> SettingsRead:
+    """Return what `load_config` does, and where it comes from. Raises ConfigError."""
     table = _parse(path) if path is not None else {}
     upstreams = upstream_names(table, path, environ)
     known = keys(upstreams)
@@ -68,7 +81,7 @@ def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     for name, problem in violations(config):
         origin = settings[name].origin if name in settings else "(not set)"
         raise ConfigError(f"{name} {origin}: {problem}")
-    return config
+    return SettingsRead(config, {name: setting.origin for name, setting in settings.items()})
 
 
 def upstream_names(table: Mapping[str, Any], path: Path | None, environ: Mapping[str, str]) -> list[str]:

@@ -23,6 +23,7 @@ import orjson
 
 from proxy.protocol.calls import call_key
 from proxy.protocol.item_types import item_type_of
+from storage import HistoryItems
 
 #: Joined items have this if one of them is of the type; few others do.
 MARK = b'"compaction"'
@@ -98,8 +99,18 @@ def unpack(data: bytes) -> Compacted:
 
 
 def mentions(items: Sequence[bytes]) -> bool:
-    """Tell whether there is a compaction among stored items. Most have none, which one look at their heads tells."""
-    return MARK in b"".join([item[:_HEAD_BYTES] for item in items]) and any(map(_COMPACTION.match, items))
+    """Tell whether there is a compaction among stored items. Most have none, which one look at their heads tells.
+
+    A history remembers how many of its items have none, so that it is looked at once.
+    """
+    history = items if isinstance(items, HistoryItems) else None
+    seen = history.memo.get(mentions, 0) if history is not None else 0
+    unseen = items[seen:] if seen else items
+    if MARK in b"".join([item[:_HEAD_BYTES] for item in unseen]) and any(map(_COMPACTION.match, unseen)):
+        return True
+    if history is not None:
+        history.memo[mentions] = len(history)
+    return False
 
 
 def kind_of(item: bytes) -> ItemKind:

@@ -20,6 +20,10 @@ from proxy.protocol.notes import Maker, note_of
 from proxy.protocol.request import TurnRequest
 from storage import Entry, OpenedTurn, Origin, pair
 
+#: Most items of an answer that are looked past for the input that it answers.
+_ANSWER_ITEMS = 256
+_INPUT_ROLES = frozenset({"user", "system", "developer"})
+
 
 @dataclass(slots=True)
 class TurnInput:
@@ -128,3 +132,24 @@ def output_entries(
     """Return a turn's output items as the store takes them; their ids were minted for this turn. maker: of them all."""
     made = [dict(item) for item in items]
     return [Entry(Origin.MINTED, item["id"], dump(item), mark_of(item, exempt), note_of(item, maker)) for item in made]
+
+
+def ends_with_turn_of(history: Sequence[bytes], entries: Sequence[Entry]) -> bool:
+    """Tell whether a history ends with items that say the same as these, and what was answered to them."""
+    wanted = [_said(entry.data) for entry in entries]
+    recent = [_said(item) for item in history[-(_ANSWER_ITEMS + len(wanted)) :]]
+    for begin in range(len(recent) - len(wanted), -1, -1):
+        if recent[begin : begin + len(wanted)] == wanted:
+            return bool(wanted) and not any(map(_is_input, recent[begin + len(wanted) :]))
+    return False
+
+
+def _said(item: bytes) -> dict[str, Any]:
+    """Return an item without what is not its sender's."""
+    content: dict[str, Any] = orjson.loads(item)
+    content.pop("id", None)
+    return content
+
+
+def _is_input(item: Mapping[str, Any]) -> bool:
+    return item.get("role") in _INPUT_ROLES or str(item.get("type")).endswith("_output")

@@ -37,18 +37,16 @@ from proxy.context.item_form import (
     read_outgoing,
     without_fields,
 )
-from proxy.context.plain import HEAD_BYTES, PlainHistories, plain_form
+from proxy.context.plain import HEAD_BYTES, join_plain, plain_form
 from proxy.context.reader import Reader
 from proxy.protocol.item_types import ITEM_TYPES
 from proxy.protocol.items import item_id_of
 from proxy.protocol.notes import read_note
 from proxy.protocol.seals import sealed_by
+from storage import HistoryItems
 
 _MESSAGE, _ASSISTANT = b'"type":"message","role":"', b'"role":"assistant"'
 _THOUGHT = b'"type":"reasoning"'
-
-#: Content alone decides what is in it.
-_PLAIN = PlainHistories()
 
 #: Items that are looked into, by their place among all that were given. Messages hardly ever are.
 OutgoingItems = dict[int, OutgoingItem]
@@ -58,35 +56,44 @@ OutgoingItems = dict[int, OutgoingItem]
 class ModelInput:
     """What a model is sent.
 
-    joined: the items, with commas. places: where each was among those that were given. kept: those that are sent; of a
-    plain history as they are stored.
+    pieces: the items, joined with commas and cut anywhere. places: where each was among those that were given. kept:
+    those that are sent; of a plain history as they are stored.
     """
 
     kept: Sequence[bytes]
     places: Sequence[int]
-    joined: bytes
+    pieces: Sequence[bytes]
     is_plain: bool = False
 
     @cached_property
     def items(self) -> Sequence[bytes]:
         """Each item as it is sent."""
-        is_as_kept = not self.is_plain or len(self.joined) == sum(map(len, self.kept)) + max(len(self.kept) - 1, 0)
+        length = sum(map(len, self.kept)) + max(len(self.kept) - 1, 0)
+        is_as_kept = not self.is_plain or sum(map(len, self.pieces)) == length
         return self.kept if is_as_kept else list(map(plain_form, self.kept))
 
 
 class Given(NamedTuple):
-    """Items as the store has them. notes, severed: see `storage.OpenedTurn`. start: where a request's own begin."""
+    """Items as the store has them. notes, severed: see `storage.OpenedTurn`. start: where a request's own begin.
+
+    history: what is before that, if it was read from the store as it is.
+    """
 
     items: Sequence[bytes]
     notes: Mapping[str, str]
     severed: AbstractSet[str]
     start: int
+    history: HistoryItems | None = None
 
 
 def model_input(given: Given, reader: Reader) -> ModelInput:
     """Return what a model is sent of items."""
     items, objections = given.items, reader.objections
-    if not objections.of_items and _may_be_plain(given, reader) and (joined := _PLAIN.join(items)) is not None:
+    if (
+        not objections.of_items
+        and _may_be_plain(given, reader)
+        and (joined := join_plain(items, given.history)) is not None
+    ):
         return ModelInput(items, range(len(items)), joined, is_plain=True)
     heads = [item[:HEAD_BYTES] for item in items]
     looked_into = range(len(items)) if objections.fields_of("message") else _unusual(items, heads)
@@ -98,7 +105,7 @@ def model_input(given: Given, reader: Reader) -> ModelInput:
     _leave_out_thoughts(pieces, heads, given)
     sent = [pieces[place].sent if place in pieces else item for place, item in enumerate(items)]
     kept = [item for item in sent if item is not None]
-    return ModelInput(kept, [place for place, item in enumerate(sent) if item is not None], b",".join(kept))
+    return ModelInput(kept, [place for place, item in enumerate(sent) if item is not None], (b",".join(kept),))
 
 
 def _may_be_plain(given: Given, reader: Reader) -> bool:

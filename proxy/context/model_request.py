@@ -16,11 +16,12 @@ import orjson
 
 from proxy.context.input import TurnInput
 from proxy.context.model_input import Given, ModelInput, model_input
+from proxy.context.plain import seen_plain
 from proxy.context.reader import Reader
 from proxy.protocol.items import item_id_of
 from proxy.protocol.params import ENCRYPTED_REASONING
 from proxy.protocol.request import TurnRequest
-from storage import OpenedTurn
+from storage import HistoryItems, OpenedTurn
 
 #: What the upstream must not see: state is ours.
 _OURS = frozenset({"conversation", "previous_response_id", "background", "background_options", "input", "store"})
@@ -58,12 +59,22 @@ class ModelRequest:
     own_paths: Mapping[str, str] = field(default_factory=dict)
     has_input: bool = True
 
+    @property
+    def _history(self) -> HistoryItems | None:
+        """The history, if it was read from the store as it is."""
+        return self.opened.items if isinstance(self.opened.items, HistoryItems) else None
+
+    @property
+    def unseen(self) -> int:
+        """How many items have to be looked at to make the body."""
+        return len(self.opened.items) + len(self.turn_input.items) - seen_plain(self._history)
+
     @cached_property
     def sent(self) -> ModelInput:
         """The items that are sent."""
-        opened = self.opened
+        opened, history = self.opened, self._history
         items = [*opened.items, *self.turn_input.items]
-        return model_input(Given(items, opened.notes, opened.severed, len(opened.items)), self.reader)
+        return model_input(Given(items, opened.notes, opened.severed, len(opened.items), history), self.reader)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,13 +83,13 @@ class ModelRequest:
         named = {"model": self.reader.alias} if self.reader.alias else {}
         return {**self.fields, **{name: value for name, value in self.added.items() if name not in refused}, **named}
 
-    def body(self) -> bytes:
-        """Return the request as JSON, the items spliced in as they are."""
+    def body(self) -> list[bytes]:
+        """Return the request as JSON, cut anywhere, the items spliced in as they are."""
         fields = orjson.dumps(self.settings)
         if not (self.has_input or self.sent.places):
-            return fields
+            return [fields]
         start = b',"input":[' if len(fields) > len(b"{}") else b'"input":['
-        return b"".join((fields[:-1], start, self.sent.joined, b"]}"))
+        return [fields[:-1] + start, *self.sent.pieces, b"]}"]
 
     @cached_property
     def sent_items(self) -> Sequence[SentItem]:

@@ -1,18 +1,17 @@
 """Plain histories: messages, calls of functions with their outputs, and what the model that is asked thought. Pure.
 
 They go to a model as they are stored, sealed reasoning without its id. That is told by their bytes, unparsed. A history
-grows at its end, so those that were found plain are remembered, whole: of one that begins with the same bytes only the
-rest is looked at.
+grows at its end: what was found out of its beginning is remembered with it, and only the rest is looked at and joined.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple, cast
 
 from proxy.context.item_form import CREATED_BY, INCOMPLETE, NO_ARGUMENTS, misfits, sealed_form
+from storage import HistoryItems
 
 #: Within these a stored item has its id, of at most 64 characters, its type and its role.
 HEAD_BYTES = 100
@@ -28,66 +27,57 @@ _CALL_ID = b'"call_id":"'
 #: How what reasoning led to begins, or more of it.
 _LED_TO = (_MESSAGE + b'":"assistant"', _CALL, b'reasoning"')
 
-#: Bytes of all histories that are remembered, and of one of them.
-MAX_BYTES, MAX_BYTES_OF_ONE = 16 * 1024 * 1024, 4 * 1024 * 1024
+#: How long a piece of a joined history is at least before another one is begun: so much is copied for an item more.
+PIECE_BYTES = 64 * 1024
 
 
 class _Known(NamedTuple):
-    """A history's items joined, as they are stored and as they are sent, which mostly is the same; their number."""
+    """The beginning of a history that was found plain: how many items, and how they are sent, joined with commas.
 
-    stored: bytes = b""
-    sent: bytes = b""
+    ahead: those at its end that a turn brought itself; the history has them once that turn is committed.
+    """
+
     number: int = 0
-
-    @property
-    def size(self) -> int:
-        return len(self.stored) + (0 if self.sent is self.stored else len(self.sent))
+    pieces: tuple[bytes, ...] = ()
+    ahead: tuple[bytes, ...] = ()
 
 
 _NOTHING = _Known()
 
 
-class PlainHistories:
-    """Those that were found plain lately. max_bytes: of all of them."""
+def join_plain(items: Sequence[bytes], history: HistoryItems | None = None) -> Sequence[bytes] | None:
+    """Return what is sent of items, joined with commas and cut into pieces, if they are plain, else None.
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        #: By how the first item begins.
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+    Reasoning among them has to be of the model that is asked, or of nobody knows whom. history: what they begin with,
+    if it was read from the store; it remembers what was found out.
+    """
+    known: _Known = _NOTHING if history is None else history.memo.get(_Known, _NOTHING)
+    read = known.number - len(known.ahead)
+    if known.ahead and tuple(items[read : known.number]) != known.ahead:
+        known = _NOTHING
+    forms = plain_forms(items[known.number :] if known.number else items)
+    if forms is None:
+        return None
+    pieces = _joined(known.pieces, forms)
+    if history is not None:
+        history.memo[_Known] = _Known(len(items), pieces, tuple(items[len(history) :]))
+    return pieces
 
-    def join(self, items: Sequence[bytes]) -> bytes | None:
-        """Return what is sent of items, joined with commas, if they are plain, else None.
 
-        Reasoning among them has to be of the model that is asked, or of nobody knows whom.
-        """
-        if not items:
-            return b""
-        name, stored = items[0][:HEAD_BYTES], b",".join(items)
-        known = self._known.get(name, _NOTHING)
-        if not stored.startswith(known.stored):
-            known = _NOTHING
-        if known.number == len(items):
-            self._known.move_to_end(name)
-            return known.sent
-        # the bytes of whole objects begin no other objects
-        rest = items[known.number :] if known.number else items
-        forms = plain_forms(rest)
-        if forms is None:
-            return None
-        is_same = forms is rest and known.sent is known.stored
-        sent = stored if is_same else b",".join([known.sent, *forms] if known.number else forms)
-        self._remember(name, _Known(stored, sent, len(items)))
-        return sent
+def seen_plain(history: HistoryItems | None) -> int:
+    """Return how many items at a history's beginning are known to be plain."""
+    return 0 if history is None else min(history.memo.get(_Known, _NOTHING).number, len(history))
 
-    def _remember(self, name: bytes, found: _Known) -> None:
-        if found.size > min(MAX_BYTES_OF_ONE, self._max_bytes):
-            return
-        self._bytes += found.size - self._known.pop(name, _NOTHING).size
-        self._known[name] = found
-        while self._bytes > self._max_bytes:
-            _, forgotten = self._known.popitem(last=False)
-            self._bytes -= forgotten.size
+
+def _joined(pieces: tuple[bytes, ...], more: Sequence[bytes]) -> tuple[bytes, ...]:
+    if not more:
+        return pieces
+    if not pieces:
+        return (b",".join(more),)
+    *before, last = pieces
+    if len(last) < PIECE_BYTES:
+        return (*before, b",".join((last, *more)))
+    return (*pieces, b",".join((b"", *more)))
 
 
 def plain_form(item: bytes) -> bytes:
@@ -100,6 +90,8 @@ def plain_forms(items: Sequence[bytes]) -> Sequence[bytes] | None:
 
     The very same if nothing has to be changed, None if they have to be looked into.
     """
+    if not items:
+        return items
     heads = b"\n".join([b"", *[item[:HEAD_BYTES] for item in items]])
     _, *types = heads.split(_TYPE)
     if len(types) != len(items) or heads.count(b'\n{"id":"') != len(items):

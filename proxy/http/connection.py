@@ -116,14 +116,27 @@ class ClientConnection(web.RequestHandler):
         One that has closed its connection looks the same at first, but resets it when it is sent anything; so it is
         sent something that it overlooks, and a reset is watched for.
         """
-        if self._upgraded or self._force_close or self.transport is None or not self._is_asked_for_answers():
+        if self._upgraded or self._force_close or self.transport is None:
             return False
         request = self._current_request
+        if request is None and not self._messages and not self.is_waiting:
+            # the request has been taken, or its answer given: which of them, its task knows as soon as it has run
+            self._loop.call_soon(self._end_unless_asked)
+            return True
+        if not self._is_asked_for_answers():
+            return False
         if request is not None and request.writer.output_size and self.probe is None:
             return False
-        self._only_reads = True
-        self._look_for_reset(FIRST_LOOK)
+        if not self._only_reads:
+            # it is told again when the library reads on
+            self._only_reads = True
+            self._look_for_reset(FIRST_LOOK)
         return True
+
+    def _end_unless_asked(self) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_closing() and (self.is_waiting or not self.eof_received()):
+            transport.close()
 
     def _is_asked_for_answers(self) -> bool:
         """Whether there are whole requests to answer, of clients that understand what they are sent meanwhile."""

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp.web import AppKey, RequestKey
@@ -47,17 +48,32 @@ class HeldKey:
     left: the client has gone. handed_over: a running turn decides what becomes of the key.
     """
 
-    def __init__(self, keys: HeldKeys, claim: KeyClaim, retention_seconds: float) -> None:
+    def __init__(
+        self,
+        keys: HeldKeys,
+        claim: KeyClaim,
+        retention_seconds: float,
+        before: Callable[[], Awaitable[KeptAnswer | None]] | None = None,
+    ) -> None:
         self._keys = keys
         self._claim = claim
         self._retention_seconds = retention_seconds
+        self._before = before
         self.left = False
         self.handed_over = False
 
     async def note(self, response_id: str) -> None:
         """Note which response the request makes, before it can be stored. Raises InProgress if the key was lost."""
-        if not await self._keys.store.idempotency.note(self._claim, response_id, self._keys.lease_seconds):
+        if not await self.is_held(response_id):
             raise InProgress("Another request with this key runs by now.")
+
+    async def is_held(self, response_id: str) -> bool:
+        """Tell whether the key has not been lost; it stands for that response from now on. Raises Unavailable."""
+        return await self._keys.store.idempotency.note(self._claim, response_id, self._keys.lease_seconds)
+
+    async def answer_before(self) -> KeptAnswer | None:
+        """Return what the holder that was put aside for this one has stored, if it has by now. Raises Unavailable."""
+        return await self._before() if self._before is not None else None
 
     async def keep(self, answer: KeptAnswer) -> None:
         """Keep the answer for whoever asks again; its body only up to `idempotency.max_answer_bytes`."""
@@ -114,7 +130,7 @@ class HeldKeys:
         claim = KeyClaim(owner, name, secrets.token_hex(8))
         retention_seconds = self.config.retention_hours * 3600
         backoff = self._backoff()
-        holder, restated = "", None
+        holder, restated, before = "", None, None
         while True:
             try:
                 standing = await self.store.idempotency.claim(
@@ -129,14 +145,15 @@ class HeldKeys:
             if standing.answer is not None:
                 return await _unpack(standing.answer)
             if standing.state is KeyState.MINE:
-                held = self._hold(claim, retention_seconds)
+                held = self._hold(claim, retention_seconds, before)
                 if restated is None:
                     return held
                 await held.keep(restated)
                 return restated
             if standing.state is KeyState.LAPSED:
                 holder = standing.holder
-                restated = await restate(standing.response_id) if standing.response_id else None
+                before = partial(restate, standing.response_id) if standing.response_id else None
+                restated = await before() if before else None
             else:
                 await _pause(backoff)
 
@@ -171,9 +188,14 @@ class HeldKeys:
         """Stop renewing a key."""
         self._held.discard(claim)
 
-    def _hold(self, claim: KeyClaim, retention_seconds: float) -> HeldKey:
+    def _hold(
+        self,
+        claim: KeyClaim,
+        retention_seconds: float,
+        before: Callable[[], Awaitable[KeptAnswer | None]] | None = None,
+    ) -> HeldKey:
         self._held.add(claim)
-        return HeldKey(self, claim, retention_seconds)
+        return HeldKey(self, claim, retention_seconds, before)
 
     async def _renew(self) -> None:
         if self._held:

@@ -15,6 +15,8 @@ from proxy.runtime.tasks import Backoff
 from storage import EventBatch, EventLog, EventQuery, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
 
@@ -272,9 +274,12 @@ class StreamLog:
     def begun(self) -> None:
         """Nothing to do yet."""
 
-    async def identified(self, response_id: str) -> None:
+    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
         """Begin the log."""
         self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id))
+
+    async def storing(self, attempt: int) -> None:
+        """Nothing has to wait."""
 
     def left(self) -> None:
         """Go on: the client may come back."""

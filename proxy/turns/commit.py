@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,6 +17,8 @@ from proxy.turns.options import Revised
 from storage import CommitMode, CommitResult, Committed, Conflict, StoreError, TurnCommit, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from proxy.relay import Outcome, Relay
     from proxy.services import Services
     from proxy.turns.opening import Opening
@@ -42,15 +45,17 @@ class Commit:
         append_unstored = self._services.config.conversations.append_unstored
         return self._opening.request.keeps_items(append_unstored=append_unstored)
 
-    async def write(self, outcome: Outcome, *, leaving: bool) -> Outcome:
+    async def write(self, outcome: Outcome, storing: Callable[[int], Awaitable[None]], *, leaving: bool) -> Outcome:
         """Write until it is written or `turns.commit_retry_seconds` are over; return what the client is told.
 
-        leaving: the turn was broken off. The lock is released by what is written, not here.
+        storing: is asked before each attempt, see `TurnObserver`. leaving: the turn was broken off. The lock is
+        released by what is written, not here.
         """
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._services.config.turns.commit_retry_seconds)
-        response_id, unsure = self._opening.response_id, False
+        response_id, unsure, attempts = self._opening.response_id, False, count()
         while (mode := self._mode(outcome, leaving=leaving)) is not None:
             try:
+                await storing(next(attempts))
                 self._committed = await self._services.store.turns.commit(self._to_commit(outcome, mode))
             except Conflict:
                 logger.warning("turn %s lost its lock and the branch moved on", response_id)

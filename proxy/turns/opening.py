@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from proxy.context.input import TurnInput, prepare
+from proxy.context.input import TurnInput, ends_with_turn_of, prepare
 from proxy.protocol.errors import (
     ApiError,
     branch_exists,
@@ -28,6 +28,7 @@ from proxy.turns.options import TurnOptions
 from storage import (
     BranchExists,
     ForkPoint,
+    HistoryItems,
     ItemNotFound,
     Lease,
     Locked,
@@ -72,6 +73,10 @@ class Opening:
     turn_input: TurnInput
     response_id: str
     created_at: int
+
+    def may_repeat(self) -> bool:
+        """Tell whether its history may end with a turn that brought the same."""
+        return ends_with_turn_of(self.opened.items, self.turn_input.entries)
 
     def new_item_id(self, item_type: str) -> str:
         """Return the id of one more item of the turn."""
@@ -132,7 +137,8 @@ def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
     """Refuse a turn on more history than one may have: all of it is held in memory, and sent."""
     if len(opened.items) > limits.max_history_items:
         raise history_too_long(f"{limits.max_history_items} items")
-    if sum(map(len, opened.items)) > limits.max_history_bytes:
+    size = opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
+    if size > limits.max_history_bytes:
         raise history_too_long(f"{limits.max_history_bytes} bytes")
 
 

@@ -13,6 +13,7 @@ from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import Tasks
+from proxy.turns.turn import AnsweredBefore
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class RunningTurns:
             self._check_draining()
             turn.begin()
             return await turn.run()
-        except (ApiError, StoreError):
+        except (ApiError, StoreError, AnsweredBefore):
             raise
         except Exception as error:
             # A turn whose client has gone has nobody else to tell.

@@ -31,7 +31,7 @@ from proxy.turns.stream import TurnStream
 from proxy.upstream.failover import AnswerEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from proxy.delivery import Delivery, FrameSink
     from proxy.protocol.request import TurnRequest
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from proxy.upstream.answer import ModelAnswer
     from proxy.upstream.attempts import Fault
     from proxy.upstream.model_call import ModelCall
+    from storage import KeptAnswer, KeyClaim
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,18 @@ class TurnResult:
     body: bytes | None = None
 
 
+class AnsweredBefore(Exception):
+    """Ends a turn before the model is asked: its request was carried out before, and this is its answer.
+
+    claim: what it is kept under until it is delivered; None where it stays.
+    """
+
+    def __init__(self, answer: KeptAnswer, claim: KeyClaim | None = None) -> None:
+        super().__init__(answer.response_id)
+        self.answer = answer
+        self.claim = claim
+
+
 class TurnObserver(Protocol):
     """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
 
@@ -61,8 +74,19 @@ class TurnObserver(Protocol):
         """The turn runs from here on, whatever becomes of the request that it came with."""
         ...
 
-    async def identified(self, response_id: str) -> None:
-        """The turn is open and its response has an id; the model server has not been asked yet. May raise ApiError."""
+    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
+        """The turn is open and its response has an id; the model server has not been asked yet.
+
+        may_repeat: tells whether its history may end with a turn that brought the same. May raise ApiError, or
+        AnsweredBefore.
+        """
+        ...
+
+    async def storing(self, attempt: int) -> None:
+        """What was made is about to be stored. attempt: from 0; the one before may have been carried out.
+
+        Raises Unavailable where it has to wait, Conflict where it must not be.
+        """
         ...
 
     def left(self) -> None:
@@ -184,6 +208,10 @@ class Turn:
         if self._generating is not None:
             self._generating.cancel()
 
+    async def _tell_storing(self, attempt: int) -> None:
+        for observer in self._observers:
+            await observer.storing(attempt)
+
     async def _tell_end(self, end: TurnResult | BaseException) -> None:
         for observer in reversed(self._observers):
             try:
@@ -204,7 +232,7 @@ class Turn:
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
             for observer in self._observers:
-                await observer.identified(opening.response_id)
+                await observer.identified(opening.response_id, opening.may_repeat)
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
@@ -313,7 +341,7 @@ class Turn:
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
-        outcome = self._outcome = await self._commit.write(outcome, leaving=self._leaving)
+        outcome = self._outcome = await self._commit.write(outcome, self._tell_storing, leaving=self._leaving)
         beside = await self._commit.describe()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}

@@ -119,9 +119,9 @@ class Upstream:
             log.warning("upstream %s: passed over for %g s: it has failed repeatedly", self.name, PASSED_OVER_SECONDS)
 
     async def create_response(
-        self, body: bytes, headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
+        self, body: Sequence[bytes], headers: Mapping[str, str], query_string: str = "", *, path: str = RESPONSES
     ) -> UpstreamAnswer:
-        """`POST {url}{path}` with the JSON `body`; return the answer, its body unread, if it is a 2xx.
+        """`POST {url}{path}` with the JSON `body`, in pieces; return the answer, its body unread, if it is a 2xx.
 
         Whoever gets it releases it: then its connection goes back, or is closed where it was not read to its end, so
         that the upstream notices. headers: from `request_headers`. query_string: raw, without `?`. path: `/responses`,

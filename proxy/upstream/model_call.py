@@ -27,7 +27,7 @@ from proxy.upstream.failover import AnswerEnd, Route, newest_sealer
 from proxy.upstream.headers import request_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from proxy.auth.caller import Caller
     from proxy.context.budget import TokenBudget
@@ -154,8 +154,8 @@ class ModelCall:
         while True:
             self._asked, omitted = await compose(reader)
             try:
-                items = len(self._asked.opened.items) + len(self._asked.turn_input.items)
-                answer = await self._post(server, name, await beside(items, self._asked.body), path, omitted)
+                body = await beside(self._asked.unseen, self._asked.body)
+                answer = await self._post(server, name, body, path, omitted)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
@@ -292,7 +292,7 @@ class ModelCall:
         self._route.server.note(worked=worked)
         return True
 
-    async def _post(self, server: Upstream, model: str, body: bytes, path: str, omitted: int) -> ModelAnswer:
+    async def _post(self, server: Upstream, model: str, body: Sequence[bytes], path: str, omitted: int) -> ModelAnswer:
         headers = request_headers(self._inbound.headers, server.credentials(self.caller.credentials))
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)

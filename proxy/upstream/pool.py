@@ -18,7 +18,7 @@ from proxy.upstream.dialer import OriginDialer
 from proxy.upstream.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from yarl import URL
 
@@ -138,16 +138,17 @@ class Pool:
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
 
-    async def post(self, target: str, headers: Mapping[str, str], body: bytes) -> UpstreamAnswer:
+    async def post(self, target: str, headers: Mapping[str, str], body: Sequence[bytes]) -> UpstreamAnswer:
         """Send a POST and return its answer, whatever its status, its body unread.
 
-        target: path and query, percent-encoded. headers: not those that frame the message. Raises ValueError if one
-        of them can't be sent; TimeoutError and aiohttp's client errors.
+        target: path and query, percent-encoded. headers: not those that frame the message. body: in pieces. Raises
+        ValueError if a header can't be sent; TimeoutError and aiohttp's client errors.
         """
-        head = self._head(target, headers, len(body))
+        length = sum(map(len, body))
+        head = self._head(target, headers, length)
         connection = await self._reach()
         try:
-            await connection.send(head, body)
+            await connection.send(head, body, length)
             return UpstreamAnswer(connection, self._give_back)
         except BaseException:
             self._give_back(connection)

@@ -6,6 +6,7 @@ aiohttp's client takes 2.5 times the CPU for a POST; its parser and exceptions a
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -14,7 +15,7 @@ from aiohttp.http_parser import HttpResponseParser
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Largest body that is sent in one piece, so that a larger one does not hold up the event loop.
 MAX_BYTES_AT_ONCE = 256 * 1024
@@ -55,7 +56,7 @@ class Wire(asyncio.Protocol):
         self._parser: Any = None
         self._answered: asyncio.Future[Exception | None] | None = None
         self._consumer: Consumer | None = None
-        self._unsent: memoryview | None = None
+        self._unsent: deque[bytes | memoryview] = deque()
         self._is_choked = self._is_full = self._is_held = self._is_paused = self._is_spent = False
         self.connected = False
         #: The answer's head and body, from when `send` is done.
@@ -67,8 +68,11 @@ class Wire(asyncio.Protocol):
         """Whether it can carry a request."""
         return self.connected and not self._transport.is_closing()
 
-    async def send(self, head: bytes, body: bytes) -> None:
-        """Send a request; return when its answer begins. Raises TimeoutError and aiohttp's client errors."""
+    async def send(self, head: bytes, body: Sequence[bytes], length: int) -> None:
+        """Send a request; return when its answer begins. body: in pieces, `length` bytes in all.
+
+        Raises TimeoutError and aiohttp's client errors.
+        """
         if not self.connected:
             raise aiohttp.ServerDisconnectedError
         # a new parser for each answer: what the last one left is none of it
@@ -78,11 +82,10 @@ class Wire(asyncio.Protocol):
         self._answered = self._loop.create_future()
         self._moved_at = self._loop.time()
         self._timer = self._timer or self._loop.call_later(self._silence_seconds, self._watch)
-        if len(body) <= MAX_BYTES_AT_ONCE:
-            self._transport.write(head + body)
+        if length <= MAX_BYTES_AT_ONCE:
+            self._transport.write(b"".join((head, *body)))
         else:
-            self._transport.write(head)
-            self._unsent = memoryview(body)
+            self._unsent.extend((head, *body))
             self._send_on()
         if error := await self._answered:
             raise error
@@ -192,12 +195,17 @@ class Wire(asyncio.Protocol):
             consumer.end() if error is None else consumer.failed(error)  # type: ignore[arg-type]
 
     def _send_on(self) -> None:
-        if self._unsent is None or self._is_choked or not self.connected:
-            return
+        """Write what may be written at once, and what is left in the next iteration of the loop."""
         self._moved_at = self._loop.time()
-        piece, self._unsent = self._unsent[:MAX_BYTES_AT_ONCE], self._unsent[MAX_BYTES_AT_ONCE:] or None
-        self._transport.write(piece)
-        if not self._is_choked:
+        room = MAX_BYTES_AT_ONCE
+        while self._unsent and room and not self._is_choked and self.connected:
+            piece = self._unsent.popleft()
+            if len(piece) > room:
+                self._unsent.appendleft(memoryview(piece)[room:])
+                piece = memoryview(piece)[:room]
+            room -= len(piece)
+            self._transport.write(piece)
+        if self._unsent and not self._is_choked:
             self._loop.call_soon(self._send_on)
 
     def _set_reading(self) -> None:

@@ -18,7 +18,7 @@ ATTEMPTS = 2
 
 
 class Archive:
-    """Export and import. Except for `identify`, each call names the owner and sees nothing of others."""
+    """Export and import. Except for `identify` and `owner_of`, each call names the owner and sees nothing of others."""
 
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
@@ -36,6 +36,12 @@ class Archive:
             if facts:
                 found.append((owner.decode(), read_facts(facts)))
         return found
+
+    async def owner_of(self, some_id: str) -> str:
+        """Return whose partition an id leads to, '' if it is nobody's. Raises Unavailable."""
+        keys = self._keyspace.keys(some_id)
+        owner, _ = await self._scripts.run(Call("identify_conversation", [keys.head, keys.conversation], []))
+        return str(owner.decode())
 
     async def export(self, owner: str, conversation_id: str) -> Export:
         """Begin an export: nothing of it is freed for an hour after each of its calls. Raises ConversationNotFound."""

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 
 from storage.client.barrier import Barrier
-from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, ChannelRequest, Transaction
+from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command
 
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
@@ -19,8 +19,8 @@ MAX_TAGS = 1000
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time.
 
-    There are no transactions: redis-py sends each command over whichever connection to the node is free. It refuses a
-    command for which there is none, so no more than `limit` are under way.
+    redis-py sends each command over whichever connection to the node is free. It refuses a command for which there is
+    none, so no more than `limit` are under way.
 
     barrier: what has to be answered behind the commands, on each node.
     """
@@ -38,7 +38,7 @@ class ClusterChannel(Channel):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
 
-    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         """Send all, one exchange a command, concurrently."""
         async with asyncio.timeout(self._timeout_seconds):
             if self._barrier is not None:
@@ -68,9 +68,7 @@ class ClusterChannel(Channel):
             raise AnswerLost(*error.args) from error
         barrier.check([command.result for command in commands])
 
-    async def _send(self, request: ChannelRequest) -> Any:
-        if isinstance(request, Transaction):
-            raise TypeError("a cluster channel takes no transactions")
+    async def _send(self, request: Command) -> Any:
         try:
             async with self._room:
                 return await self._client.execute_command(*request)
@@ -114,10 +112,9 @@ class ClusterChannel(Channel):
         await self._client.aclose()
 
 
-def _tags_of(requests: Sequence[ChannelRequest]) -> set[str]:
+def _tags_of(requests: Sequence[Command]) -> set[str]:
     """Return the hash tags of the first keys of scripts."""
-    commands = [request for request in requests if not isinstance(request, Transaction)]
-    keys = [str(command[3]) for command in commands if str(command[0]).startswith("EVAL")]
+    keys = [str(command[3]) for command in requests if str(command[0]).startswith("EVAL")]
     return {key[key.index("{") + 1 : key.index("}")] for key in keys}
 
 

@@ -1,6 +1,6 @@
 """Key names: every key in Redis, built here and nowhere else.
 
-<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, responses, `reach:<segment>`
+<prefix>:{<partition>}:partition        hash    owner, next_segment, kept, responses, edition, `reach:<segment>`
 <prefix>:{<partition>}:conversation     hash    the conversation's facts, metadata as `m:<key>`
 <prefix>:{<partition>}:branches         sorted set  branch name → its line
 <prefix>:{<partition>}:index            hash    item id → its places; `call:<call id>` → its item

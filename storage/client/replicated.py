@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from storage.client.barrier import BARRIER_COMMANDS, Barrier
-from storage.client.channel import Channel, ChannelRequest
+from storage.client.channel import Channel, Command
 
 
 class ReplicatedChannel(Channel):
@@ -20,10 +20,10 @@ class ReplicatedChannel(Channel):
     def __init__(self, channel: Channel, barrier: Barrier) -> None:
         self._channel = channel
         self._barrier = barrier
-        self._waiting: list[tuple[Sequence[ChannelRequest], asyncio.Future[list[Any]]]] = []
+        self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         """Send all, read all, wait for the replicas. Raises TooFewReplicas too: the primary has done it then."""
         if not requests:
             return []
@@ -41,7 +41,7 @@ class ReplicatedChannel(Channel):
         finally:
             self._task = None
 
-    async def _go_once(self, waiting: Sequence[tuple[Sequence[ChannelRequest], asyncio.Future[list[Any]]]]) -> None:
+    async def _go_once(self, waiting: Sequence[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
         if not waiting:
             return
         together = [request for requests, _ in waiting for request in requests]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import exceptions as redis_errors
 
 from storage.client.barrier import TooFewReplicas
-from storage.client.channel import Argument, Channel, ChannelRequest, Command, Transaction, Unanswered
+from storage.client.channel import Argument, Channel, Command, Unanswered
 from storage.client.library import load_scripts
 from storage.errors import REFUSALS, Reason, StoreError, Unavailable
 from storage.room import Room
@@ -94,17 +94,12 @@ _ACKNOWLEDGED = frozenset(
 
 
 class Call(NamedTuple):
-    """One call of a script. subject: the id that a refusal is about when the script names none.
-
-    reads: commands that read what lies where the script has looked, with nobody's write in between; not for channels
-    without transactions. Their replies, a list, come after the script's.
-    """
+    """One call of a script. subject: the id that a refusal is about when the script names none."""
 
     script: str
     keys: Sequence[str]
     arguments: Sequence[Argument]
     subject: str = ""
-    reads: Sequence[Command] = ()
 
 
 def translate_error(error: Exception, *, unsure: bool = False) -> Unavailable:
@@ -171,11 +166,6 @@ class Scripts:
         """Have `check` done before each call, which is not made if it raises; None: no more."""
         self._check = check
 
-    @property
-    def take_reads(self) -> bool:
-        """Whether calls may have reads."""
-        return not self._channel.is_cluster
-
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.
 
@@ -209,43 +199,26 @@ class Scripts:
         try:
             replies = await channel.exchange([self._request(call) for call in calls])
             for i, call in enumerate(calls):
-                error = _error_in(replies[i], call)
-                if isinstance(error, redis_errors.NoScriptError):
+                if isinstance(replies[i], redis_errors.NoScriptError):
                     (replies[i],) = await channel.exchange([self._request(call, whole=True)])
-                    error = _error_in(replies[i], call)
-                if error is not None:
-                    raise error
+                if isinstance(replies[i], Exception):
+                    raise replies[i]
         except CLIENT_ERRORS as error:
-            # what goes together is not one: another call may have been carried out, or the script and not its reads
-            parts = [part for reply, call in zip(replies, calls, strict=False) for part in _parts(reply, call)]
-            raise translate_error(error, unsure=any(not isinstance(part, Exception) for part in parts)) from error
+            # what goes together is not one: another call may have been carried out
+            unsure = any(not isinstance(reply, Exception) for reply in replies)
+            raise translate_error(error, unsure=unsure) from error
         return replies
 
-    def _request(self, call: Call, *, whole: bool = False) -> ChannelRequest:
+    def _request(self, call: Call, *, whole: bool = False) -> Command:
         """Return the call as it is sent. whole: for a server that has lost its scripts, or never had them."""
         script, keys = self._scripts[call.script], call.keys
         if script.names_keys and self._channel.is_cluster:
             keys = [*keys, keys[0] + ABSENT]
         name, text = ("EVAL", script.source) if whole else ("EVALSHA", script.sha)
-        command = (name, text, len(keys), *keys, *call.arguments)
-        return Transaction((command, *call.reads)) if call.reads else command
-
-
-def _parts(reply: Any, call: Call) -> Sequence[Any]:
-    """Return the replies to the script and to the reads of a call."""
-    return reply if call.reads and isinstance(reply, list) else (reply,)
-
-
-def _error_in(reply: Any, call: Call) -> Exception | None:
-    """Return what the script of a call failed with, else one of its reads; None if nothing failed."""
-    if isinstance(reply, Exception):
-        return reply
-    return next((part for part in reply if isinstance(part, Exception)), None) if call.reads else None
+        return (name, text, len(keys), *keys, *call.arguments)
 
 
 def _unwrap(reply: list[Any], call: Call) -> list[Any]:
-    if call.reads:
-        reply = [*reply[0], reply[1:]]
     refusal = REFUSALS.get(reply[0])
     if refusal is None:
         return reply if reply[0] != b"ok" else reply[1:]

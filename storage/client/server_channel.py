@@ -12,9 +12,9 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Channel, ChannelRequest, Transaction, Unanswered, fold, unfold
+from storage.client.channel import Channel, Command, Unanswered
 from storage.client.dialer import Dialer
-from storage.client.pipelined import PipelinedConnection, Refused, refuses
+from storage.client.pipelined import PipelinedConnection, Refused
 
 
 class ServerChannel(Channel):
@@ -32,7 +32,7 @@ class ServerChannel(Channel):
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         """Send all, read all; once more on a fresh connection if one that worked before fails, or is refused.
 
         So the server may do commands twice: every script can be repeated.
@@ -64,34 +64,26 @@ class ServerChannel(Channel):
             if lost is None or isinstance(error, Unanswered):
                 raise
             raise lost from error
-        if lost is not None and (error_reply := _first_error(requests, replies)):
+        if lost is not None and (error_reply := _first_error(replies)):
             # refused now, but done then perhaps
             raise lost from error_reply
         return replies
 
     async def _send_last(
-        self, connection: PipelinedConnection, requests: Sequence[ChannelRequest], deadline: float
+        self, connection: PipelinedConnection, requests: Sequence[Command], deadline: float
     ) -> list[Any]:
         try:
             return await self._send(connection, requests, deadline)
         except Refused as refusal:
             return refusal.replies
 
-    async def _send(
-        self, connection: PipelinedConnection, requests: Sequence[ChannelRequest], deadline: float
-    ) -> list[Any]:
-        commands = unfold(requests)
+    async def _send(self, connection: PipelinedConnection, requests: Sequence[Command], deadline: float) -> list[Any]:
         try:
-            replies = fold(requests, await connection.send(commands, deadline))
-        except Refused as refusal:
-            raise Refused(fold(requests, refusal.replies)) from refusal
+            replies = await connection.send(requests, deadline)
         except asyncio.CancelledError:
             if self._is_blocking:
                 connection.abort()
             raise
-        if len(commands) > len(requests) and _is_refused(requests, replies):
-            connection.retire()
-            raise Refused(replies)
         connection.is_proven = True
         return replies
 
@@ -187,21 +179,6 @@ class ServerChannel(Channel):
         self._changes.clear()
 
 
-def _first_error(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> Exception | None:
-    """Return the first error among the replies, within transactions too."""
-    for request, reply in zip(requests, replies, strict=True):
-        parts = reply if isinstance(request, Transaction) and isinstance(reply, list) else [reply]
-        for part in parts:
-            if isinstance(part, Exception):
-                return part
-    return None
-
-
-def _is_refused(requests: Sequence[ChannelRequest], replies: Sequence[Any]) -> bool:
-    """Tell whether a transaction was refused within: the connection sees what replies are, not what is in them."""
-    for request, reply in zip(requests, replies, strict=True):
-        if isinstance(request, Transaction) and isinstance(reply, list):
-            for one in reply:
-                if isinstance(one, Exception) and refuses(one):
-                    return True
-    return False
+def _first_error(replies: Sequence[Any]) -> Exception | None:
+    """Return the first error among the replies."""
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)

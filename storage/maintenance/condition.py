@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from storage.client.channel import Channel
 from storage.client.keys import probe_key
 from storage.client.keyspace import Keyspace
@@ -27,6 +25,13 @@ class Condition:
         self._refusal: Unavailable | None = None
         #: Whether the last look came to nothing without a refusal.
         self._is_in_doubt = False
+        #: Bytes that the fullest server uses and may use (0: no limit), as the last look found.
+        self.memory = (0, 0)
+
+    async def clock(self) -> float:
+        """Return the server's time in Unix seconds. Raises Unavailable."""
+        (milliseconds,) = await self._scripts.run(Call("read_clock", [probe_key(self._prefix, "0")], []))
+        return float(milliseconds) / 1000
 
     async def look(self) -> None:
         """Find out, in one round trip, whether every server takes writes. Raises Unavailable: what `require` raises.
@@ -59,11 +64,14 @@ class Condition:
         with translated():
             tags = await self._channel.tags()
         calls = [Call("probe_writes", [probe_key(self._prefix, tag)], []) for tag in tags]
-        left = math.inf
+        found: list[tuple[int, int]] = []
         for reply in await self._scripts.run_all(calls):
             if isinstance(reply, StoreError):
                 raise reply
-            left = min(left, memory_left(*reply))
+            used, limit = reply
+            found.append((used, limit))
+        self.memory = min(found, key=lambda one: memory_left(*one))
+        left = memory_left(*self.memory)
         disk = self._disk_shortage()
         room = self._scripts.room
         room.left_bytes = left

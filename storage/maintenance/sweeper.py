@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from storage.client.keys import escape_glob
 from storage.client.scripts import Call, translated
 from storage.errors import StoreError
-from storage.partitions import partition_of
+from storage.partitions import new_edition, partition_of
 
 if TYPE_CHECKING:
     from storage.client.channel import Channel
@@ -95,7 +95,7 @@ class Sweeper:
             while waiting and len(under_way) < SEGMENTS_AT_ONCE:
                 under_way[waiting.pop()] = 0
             calls = [
-                self._call("sweep_segment", partition, [segment, offset, STEP_ITEMS, MAX_ASKED])
+                self._call("sweep_segment", partition, [segment, offset, STEP_ITEMS, MAX_ASKED, new_edition()])
                 for segment, offset in under_way.items()
             ]
             replies = await self._keyspace.scripts.run_all(calls)

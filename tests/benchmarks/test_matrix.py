@@ -8,7 +8,7 @@ import pytest
 from benchmarks.faults.cell_clients import CLIENTS
 from benchmarks.faults.cell_table import BEGIN, END, table, write_table
 from benchmarks.faults.clients import Answer
-from benchmarks.faults.expectations import BY_STORE, BY_UPSTREAM, most_times, unexpected
+from benchmarks.faults.expectations import BY_STORE, BY_UPSTREAM, unexpected
 from benchmarks.faults.history import Told
 from benchmarks.faults.matrix import STORES, UPSTREAM_NAMES, Cell, all_cells, covering_cells
 
@@ -51,11 +51,6 @@ def test_what_must_not_be_told_is_red(upstream: str, store: str, client: str, to
 )
 def test_what_may_be_told_is_not(upstream: str, store: str, client: str, told: list[str]):
     assert unexpected(upstream, store, client, told) == []
-
-
-def test_only_without_a_key_and_with_a_store_that_fails_a_turn_may_be_stored_twice():
-    twice = {(store, client) for store, client in product(STORES, CLIENTS) if most_times(store, client) == 2}
-    assert twice == set(product(STORES.keys() - {"fine"}, ["retries without key"]))
 
 
 def test_the_table_has_a_row_a_store_and_model_server_and_its_place_in_the_page(tmp_path: Path):

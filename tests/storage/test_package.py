@@ -55,6 +55,7 @@ def test_the_public_names_of_storage_are_these():
         "ForkPoint",
         "Forked",
         "HistoryFull",
+        "HistoryItems",
         "ImportSource",
         "ItemNotFound",
         "ItemPage",

@@ -274,3 +274,33 @@ async def test_an_item_with_the_clients_id_is_found_by_a_later_turn(store: Store
     assert opened.known["msg_mine"].in_history
     await take_turn(store, previous=first, says=[minted(partition_of(first), "more"), brought("msg_mine", "changed")])
     assert (await continue_from(store, first)) == ["original", "answer"]
+
+
+@pytest.mark.parametrize("branch", ["", "MAIN"])
+async def test_of_two_turns_that_a_failover_gave_the_same_number_one_is_stored(redis: Redis, store: Store, branch: str):
+    conversation = await start(store, "one")
+    partition = partition_of(conversation.id)
+    keys = [f"test:{{{partition}}}:{name}" for name in ("branch:0", "lock:0")]
+    before: dict[Any, Any] = await redis.hgetall(keys[0])
+    first = await open_turn(store, conversation=conversation, token="first", branch=branch)
+    # a replica takes the primary's place that does not have this yet
+    await redis.delete(*keys)
+    await redis.hset(keys[0], mapping=before)
+    second = await open_turn(store, conversation=conversation, token="second", branch=branch)
+    assert first.fence == second.fence
+    ends = [
+        finished(opened, partition=partition, conversation=conversation, token=token)
+        for opened, token in ((second, "second"), (first, "first"))
+    ]
+    await store.turns.commit(ends[0])
+    with pytest.raises(Conflict):
+        await store.turns.commit(ends[1])
+
+
+async def test_a_turn_whose_lock_ran_out_is_stored_if_nobody_came_in_between(redis: Redis, store: Store):
+    conversation = await start(store, "one")
+    partition = partition_of(conversation.id)
+    opened = await open_turn(store, conversation=conversation)
+    await redis.delete(f"test:{{{partition}}}:lock:0")
+    await store.turns.commit(finished(opened, partition=partition, conversation=conversation))
+    await take_turn(store, conversation=conversation)

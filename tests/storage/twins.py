@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from storage import Store
-from storage.client.channel import Channel, ChannelRequest, Transaction
+from storage.client.channel import Channel, Command
 from storage.client.library import load_scripts
 from tests.fake import channels_to, contents_of_fake
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
@@ -70,7 +70,7 @@ class TwinChannel(Channel):
                 self._general |= {plain[name].sha: script.sha, plain[name].source: script.source}
                 self._texts[script.sha] = script.source
 
-    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         replies = await self._first.exchange(requests)
         for request, reply in zip(requests, replies, strict=True):
             # what the first does not know comes again, as a whole
@@ -78,13 +78,12 @@ class TwinChannel(Channel):
                 assert_alike(reply, await self._ask_second(request), str(request))
         return replies
 
-    async def _ask_second(self, request: ChannelRequest) -> Any:
-        (name, script, *rest), *reads = request.commands if isinstance(request, Transaction) else [request]
+    async def _ask_second(self, request: Command) -> Any:
+        name, script, *rest = request
         general = self._general[script]
         reply: Any = None
         for how, text in ((name, general), ("EVAL", self._texts.get(general, general))):
-            command = (how, text, *rest)
-            (reply,) = await self._second.exchange([Transaction([command, *reads]) if reads else command])
+            (reply,) = await self._second.exchange([(how, text, *rest)])
             if not _is_unknown(reply):
                 break
         return reply
@@ -94,9 +93,8 @@ class TwinChannel(Channel):
         await self._second.close()
 
 
-def _script_of(request: ChannelRequest) -> Any:
-    command = request.commands[0] if isinstance(request, Transaction) else request
-    return command[1] if command[0] in ("EVALSHA", "EVAL") else None
+def _script_of(request: Command) -> Any:
+    return request[1] if request[0] in ("EVALSHA", "EVAL") else None
 
 
 def _is_unknown(reply: Any) -> bool:

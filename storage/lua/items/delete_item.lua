@@ -2,12 +2,12 @@
 -- needs: branch
 -- prolongs: whole
 -- KEYS  partition, conversation, branches, index
--- ARGV  owner, conversation id, item id, branch that it must be on ('' = any)
+-- ARGV  owner, conversation id, item id, branch that it must be on ('' = any), new edition
 -- Returns {'ok', facts} (flat field/value list), or {'conversation_not_found'}, {'branch_not_found', name},
 -- {'item_not_found', id}.
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
-local owner, conversation_id, id, name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local owner, conversation_id, id, name, edition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 if not owned(owner) or not conversation_lives(conversation_key, conversation_id) then
   return { 'conversation_not_found' }
@@ -29,6 +29,7 @@ for _, place in ipairs(places) do
     redis.call('ZADD', BASE .. 'tombstones', position(place[1], place[2]), place[1] .. ':' .. place[2])
   end
 end
+rename_edition(edition)
 redis.call('HDEL', index_key, id)
 local call = 'call:' .. string.sub(mark, 2)
 if string.find(mark, '^[+~]') and redis.call('HGET', index_key, call) == id then

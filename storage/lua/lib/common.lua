@@ -165,6 +165,21 @@ local function line_named(conversation_key, branches_key, name)
   return line and tonumber(line), name
 end
 
+-- The edition of a partition. While it is the same, nothing that its segments held was taken from them, and whoever has
+-- read items under one may go on using them (open_turn). The first commit names it; whatever takes something away gives
+-- it another name, one that there never was: a failover may have lost the last ones.
+local function name_edition(name)
+  if redis.call('HEXISTS', PARTITION, 'edition') == 0 then
+    redis.call('HSET', PARTITION, 'edition', name)
+  end
+end
+
+local function rename_edition(name)
+  if redis.call('HEXISTS', PARTITION, 'edition') == 1 then
+    redis.call('HSET', PARTITION, 'edition', name)
+  end
+end
+
 -- Makes a key live at least `retention` s from now. Never shortens a life: `retention` may have been longer before.
 local function extend(key, retention)
   if redis.call('PTTL', key) < retention * 1000 then

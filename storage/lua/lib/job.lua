@@ -27,6 +27,10 @@ local function pass_on(response_key, token, lease_ms)
   local lock = kept_lock(response_key)
   if lock then
     redis.call('SET', lock, token, 'PX', lease_ms)
+    local branch = BASE .. 'branch:' .. redis.call('HGET', response_key, 'lock')
+    if redis.call('EXISTS', branch) == 1 then
+      redis.call('HSET', branch, 'taken_by', token)
+    end
   end
   redis.call('HSET', response_key, 'token', token)
 end

@@ -2,7 +2,7 @@
 -- needs: branch
 -- prolongs: rest
 -- KEYS  partition, index
--- ARGV  segment, offset to go on from, how many items to look at, how many branches to ask
+-- ARGV  segment, offset to go on from, how many items to look at, how many branches to ask, new edition
 -- Returns {'ok', offset to go on from or -1 when done, items freed, segments freed}.
 -- First the end that nobody reaches, from its tip downwards, `how many` a call; then the items before it, upwards, in
 -- which only gaps can be free. An offset is reached by responses and running forks up to what `reach:SEGMENT` notes,
@@ -11,6 +11,7 @@
 
 local index_key = KEYS[2]
 local segment, from, window, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local edition = ARGV[5]
 
 local key = segment_key(segment)
 local length = redis.call('LLEN', key)
@@ -49,6 +50,7 @@ local top = redis.call('ZREVRANGE', holders_key(segment), 0, 0, 'WITHSCORES')
 local needed = math.max(reach, tonumber(top[2] or 0))
 if length > needed then
   local low = math.max(needed, length - window)
+  rename_edition(edition)
   for i, bytes in ipairs(redis.call('LRANGE', key, low, -1)) do
     if bytes ~= '' then
       forget_item(bytes, low + i - 1)
@@ -105,6 +107,9 @@ while free_count > 0 do
   end
 end
 
+if free_count > 0 then
+  rename_edition(edition)
+end
 for offset, bytes in pairs(free) do
   forget_item(bytes, offset)
   redis.call('LSET', key, offset, '')

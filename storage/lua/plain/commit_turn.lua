@@ -14,7 +14,7 @@ if (on_branch or on_chain) and stored and job_token == '' and count > 0 and coun
   -- Segments that the response will read, each once, and how far; the one that is written among them.
   local segments, reach = {}, {}
   local segment = on_branch and tostring(line) or string.match(base_chain, '(%d+):%d+:%d+$')
-  local fields = { 'owner', 'kept', 'responses', 'next_segment' }
+  local fields = { 'owner', 'kept', 'responses', 'next_segment', 'edition' }
   for one, _, to in string.gmatch(base_chain .. (on_branch and ',' .. segment .. ':0:0' or ''), SPAN) do
     if not reach[one] then
       segments[#segments + 1] = one
@@ -107,11 +107,14 @@ if (on_branch or on_chain) and stored and job_token == '' and count > 0 and coun
       'pending', pending, 'created_at', seconds)
     call('EXPIRE', response_key, retention)
     local facts = { 'HSET', PARTITION, 'responses', (head[3] or 0) + 1 }
+    if not head[5] then
+      facts[5], facts[6] = 'edition', response_id
+    end
     if on_branch then
       reach[segment] = offset
       for i, one in ipairs(segments) do
         local until_ms, to = milliseconds + response_life, reach[one]
-        local old_until, old_to = string.match(head[4 + i] or '', '^(%d+):(%d+)$')
+        local old_until, old_to = string.match(head[5 + i] or '', '^(%d+):(%d+)$')
         if old_until and tonumber(old_until) > milliseconds then
           until_ms, to = math.max(until_ms, tonumber(old_until)), math.max(to, tonumber(old_to))
         end

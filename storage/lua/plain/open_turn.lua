@@ -6,7 +6,7 @@
 
 if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
   local call = redis.call
-  local head, left = call('HMGET', PARTITION, 'owner', 'kept'), call('PTTL', PARTITION)
+  local head, left = call('HMGET', PARTITION, 'owner', 'kept', 'edition'), call('PTTL', PARTITION)
   local mine, kept = head[1] == owner, head[2]
   local is_settled = left >= CONVERSATION_SECONDS * 1000
   if CONVERSATION_SECONDS == 0 then
@@ -48,21 +48,18 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       end
     end
     local open, to = string.match(chain, '^(.*:)(%d+)$')
-    local start, past = string.match(beside, '^(.*:)(%d+)$')
-    local history = {}
-    if open and open == start and tonumber(to) <= tonumber(past) then
-      history = 0
-    else
-      for segment, from, stop in string.gmatch(chain, SPAN) do
-        history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, from, stop - 1)
-      end
+    local start, past = string.match(held, '^(.*:)(%d+)$')
+    local history, is_rest = {}, open and open == start and head[3] == edition and tonumber(past) <= tonumber(to)
+    for segment, from, stop in string.gmatch(is_rest and string.match(chain, '[^,]*$') or chain, SPAN) do
+      history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, is_rest and past - 1 or from, stop - 1)
     end
     -- Everything has been read that will be written: from here on the script only writes.
     if lock_key and not holder then
       call('SET', lock_key, token, 'PX', lease_ms)
-      fence = call('HINCRBY', BASE .. 'branch:' .. line, 'fence', 1)
+      fence = (fence or 0) + 1
+      call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
-      lock, '', '' }
+      lock, '', '', head[3] or '', is_rest and 1 or 0 }
   end
 end

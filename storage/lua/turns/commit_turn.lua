@@ -55,6 +55,13 @@ for _, list in ipairs({ inputs, outputs }) do
   end
 end
 
+-- Whether nobody has taken the branch since: by number, and by token, because a failover to a replica that did not have
+-- the last of it yet gives a number again. (What a version before this one took has no token.)
+local function was_last_taken(of_line, number, by)
+  local last = redis.call('HMGET', branch_key(of_line), 'fence', 'taken_by')
+  return last[1] == number and (not last[2] or last[2] == by)
+end
+
 local result = 'ok'
 local lives = conversation_lives(conversation_key, conversation_id)
 local lock_key = BASE .. 'lock:' .. lock
@@ -62,7 +69,7 @@ local holder = lock ~= '' and redis.call('GET', lock_key)
 if mode == 'append' then
   if not lives or redis.call('EXISTS', branch_key(line)) == 0 then
     mode, result = 'chain', 'dropped'
-  elseif holder ~= token and (holder or redis.call('HGET', branch_key(line), 'fence') ~= fence) then
+  elseif holder ~= token and (holder or not was_last_taken(line, fence, token)) then
     return { 'conflict' }
   end
 elseif mode == 'fork' or mode == 'promote' then
@@ -140,6 +147,9 @@ elseif stored then
   if not lasting then
     extend(segment_key(segment), retention)
   end
+end
+if on_branch or stored then
+  name_edition(response_id)
 end
 if holder and holder == token then
   redis.call('DEL', lock_key)

@@ -6,17 +6,18 @@
 --       continues, or that is forked ('' = the active one, or the one that has the target)
 --       5 lock token ('' = only look)  6 lease ms  7 retention s  8 fork point ('' = no fork)  9 target
 --       10 new branch's name ('' = it will become MAIN)  11 ms for which what a fork inherits is kept from being freed
---       12 a chain that the caller reads beside this ('' = none): all of the history, if its last span ends soon enough
---       13 number of ids, item ids…, number of call ids, call ids that are answered…
--- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model}
---   history: a list of items for each span, tombstones included, or 0: it is what the caller reads beside this, up to
---   where the chain ends; chain: the same as a closed chain; pending: call
---   ids that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
+--       12 a chain whose items the caller holds ('' = none)  13 edition of the partition that they are of
+--       14 number of ids, item ids…, number of call ids, call ids that are answered…
+-- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model, edition,
+--   is_rest}
+--   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids
+--   that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
 --   {project_id, referrer};
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
 --   calls: for each call id 1 when the partition knows that call, else 0; line: the branch that it continues, or that
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
---   model: of the answer that a fork replaces, or ''
+--   model: of the answer that a fork replaces, or ''; edition: of the partition, '' for none; is_rest: 1 if the
+--   history is only what lies behind the chain that the caller holds, its last item before it, else 0
 -- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'response_unfinished'},
 -- {'locked', ms left}, or what fork_branch refuses.
 -- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
@@ -27,8 +28,8 @@ local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3]
 local owner, source, conversation_id, branch_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local token, lease_ms, retention = ARGV[5], ARGV[6], tonumber(ARGV[7])
 local point, target, new_name, pin_ms = ARGV[8], ARGV[9], ARGV[10], tonumber(ARGV[11])
-local beside = ARGV[12]
-local ids_at = 13
+local held, edition = ARGV[12], ARGV[13]
+local ids_at = 14
 
 local looks = token == ''
 local mine = owned(owner)
@@ -49,6 +50,7 @@ local function take_lock(name, own)
     redis.call('SET', key, token, 'PX', lease_ms)
     if own then
       redis.call('HINCRBY', branch_key(own), 'fence', 1)
+      redis.call('HSET', branch_key(own), 'taken_by', token)
     end
   end
   lock = name
@@ -156,8 +158,12 @@ for call_id in string.gmatch(pending, CALL_ID) do
 end
 
 local text = format_chain(chain)
+local current = mine and redis.call('HGET', PARTITION, 'edition') or ''
 local open, to = string.match(text, '^(.*:)(%d+)$')
-local start, past = string.match(beside, '^(.*:)(%d+)$')
-local is_beside = open and open == start and tonumber(to) <= tonumber(past)
-return { 'ok', is_beside and 0 or read_spans(chain), text, table.concat(waiting, CALL_BREAK), fence, branch, facts, known,
-  calls, line, lock, anchor, model }
+local start, past = string.match(held, '^(.*:)(%d+)$')
+local is_rest = open and open == start and current == edition and tonumber(past) <= tonumber(to)
+if is_rest then
+  chain = { { chain[#chain][1], past - 1, chain[#chain][3] } }
+end
+return { 'ok', read_spans(chain), text, table.concat(waiting, CALL_BREAK), fence, branch, facts, known, calls, line, lock,
+  anchor, model, current, is_rest and 1 or 0 }

@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.cli.backup import run_export, run_import
-from proxy.cli.maintenance import UpkeepError
+from proxy.cli.commands.backup import run_export, run_import
+from proxy.cli.commands.maintenance import UpkeepError
 from proxy.config.settings import Config, RedisConfig, Secret
 from proxy.stores import open_store
 from tests.flows.conftest import Proxy, StartProxy
@@ -202,11 +202,11 @@ def elsewhere(valkey_url: str) -> Config:
 
 
 async def export_to(folder: Path, config: Config, owner: str | None = None) -> int:
-    return await run_export(config, Namespace(directory=folder, owner=owner))
+    return await run_export(config, Namespace(directory=folder, owner=owner, json=False))
 
 
 async def import_from(config: Config, *paths: Path, owner: str | None = None) -> int:
-    return await run_import(config, Namespace(paths=list(paths), owner=owner))
+    return await run_import(config, Namespace(paths=list(paths), owner=owner, json=False))
 
 
 async def conversations_of(config: Config, owner: str) -> set[str]:

@@ -164,9 +164,14 @@ class Watched:
         self._delivery.gone = True
         self._observer.left()
 
+    async def store(self, *, gone: bool) -> None:
+        """What the turn made is about to be stored. gone: the client is not there, and nobody has told that yet."""
+        self._delivery.gone = gone
+        await self._observer.storing(0)
+
     async def run(self, end: TurnResult | BaseException, *, leaves: str) -> None:
         """Go through a turn; return when all that it began is done."""
-        await self._observer.identified("resp_1")
+        await self._observer.identified("resp_1", lambda: False)
         if leaves == "before":
             self.leave()
         ending = asyncio.create_task(self._observer.ended(end))
@@ -190,6 +195,15 @@ async def test_a_client_that_leaves_just_when_its_turn_ends_is_answered_at_its_n
     assert (answer.status, answer.replayed, answer.body) == (200, True, first.body)
     assert len(proxy.upstream.requests) == 1
     assert await idempotency_records(proxy) == []
+
+
+async def test_what_is_stored_for_a_client_that_has_gone_is_noted_before_for_its_retry(proxy: Proxy):
+    watched = Watched(proxy, HELLO)
+    await watched.store(gone=False)
+    assert await noted(proxy) == set()
+    await watched.store(gone=True)
+    assert len(await noted(proxy)) == 1
+    await watched.run(TurnResult("resp_1"), leaves="before")
 
 
 @pytest.mark.parametrize("leaves", ["meanwhile", "after"])

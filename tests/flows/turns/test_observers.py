@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from proxy.auth.caller import Caller
@@ -26,10 +28,13 @@ class Diary:
     def begun(self) -> None:
         self.told.append("begun")
 
-    async def identified(self, response_id: str) -> None:
+    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
         self.told.append("identified")
         if self._refuses:
             raise InProgress("another one runs")
+
+    async def storing(self, attempt: int) -> None:
+        self.told.append(f"storing {attempt}")
 
     def left(self) -> None:
         self.told.append("left")
@@ -51,7 +56,7 @@ async def run(proxy: Proxy, *observers: Diary) -> TurnResult:
 async def test_an_observer_is_told_of_the_course_of_a_turn(proxy: Proxy):
     diary = Diary()
     result = await run(proxy, diary)
-    assert diary.told == ["begun", "identified", "ended"]
+    assert diary.told == ["begun", "identified", "storing 0", "ended"]
     assert diary.end == result
     assert result.status == "completed"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.flows.conftest import StartProxy
 from tests.flows.streams import read_stream
-from tests.flows.talk import items_of, model_answer, new_conversation, post, respond, sent
+from tests.flows.talk import items_of, model_answer, new_conversation, respond, sent
 from tests.flows.upstreams.conftest import WAYS, Several, StartSeveral, says, take, told_in
 from tests.upstream import Reply
 
@@ -116,10 +116,8 @@ async def test_a_client_that_sends_items_back_stays_with_its_server(start_severa
     several.servers["first"].script(Reply.json(503, {}))
     thinks(several, "second")
     answer = await respond(several.proxy, model="m", store=False, include=SHOWN)
-    body = {"model": "m", "store": False, "input": [{"role": "user", "content": "hi"}, *answer["output"]]}
-    await post(
-        several.proxy, "/v1/responses", {**body, "input": [*body["input"], {"role": "user", "content": "?"}]}, None
-    )
+    items = [{"role": "user", "content": "hi"}, *answer["output"], {"role": "user", "content": "?"}]
+    await respond(several.proxy, model="m", store=False, input=items)
     assert several.asked() == ["first", "second", "second"]
     assert seals(several.question("second")) == [f"{SEAL}second-1"]
 

@@ -3,8 +3,9 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from proxy.cli import check as diagnosis
-from proxy.cli.check import Finding, diagnose
+from proxy.cli.commands import check as diagnosis
+from proxy.cli.commands.check import diagnose
+from proxy.cli.commands.findings import Finding
 from proxy.config.settings import AuthConfig, Config, DataConfig, JwtConfig, RedisConfig, Secret, UpstreamConfig
 from storage.embedded import find_binary
 from tests.certificates import make_certificate, server_context

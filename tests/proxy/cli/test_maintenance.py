@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli import maintenance as upkeep
+from proxy.cli.commands import maintenance as upkeep
 from proxy.config.settings import Config, RedisConfig, Secret
 from proxy.protocol.ids import new_conversation_id, new_turn_item_id
 from proxy.stores import open_store
@@ -172,8 +172,8 @@ def test_purge_asks_before_it_deletes(config: Config):
             command, input=answer, env=environment() | settings(config), capture_output=True, text=True, check=False
         )
         assert told.returncode == status
-        assert "Delete everything that belongs to x, for good?" in told.stdout
-    assert told.stderr.startswith("branchline: nothing belongs to the owner x in unix://")
+        assert "Delete everything that belongs to x, for good?" in told.stderr
+    assert "branchline: nothing belongs to the owner x in unix://" in told.stderr
 
 
 async def own_something(config: Config, owner: str) -> None:

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from proxy.cli.maintenance import UpkeepError
-from proxy.cli.store_backup import run_backup, run_restore
+from proxy.cli.commands.maintenance import UpkeepError
+from proxy.cli.commands.store_backup import run_backup, run_restore
 from proxy.config.settings import Config, DataConfig, RedisConfig, SealingConfig, Secret
 from proxy.protocol.ids import new_conversation_id
 from proxy.stores import UnusableStore, open_store
@@ -56,11 +56,11 @@ def backups_in(folder: Path) -> list[Path]:
 
 
 async def back_up(config: Config, file: Path) -> int:
-    return await run_backup(config, Namespace(file=file))
+    return await run_backup(config, Namespace(file=file, json=False))
 
 
 async def restore(config: Config, file: Path, *, over: bool = False, check: bool = False) -> int:
-    return await run_restore(config, Namespace(file=file, replace=over, check=check))
+    return await run_restore(config, Namespace(file=file, replace=over, check=check, json=False))
 
 
 async def ask(http: aiohttp.ClientSession, method: str, url: str, body: Any = None) -> Any:

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.context.model_input import Given, model_input
-from proxy.context.plain import PlainHistories
+from proxy.context.plain import PIECE_BYTES, join_plain, seen_plain
 from proxy.context.reader import Objections, Reader
 from proxy.protocol.items import dump
 from proxy.protocol.notes import Maker, note_of
+from storage import HistoryItems
 
 
 def message(n: int, role: str, kind: str, **fields: Any) -> bytes:
@@ -101,30 +102,54 @@ def test_a_history_that_is_told_by_its_looks_is_sent_as_one_that_is_looked_into(
         for start in (end, max(end - own, 0)):
             given_now = model_input(Given(history[:end], notes, frozenset(severed), start), Reader("s", "m"))
             assert list(given_now.items) == sent_of(history[:end], FUSSY, start, **beside)
-            assert given_now.joined == b",".join(given_now.items)
+            assert b"".join(given_now.pieces) == b",".join(given_now.items)
 
 
 @given(
     rounds=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=8),
-    end=st.integers(0, 8),
+    cuts=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3), st.booleans()), max_size=4),
 )
-def test_what_is_remembered_of_plain_histories_never_lets_another_through(rounds: list[tuple[str, bool]], end: int):
-    history = [(output if is_output else tool)(n, f"call_{name}") for n, (name, is_output) in enumerate(rounds)]
-    known = PlainHistories(max_bytes=10_000)
-    for part in (history[:end], history, history[:end]):
-        joined = known.join(part)
-        assert (joined is not None) == (PlainHistories().join(part) is not None)
-        assert joined is None or sent_of(part, FUSSY, len(part)) == part
+def test_what_a_history_remembers_of_its_beginning_lets_nothing_through(
+    rounds: list[tuple[str, bool]], cuts: list[tuple[int, int, bool]]
+):
+    """It grows by what turns bring, asked once more and with something else too, and by what others add."""
+    whole = [(output if is_output else tool)(n, f"call_{name}") for n, (name, is_output) in enumerate(rounds)]
+    history = HistoryItems()
+    for length, own, is_kept in sorted(cuts):
+        history = HistoryItems(whole[len(history) : length], history)
+        asked = whole[len(history) : len(history) + own]
+        brought = asked if is_kept else [message(50 + n, "user", "input_text") for n in range(own)]
+        for _ in range(2):
+            items = [*history, *brought]
+            pieces, alone = join_plain(items, history), join_plain(items)
+            assert (pieces is None) == (alone is None)
+            assert pieces is None or b"".join(pieces) == b",".join(items) == b"".join(alone or ())
+            assert pieces is None or sent_of(items, FUSSY, len(items)) == items
 
 
-def test_no_more_of_plain_histories_is_remembered_than_their_bytes_may_be():
-    known = PlainHistories(max_bytes=1000)
-    for n in range(20):
-        assert known.join([message(n, "user", "input_text")]) is not None
-    assert known._bytes == sum(one.size for one in known._known.values()) <= 1000
-    assert len(known._known) > 2
-    assert known.join([message(99, "user", "input_text", more="x" * 1000)]) is not None
-    assert known._bytes <= 1000
+def test_two_turns_that_go_on_from_one_history_do_not_see_each_other():
+    history = HistoryItems([message(0, "user", "input_text"), message(1, "assistant", "output_text")])
+    one, other = (message(n, "user", "input_text") for n in (2, 3))
+    for own in (one, other, one):
+        assert b"".join(join_plain([*history, own], history) or ()) == b",".join([*history, own])
+    longer = HistoryItems([other, message(4, "assistant", "output_text")], history)
+    assert b"".join(join_plain(longer, longer) or ()) == b",".join(longer)
+    assert history == longer[:2]
+
+
+def test_of_a_long_history_only_the_end_is_copied():
+    history, own = HistoryItems(), [message(9_999, "user", "input_text")]
+    for n in range(40):
+        before = join_plain([*history, *own], history) or ()
+        history = HistoryItems([*own, message(n, "assistant", "output_text", more="x" * 9000)], history)
+        own = [message(10_000 + n, "user", "input_text")]
+        after = join_plain([*history, *own], history) or ()
+        assert b"".join(after) == b",".join([*history, *own])
+        # what is full stays the very same
+        full = [piece for piece in before if len(piece) >= PIECE_BYTES]
+        assert [piece is same for piece, same in zip(full, after, strict=False)] == [True] * len(full)
+    assert len(after) > 4
+    assert seen_plain(history) == len(history)
 
 
 @pytest.mark.parametrize(

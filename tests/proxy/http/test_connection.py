@@ -215,6 +215,21 @@ async def test_a_client_that_sends_no_more_gets_its_answers(proxy: URL, upstream
     assert b"late" in answers
 
 
+async def test_so_does_one_whose_request_has_a_body(proxy: URL, upstream: ScriptedUpstream):
+    upstream.script(Reply.json(200, COMPLETED["response"]))
+    body = b'{"model":"m","input":"hi","store":false}'
+    head = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    answer = await half_closed(proxy, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+    assert b'"completed"' in answer
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"Content-Length: 9\r\n\r\n"])
+async def test_one_that_asks_for_nothing_is_closed(proxy: URL, sent: bytes):
+    async with asyncio.timeout(10):
+        assert await half_closed(proxy, sent) == b""
+
+
 async def test_a_client_that_has_closed_is_noticed_before_its_answer_begins(proxy: URL, upstream: ScriptedUpstream):
     upstream.script(Reply.raw(200, "text/plain", chunks=[HANG]), path="/v1/models")
     async with connected(proxy) as (_, writer):

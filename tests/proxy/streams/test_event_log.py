@@ -320,7 +320,7 @@ async def test_the_last_event_is_kept_before_the_client_gets_it(store: Store):
 
     log = StreamLog(services_on(store), OWNER)
     log.begun()
-    await log.identified(response_id)
+    await log.identified(response_id, lambda: False)
     output = TurnOutput(Watching(), [log])
     for frames in (frame("0"), frame("1"), end()):
         assert not await output.send(frames)

@@ -84,7 +84,7 @@ def test_three_failures_in_a_row_pass_a_server_over_for_a_while(ends: list[tuple
 SEALS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@given(SEALS, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z"), st.booleans())
+@given(SEALS, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True), st.booleans())
 def test_a_mark_goes_on_and_comes_off(seal: str, name: str, in_a_part: bool):
     item: dict[str, Any] = {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": seal}
     if in_a_part:

@@ -44,7 +44,7 @@ async def to(upstream: ScriptedUpstream) -> AsyncIterator[Upstream]:
 
 async def pushed(to: Upstream) -> tuple[bytes, Exception | None]:
     taker = Taker()
-    async with await to.create_response(b"{}", {}) as answer:
+    async with await to.create_response([b"{}"], {}) as answer:
         push_chunks(answer, taker)
         failure = await taker.over
     return b"".join(taker.pieces), failure
@@ -86,7 +86,7 @@ async def test_a_pushed_body_fails_as_a_pulled_one_does(to: Upstream, upstream: 
     upstream.script(reply, reply)
     pieces = []
     pulled: ApiError | None = None
-    async with await to.create_response(b"{}", {}) as answer:
+    async with await to.create_response([b"{}"], {}) as answer:
         try:
             async for piece in iter_chunks(answer):
                 pieces.append(piece)  # noqa: PERF401  # what came before it failed counts too

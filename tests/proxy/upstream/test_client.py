@@ -38,7 +38,7 @@ async def to(upstream: ScriptedUpstream):
 
 
 async def test_a_turn_is_posted_with_the_callers_headers_and_query(to: Upstream, upstream: ScriptedUpstream):
-    async with await to.create_response(BODY, HEADERS, "beta=true&x=%2F") as response:
+    async with await to.create_response([BODY], HEADERS, "beta=true&x=%2F") as response:
         assert response.status == 200
     (request,) = upstream.requests
     assert request.method == "POST"
@@ -51,13 +51,13 @@ async def test_a_turn_is_posted_with_the_callers_headers_and_query(to: Upstream,
 
 
 async def test_a_turn_does_not_claim_the_coding_of_the_callers_body(to: Upstream, upstream: ScriptedUpstream):
-    async with await to.create_response(BODY, CIMultiDict({"Content-Encoding": "zstd"})):
+    async with await to.create_response([BODY], CIMultiDict({"Content-Encoding": "zstd"})):
         pass
     assert "Content-Encoding" not in upstream.requests[0].headers
 
 
 async def test_nothing_of_the_clients_own_is_sent(to: Upstream, upstream: ScriptedUpstream):
-    async with await to.create_response(BODY, {}):
+    async with await to.create_response([BODY], {}):
         pass
     assert set(upstream.requests[0].headers) == {"Host", "Content-Type", "Content-Length", "Accept-Encoding"}
 
@@ -66,7 +66,7 @@ async def test_a_query_of_the_base_url_goes_on_every_request(upstream: ScriptedU
     config = UpstreamConfig()
     url = f"{upstream.url}/?api-version=preview"
     async with create_session(config) as session, Upstream(config, session, url) as azure:
-        async with await azure.create_response(BODY, {}, "beta=true"):
+        async with await azure.create_response([BODY], {}, "beta=true"):
             pass
         await azure.ping()
     assert [request.path_qs for request in upstream.requests] == [
@@ -82,21 +82,21 @@ async def test_cookies_of_one_caller_are_not_sent_for_the_next(upstream: Scripte
     config = UpstreamConfig()
     async with create_session(config) as session, Upstream(config, session, url) as to:
         for _ in range(2):
-            async with await to.create_response(BODY, {}):
+            async with await to.create_response([BODY], {}):
                 pass
     assert "Cookie" not in upstream.requests[1].headers
 
 
 async def test_an_answer_that_is_left_unread_is_closed(to: Upstream, upstream: ScriptedUpstream):
     upstream.script(Reply.raw(200, "text/event-stream", chunks=[b"data: 1\n\n", HANG]))
-    async with await to.create_response(BODY, {}) as response:
+    async with await to.create_response([BODY], {}) as response:
         assert await anext(iter_raw(response)) == b"data: 1\n\n"
     await upstream.client_left.wait()
 
 
 async def test_an_error_of_the_callers_own_code_is_not_taken_for_the_upstreams(to: Upstream):
     with pytest.raises(aiohttp.ClientConnectionResetError):
-        async with await to.create_response(BODY, {}):
+        async with await to.create_response([BODY], {}):
             raise aiohttp.ClientConnectionResetError("our client left")
 
 
@@ -130,14 +130,14 @@ async def test_an_unknown_host_is_a_bad_gateway():
 async def test_silence_before_the_answer_is_a_timeout(to: Upstream, upstream: ScriptedUpstream):
     upstream.script(Reply.raw(200, "application/json", chunks=[HANG]))
     with pytest.raises(errors.GatewayTimeout):
-        async with await to.create_response(BODY, {}):
+        async with await to.create_response([BODY], {}):
             pass
 
 
 async def test_a_connection_broken_before_the_answer_is_a_bad_gateway(to: Upstream, upstream: ScriptedUpstream):
     upstream.script(Reply.raw(200, "application/json", chunks=[CUT]))
     with pytest.raises(errors.BadGateway) as broken:
-        async with await to.create_response(BODY, {}):
+        async with await to.create_response([BODY], {}):
             pass
     assert broken.value.code == "upstream_error"
 
@@ -157,7 +157,7 @@ async def test_something_other_than_http_is_a_bad_gateway():
 async def test_a_turn_never_follows_a_redirect(to: Upstream, upstream: ScriptedUpstream):
     upstream.script(Reply.redirect("/v1/elsewhere"))
     with pytest.raises(errors.BadGateway):
-        async with await to.create_response(BODY, HEADERS):
+        async with await to.create_response([BODY], HEADERS):
             pass
     assert [request.path_qs for request in upstream.requests] == ["/v1/responses"]
 
@@ -165,7 +165,7 @@ async def test_a_turn_never_follows_a_redirect(to: Upstream, upstream: ScriptedU
 async def test_a_refusal_is_raised_with_its_status_and_message(to: Upstream, upstream: ScriptedUpstream):
     upstream.script(Reply.json(429, {"error": {"message": "Slow down", "code": "rate"}}, {"Retry-After": "2"}))
     with pytest.raises(errors.UpstreamRefusal) as refused:
-        async with await to.create_response(BODY, {}):
+        async with await to.create_response([BODY], {}):
             pass
     assert refused.value.status == 429
     assert refused.value.to_dict()["message"] == "Slow down"
@@ -175,7 +175,7 @@ async def test_a_refusal_is_raised_with_its_status_and_message(to: Upstream, ups
 async def test_a_refusal_whose_body_breaks_off_keeps_its_status(to: Upstream, upstream: ScriptedUpstream):
     upstream.script(Reply.raw(500, "application/json", chunks=[b'{"err', CUT]))
     with pytest.raises(errors.UpstreamRefusal) as refused:
-        async with await to.create_response(BODY, {}):
+        async with await to.create_response([BODY], {}):
             pass
     assert (refused.value.status, str(refused.value)) == (500, "The upstream answered 500.")
 
@@ -232,7 +232,7 @@ def test_the_list_of_exceptions_is_not_empty():
 
 
 async def read(to: Upstream, limit: int = 10**9) -> bytes:
-    async with await to.create_response(BODY, {}) as response:
+    async with await to.create_response([BODY], {}) as response:
         return await read_body(response, limit)
 
 
@@ -247,7 +247,7 @@ async def test_a_body_is_read_within_its_limit(to: Upstream, upstream: ScriptedU
 async def test_chunks_are_given_as_they_arrive(to: Upstream, upstream: ScriptedUpstream):
     gate = asyncio.Event()
     upstream.script(Reply.raw(200, "text/event-stream", chunks=[b"one", gate, b"two"]))
-    async with await to.create_response(BODY, {}) as response:
+    async with await to.create_response([BODY], {}) as response:
         chunks = iter_chunks(response)
         assert await anext(chunks) == b"one"
         gate.set()
@@ -436,15 +436,15 @@ async def test_turns_and_other_requests_share_the_limit_of_connections(upstream:
     config = UpstreamConfig(url=upstream.url, max_connections=1, connect_timeout_seconds=0.1)
     async with create_session(config) as session, Upstream(config, session, upstream.url) as to:
         upstream.script(Reply.raw(200, "text/plain", chunks=[b"", gate]))
-        async with await to.create_response(BODY, {}):
+        async with await to.create_response([BODY], {}):
             with pytest.raises(errors.GatewayTimeout):
                 await to.ping()
         async with to.forward("GET", "/models", "", {}, None):
             with pytest.raises(errors.GatewayTimeout):
-                async with await to.create_response(BODY, {}):
+                async with await to.create_response([BODY], {}):
                     pass
         await to.ping()
-        async with await to.create_response(BODY, {}) as answer:
+        async with await to.create_response([BODY], {}) as answer:
             assert answer.status == 200
 
 
@@ -455,7 +455,7 @@ async def test_a_turn_at_a_refused_connection_is_a_bad_gateway_and_the_log_names
         Upstream(config, session, "http://127.0.0.1:1/v1?key=secret") as nobody,
     ):
         with pytest.raises(errors.BadGateway) as refused:
-            async with await nobody.create_response(BODY, {"Authorization": "Bearer secret"}):
+            async with await nobody.create_response([BODY], {"Authorization": "Bearer secret"}):
                 pass
     assert refused.value.code == "upstream_unreachable"
     assert "ClientConnectorError" in caplog.text

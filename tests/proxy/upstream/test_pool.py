@@ -152,7 +152,7 @@ async def read(answer: UpstreamAnswer) -> bytes:
 
 
 async def ask(pool: Pool, body: bytes = b"{}", headers: dict[str, str] | None = None) -> bytes:
-    return await read(await pool.post("/v1/responses", headers or {}, body))
+    return await read(await pool.post("/v1/responses", headers or {}, [body]))
 
 
 async def settle() -> None:
@@ -167,7 +167,7 @@ async def settle() -> None:
 async def test_a_request_is_framed_once_whatever_its_body():
     async with exchanging(answers(with_length(b"yes"))) as (pool, server):
         await read(
-            await pool.post("/v1/responses?a=%20b", {"X-Key": "caf\N{LATIN SMALL LETTER E WITH ACUTE}"}, b"body")
+            await pool.post("/v1/responses?a=%20b", {"X-Key": "caf\N{LATIN SMALL LETTER E WITH ACUTE}"}, [b"body"])
         )
     head = f"POST /v1/responses?a=%20b HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 4\r\n"
     assert server.heads == [head.encode() + b"X-Key: caf\xc3\xa9\r\n\r\n"]
@@ -204,7 +204,7 @@ async def test_nothing_that_would_end_a_header_or_frame_a_message_is_sent(target
     async with exchanging(answers(with_length(b"yes"))) as (pool, server):
         for _ in range(2):
             with pytest.raises(ValueError, match="request"):
-                await pool.post(target, headers, b"")
+                await pool.post(target, headers, [b""])
         assert server.connections == 0
         assert await ask(pool, headers={"X": "good"}) == b"yes"
 
@@ -235,7 +235,7 @@ async def test_a_refusal_that_comes_before_the_body_was_sent_is_the_answer_and_e
     async with Server(play, reads_bodies=False).listening() as server:
         pool = pool_for(server)
         for _ in range(2):
-            answer = await pool.post("/v1/responses", {}, HUGE)
+            answer = await pool.post("/v1/responses", {}, [HUGE])
             assert answer.status == 413
             assert await read(answer) == b"too large"
         assert server.connections == 2
@@ -369,7 +369,7 @@ async def test_a_body_that_a_reset_ends_is_cut_even_if_it_would_end_with_the_con
 
     read_on = asyncio.Event()
     async with exchanging(play) as (pool, _):
-        answer = await pool.post("/v1/responses", {}, b"")
+        answer = await pool.post("/v1/responses", {}, [b""])
         assert await answer.content.readany() == b"half"
         read_on.set()
         with pytest.raises(aiohttp.ClientPayloadError):
@@ -488,7 +488,7 @@ async def test_idle_connections_are_closed_before_their_server_would_do_it():
 async def test_an_answer_that_is_not_read_to_its_end_ends_its_connection():
     async with exchanging(answers(with_length(HUGE))) as (pool, server):
         for _ in range(2):
-            answer = await pool.post("/v1/responses", {}, b"")
+            answer = await pool.post("/v1/responses", {}, [b""])
             answer.release()
             answer.release()
         await server.until_all_are_closed()
@@ -507,7 +507,7 @@ async def test_a_reader_who_does_not_come_makes_the_server_wait():
             written = at
 
     async with exchanging(play, silence=0.05) as (pool, _):
-        answer = await pool.post("/v1/responses", {}, b"")
+        answer = await pool.post("/v1/responses", {}, [b""])
         while True:
             before = written
             # longer than the silence that would end an exchange whose server is to blame
@@ -529,7 +529,7 @@ async def test_the_end_of_an_answer_may_come_after_its_release_and_keeps_the_con
     released = asyncio.Event()
     async with exchanging(play) as (pool, server):
         for body in (b"one", b"two"):
-            answer = await pool.post("/v1/responses", {}, body)
+            answer = await pool.post("/v1/responses", {}, [body])
             assert await answer.content.readany() == body
             answer.hold(held=True)
             answer.release(ends=True)
@@ -552,13 +552,13 @@ def test_an_end_that_does_not_come_soon_is_not_waited_for(rest: bytes):
     @in_virtual_time
     async def run() -> None:
         async with exchanging(play, silence=600.0, slots=1) as (pool, server):
-            answer = await pool.post("/v1/responses", {}, b"body")
+            answer = await pool.post("/v1/responses", {}, [b"body"])
             assert await answer.content.readany() == b"body"
             answer.release(ends=True)
             released.set()
             await server.until_all_are_closed()
             # a request that waits for the slot gets it
-            again = await pool.post("/v1/responses", {}, b"again")
+            again = await pool.post("/v1/responses", {}, [b"again"])
             again.release()
 
     run()
@@ -622,7 +622,7 @@ async def test_closing_ends_idle_and_running_exchanges_and_leaves_nothing_open()
     async with Server(play).listening() as server:
         pool = pool_for(server)
         waiting = asyncio.create_task(ask(pool, b"waiting"))
-        begun = await pool.post("/v1/responses", {}, b"begun")
+        begun = await pool.post("/v1/responses", {}, [b"begun"])
         await ask(pool, b"idle")
         assert server.open == 3
         await pool.close()
@@ -681,7 +681,7 @@ async def test_a_pushed_body_arrives_whole_and_ends_once(name: str):
 
     async with exchanging(play) as (pool, server):
         for _ in range(2):
-            answer = await pool.post("/v1/responses", {}, b"")
+            answer = await pool.post("/v1/responses", {}, [b""])
             kept = Kept(answer)
             answer.consume(kept)
             assert await kept.over is None
@@ -701,7 +701,7 @@ async def test_a_pushed_body_that_breaks_off_fails_once(name: str):
 
     begun = asyncio.Event()
     async with exchanging(play) as (pool, _):
-        answer = await pool.post("/v1/responses", {}, b"")
+        answer = await pool.post("/v1/responses", {}, [b""])
         kept = Kept(answer)
         answer.consume(kept)
         begun.set()
@@ -715,7 +715,7 @@ async def test_a_pushed_body_that_falls_silent_fails_but_not_while_its_consumer_
         await asyncio.Event().wait()
 
     async with exchanging(play, silence=0.05) as (pool, _):
-        answer = await pool.post("/v1/responses", {}, b"")
+        answer = await pool.post("/v1/responses", {}, [b""])
         kept = Kept(answer)
         answer.consume(kept)
         answer.hold(held=True)
@@ -736,7 +736,7 @@ async def test_a_held_body_makes_the_server_wait_and_comes_whole_afterwards():
 
     sent = asyncio.Event()
     async with exchanging(play) as (pool, server):
-        answer = await pool.post("/v1/responses", {}, b"")
+        answer = await pool.post("/v1/responses", {}, [b""])
         kept = Kept(answer)
         answer.consume(kept)
         answer.hold(held=True)
@@ -759,7 +759,7 @@ async def test_a_held_body_makes_the_server_wait_and_comes_whole_afterwards():
 
 async def test_a_consumer_may_leave_while_it_is_called():
     async with exchanging(answers(*[chunked(b"answer", 1)[at : at + 6] for at in range(0, 200, 6)])) as (pool, server):
-        answer = await pool.post("/v1/responses", {}, b"")
+        answer = await pool.post("/v1/responses", {}, [b""])
         kept = Kept(answer, leaves_after=2)
         answer.consume(kept)
         await kept.over
@@ -911,7 +911,7 @@ class Mix:
     async def exchange(self, pool: Pool, number: int) -> None:
         """Make one; what arrives whole is its answer, what has to arrive does."""
         kind, action, steps, _ = self._exchanges[number]
-        task = asyncio.ensure_future(pool.post("/v1/responses", {}, b"%d" % number))
+        task = asyncio.ensure_future(pool.post("/v1/responses", {}, [b"%d" % number]))
         if action == "cancel":
             for _ in range(steps):
                 await asyncio.sleep(0)

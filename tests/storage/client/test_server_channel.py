@@ -15,7 +15,7 @@ import uvloop
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
 
-from storage.client.channel import Channel, Command, Transaction
+from storage.client.channel import Channel, Command
 from storage.client.connection import connect, open_blocking_channel, open_channel
 from storage.client.dialer import Dialer
 from storage.client.pipelined import BUSY_BYTES, PipelinedConnection
@@ -331,56 +331,6 @@ async def test_a_primary_that_becomes_a_replica_is_left_at_once():
             assert await channel.exchange(write) == [b"OK"]
         async with Redis.from_url(new.url) as client:
             assert await client.get("key") == b"value"
-
-
-# --- transactions -------------------------------------------------------------------------------------------------
-
-
-async def test_the_commands_of_a_transaction_have_one_reply_and_keep_their_errors():
-    with run_valkey() as server:
-        async with channel_to(server.url) as channel:
-            assert await echo(channel, "ready") == b"ready"
-            replies = await channel.exchange(
-                [
-                    ("RPUSH", "list", "a", "b"),
-                    Transaction([("LRANGE", "list", 0, -1), ("EVALSHA", "0" * 40, 0), ("GET", "list"), ("PING",)]),
-                    ("ECHO", "behind"),
-                ]
-            )
-            pushed, (items, unknown, wrong, pong), behind = replies
-            assert (pushed, items, pong, behind) == (2, [b"a", b"b"], b"PONG", b"behind")
-            assert isinstance(unknown, redis_errors.NoScriptError)
-            assert isinstance(wrong, redis_errors.ResponseError)
-            assert await echo(channel, "later") == b"later"
-
-
-async def test_a_transaction_that_is_not_taken_says_why():
-    with run_valkey() as server:
-        async with channel_to(server.url) as channel, Redis.from_url(server.url) as client:
-            assert await echo(channel, "ready") == b"ready"
-            await client.acl_setuser("default", commands=["-lrange"], enabled=True, nopass=True, keys=["*"])
-            before, refused, behind = await channel.exchange(
-                [("PING",), Transaction([("SET", "key", "value"), ("LRANGE", "list", 0, -1)]), ("ECHO", "behind")]
-            )
-            assert (before, behind) == (b"PONG", b"behind")
-            assert isinstance(refused, redis_errors.NoPermissionError)
-            assert await client.get("key") is None
-
-
-async def test_a_primary_that_becomes_a_replica_is_left_also_by_a_transaction():
-    with run_valkey() as old, run_valkey() as new:
-        address = Path(new.url.removeprefix("unix://")).parent / "primary.sock"
-        address.symlink_to(old.url.removeprefix("unix://"))
-        async with channel_to(f"unix://{address}") as channel, Redis.from_url(old.url) as client:
-            script = "return redis.call('SET', KEYS[1], ARGV[1])"
-            write = [Transaction([("EVAL", script, 1, "key", "value"), ("GET", "key")])]
-            assert await channel.exchange(write) == [[b"OK", b"value"]]
-            await client.replicaof("127.0.0.1", "1")
-            ((refusal, _),) = await channel.exchange(write)
-            assert isinstance(refusal, redis_errors.ReadOnlyError)
-            address.unlink()
-            address.symlink_to(new.url.removeprefix("unix://"))
-            assert await channel.exchange(write) == [[b"OK", b"value"]]
 
 
 # --- much at a time -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from storage import Store, new_partition
-from storage.client.channel import Channel, ChannelRequest, Command, Transaction
+from storage.client.channel import Channel, Command
 from storage.client.library import load_scripts
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
 from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
@@ -109,10 +109,9 @@ class MovingSlots(Channel):
         self._calls = Counter[str]()
         self.outcomes: dict[str, Counter[str]] = {}
 
-    async def exchange(self, requests: Sequence[ChannelRequest]) -> list[Any]:
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         replies = []
         for request in requests:
-            assert not isinstance(request, Transaction)
             if name := SCRIPTS.get(str(request[1]) if len(request) > 1 else ""):
                 self._calls[name] += 1
                 if self._calls[name] in DRIVEN:

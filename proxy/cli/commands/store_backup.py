@@ -16,8 +16,9 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
-from proxy.cli.check import store_problem
-from proxy.cli.maintenance import UpkeepError, nothing_found
+from proxy.cli.commands.check import store_problem
+from proxy.cli.commands.maintenance import UpkeepError, nothing_found
+from proxy.cli.commands.terminal import Terminal, telling_when_interrupted
 from proxy.sealing import key_fingerprint, key_place
 from proxy.stores import WRITER, open_store
 from storage import (
@@ -50,7 +51,7 @@ async def run_backup(config: Config, options: Namespace) -> int:
     start, path = time.monotonic(), options.file
     async with open_store(config, existing=True) as store:
         try:
-            with _replacing(path) as file:
+            with telling_when_interrupted(lambda: f"there is no new {path}"), _replacing(path) as file:
                 end = await _copy(store, file, key_fingerprint(config))
                 if not end.keys:
                     raise nothing_found(config, store, None)
@@ -64,8 +65,14 @@ async def run_backup(config: Config, options: Namespace) -> int:
             raise UpkeepError(f"{store.description} {store_problem(exc)}; there is no new {path}") from exc
         except OSError as exc:
             raise UpkeepError(f"{path} can't be written: {exc.strerror}") from exc
-    print(f"backed up {_summarize(end)} to {path}, {size:,} bytes, {time.monotonic() - start:.1f} s")
-    print(f"what is sealed can be read only with the sealing key, which is not in it: keep {key_place(config)} too")
+    terminal = Terminal(as_json=options.json)
+    terminal.report(
+        f"backed up {_summarize(end)} to {path}, {size:,} bytes, {time.monotonic() - start:.1f} s",
+        {"file": str(path), "bytes": size, **_counts(end)},
+    )
+    terminal.say(
+        f"what is sealed can be read only with the sealing key, which is not in it: keep {key_place(config)} too"
+    )
     return 0
 
 
@@ -82,12 +89,18 @@ async def run_restore(config: Config, options: Namespace) -> int:
             reader = BackupReader(file)
             head, end = reader.head, reader.verify()
             file.seek(0)
-            print(
-                f"{path}: {_summarize(end)} of {head.source}, {_moment(head)}, by {head.writer}, layout {head.layout}"
+            terminal = Terminal(as_json=options.json)
+            terminal.report(
+                f"{path}: {_summarize(end)} of {head.source}, {_moment(head)}, by {head.writer}, layout {head.layout}",
+                {"file": str(path), "writer": head.writer, "layout": head.layout, "restored": False, **_counts(end)},
             )
             if not options.check:
-                await _restore_file(config, file, end, replace=options.replace)
-                print(f"restored {_summarize(end)}, {time.monotonic() - start:.1f} s")
+                with telling_when_interrupted(lambda: "the store may hold half a backup now: restore it again"):
+                    await _restore_file(config, file, end, replace=options.replace)
+                terminal.report(
+                    f"restored {_summarize(end)}, {time.monotonic() - start:.1f} s",
+                    {"file": str(path), "restored": True, **_counts(end)},
+                )
                 _warn_of_key(config, head)
     except DamagedBackup as exc:
         raise UpkeepError(f"{path} can't be restored: {exc}; nothing was changed") from exc
@@ -163,6 +176,10 @@ def _warn_of_key(config: Config, head: BackupHead) -> None:
             " can't be read without the one of the backup's server",
             file=sys.stderr,
         )
+
+
+def _counts(end: BackupEnd) -> dict[str, int]:
+    return {"conversations": end.conversations, "responses": end.responses, "keys": end.keys}
 
 
 def _summarize(end: BackupEnd) -> str:

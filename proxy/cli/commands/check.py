@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from proxy.auth.authenticators import create_authenticator
+from proxy.cli.commands.findings import Finding
 from proxy.cli.processors import worker_count
 from proxy.config.settings import upstream_settings
 from proxy.config.upstreams import ECHO, UPSTREAMS_TABLE
@@ -42,19 +43,6 @@ _STORE_PROBLEMS = {
 
 class Problem(Exception):
     """Something would not work; `str()` says what, in plain words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found out about one part.
-
-    subject: its name. works: whether a server could run with it. risks: what may go wrong with it one day.
-    """
-
-    subject: str
-    works: bool
-    text: str
-    risks: tuple[str, ...] = ()
 
 
 async def diagnose(config: Config) -> list[Finding]:

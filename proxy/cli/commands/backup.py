@@ -9,15 +9,16 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
 from proxy.backup.format import ConversationLine, EndLine, parse_line, write_lines
 from proxy.backup.verifier import Backup, InvalidBackup
-from proxy.cli.check import store_problem
-from proxy.cli.maintenance import UpkeepError, nothing_found
+from proxy.cli.commands.check import store_problem
+from proxy.cli.commands.maintenance import UpkeepError, nothing_found
+from proxy.cli.commands.terminal import Terminal, telling_when_interrupted
 from proxy.stores import open_store
 from storage import Conflict, Conversation, ConversationExists, ConversationNotFound, Store, Unavailable
 
@@ -71,14 +72,15 @@ async def run_export(config: Config, options: Namespace) -> int:
     _require_folder(options.directory)
     async with open_store(config, existing=True) as store:
         try:
-            await _export_all(store, options.directory, options.owner, tally)
+            with telling_when_interrupted(lambda: f"{_so_far(tally, 'exported')}; the same command goes on from here"):
+                await _export_all(store, options.directory, options.owner, tally)
         except Unavailable as exc:
             raise UpkeepError(f"{store.description} {store_problem(exc)}") from exc
         except OSError as exc:
             raise UpkeepError(f"{options.directory} can't be written: {exc.strerror}") from exc
         if tally == Tally():
             raise nothing_found(config, store, options.owner)
-    print(tally.summarize("exported", time.monotonic() - start))
+    _report(tally, "exported", time.monotonic() - start, options)
     return 1 if tally.failed else 0
 
 
@@ -92,14 +94,26 @@ async def run_import(config: Config, options: Namespace) -> int:
     paths = [path for given in options.paths for path in _files(given, tally)]
     async with open_store(config) as store:
         try:
-            with _progress("import", len(paths)) as bar:
+            with (
+                telling_when_interrupted(lambda: f"{_so_far(tally, 'imported')}; the same command goes on from here"),
+                _progress("import", len(paths)) as bar,
+            ):
                 for path in paths:
                     await _import_one(store, path, options.owner, tally)
                     bar.update()
         except Unavailable as exc:
             raise UpkeepError(f"{store.description} {store_problem(exc)}") from exc
-    print(tally.summarize("imported", time.monotonic() - start))
+    _report(tally, "imported", time.monotonic() - start, options)
     return 1 if tally.failed else 0
+
+
+def _so_far(tally: Tally, verb: str) -> str:
+    noun = "conversation" if tally.done == 1 else "conversations"
+    return f"{verb} {tally.done:,} {noun} so far"
+
+
+def _report(tally: Tally, verb: str, seconds: float, options: Namespace) -> None:
+    Terminal(as_json=options.json).report(tally.summarize(verb, seconds), asdict(tally))
 
 
 async def _export_all(store: Store, directory: Path, owner: str | None, tally: Tally) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
-from proxy.cli.check import store_problem
+from proxy.cli.commands.check import store_problem
+from proxy.cli.commands.terminal import Terminal
 from proxy.stores import open_store
 from storage import Purged, Report, Store, Swept, Unavailable
 
@@ -27,25 +29,26 @@ class UpkeepError(Exception):
     """The store can't be worked on; `str()` is one line for the terminal."""
 
 
-async def collect_garbage(config: Config, every_seconds: float | None) -> None:
+async def collect_garbage(config: Config, every_seconds: float | None, *, as_json: bool = False) -> None:
     """Free what nothing reaches and print what it was; again and again if `every_seconds` are given.
 
     Raises UpkeepError when the store is not available (if it is to be done again and again: at the first time only) or
     nothing is in it (if it is done once), EmbeddedUnavailable.
     """
+    terminal = Terminal(as_json=as_json)
     async with open_store(config, existing=True) as store:
-        swept = await _collect_once(store)
+        swept = await _collect_once(store, terminal)
         if every_seconds is None and not swept.partitions:
             raise nothing_found(config, store, None)
         while every_seconds is not None:
             await asyncio.sleep(every_seconds)
             try:
-                await _collect_once(store)
+                await _collect_once(store, terminal)
             except UpkeepError as exc:
                 print(f"branchline: {exc}", file=sys.stderr)
 
 
-async def check(config: Config, owner: str) -> int:
+async def check(config: Config, owner: str, *, as_json: bool = False) -> int:
     """Print every broken invariant, and a summary; return how many there are. owner: '' for all.
 
     Raises UpkeepError when the store is not available or there is nothing to check, EmbeddedUnavailable.
@@ -58,24 +61,38 @@ async def check(config: Config, owner: str) -> int:
                 raise _unavailable(store, exc) from exc
         if not (report.partitions or report.complaints):
             raise nothing_found(config, store, owner)
-    for complaint in report.complaints[:MAX_PRINTED]:
-        print(complaint)
-    print(summarize_report(report))
+    terminal = Terminal(as_json=as_json)
+    if not as_json:
+        for complaint in report.complaints[:MAX_PRINTED]:
+            print(complaint)
+    terminal.report(summarize_report(report), _facts(report))
     return len(report.complaints)
 
 
-async def _collect_once(store: Store) -> Swept:
+def _facts(report: Report) -> dict[str, Any]:
+    """Return what an audit found as JSON; asdict makes nonsense of a Counter."""
+    return {
+        "partitions": report.partitions,
+        "conversations": report.conversations,
+        "items": report.items,
+        "complaints": report.complaints[:MAX_PRINTED],
+        "complaint_count": len(report.complaints),
+        "garbage": dict(report.garbage),
+    }
+
+
+async def _collect_once(store: Store, terminal: Terminal) -> Swept:
     start = time.monotonic()
     with _progress("gc") as bar:
         try:
             swept = await store.sweeper.sweep_all(lambda _: _advance(bar))
         except Unavailable as exc:
             raise _unavailable(store, exc) from exc
-    print(summarize_sweep(swept, time.monotonic() - start), flush=True)
+    terminal.report(summarize_sweep(swept, time.monotonic() - start), asdict(swept))
     return swept
 
 
-async def purge(config: Config, owner: str) -> None:
+async def purge(config: Config, owner: str, *, as_json: bool = False) -> None:
     """Delete everything that belongs to an owner and print what it was.
 
     Raises UpkeepError when the store is not available or nothing belongs to the owner, EmbeddedUnavailable.
@@ -89,7 +106,7 @@ async def purge(config: Config, owner: str) -> None:
                 raise _unavailable(store, exc) from exc
         if purged == Purged():
             raise nothing_found(config, store, owner)
-    print(summarize_purge(purged, time.monotonic() - start))
+    Terminal(as_json=as_json).report(summarize_purge(purged, time.monotonic() - start), asdict(purged))
 
 
 def nothing_found(config: Config, store: Store, owner: str | None) -> UpkeepError:
