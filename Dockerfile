@@ -9,11 +9,11 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE branchline.py ./
 COPY proxy proxy
 COPY storage storage
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+RUN pip wheel --no-cache-dir --wheel-dir /wheels '.[traces]'
 
 FROM python:3.13-slim-bookworm
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels branchline
+    pip install --no-cache-dir --no-index --find-links /wheels 'branchline[traces]'
 RUN useradd --system --uid 10001 --gid 0 --home-dir /data --shell /usr/sbin/nologin branchline \
     && install --directory --owner branchline --group root --mode 0770 /data
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -42,8 +43,12 @@ from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, si
 from proxy.http.runner import ClientRunner
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKeys
 from proxy.idempotency.middleware import answer_once
+from proxy.page import hosting
+from proxy.page.hub import HUB, Hub
 from proxy.protocol.errors import method_not_allowed
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from proxy.recording.chat import CHAT_RECORDER, ChatRecorder
+from proxy.recording.recorder import RECORDER, Recorder
 from proxy.runtime.leases import Leases
 from proxy.runtime.reclaimer import RECLAIMER, Reclaimer
 from proxy.runtime.store_watch import watching
@@ -52,6 +57,8 @@ from proxy.sealing import SEALER, create_sealer
 from proxy.services import SERVICES, Services
 from proxy.stores import open_store
 from proxy.streams.follower import FOLLOWERS, Followers
+from proxy.telemetry.surveyor import SURVEYOR, Surveyor
+from proxy.telemetry.telemetry import TELEMETRY, Telemetry, create_telemetry
 from proxy.turns.running import TURNS, RunningTurns
 from proxy.turns.slots import TurnSlots
 from proxy.upstream.choice import UPSTREAMS, open_upstreams
@@ -70,22 +77,31 @@ CLEANUP_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-def create_app(config: Config) -> web.Application:
-    """Return the application for `config`; nothing is started or connected before it is served."""
+def create_app(config: Config, telemetry: Telemetry | None = None) -> web.Application:
+    """Return the application for `config`; nothing is started or connected before it is served.
+
+    telemetry: of this process, None for what counts in memory and traces nothing.
+    """
     app = web.Application(middlewares=[*middlewares(config), answer_once])
     app[CONFIG] = config
     app[RUNNING] = set()
     app[STOPPING] = asyncio.Event()
     app[TASKS] = Tasks()
+    app[TELEMETRY] = telemetry or create_telemetry(config)
     app[BODY_BUDGET] = BodyBudget(config.server.max_held_bytes)
     app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()
-    app[OPEN_PATHS] = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
+    open_paths = frozenset(route.path for route in (*health.ROUTES, *openapi.ROUTES))
+    if hosting.is_served(config):
+        open_paths |= hosting.add_page(app)
+    app[OPEN_PATHS] = open_paths
     app.add_routes(ROUTES)
     app.on_response_prepare.extend(signals(config))
     app.on_shutdown.append(stop_turns)
     app.cleanup_ctx.extend(CONTEXTS)
+    if hosting.is_served(config):
+        app.cleanup_ctx.append(hosting.provide_page)
     return app
 
 
@@ -126,6 +142,25 @@ async def provide_store(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def provide_telemetry(app: web.Application) -> AsyncIterator[None]:
+    """Watch the store's calls and the event loop, and look from time to time at what nobody counts."""
+    telemetry, store = app[TELEMETRY], app[STORE]
+    store.watch(telemetry.store_called)
+    app[SURVEYOR] = surveyor = Surveyor(
+        telemetry,
+        store,
+        {
+            "http_requests_running": lambda: len(app[RUNNING]),
+            "event_readers": lambda: len(app[FOLLOWERS]),
+            "websockets": lambda: len(app[CONNECTIONS]),
+        },
+    )
+    async with surveyor.running(app[TASKS]):
+        yield
+    if telemetry.tracing is not None:
+        await telemetry.tracing.close()
+
+
 async def provide_reclaimer(app: web.Application) -> AsyncIterator[None]:
     """Free in the background what deleted branches leave behind."""
     async with Reclaimer(app[STORE]).running(app[TASKS]) as reclaimer:
@@ -149,6 +184,9 @@ async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
         app[AUTHENTICATOR] = create_authenticator(config, session)
         async with open_upstreams(config, url) as upstreams:
             app[UPSTREAMS], app[MODEL_LIST] = upstreams, ModelList(upstreams)
+            for one in upstreams:
+                app[TELEMETRY].locate_upstream(one.name, one.url, one.provider if one.is_named else "")
+                one.watch = partial(app[TELEMETRY].note_upstream, one.name)
             yield
 
 
@@ -162,9 +200,23 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
     async with leases.renewing(tasks), running.serving(tasks) as turns:
         app[TURNS] = turns
         app[SERVICES] = Services(
-            app[STORE], app[UPSTREAMS], config, leases, app[SEALER], TokenBudget(config.models.windows)
+            app[STORE],
+            app[UPSTREAMS],
+            config,
+            leases,
+            app[SEALER],
+            TokenBudget(config.models.windows),
+            app[TELEMETRY],
         )
         yield
+
+
+async def provide_recorder(app: web.Application) -> AsyncIterator[None]:
+    """Record what apps send that keep their history themselves."""
+    async with Recorder(app[SERVICES]).serving(app[TASKS]) as recorder:
+        app[RECORDER] = recorder
+        async with ChatRecorder(recorder).serving(app[TASKS]) as app[CHAT_RECORDER]:
+            yield
 
 
 async def provide_followers(app: web.Application) -> AsyncIterator[None]:
@@ -173,6 +225,13 @@ async def provide_followers(app: web.Application) -> AsyncIterator[None]:
     readers = Followers(app[STORE], config.server.keepalive_seconds, ordinary_logs=config.streams.keep == "all")
     async with readers.serving(app[TASKS]) as followers:
         app[FOLLOWERS] = followers
+        yield
+
+
+async def provide_hub(app: web.Application) -> AsyncIterator[None]:
+    """Look at what somebody watches."""
+    async with Hub(app[STORE]).serving(app[TASKS]) as hub:
+        app[HUB] = hub
         yield
 
 
@@ -187,7 +246,7 @@ async def provide_connections(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_worker(app: web.Application) -> AsyncIterator[None]:
     """Run background responses."""
-    async with Worker(app[SERVICES]).serving(app[TASKS]) as worker:
+    async with Worker(app[SERVICES], app[RECORDER]).serving(app[TASKS]) as worker:
         app[WORKER] = worker
         yield
 
@@ -218,6 +277,7 @@ async def stop_turns(app: web.Application) -> None:
     app[CONNECTIONS].stop()
     await asyncio.gather(app[TURNS].drain(seconds), app[WORKER].drain(seconds))
     app[FOLLOWERS].stop()
+    app[HUB].stop()
     left = seconds - (time.monotonic() - start)
     # Requests of turns that have just ended are still about to return.
     await _finish(app[RUNNING], max(left, CLEANUP_SECONDS))
@@ -293,7 +353,10 @@ CONTEXTS = [
     provide_idempotency_keys,
     provide_upstream,
     provide_turns,
+    provide_recorder,
     provide_followers,
+    provide_hub,
     provide_worker,
     provide_connections,
+    provide_telemetry,
 ]

@@ -91,6 +91,10 @@ class TurnOutput:
         self.delivery = delivery
         self._sinks = sinks
 
+    def add(self, sink: FrameSink) -> None:
+        """Have one more sink take down what comes from here on."""
+        self._sinks = (*self._sinks, sink)
+
     @property
     def started(self) -> bool:
         """Whether the client was sent anything of a stream."""

@@ -66,6 +66,11 @@ class Sealer:
         except (binascii.Error, ValueError, InvalidTag) as exc:
             raise Unsealable from exc
 
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 bytes that only this key gives, for what is hidden in another way. May raise OSError."""
+        key = self._key if isinstance(self._key, bytes) else self._key()
+        return hmac.new(key, f"branchline: {purpose}".encode(), "sha256").digest()
+
     @cached_property
     def _cipher(self) -> AESGCM:
         return AESGCM(self._key if isinstance(self._key, bytes) else self._key())

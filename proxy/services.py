@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp.web import AppKey
 
+from proxy.telemetry.telemetry import Telemetry
 from proxy.upstream.capabilities import Capabilities
 from proxy.upstream.model_call import ModelCall
 
@@ -31,6 +32,7 @@ class Services:
     leases: Leases
     sealer: Sealer
     budget: TokenBudget
+    telemetry: Telemetry = field(default_factory=Telemetry)
     capabilities: Capabilities = field(default_factory=Capabilities)
 
     def model_call(self, caller: Caller, inbound: Inbound) -> ModelCall:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from proxy import __version__
 from proxy.config.values import describe_redis
-from storage import Disk, Safeguards, Store, Unavailable, UnsupportedLayout
+from storage import LISTED_RESPONSES, Disk, Safeguards, Store, Unavailable, UnsupportedLayout
 from storage.embedded import EmbeddedValkey, require_data, running_in
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ async def _see_to_layout(store: Store) -> None:
 
 def _safeguards(config: Config, url: str, most_conversations: int) -> Safeguards:
     redis = config.redis
-    return Safeguards(_disk(config, url), redis.min_replicas, redis.min_replicas_on_disk, most_conversations)
+    listed = LISTED_RESPONSES if config.responses.list_recent else 0
+    return Safeguards(_disk(config, url), redis.min_replicas, redis.min_replicas_on_disk, most_conversations, listed)
 
 
 def _disk(config: Config, url: str) -> Disk | None:

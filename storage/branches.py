@@ -8,9 +8,14 @@ from typing import Any
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call
+from storage.client.values import place_of, read_chain
 from storage.conversations import read_facts
 from storage.envelope import unwrap, unwrap_all
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
+from storage.views.shapes import MOST_BRANCHES, Graph, GraphBranch
+
+#: Places of deleted items that come with a graph.
+MOST_TOMBSTONES = 10_000
 
 
 def branch_from(described: Sequence[Any]) -> Branch:
@@ -73,6 +78,16 @@ class Branches:
         active, more, *described = reply
         return BranchPage([branch_from(one) for one in described], bool(more), active.decode())
 
+    async def graph(self, owner: str, conversation_id: str, limit: int = MOST_BRANCHES) -> Graph:
+        """Return the branches with their chains, those that were used last; the active one and MAIN always.
+
+        limit: at least 2. Raises ConversationNotFound.
+        """
+        reply = await self._run("graph_branches", owner, conversation_id, limit, MOST_TOMBSTONES)
+        active, more, tombstones, *branches = reply
+        places = [place_of(float(score)) for score in tombstones]
+        return Graph(active.decode(), [_graph_branch(*one) for one in branches], more, places)
+
     async def update(
         self,
         owner: str,
@@ -128,3 +143,21 @@ class Branches:
     async def _touch(self, owner: str, conversation: Conversation) -> None:
         touch = self._keyspace.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)
+
+
+def _graph_branch(line: int, name: bytes, chain: bytes, item_count: int, *facts: bytes) -> GraphBranch:
+    created_at, updated_at, parent, forked_at, forked_from, description, running = (fact.decode() for fact in facts)
+    spans = read_chain(chain)
+    return GraphBranch(
+        line=line,
+        name=name.decode(),
+        chain=spans,
+        item_count=item_count if item_count >= 0 else sum(stop - start for _, start, stop in spans),
+        created_at=int(created_at),
+        updated_at=int(updated_at),
+        parent=int(parent) if parent else None,
+        forked_at=int(forked_at) if forked_at else None,
+        forked_from=forked_from or None,
+        description=description or None,
+        running=running or None,
+    )

@@ -8,10 +8,12 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
-from storage.client.scripts import Call
+from storage.client.scripts import Call, Scripts
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError
+from storage.partitions import partition_of
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
+from storage.views.shapes import MOST_HEADS, ConversationHead, Excerpt
 
 #: Most metadata pairs of a conversation (OpenAI's limit).
 MAX_METADATA = 16
@@ -100,16 +102,45 @@ class Conversations:
         await self._scripts.run_all(calls)
         return after
 
+    async def heads(self, owner: str, conversation_ids: Sequence[str]) -> dict[str, ConversationHead]:
+        """Return what a list shows of conversations, by id, without those that are not there; one round trip.
+
+        conversation_ids: at most `views.shapes.MOST_HEADS`.
+        """
+        calls = []
+        for one in conversation_ids:
+            keys = self._keyspace.keys(one)
+            calls.append(Call("read_head", [keys.head, keys.conversation, keys.branches], [owner, one], one))
+        found = {}
+        for one, reply in zip(conversation_ids, await self._scripts.run_all(calls), strict=True):
+            if isinstance(reply, Missing):
+                continue
+            if isinstance(reply, StoreError):
+                raise reply
+            items, branches, model, first, last, running = reply
+            head = ConversationHead(
+                items, branches, model.decode(), Excerpt.of(first), Excerpt.of(last), running.decode() or None
+            )
+            found[one] = head
+        return found
+
+    async def newest(self, owner: str, limit: int = MOST_HEADS) -> list[tuple[str, int]]:
+        """Return the ids of the conversations that were used last, each with when that was listed, in ms.
+
+        One of them may be gone already.
+        """
+        return await list_entries(self._scripts, self._keyspace.owner(owner).conversations, "", limit, ascending=False)
+
     async def delete(self, owner: str, conversation_id: str) -> None:
         """Hide a conversation and its items at once. Raises ConversationNotFound."""
-        reply = await self._scripts.run(self._delete_call(owner, conversation_id))
-        await self._scripts.run(self._drop_call(owner, read_facts(reply[0])))
+        facts, digests = await self._scripts.run(self._delete_call(owner, conversation_id))
+        await self._scripts.run_all(self._drop_calls(owner, read_facts(facts), digests))
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner; return how many there were."""
         listing = self._keyspace.owner(owner).conversations
         deleted, cursor = 0, ""
-        while entries := await self._list_entries(listing, cursor, DELETE_BATCH, ascending=True):
+        while entries := await list_entries(self._scripts, listing, cursor, DELETE_BATCH, ascending=True):
             replies = await self._scripts.run_all([self._delete_call(owner, one) for one, _ in entries])
             drops = []
             for (conversation_id, _), reply in zip(entries, replies, strict=True):
@@ -119,9 +150,9 @@ class Conversations:
                     raise reply
                 else:
                     deleted += 1
-                    drops.append(self._drop_call(owner, read_facts(reply[0])))
+                    drops += self._drop_calls(owner, read_facts(reply[0]), reply[1])
             await self._scripts.run_all(drops)
-            cursor = _cursor_after(*entries[-1])
+            cursor = cursor_after(*entries[-1])
         return deleted
 
     async def list_page(
@@ -143,25 +174,17 @@ class Conversations:
         cursor = page.after or ""
         while len(found) <= page.limit:
             wanted = page.limit + 1 - len(found)
-            entries = await self._list_entries(listing, cursor, wanted, ascending=page.ascending)
+            entries = await list_entries(self._scripts, listing, cursor, wanted, ascending=page.ascending)
             for conversation, score in await self._read_entries(owner, listing, entries):
                 if conversation.referrer == (referrer or conversation.referrer):
                     found.append((conversation, score))
             if len(entries) < wanted:
                 break
-            cursor = _cursor_after(*entries[-1])
+            cursor = cursor_after(*entries[-1])
         shown = found[: page.limit]
         has_more = len(found) > page.limit
-        last = _cursor_after(shown[-1][0].id, shown[-1][1]) if has_more else None
+        last = cursor_after(shown[-1][0].id, shown[-1][1]) if has_more else None
         return ConversationPage([conversation for conversation, _ in shown], has_more, last)
-
-    async def _list_entries(self, listing: str, cursor: str, wanted: int, *, ascending: bool) -> list[tuple[str, int]]:
-        if cursor and not _CURSOR.fullmatch(cursor):
-            raise CursorNotFound(cursor)
-        cursor_id, _, score = cursor.partition("@")
-        arguments = ["asc" if ascending else "desc", wanted, cursor_id, score]
-        flat = (await self._scripts.run(Call("list_index", [listing], arguments, cursor)))[0]
-        return [(flat[i].decode(), int(float(flat[i + 1]))) for i in range(0, len(flat), 2)]
 
     async def _read_entries(
         self, owner: str, listing: str, entries: Sequence[tuple[str, int]]
@@ -196,13 +219,33 @@ class Conversations:
         arguments: list[Argument] = [owner, conversation_id, self._keyspace.retention_seconds]
         return Call("delete_conversation", self._keyspace.keys(conversation_id).common, arguments, conversation_id)
 
-    def _drop_call(self, owner: str, conversation: Conversation) -> Call:
-        return self._keyspace.drop(owner, conversation.id, conversation.project_id, conversation.referrer)
+    def _drop_calls(self, owner: str, conversation: Conversation, digests: Sequence[bytes]) -> list[Call]:
+        """Return what takes a deleted conversation out of its listings, and what led to it away."""
+        calls = [self._keyspace.drop(owner, conversation.id, conversation.project_id, conversation.referrer)]
+        if names := sorted({name.decode() for name in digests}):
+            calls += self._keyspace.drop_digests(owner, partition_of(conversation.id), names)
+        return calls
 
 
 def _repair_call(listing: str, conversation_id: str) -> Call:
     return Call("drop_index", [listing], [conversation_id, INDEX_DRIFT_MS])
 
 
-def _cursor_after(conversation_id: str, score: int) -> str:
-    return f"{conversation_id}@{score}"
+def cursor_after(member: str, score: int) -> str:
+    """Return the cursor that goes on behind an entry of a listing, wherever that is then."""
+    return f"{member}@{score}"
+
+
+async def list_entries(
+    scripts: Scripts, listing: str, cursor: str, wanted: int, *, ascending: bool
+) -> list[tuple[str, int]]:
+    """Return the entries of a listing behind a cursor ('' = from the start), each with its score in ms.
+
+    cursor: an entry that is listed, or what `cursor_after` gave. Raises CursorNotFound.
+    """
+    if cursor and not _CURSOR.fullmatch(cursor):
+        raise CursorNotFound(cursor)
+    cursor_id, _, score = cursor.partition("@")
+    arguments: list[Argument] = ["asc" if ascending else "desc", wanted, cursor_id, score]
+    flat = (await scripts.run(Call("list_index", [listing], arguments, cursor)))[0]
+    return [(flat[i].decode(), int(float(flat[i + 1]))) for i in range(0, len(flat), 2)]

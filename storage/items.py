@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
@@ -13,7 +14,21 @@ from storage.conversations import read_facts
 from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
 from storage.partitions import new_edition, partition_of
-from storage.records import Conversation, Entry, ItemPage, KnownItem, PageRequest
+from storage.records import Chain, Conversation, Entry, ItemPage, KnownItem, PageRequest
+from storage.views.shapes import (
+    MAX_SHOWN_BYTES,
+    MAX_WINDOW_BODY_BYTES,
+    SCAN_BYTES,
+    Append,
+    Excerpt,
+    FoundId,
+    ItemPlace,
+    LocatedItem,
+    PlacedItem,
+    Scan,
+    Window,
+    WindowRequest,
+)
 
 #: Seconds that a repeat of the same append is recognised.
 COMMIT_MARKER_SECONDS = 120
@@ -63,6 +78,55 @@ class Items:
         """Return one item of a conversation, from any branch. Raises ConversationNotFound, ItemNotFound."""
         return unwrap((await self._scripts.run(self._call("read_item", owner, conversation_id, item_id)))[0])
 
+    async def window(self, owner: str, conversation_id: str, wanted: WindowRequest) -> Window:
+        """Return a part of a branch, deleted items too, with the appends that made it.
+
+        Raises ConversationNotFound, BranchNotFound, ItemNotFound (for `at` and `around`: where it is on no branch, or
+        not on this one), CursorNotFound, ResponseUnfinished (for `at`).
+        """
+        where = [wanted.branch, wanted.around, wanted.at, wanted.before, wanted.after]
+        call = self._call(
+            "window_items", owner, conversation_id, *where, wanted.limit, MAX_SHOWN_BYTES, MAX_WINDOW_BODY_BYTES
+        )
+        return _window(await self._scripts.run(call))
+
+    async def excerpts(self, owner: str, conversation_id: str, spans: Chain) -> list[Excerpt | None]:
+        """Return for each span how its first message begins, or its first item if there is none near its beginning.
+
+        spans: at most `MOST_EXCERPTS`. Raises ConversationNotFound.
+        """
+        ends = [number for span in spans for number in span]
+        return [Excerpt.of(told) for told in await self._view("excerpt_items", owner, conversation_id, *ends)]
+
+    async def locate(self, owner: str, conversation_id: str, item_id: str) -> LocatedItem:
+        """Return an item with where it lies and what brought it. Raises ConversationNotFound, ItemNotFound."""
+        reply = await self._scripts.run(self._call("locate_item", owner, conversation_id, item_id))
+        element, listed, branch, response_id, model = reply
+        data, note = open_envelope(element)
+        numbers = [one.split(":") for one in listed.decode().split(",")]
+        places = [(int(segment), int(offset)) for segment, offset in numbers]
+        return LocatedItem(data, note, places, branch.decode(), response_id.decode() or None, model.decode())
+
+    async def find(self, owner: str, some_id: str) -> FoundId:
+        """Return what an id is and where it is: a conversation, a response or an item. Raises ItemNotFound."""
+        keys = self._keyspace.keys(some_id)
+        call = Call("find_id", [*keys.common, keys.response(some_id)], [owner, some_id], some_id)
+        kind, conversation_id, branch, response_id = (part.decode() for part in await self._scripts.run(call))
+        return FoundId(kind, conversation_id or None, branch or None, response_id or None)
+
+    async def scan(
+        self, owner: str, conversation_id: str, after: ItemPlace | None = None, limit_bytes: int = SCAN_BYTES
+    ) -> Scan:
+        """Return the next living items that branches of a conversation read, segment by segment.
+
+        after: of the page before. Raises ConversationNotFound.
+        """
+        start = after or (0, 0)
+        reply = await self._view("scan_items", owner, conversation_id, *start, limit_bytes, MAX_SHOWN_BYTES)
+        segment, offset, found = reply
+        items = [PlacedItem(one[0], one[1], -1, one[2], one[3]) for one in found]
+        return Scan(items, (segment, offset) if offset >= 0 else None)
+
     async def delete(self, owner: str, conversation_id: str, item_id: str, *, branch: str = "") -> Conversation:
         """Remove one item for good, from all branches and snapshots; return the conversation.
 
@@ -101,9 +165,14 @@ class Items:
         touch = self._keyspace.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)
 
-    def _call(self, script: str, owner: str, conversation_id: str, *arguments: str) -> Call:
+    def _call(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> Call:
         keys = self._keyspace.keys(conversation_id).common
         return Call(script, keys, [owner, conversation_id, *arguments], conversation_id)
+
+    async def _view(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> list[Any]:
+        keys = self._keyspace.keys(conversation_id)
+        call = Call(script, [keys.head, keys.conversation], [owner, conversation_id, *arguments], conversation_id)
+        return await self._scripts.run(call)
 
 
 def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | StoreError]) -> dict[str, KnownItem]:
@@ -117,3 +186,44 @@ def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | Sto
                 data, note = open_envelope(element)
                 known[item_id] = KnownItem(data, note=note)
     return known
+
+
+def _window(told: Sequence[Any]) -> Window:
+    """Return what window_items tells."""
+    branch, line, active_branch, running, first, length, earlier, later, spans, appends = told
+    items = list(_placed(spans, first))
+    return Window(
+        branch=branch.decode(),
+        line=line,
+        items=items,
+        appends=[_append(*one) for one in appends],
+        first=first,
+        length=length,
+        earlier=earlier,
+        later=later,
+        before=_cursor(items[0]) if items and first else "",
+        after=_cursor(items[-1]) if items and first + len(items) < length else "",
+        active_branch=active_branch.decode(),
+        running=running.decode() or None,
+    )
+
+
+def _placed(spans: Sequence[Sequence[Any]], number: int) -> Iterable[PlacedItem]:
+    for segment, first, *elements in spans:
+        for offset, element in enumerate(elements, first):
+            data, size = element or (b"", 0)
+            yield PlacedItem(segment, offset, number, data, size)
+            number += 1
+
+
+def _append(
+    segment: int, end: int, response_id: bytes, model: bytes, status: bytes, created_at: bytes, body: bytes
+) -> Append:
+    # what no response made is named by its place
+    made_by = None if response_id.startswith(b"@") else response_id.decode()
+    made_at = int(created_at) if created_at else None
+    return Append(segment, end, made_by, model.decode(), status.decode(), made_at, body)
+
+
+def _cursor(item: PlacedItem) -> str:
+    return f"{item.segment}.{item.offset}.{item.number}"

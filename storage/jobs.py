@@ -28,6 +28,15 @@ GROUP = "workers"
 GRACE_SECONDS = 60
 #: Seconds without a word after which a worker that has no entries is forgotten.
 FORGET_SECONDS = 3600
+#: Owners whose jobs are counted: the server does nothing else meanwhile.
+MOST_SURVEYED = 10_000
+
+
+class WaitingJobs(NamedTuple):
+    """How many jobs wait for a worker. since: Unix time of the oldest, in seconds; 0: none waits."""
+
+    jobs: int
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,8 @@ class Jobs:
         owner, response_id = submission.owner, submission.response_id
         queue = [self._keys.tickets, self._keys.owners, self._keys.waiting(owner)]
         calls = [Call("enqueue_job", queue, [owner, response_id, most_waiting]), self._submit_call(submission)]
+        if (touch := self._keyspace.touch_response(owner, response_id, "", None, None)) is not None:
+            calls.append(touch)
         # the job first: a record without one would never be run
         batches = [calls] if not most_waiting else [[call] for call in calls]
         for batch in batches:
@@ -260,6 +271,12 @@ class Jobs:
         arguments: list[Argument] = [GROUP, worker, round(idle_seconds * 1000), limit]
         (entries,) = await self._scripts.run(Call("reclaim_jobs", [self._queue], arguments))
         return await self._draw([_entry(entry) for entry in entries])
+
+    async def survey(self) -> WaitingJobs:
+        """Return how many jobs wait for a worker, and since when the oldest does. Raises Unavailable."""
+        call = Call("survey_queue", [self._queue, self._keys.owners], [MOST_SURVEYED])
+        count, oldest_ms = await self._scripts.run(call)
+        return WaitingJobs(count, oldest_ms / 1000)
 
     async def finish(self, entry: JobEntry) -> None:
         """Take an entry out of the queue: its response is over. Raises Unavailable."""

@@ -63,36 +63,40 @@ class Recollections:
         self._bytes = 0
         self._kept: OrderedDict[Place, Recollection] = OrderedDict()
 
-    def look(self, owner: str, source: TurnSource, partition: str) -> Recollection:
+    def look(self, place: Place | None) -> Recollection:
         """Return what is known of the history at a turn's place; `NOTHING` where that is nothing."""
-        place = _place(owner, source, partition)
-        if source.fork is not None or (found := self._kept.get(place)) is None:
+        if place is None or (found := self._kept.get(place)) is None:
             return NOTHING
         self._kept.move_to_end(place)
         return found
 
-    def note(self, owner: str, source: TurnSource, partition: str, found: Recollection) -> None:
+    def note(self, place: Place | None, found: Recollection) -> None:
         """Keep what a turn was opened with."""
-        if source.fork is not None or not source.subject or not _grows(found):
+        if place is None or not _grows(found):
             return
-        self.forget(owner, source, partition)
+        self.forget(place)
         size = found.size
         if size > min(MAX_BYTES_OF_ONE, self._max_bytes):
             return
-        self._kept[_place(owner, source, partition)] = found
+        self._kept[place] = found
         self._bytes += size
         while self._bytes > self._max_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].size
 
-    def forget(self, owner: str, source: TurnSource, partition: str) -> None:
+    def forget(self, place: Place | None) -> None:
         """Keep nothing of a place any more."""
-        if (old := self._kept.pop(_place(owner, source, partition), None)) is not None:
+        if place is not None and (old := self._kept.pop(place, None)) is not None:
             self._bytes -= old.size
 
 
-def _place(owner: str, source: TurnSource, partition: str) -> Place:
+def turn_place(owner: str, source: TurnSource, partition: str) -> Place | None:
+    """Return the place of a turn; None if it goes on from nothing, or somewhere in the middle."""
+    if source.fork is not None:
+        return None
+    if source.conversation_id:
+        return owner, source.conversation_id, source.branch
     # the responses of a partition have ids of their own, and most often the same beginning
-    return owner, source.conversation_id or partition, source.branch
+    return (owner, partition, "") if source.previous_response_id else None
 
 
 def _grows(found: Recollection) -> bool:

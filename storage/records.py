@@ -183,7 +183,8 @@ class OpenedTurn:
     notes, severed: see `storage.history`. line: the branch that is continued or forked, -1 for none. branch: the name
     under which the turn will be found. lock: which lock is held, fence: its number. known: the input's ids that are
     stored. calls: the answered call ids that the partition knows. anchor: id of the last item that a fork inherits;
-    model: of the answer that it replaces.
+    model: of the answer that it replaces. watched: somebody watches the conversation. beside: id of the
+    conversation in whose partition the previous response lives, '' for none.
     """
 
     items: Sequence[bytes] = ()
@@ -201,6 +202,8 @@ class OpenedTurn:
     model: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     severed: frozenset[str] = frozenset()
+    watched: bool = False
+    beside: str = ""
 
     @property
     def history(self) -> bytes:

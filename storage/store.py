@@ -20,7 +20,7 @@ from storage.client.connection import (
 )
 from storage.client.keyspace import Keyspace
 from storage.client.primary import Primary
-from storage.client.scripts import Scripts, translated
+from storage.client.scripts import Scripts, Watcher, translated
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
 from storage.idempotency import Idempotency
@@ -33,9 +33,14 @@ from storage.maintenance.purger import Purger
 from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
 from storage.quotas import Quotas
+from storage.recognition.recognition import Recognition
 from storage.responses import Responses
 from storage.room import Disk
 from storage.turns import Turns
+from storage.views.watching import Watching
+
+#: Responses of one owner that are listed, the latest.
+LISTED_RESPONSES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,14 @@ class Safeguards:
 
     disk: what the server writes to, where that is on this machine. min_replicas: how many must have a write before it
     is told as done. replicas_on_disk: in their append-only files, and the primary in its own.
-    most_conversations: of one owner; 0: any number.
+    most_conversations: of one owner; 0: any number. listed_responses: of one owner, the latest; 0: none.
     """
 
     disk: Disk | None = None
     min_replicas: int = 0
     replicas_on_disk: bool = False
     most_conversations: int = 0
+    listed_responses: int = LISTED_RESPONSES
 
     def barrier(self, prefix: str, timeout_seconds: float) -> Barrier:
         """Return what stands behind writes; it leaves the rest of the time of a command to the writes."""
@@ -93,9 +99,9 @@ class Store:
     ) -> None:
         self._channel = channel
         self._hosting = hosting = hosting or Hosting()
-        scripts = Scripts(channel, conversation_seconds, hosting.replicated)
-        most = hosting.safeguards.most_conversations
-        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most)
+        self._scripts = scripts = Scripts(channel, conversation_seconds, hosting.replicated)
+        most, listed = hosting.safeguards.most_conversations, hosting.safeguards.listed_responses
+        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most, listed)
         #: What the server is called where people read it.
         self.description = ""
         self.condition = Condition(channel, keyspace, hosting.safeguards.disk)
@@ -104,11 +110,13 @@ class Store:
         self.items = Items(keyspace)
         self.branches = Branches(keyspace)
         self.turns = Turns(keyspace, self.items)
+        self.watching = Watching(keyspace)
         self.responses = Responses(keyspace)
         self.events = EventLogs(keyspace)
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
         self.idempotency = Idempotency(keyspace)
         self.quotas = Quotas(keyspace)
+        self.recognition = Recognition(keyspace)
         self.archive = Archive(keyspace)
         self.copier = Copier(channel, keyspace)
         self.restorer = Restorer(channel, keyspace, self.jobs)
@@ -150,6 +158,10 @@ class Store:
             timeout_seconds=timeout_seconds,
             hosting=Hosting(safeguards, replicated, primary),
         )
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Have `watcher` told of each call of a script; None: no more."""
+        self._scripts.watch(watcher)
 
     async def follow_primary(self) -> None:
         """Listen for another server that becomes the primary, and leave the old one at once. Raises Unavailable.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
@@ -11,10 +12,10 @@ from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
 from storage.errors import StoreError
-from storage.history import read_history
+from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
-from storage.partitions import partition_of
-from storage.recollection import Recollection, Recollections
+from storage.partitions import partition_of, random_hex
+from storage.recollection import Recollection, Recollections, turn_place
 from storage.records import (
     CommitMode,
     CommitResult,
@@ -28,7 +29,25 @@ from storage.records import (
 
 #: For how long what a fork inherits is kept from being freed while its turn runs.
 FORK_PIN_MS = 3_600_000
+#: Digits of a token that nobody can guess.
+SECRET_DIGITS = 16
 _IN_CONVERSATION = {CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE}
+
+
+def new_token(response_id: str) -> str:
+    """Return a token for the lock of the turn that makes a response; whoever sees the lock knows which it is."""
+    return f"{response_id}/{random_hex(SECRET_DIGITS)}"
+
+
+class Renewal(NamedTuple):
+    """What a renewal of a lock found. held: it still is; a turn that has lost it finds that out by its commit.
+
+    stop: its turn is to end with what it has. watched: somebody watches the conversation.
+    """
+
+    held: bool = False
+    stop: bool = False
+    watched: bool = False
 
 
 class Turns:
@@ -61,45 +80,28 @@ class Turns:
         far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far) if far else ([], [])
         keys = self._keyspace.keys_of(lease.partition)
+        place, fork = turn_place(owner, source, lease.partition), source.fork
+        held = self._recollections.look(place)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
-        fork = source.fork
         arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds]
         arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
-        held = self._recollections.look(owner, source, lease.partition)
-        arguments += [FORK_PIN_MS, held.chain, held.edition]
-        arguments += [len(item_ids), *item_ids, len(call_ids), *call_ids]
+        arguments += [FORK_PIN_MS, held.chain, held.edition, len(item_ids), *item_ids, len(call_ids), *call_ids]
         previous = keys.response(source.previous_response_id or "")
         call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        spans, chain, pending, fence, branch, facts, named, calls, line, lock, anchor, model, edition, is_rest = reply
+        spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _ = reply
         history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
         if history is None:
             # the server has lost what was read there
-            self._recollections.forget(owner, source, lease.partition)
+            self._recollections.forget(place)
             return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
-        if spans and spans[-1]:
-            found = Recollection(chain.decode(), edition.decode(), spans[-1][-1], history)
-            self._recollections.note(owner, source, lease.partition, found)
+        if place is not None and spans and (last := spans[-1][-1:]):
+            self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
         here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
-        return OpenedTurn(
-            items=history.items,
-            notes=history.notes,
-            severed=history.severed,
-            chain=chain,
-            pending=frozenset(split_calls(pending.decode())),
-            line=line,
-            branch=branch.decode(),
-            lock=lock.decode(),
-            fence=fence,
-            project_id=facts[0].decode() or None if facts else None,
-            referrer=facts[1].decode() or None if facts else None,
-            known=collect(groups, resolved) | here,
-            calls=frozenset(one for one, found in zip(call_ids, calls, strict=True) if found),
-            anchor=anchor.decode() or None,
-            model=model.decode() or None,
-        )
+        answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
+        return _opened(reply, history, collect(groups, resolved) | here, answered)
 
     async def peek(
         self, owner: str, source: TurnSource, partition: str, item_ids: Sequence[str], call_ids: Sequence[str]
@@ -142,8 +144,7 @@ class Turns:
         ]
         commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
-        if turn.mode in _IN_CONVERSATION and turn.conversation_id:
-            touch = self._keyspace.touch(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
+        if (touch := self._touch(turn)) is not None:
             calls.append(touch)
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
@@ -157,6 +158,19 @@ class Turns:
             drop = self._keyspace.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
         return Committed(result)
+
+    def _touch(self, turn: TurnCommit) -> Call | None:
+        """Return what notes a commit in its owner's listings."""
+        opened, conversation_id = turn.opened, ""
+        if turn.mode in _IN_CONVERSATION:
+            conversation_id = turn.conversation_id or ""
+        if turn.stored:
+            return self._keyspace.touch_response(
+                turn.owner, turn.response_id, conversation_id, opened.project_id, opened.referrer
+            )
+        if not conversation_id:
+            return None
+        return self._keyspace.touch(turn.owner, conversation_id, opened.project_id, opened.referrer)
 
     async def release(self, lease: Lease) -> None:
         """Give a lock back; nothing happens if it is not held by this token any more."""
@@ -172,19 +186,41 @@ class Turns:
         keys = self._keyspace.keys_of(partition)
         await self._scripts.run(Call("withdraw_turn", [keys.head, keys.branches], [token, new_branch]))
 
-    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[bool]:
-        """Renew locks, all in one round trip; False for each that is lost. A turn finds that out by its commit."""
-        replies = await self._scripts.run_all(
-            [
-                Call(
-                    "renew_lease",
-                    [self._keyspace.keys_of(lease.partition).lock(lease.lock)],
-                    [lease.token, int(lease_seconds * 1000)],
-                )
-                for lease in leases
-            ]
-        )
-        return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies]
+    async def renew(self, leases: Sequence[Lease], lease_seconds: float) -> list[Renewal]:
+        """Renew locks, all in one round trip, and learn what others want of their turns."""
+        calls = []
+        for lease in leases:
+            keys = self._keyspace.keys_of(lease.partition)
+            names = [keys.lock(lease.lock), keys.stop(lease.lock), keys.watched]
+            calls.append(Call("renew_lease", names, [lease.token, int(lease_seconds * 1000)]))
+        replies = await self._scripts.run_all(calls)
+        return [Renewal() if isinstance(reply, StoreError) else Renewal(*map(bool, reply)) for reply in replies]
+
+
+def _opened(
+    reply: Sequence[Any], history: History, known: Mapping[str, KnownItem], answered: frozenset[str]
+) -> OpenedTurn:
+    """Return what open_turn tells. known: of what the input names; answered: the calls that it answers."""
+    _, chain, pending, fence, branch, facts, _, _, line, lock, anchor, model, _, _, watched = reply
+    return OpenedTurn(
+        items=history.items,
+        notes=history.notes,
+        severed=history.severed,
+        chain=chain,
+        pending=frozenset(split_calls(pending.decode())),
+        line=line,
+        branch=branch.decode(),
+        lock=lock.decode(),
+        fence=fence,
+        project_id=facts[0].decode() or None if facts else None,
+        referrer=facts[1].decode() or None if facts else None,
+        known=known,
+        calls=answered,
+        anchor=anchor.decode() or None,
+        model=model.decode() or None,
+        watched=bool(watched),
+        beside=facts[2].decode() if len(facts) > 2 else "",
+    )
 
 
 def _read_known(found: bytes) -> KnownItem:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from proxy.config.flags import FLAGS
 from proxy.config.schema import ENVIRONMENT_PREFIX, keys, sections
@@ -80,6 +81,8 @@ def test_code_blocks_parse(page: Path):
             json.loads(code)
         elif language == "python":
             ast.parse(code)
+        elif language == "yaml":
+            yaml.safe_load(code)
         elif language == "toml":
             tomllib.loads(code)
         elif language == "sh":

@@ -14,11 +14,13 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAX_LEVELS = 12
+MAX_LEVELS = 13
 MAX_FILES_OF_PROXY = 8
 MAX_FILES_OF_A_FOLDER = 20
 #: Who speaks HTTP, and may know aiohttp's requests and answers.
-SPEAK_HTTP = re.compile(r"proxy/(app\.py|(api|http|websocket|idempotency|cli|echo)/.*|streams/follower\.py)")
+SPEAK_HTTP = re.compile(
+    r"proxy/(app\.py|(api|http|websocket|idempotency|cli|echo)/.*|page/(?!content/).*|streams/follower\.py)"
+)
 #: What others may take of `aiohttp.web`: the keys that carry their classes.
 KEYS = {"AppKey", "RequestKey"}
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import random
+import re
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -13,11 +14,27 @@ from dataclasses import dataclass
 
 import orjson
 
-from benchmarks.performance.load import QUESTION, Dialogue, Tally, WrongAnswer, dialogues, interleaved, metered
+from benchmarks.performance.load import (
+    QUESTION,
+    Dialogue,
+    Tally,
+    WrongAnswer,
+    dialogues,
+    interleaved,
+    metered,
+    question,
+)
 from benchmarks.performance.statistics import OURS, Samples
-from benchmarks.performance.streams import open_used, run_streams
+from benchmarks.performance.streams import open_used
 from benchmarks.performance.target import Memory, Target, branchline
+from benchmarks.processes import cpu_seconds
+from benchmarks.servers.model import delta_text, expected_text
 from benchmarks.wire import Connection, connected, together
+
+#: What an event of a delta says.
+DELTA = re.compile(rb'"delta":"([^"]*)"')
+#: Events behind the deltas that have the whole text: of the text, its part, its item and the response.
+ENDINGS = 4
 
 
 @dataclass(frozen=True)
@@ -131,10 +148,30 @@ class WorkersPlan:
 
     repeats: int = 7
     clients: int = 32
-    streams: int = 3
+    streams: int = 30
     turns: int = 20
     deltas: int = 300
     niceness: int = 10
+
+
+async def _streams(target: Target, connection: Connection, name: str, plan: WorkersPlan) -> None:
+    """Take streams one after the other, their deltas sent at once; check all of each, in few steps. Raises WrongAnswer.
+
+    The load must leave the processors to what is measured.
+    """
+    told = "".join(map(delta_text, range(plan.deltas - 1)))
+    for number in range(plan.streams):
+        tag, pieces = f"{name}-{number}", list[bytes]()
+        body = b'{"model":"bench","stream":true,"input":[%s]}' % question(tag, deltas=plan.deltas)
+        answer = await connection.request("POST", "/v1/responses", body, pieces.append)
+        stream = b"".join(pieces)
+        deltas = DELTA.findall(stream)
+        text = b"".join(deltas).decode()
+        whole = b'"text":"%s"' % text.encode()
+        is_right = text.startswith(expected_text(tag, 1)) and text.endswith(f"]] {told}")
+        # in the events that end part and item, and in the response
+        if answer.status != 200 or len(deltas) != plan.deltas or not is_right or stream.count(whole) != ENDINGS:
+            raise WrongAnswer(f"{target.name}: {answer.status}, {len(deltas)} of {plan.deltas} deltas under {tag}")
 
 
 async def measure_workers(samples: Samples, model: str, model_pid: int, plan: WorkersPlan) -> None:
@@ -149,25 +186,31 @@ async def measure_workers(samples: Samples, model: str, model_pid: int, plan: Wo
         os.setpriority(os.PRIO_PROCESS, model_pid, plan.niceness)
         os.setpriority(os.PRIO_PROCESS, 0, plan.niceness)
 
+        def load() -> float:
+            """Return the processor time of load generator and model server."""
+            return time.process_time() + cpu_seconds(model_pid)
+
         async def streams(target: Target, repeat: int) -> None:
             async with open_used(target, plan.clients) as connections:
-                before, seconds = target.cpu(), 0.0
-                for number in range(plan.streams):
-                    name = f"w{repeat}-{number}"
-                    seconds += (await run_streams(target, connections, name, plan.deltas, 0)).seconds
-                used = target.cpu().since(before)
+                before, start, load_before = target.cpu(), time.perf_counter(), load()
+                names = [f"w{repeat}-{number}" for number in range(plan.clients)]
+                work = [_streams(target, *one, plan) for one in zip(connections, names, strict=True)]
+                await together(*work)
+                seconds, used = time.perf_counter() - start, target.cpu().since(before)
             done = plan.clients * plan.streams
-            quantities = {"proxy_ms": used.proxy * 1000 / done, "store_ms": used.store * 1000 / done}
+            costs = {"proxy_ms": used.proxy, "store_ms": used.store, "load_ms": load() - load_before}
+            each = {name: cost * 1000 / done for name, cost in costs.items()}
             if repeat:
-                samples.add("workers", "streams", target.name, repeat, per_second=done / seconds, **quantities)
+                samples.add("workers", "streams", target.name, repeat, per_second=done / seconds, **each)
 
         async def turns(target: Target, repeat: int) -> None:
             tally, names = Tally(), [f"w-{repeat}-{number}" for number in range(plan.clients)]
             async with dialogues(target, Memory.CONVERSATION, names) as opened:
                 await together(*(one.begin() for one in opened))
+                load_before = load()
                 await metered(target, tally, *(_several(one, tally, plan.turns) for one in opened))
+            found = tally.quantities() | {"load_ms": (load() - load_before) * 1000 / (plan.clients * plan.turns)}
             if repeat:
-                found = tally.quantities()
                 samples.add("workers", "turns", target.name, repeat, per_second=found.pop("turns_per_second"), **found)
 
         await interleaved(targets, plan.repeats + 1, streams)

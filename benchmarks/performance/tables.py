@@ -200,11 +200,14 @@ def workers_table(samples: Samples) -> str:
             cell(samples.spread("workers", case, name, "per_second")),
             cell(samples.spread("workers", case, name, "proxy_ms")),
             cell(samples.spread("workers", case, name, "store_ms")),
+            cell(samples.spread("workers", case, name, "load_ms")),
         ]
         for case in samples.cases("workers")
         for name in samples.targets("workers", case)
     ]
-    return table(["", "a second", "proxies, CPU ms each", "store, CPU ms each"], rows)
+    return table(
+        ["", "a second", "proxies, CPU ms each", "store, CPU ms each", "load and model server, CPU ms each"], rows
+    )
 
 
 def peers_table() -> str:

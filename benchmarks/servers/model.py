@@ -3,9 +3,9 @@
     python -m benchmarks.servers.model PORT
 
 What to do stands in the newest message that a request holds, wherever a gateway put it: `<<TAG|DELTAS|GAP>>` asks for
-DELTAS deltas, GAP microseconds apart (0: as fast as they can be written). The answer names the tag, how many messages
-the request held, and how many bytes it had. A delta is the time at which it was sent, so that whoever reads it knows
-how long it took.
+DELTAS deltas, GAP microseconds apart (0: all at once). The answer names the tag, how many messages the request held,
+and how many bytes it had. A delta is the time at which it was sent, so that whoever reads it knows how long it took; of
+those that are sent at once it is their number, and they are made once for all streams.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ FILLER = "The quick brown fox jumps over the lazy dog. " * 8
 _ORDER = re.compile(rb"<<([\w-]+)\|(\d+)\|(\d+)>>")
 _STREAMED = re.compile(rb'"stream":\s?true')
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+#: Deltas that are sent at once, and their text: by the stream's id, the first one's number, and how many they are.
+_BURSTS: dict[tuple[str, int, int], tuple[bytes, str]] = {}
 
 
 def order(tag: str, deltas: int = 0, gap_us: int = 0) -> str:
@@ -114,6 +118,16 @@ class _Story:
         self._sequence += 1
         return self._delta % (self._sequence - 1, text)
 
+    def burst(self, count: int) -> tuple[bytes, str]:
+        """Return so many deltas, and their text."""
+        key = self._id, self._sequence, count
+        if key not in _BURSTS:
+            texts = [delta_text(number) for number in range(count)]
+            _BURSTS[key] = b"".join([self.delta(text.encode()) for text in texts]), "".join(texts)
+            self._sequence -= count
+        self._sequence += count
+        return _BURSTS[key]
+
     def ending(self, text: str) -> bytes:
         message = _message(self._id, text)
         return (
@@ -137,15 +151,17 @@ class _Stream:
         self._transport, self._gap, self._left = transport, gap, deltas - 1
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time()
-        self._story = _Story(secrets.token_hex(16))
+        self._story = _Story(secrets.token_hex(16) if gap else "0" * 32)
         self._told = [said]
-        self._write(self._story.opening())
-        self._write(self._story.delta(said.encode()))
+        opening = self._story.opening() + self._story.delta(said.encode())
+        if not gap:
+            burst, text = self._story.burst(self._left)
+            self._write(opening + burst + self._story.ending(said + text), last=True)
+            return
+        self._write(opening)
         self._next()
 
     def _next(self) -> None:
-        while self._left > 0 and not self._gap:
-            self._tell()
         if self._left > 0:
             self._due += self._gap
             self._loop.call_at(self._due, self._tick)

@@ -15,8 +15,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from proxy.api.turns import inbound_of
-from proxy.auth.caller import CALLER
+from proxy.api.turns import asking
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
 from proxy.context.compacted import Compacted, is_summary, kind_of, pack, window
@@ -24,7 +23,7 @@ from proxy.context.input import TurnInput
 from proxy.context.model_input import reads_compaction
 from proxy.context.model_request import ModelRequest
 from proxy.http.body import read_json
-from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.http.keys import CONFIG
 from proxy.protocol import ids
 from proxy.protocol.errors import BadRequest, UpstreamRefusal, missing_parameter
 from proxy.protocol.request import TurnRequest, read_request
@@ -56,9 +55,8 @@ async def compact_window(request: web.Request) -> web.Response:
     """POST /v1/responses/compact: the window that a request describes, made short."""
     asked = await take_in(request.app[CONFIG], await read_json(request), read_compact)
     services = request.app[SERVICES]
-    call = services.model_call(request[CALLER], inbound_of(request))
-    body, headers = await Compactor(services, call, asked).compact()
-    request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+    with asking(request) as call:
+        body, headers = await Compactor(services, call, asked).compact()
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 

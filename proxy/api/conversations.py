@@ -22,7 +22,8 @@ from proxy.protocol.params import (
     refuse_misspelt,
     refuse_unknown,
 )
-from storage import Conversation, new_partition
+from proxy.recording.recorder import RECORDER
+from storage import Conversation, new_partition, partition_of
 
 MAX_TITLE = 256
 MAX_REFERRER = 64
@@ -84,6 +85,7 @@ async def delete_conversations(request: web.Request) -> web.Response:
     """DELETE /v1/conversations: all of the caller's."""
     await refuse_selection(request)
     count = await whole(request.app[STORE].conversations.delete_all(request[CALLER].owner))
+    request.app[RECORDER].memory.forget_all()
     return json_answer({"object": "conversations.deleted", "deleted": True, "deleted_count": count})
 
 
@@ -106,6 +108,7 @@ async def delete_conversation(request: web.Request) -> web.Response:
     """DELETE /v1/conversations/{conversation_id}: its items can't be reached from then on."""
     conversation_id = path_conversation_id(request)
     await whole(request.app[STORE].conversations.delete(request[CALLER].owner, conversation_id))
+    request.app[RECORDER].memory.forget(partition_of(conversation_id))
     return json_answer({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
 
 

@@ -20,7 +20,7 @@ from proxy.protocol.items import check_parts, hide_sealed, read_input
 from proxy.protocol.params import MAIN, read_branch_name, refuse_misspelt, refuse_unknown
 from proxy.protocol.request import REQUEST_FIELDS, TurnRequest, read_request
 from proxy.turns.options import Revised, TurnOptions
-from storage import Entry, Fork, ForkPoint, TurnSource, partition_of
+from storage import Entry, Fork, ForkPoint, Store, TurnSource, partition_of
 
 #: Fields of a body that are for us, not for the model server: of an edit, and of a regeneration.
 _EDIT = ("content", "regenerate", "max_tokens")
@@ -112,18 +112,25 @@ def _describe(revised: Revised) -> dict[str, Any]:
 async def _fork_alone(
     request: web.Request, fork: Fork, describe: Any, message: Mapping[str, Any] | None = None
 ) -> web.Response:
-    """Make the new line without asking the model server."""
     source = _source(request, fork)
-    conversation_id = path_conversation_id(request)
+    return json_answer(describe(await whole(edit_alone(request.app[STORE], request[CALLER].owner, source, message))))
+
+
+async def edit_alone(store: Store, owner: str, source: TurnSource, message: Mapping[str, Any] | None = None) -> Revised:
+    """Make the new line of history that `source` says, with a message at its end, and ask nobody; return what was done.
+
+    Raises StoreError.
+    """
     entries: list[Entry] = []
+    conversation_id = source.conversation_id or ""
     if message:
         partition = partition_of(conversation_id)
         items = read_input([message], "content")
         entries = [item.to_entry(lambda item_type: ids.new_added_item_id(item_type, partition)) for item in items]
-    create = request.app[STORE].branches.create(request[CALLER].owner, conversation_id, source.branch, fork, entries)
-    forked = await whole(create)
+    fork = source.fork or Fork(ForkPoint.TIP)
+    forked = await store.branches.create(owner, conversation_id, source.branch, fork, entries)
     item = hide_sealed(forked.items)[0] if forked.items else None
-    return json_answer(describe(Revised(forked.branch, forked.backup, forked.anchor, item)))
+    return Revised(forked.branch, forked.backup, forked.anchor, item)
 
 
 def _backup_fork(request: web.Request, point: ForkPoint) -> Fork:

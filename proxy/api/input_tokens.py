@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
-from proxy.api.turns import inbound_of
-from proxy.auth.caller import CALLER
+from proxy.api.turns import asking
 from proxy.compaction.automatic import Compaction
 from proxy.context.budget import OMITTED
 from proxy.context.model_request import ModelRequest, count_model_request
 from proxy.http.body import read_json
-from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
+from proxy.http.keys import CONFIG
 from proxy.protocol.errors import UpstreamRefusal
 from proxy.protocol.request import read_request
 from proxy.services import SERVICES
@@ -42,9 +41,8 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     body = {**await read_json(request, allow_empty=True), "store": False, "stream": False, "background": False}
     turn_request = await take_in(request.app[CONFIG], body, read_request)
     services = request.app[SERVICES]
-    call = services.model_call(request[CALLER], inbound_of(request))
-    answer, headers = await TokenCount(services, call, turn_request).take()
-    request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+    with asking(request) as call:
+        answer, headers = await TokenCount(services, call, turn_request).take()
     return web.Response(body=answer, headers=headers, content_type="application/json")
 
 

@@ -80,9 +80,9 @@ async def delete_item(request: web.Request) -> web.Response:
     refuse_misspelt(query, ("branch", "mode", "cascade"))
     branch, point = read_branch_name(query), _read_fork_point(query, request.app[CONFIG].conversations.delete_mode)
     if point is None:
-        deletion = _delete_for_good(store, owner, conversation_id, branch, item_id)
+        deletion = delete_for_good(store, owner, conversation_id, branch, item_id)
     else:
-        deletion = _leave_out(
+        deletion = leave_out(
             store, owner, conversation_id, branch, Fork(point, item_id, backup=ids.new_branch_name(MAIN))
         )
     return json_answer(await whole(deletion))
@@ -120,7 +120,8 @@ async def _append(
     return []
 
 
-async def _delete_for_good(store: Store, owner: str, conversation_id: str, branch: str, item_id: str) -> dict[str, Any]:
+async def delete_for_good(store: Store, owner: str, conversation_id: str, branch: str, item_id: str) -> dict[str, Any]:
+    """Delete an item from every branch; return what the answer says. branch: that it must lie on, '' for any."""
     conversation = await store.items.delete(owner, conversation_id, item_id, branch=branch)
     return render(conversation) | {
         "branch": branch or conversation.active_branch,
@@ -131,7 +132,8 @@ async def _delete_for_good(store: Store, owner: str, conversation_id: str, branc
     }
 
 
-async def _leave_out(store: Store, owner: str, conversation_id: str, branch: str, fork: Fork) -> dict[str, Any]:
+async def leave_out(store: Store, owner: str, conversation_id: str, branch: str, fork: Fork) -> dict[str, Any]:
+    """Make a new MAIN that lacks what `fork` says; return what the answer says."""
     forked = await store.branches.create(owner, conversation_id, branch, fork)
     return render(await store.conversations.read(owner, conversation_id)) | {
         "branch": MAIN,

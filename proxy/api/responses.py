@@ -16,6 +16,7 @@ from proxy.idempotency.turns import note_submission
 from proxy.protocol.errors import BadRequest
 from proxy.protocol.params import asks_encrypted, check_id, read_flag, read_page
 from proxy.protocol.request import read_request
+from proxy.recording.recorder import RECORDER
 from proxy.relay.replay import Replay
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
@@ -27,7 +28,8 @@ async def create_response(request: web.Request) -> web.StreamResponse:
     turn_request = await take_in(request.app[CONFIG], await read_json(request), read_request)
     if not turn_request.background:
         return await run_turn(request, turn_request)
-    response = await submit(request.app[SERVICES], request[CALLER], turn_request, inbound_of(request))
+    app = request.app
+    response = await submit(app[SERVICES], app[RECORDER], request[CALLER], turn_request, inbound_of(request))
     await note_submission(request, response["id"], streamed=turn_request.stream)
     if turn_request.stream:
         return await follow(request, response["id"])
@@ -61,6 +63,7 @@ async def delete_responses(request: web.Request) -> web.Response:
     """DELETE /v1/responses: all that the caller has, conversations and everything else too; no key of it is left."""
     await refuse_selection(request)
     purged = await whole(request.app[STORE].purger.purge(request[CALLER].owner))
+    request.app[RECORDER].memory.forget_all()
     return json_answer({"object": "responses.deleted", "deleted": True, "deleted_count": purged.responses})
 
 

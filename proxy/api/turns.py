@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import unquote_plus
 
@@ -11,16 +12,20 @@ from aiohttp import web
 from proxy.auth.caller import CALLER
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
-from proxy.http.keys import CONFIG, UPSTREAM_REQUEST_ID
-from proxy.http.middleware import note_left
+from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
+from proxy.http.middleware import note_left, traced_headers
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
 from proxy.protocol.request import TurnRequest
+from proxy.recording.recorder import RECORDER
+from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
+from proxy.telemetry.records import TurnRecord
+from proxy.turns.observer import AnsweredBefore
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
-from proxy.turns.turn import AnsweredBefore, Turn
-from proxy.upstream.model_call import Inbound
+from proxy.turns.turn import Turn
+from proxy.upstream.model_call import Inbound, ModelCall
 
 
 def inbound_of(request: web.Request, own_query: Collection[str] = ()) -> Inbound:
@@ -29,7 +34,27 @@ def inbound_of(request: web.Request, own_query: Collection[str] = ()) -> Inbound
     if own_query:
         parts = query.split("&")
         query = "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) not in own_query)
-    return Inbound(request.headers, query)
+    return Inbound(traced_headers(request), query)
+
+
+def note_request(request: web.Request, record: TurnRecord, *, streamed: bool = False) -> None:
+    """Tie what is noted of a turn, or of what only asks the model server, to the request that it is for."""
+    record.mode = "stream" if streamed else "plain"
+    notes = request[NOTES]
+    record.began, record.trace, notes.record = notes.began, notes.trace, record
+
+
+@contextmanager
+def asking(request: web.Request) -> Iterator[ModelCall]:
+    """Give what asks the model server for a request that is no turn; what it has asked is counted in the end."""
+    services = request.app[SERVICES]
+    call = services.model_call(request[CALLER], inbound_of(request))
+    note_request(request, call.record)
+    try:
+        yield call
+    finally:
+        request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+        services.telemetry.attempts_ended(call.record)
 
 
 async def run_turn(
@@ -46,15 +71,17 @@ async def run_turn(
     app, caller = request.app, request[CALLER]
     services = app[SERVICES]
     call = services.model_call(caller, inbound_of(request, own_query))
+    note_request(request, call.record, streamed=turn_request.stream)
     delivery = HttpDelivery(request, app[CONFIG].server.unread_seconds)
     log = stream_log(services, caller.owner, turn_request)
+    recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
     turn = Turn(
         services,
         call,
         turn_request,
         delivery,
-        replace(options, resumable=True) if log is not None else options,
+        replace(options, recording=recording, resumable=options.resumable or log is not None),
         sinks=[sink for sink in (log, keeping.recording) if sink],
         observers=[observer for observer in (keeping.observer, log) if observer],
     )

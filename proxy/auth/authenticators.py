@@ -56,7 +56,7 @@ def create_authenticator(
     session: fetches key sets. clock: monotonic seconds, by which they age.
     Raises ValueError, with a message that names the key, for settings that can't work or are not safe.
     """
-    upstream = {"Authorization": f"Bearer {config.upstream.api_key}"} if config.upstream.api_key else {}
+    upstream = upstream_credentials(config)
     loopback = is_loopback(config.server.host)
     match config.auth.mode:
         case "passthrough":
@@ -72,6 +72,11 @@ def create_authenticator(
             return LocalAuthenticator(upstream)
         case _:
             assert_never(config.auth.mode)
+
+
+def upstream_credentials(config: Config) -> Mapping[str, str]:
+    """Return the headers that go to the model server whoever calls, none if every caller brings its own."""
+    return {"Authorization": f"Bearer {config.upstream.api_key}"} if config.upstream.api_key else {}
 
 
 class PassthroughAuthenticator:

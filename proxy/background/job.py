@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from proxy.auth.caller import is_credential
 from proxy.protocol import integers
 from proxy.protocol.request import TurnRequest, read_request
+from proxy.recognition.keys import RequestMarks
 from proxy.upstream.headers import request_headers
 from proxy.upstream.model_call import Inbound
 
@@ -24,18 +25,24 @@ _PURPOSE = "background response"
 
 @dataclass(frozen=True, slots=True)
 class BackgroundJob:
-    """A caller's request. body: as it came; created_at: Unix seconds, as the caller was told."""
+    """A caller's request. body: as it came; created_at: Unix seconds, as the caller was told.
+
+    marks: what its request said of its conversation; None if the response is recorded by itself.
+    """
 
     body: Mapping[str, Any]
     inbound: Inbound = field(repr=False)
     credentials: Mapping[str, str] = field(repr=False)
     created_at: int
+    marks: RequestMarks | None = None
 
     @classmethod
-    def of(cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int) -> BackgroundJob:
+    def of(
+        cls, caller: Caller, request: TurnRequest, inbound: Inbound, created_at: int, marks: RequestMarks | None = None
+    ) -> BackgroundJob:
         """Return what a request needs: of its headers those that the upstream gets."""
         headers = request_headers(inbound.headers, {})
-        return cls(request.body, Inbound(headers, inbound.query), caller.credentials, created_at)
+        return cls(request.body, Inbound(headers, inbound.query), caller.credentials, created_at, marks)
 
     def read(self) -> TurnRequest:
         """Return the request, checked as when it came. Raises BadRequest."""
@@ -51,6 +58,7 @@ class BackgroundJob:
             "query": self.inbound.query,
             "authorization": authorization,
             "created_at": self.created_at,
+            "marks": asdict(self.marks) if self.marks is not None else None,
         }
         return sealer.seal(f"{_PURPOSE} {response_id}", owner, orjson.dumps(content))
 
@@ -63,7 +71,14 @@ class BackgroundJob:
         if content["authorization"] is not None:
             keys["Authorization"] = content["authorization"]
         inbound = Inbound(request_headers(headers, {}), content["query"])
-        return cls(content["body"], inbound, keys, content["created_at"])
+        marks = _marks_of(content.get("marks"))
+        return cls(content["body"], inbound, keys, content["created_at"], marks)
+
+
+def _marks_of(content: dict[str, Any] | None) -> RequestMarks | None:
+    if content is None:
+        return None
+    return RequestMarks(**{**content, "other_keys": tuple(content["other_keys"])})
 
 
 def settled(request: TurnRequest) -> TurnRequest:

@@ -12,12 +12,15 @@ import orjson
 
 from proxy.background.job import BackgroundJob, settled
 from proxy.protocol.response import Ownership, complete_response, complete_settings
+from proxy.recording.turn import TurnRecording, marks_of
 from proxy.turns.opening import open_turn, release
+from proxy.turns.options import TurnOptions
 from storage import ResponseNotFound, Submission, Unavailable
 
 if TYPE_CHECKING:
     from proxy.auth.caller import Caller
     from proxy.protocol.request import TurnRequest
+    from proxy.recording.recorder import Recorder
     from proxy.services import Services
     from proxy.turns.opening import Opening
     from proxy.upstream.model_call import Inbound
@@ -26,17 +29,24 @@ if TYPE_CHECKING:
 _FIRST = ("id", "object", "created_at", "status", "error")
 
 
-async def submit(services: Services, caller: Caller, request: TurnRequest, inbound: Inbound) -> dict[str, Any]:
+async def submit(
+    services: Services, recorder: Recorder, caller: Caller, request: TurnRequest, inbound: Inbound
+) -> dict[str, Any]:
     """Accept a background response; return the Response object, `queued`. From then on it will come to an end.
 
-    Raises ApiError and StoreError as the turn itself would; then nothing is kept and nothing will run.
+    It lives where its history leads; whoever runs it looks that up again. Raises ApiError and StoreError as the turn
+    itself would; then nothing is kept and nothing will run.
     """
     request = settled(request)
-    opening = await open_turn(services, caller.owner, request)
+    marks = marks_of(recorder, inbound.headers, request)
+    recording = TurnRecording(recorder, caller.owner, marks) if marks is not None else None
+    opening = await open_turn(services, caller.owner, request, TurnOptions(recording=recording))
+    if recording is not None:
+        opening = await _placed(recording, opening)
     try:
         response = _queued(request, opening)
         kept = {key: value for key, value in response.items() if key != "output"}
-        job = BackgroundJob.of(caller, request, inbound, opening.created_at)
+        job = BackgroundJob.of(caller, request, inbound, opening.created_at, marks)
         submission = Submission(
             owner=caller.owner,
             response_id=opening.response_id,
@@ -52,6 +62,16 @@ async def submit(services: Services, caller: Caller, request: TurnRequest, inbou
         raise
     # the lock is renewed on; once somebody else has inherited it, it is forgotten here
     return response
+
+
+async def _placed(recording: TurnRecording, opening: Opening) -> Opening:
+    recording.begin(opening.request, opening.opened)
+    try:
+        await recording.found(asked=False)
+        partition = recording.settle(opening.lease.partition, is_fresh=opening.is_fresh)
+    finally:
+        recording.release()
+    return opening if partition == opening.lease.partition else opening.moved_to(partition)
 
 
 async def _submit(services: Services, submission: Submission) -> None:

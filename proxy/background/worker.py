@@ -28,17 +28,22 @@ from proxy.background.job import BackgroundJob
 from proxy.delivery import Unattended
 from proxy.protocol.errors import ApiError
 from proxy.protocol.store_errors import from_store_error
+from proxy.recording.turn import TurnRecording
 from proxy.runtime.tasks import Tasks
 from proxy.sealing import Unsealable
 from proxy.streams.event_log import EventLogWriter
+from proxy.telemetry.lines import TurnLine
+from proxy.telemetry.records import GIVEN_BACK
 from proxy.turns.identity import AcceptedIdentity
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
-from storage import EventLog, Job, JobEntry, StoreError, Unavailable
+from storage import EventLog, Job, JobEntry, StoreError, Unavailable, new_token, partition_of
 
 if TYPE_CHECKING:
+    from proxy.recording.recorder import Recorder
     from proxy.services import Services
+    from proxy.telemetry.records import TurnRecord
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +67,7 @@ class Run:
         self.entry = entry
         self.job: Job | None = None
         self.abandoned = False
+        self.record: TurnRecord | None = None
         self._turn: Turn | None = None
 
     async def carry_out(self, turn: Turn) -> None:
@@ -76,6 +82,11 @@ class Run:
         if self._turn is not None:
             self._turn.watch(now)
 
+    def give_up(self, outcome: str) -> None:
+        """Note how it ends here, whatever the turn makes of it."""
+        if self.record is not None:
+            self.record.outcome = outcome
+
     def abandon(self) -> None:
         """End it and keep nothing: somebody else has decided how it ends, or will run it again."""
         self.abandoned = True
@@ -86,8 +97,9 @@ class Run:
 class Worker:
     """Runs background responses of all owners."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, recorder: Recorder) -> None:
         self._services = services
+        self._recorder = recorder
         self._jobs = services.store.jobs
         self._config = services.config.background
         self._lease_seconds = services.leases.seconds
@@ -151,7 +163,12 @@ class Worker:
 
     async def _reclaim(self) -> None:
         await self._has_room.wait()
-        self._begin(await self._jobs.reclaim(self.name, self._lease_seconds, self._room))
+        entries = await self._jobs.reclaim(self.name, self._lease_seconds, self._room)
+        for entry in entries:
+            if entry.response_id not in self._runs:
+                logger.warning("background response %s is taken over: its worker has died", entry.response_id)
+                self._services.telemetry.metrics.background_runs_total.add("taken_over")
+        self._begin(entries)
 
     @property
     def _room(self) -> int:
@@ -194,7 +211,7 @@ class Worker:
 
     async def _claim(self, entry: JobEntry) -> Job | None:
         for pause in (*CLAIM_PAUSES, 0.0):
-            claimed = await self._jobs.claim(entry, secrets.token_hex(8), self._lease_seconds)
+            claimed = await self._jobs.claim(entry, new_token(entry.response_id), self._lease_seconds)
             if claimed is None:
                 await self._jobs.finish(entry)
                 return None
@@ -239,7 +256,7 @@ class Worker:
         if job.waited_seconds > self._config.max_queue_seconds:
             await self._fail(job, _SERVER_ERROR, "No server has the key that this response was queued with.")
         else:
-            await self._jobs.give_back(job, secrets.token_hex(8), self._lease_seconds)
+            await self._jobs.give_back(job, new_token(response_id), self._lease_seconds)
         return None
 
     async def _run_turn(self, run: Run, job: Job, content: BackgroundJob) -> None:
@@ -251,12 +268,22 @@ class Worker:
                 log = EventLogWriter(services, EventLog(job.owner, response_id, job.token))
                 sinks.append(await stack.enter_async_context(log))
             call = services.model_call(Caller(job.owner, content.credentials), content.inbound)
+            record, tracing = call.record, services.telemetry.tracing
+            record.mode, record.began = "background", time.perf_counter()
+            record.trace = tracing.begin(content.inbound.headers, linked=True) if tracing is not None else None
+            run.record = record
             identity = AcceptedIdentity(response_id, job.token, content.created_at, LOCK_WAIT_SECONDS)
-            turn = Turn(services, call, request, Unattended(), TurnOptions(identity=identity), sinks=sinks)
+            recording = None
+            if content.marks is not None:
+                recording = TurnRecording(self._recorder, job.owner, content.marks, partition_of(response_id))
+            options = TurnOptions(identity=identity, recording=recording)
+            turn = Turn(services, call, request, Unattended(), options, sinks=sinks)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)
-            start = time.monotonic()
-            await run.carry_out(turn)
-            logger.info("background response %s ran for %.1f s", response_id, time.monotonic() - start)
+            with record.collecting():
+                await run.carry_out(turn)
+            seconds = time.perf_counter() - record.began
+            text = f"background response {response_id} ran for {seconds:.1f} s"
+            logger.info(TurnLine(text, text, "", seconds * 1000, call.upstream_request_id, record))
 
     async def _fail_with(self, job: Job, error: ApiError) -> None:
         told = error.to_dict()
@@ -286,8 +313,10 @@ class Worker:
 
     async def _give_back(self, run: Run) -> None:
         try:
-            if run.job is not None and await self._jobs.give_back(run.job, secrets.token_hex(8), self._lease_seconds):
+            token = new_token(run.entry.response_id)
+            if run.job is not None and await self._jobs.give_back(run.job, token, self._lease_seconds):
                 logger.info("background response %s is given back", run.entry.response_id)
+                run.give_up(GIVEN_BACK)
                 run.abandon()
                 await self._jobs.requeue(run.entry)
         except Unavailable:

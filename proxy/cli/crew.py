@@ -49,14 +49,18 @@ class Indexes:
 class Crew:
     """The workers.
 
-    config: theirs. size: how many. give_up: told why, when replacing the dead makes no sense any more.
+    config: theirs. size: how many. give_up: told why, when replacing the dead makes no sense any more. cells: see
+    `Assignment`.
     """
 
-    def __init__(self, config: Config, size: int, indexes: Indexes, give_up: Callable[[StartError], None]) -> None:
+    def __init__(
+        self, config: Config, size: int, indexes: Indexes, give_up: Callable[[StartError], None], cells: str = ""
+    ) -> None:
         self.config = config
         self.size = size
         self._indexes = indexes
         self._give_up = give_up
+        self._cells = cells
         self._members: set[WorkerProcess] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._deaths = 0
@@ -65,6 +69,11 @@ class Crew:
     def has_members(self) -> bool:
         """Whether any worker lives, or is being started."""
         return bool(self._members)
+
+    @property
+    def processes(self) -> dict[int, int]:
+        """The process of each living worker, by index."""
+        return {worker.index: worker.pid for worker in tuple(self._members)}
 
     async def start(self) -> None:
         """Start all; return when all take connections. Raises StartError, and leaves none running then."""
@@ -117,7 +126,7 @@ class Crew:
         """Start a worker and return it when it is ready. Raises StartError."""
         index = self._indexes.take()
         try:
-            worker = await WorkerProcess.spawn(Assignment(index, self.config))
+            worker = await WorkerProcess.spawn(Assignment(index, self.config, self._cells))
         except BaseException:
             self._indexes.give_back(index)
             raise

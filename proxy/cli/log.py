@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from proxy.telemetry.lines import RequestLine, TurnLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,15 @@ class LineHandler(logging.Handler):
         self._stream = stream
         self._waiting: list[str] = []
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take down a record; no filter is asked."""
+        self.acquire()
+        try:
+            self.emit(record)
+        finally:
+            self.release()
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Take down a record."""
         try:
@@ -36,10 +48,10 @@ class LineHandler(logging.Handler):
             self.handleError(record)
             return
         self._waiting.append(line)
-        if record.levelno >= logging.WARNING or not _is_in_loop():
+        if record.levelno >= logging.WARNING or (loop := _running_loop()) is None:
             self.flush()
         elif len(self._waiting) == 1:
-            asyncio.get_running_loop().call_soon(self.flush)
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what waits. Raises nothing: a log that can't be written has nobody to tell."""
@@ -84,28 +96,79 @@ class LineRecord(logging.LogRecord):
         self.msecs = self.created % 1 * 1000
 
 
-class LineFormatter(logging.Formatter):
-    """A formatter that spells out the time of a second once for all of its records."""
+class _Clock:
+    """Spells times, that of a second once for all of its records. separator: between date and time."""
 
-    def __init__(self, pattern: str) -> None:
-        super().__init__(pattern)
+    def __init__(self, separator: str) -> None:
+        self._pattern = f"%Y-%m-%d{separator}%H:%M:%S"
         self._second = -1
-        self._spelled = ""
+        self._spelled = self._zone = ""
+
+    def spell(self, created: float, milliseconds: float) -> str:
+        """Return local time to the millisecond with its zone, as RFC 3339 has it."""
+        second = int(created)
+        if second != self._second:
+            local = time.localtime(second)
+            zone = time.strftime("%z", local)
+            self._second, self._zone = second, f"{zone[:3]}:{zone[3:]}"
+            self._spelled = time.strftime(self._pattern, local)
+        return f"{self._spelled}.{int(milliseconds):03d}{self._zone}"
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: when, how bad, who, what. process: what is behind the logger's name."""
+
+    def __init__(self, process: str = "") -> None:
+        super().__init__(f"%(asctime)s %(levelname)s %(name)s{process}: %(message)s")
+        self._process = process
+        self._clock = _Clock(" ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record; of one without a traceback as `logging` would make it, with fewer steps."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        start = f"{self.formatTime(record)} {record.levelname} {record.name}{self._process}"
+        return f"{start}: {record.getMessage()}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's)
-        """Return local time to the millisecond, as `logging` has it by default."""
-        second = int(record.created)
-        if second != self._second:
-            self._second, self._spelled = second, time.strftime(self.default_time_format, time.localtime(second))
-        return f"{self._spelled},{int(record.msecs):03d}"
+        """Return local time to the millisecond, with its zone."""
+        return self._clock.spell(record.created, record.msecs)
 
 
-def _is_in_loop() -> bool:
+class JsonFormatter(logging.Formatter):
+    """An object a line, for programs. process: what is behind the logger's name.
+
+    A message that has fields (`proxy.telemetry.lines`) gives them beside its words; a traceback is part of the message.
+    """
+
+    def __init__(self, process: str = "") -> None:
+        super().__init__("%(message)s")
+        self._process = process
+        self._clock = _Clock("T")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object as one line."""
+        line = record.msg
+        if isinstance(line, RequestLine | TurnLine):
+            message, fields = line.message, line.fields()
+        else:
+            message, fields = super().format(record), {}
+        told = {
+            "time": self._clock.spell(record.created, record.msecs),
+            "level": record.levelname.lower(),
+            "logger": f"{record.name}{self._process}",
+            "message": message,
+            **fields,
+        }
+        # not orjson: what a client sent may hold lone surrogates
+        return json.dumps(told, separators=(",", ":"))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _pieces(lines: list[str]) -> Iterator[str]:

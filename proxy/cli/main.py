@@ -95,6 +95,13 @@ def _owner(options: Namespace) -> int:
     return _run(run_owner(config, options))
 
 
+def _demo(options: Namespace) -> int:
+    config = _load(options)
+    from proxy.cli.commands.demonstration import run_demo
+
+    return _run(run_demo(config, options))
+
+
 def _list(options: Namespace) -> int:
     config = _load(options)
     from proxy.cli.commands.conversations import run_list
@@ -213,6 +220,7 @@ _COMMANDS: Mapping[str, Callable[[Namespace], int]] = {
     "doctor": _doctor,
     "config": _config,
     "owner": _owner,
+    "demo": _demo,
     "conversations list": _list,
     "conversations show": _show,
     "conversations tree": _tree,

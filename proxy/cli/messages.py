@@ -4,13 +4,10 @@ A worker is this very command again, `CHANNEL_VARIABLE` in its environment. On i
 `Assignment`; then both talk over a socket pair, the channel. Down it come orders of one byte, a `CONNECTION` with the
 descriptor of a client's socket; up it come `WorkerReport`s, a line of JSON each. Its end says that the other one died.
 
-The place of metrics: where there are several workers the supervisor listens on the port for metrics, so that there is
-one target and one set. Its values are those that prometheus_client's multiprocess mode keeps: every worker counts in
-memory-mapped files of its own, named by `Assignment.index`, in a folder that the supervisor makes and clears at its
-start; whoever is asked adds them up. So what a worker counted outlives it, also `kill -9`, and asking takes nobody's
-time. An index belongs to one process at a time and is given again after that one ended, so its counters go on and there
-are no more files than workers at a time. (Asking each worker over the channel would lose the counts of a dead one, and
-a sum that falls is a reset to Prometheus, which then counts everything again.)
+Metrics do not go over the channel: each worker counts in files (`proxy.telemetry.cells`) that are named by
+`Assignment.index`. An index belongs to one process at a time and is given again after that one ended, so its counters
+go on, and there are no more files than workers at a time. Asking each worker would lose the counts of a dead one, and a
+sum that falls is a reset to Prometheus, which then counts everything again.
 """
 
 from __future__ import annotations
@@ -33,10 +30,14 @@ STOP = b"s"
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a worker is started with. index: its number from 1, of its own while it lives. config: all settings."""
+    """What a worker is started with. index: its number from 1, of its own while it lives. config: all settings.
+
+    cells: the folder in which it counts, '' for its own memory.
+    """
 
     index: int
     config: Config
+    cells: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

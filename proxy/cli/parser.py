@@ -64,6 +64,9 @@ EXAMPLES: Mapping[str, str] = {
   branchline export exported --owner key:alice""",
     "import": """
   branchline import exported --owner key:bob""",
+    "demo": """
+  branchline demo                     on 127.0.0.1:8080
+  branchline demo --port 9000 --key any""",
     "completion": """
   branchline completion bash > ~/.local/share/bash-completion/completions/branchline
   branchline completion zsh > "${fpath[1]}/_branchline\"""",
@@ -93,6 +96,7 @@ def create_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_serving(commands)
     _add_looking(commands)
+    _add_demo(commands)
     _add_upkeep(commands)
     _add_copies(commands)
     completion = _add(commands, "completion", "print what completes this command line in a shell", (), plain=True)
@@ -135,6 +139,12 @@ def _add_looking(commands: Commands) -> None:
     tail.add_argument("id", metavar="ID")
     tail.add_argument("--branch", default="", help="of a conversation: this branch, not the active one")
     tail.add_argument("--last", metavar="N", type=_count, default=10, help="of a conversation: begin so far back (10)")
+
+
+def _add_demo(commands: Commands) -> None:
+    text = "fill in a conversation that shows what branches are, on a running server"
+    demo = _add(commands, "demo", text, ("server.host", "server.port"))
+    demo.add_argument("--key", default="", help="whose conversation it will be, where callers send keys")
 
 
 def _add_upkeep(commands: Commands) -> None:

@@ -12,8 +12,8 @@ from proxy.config.validation import violations
 if TYPE_CHECKING:
     from proxy.config.settings import Config
 
-#: What the supervisor itself holds as long as it lives: its socket, and the folder of its Valkey.
-FIXED = ("server.host", "server.port", "data.dir", "data.max_memory_bytes")
+#: What the supervisor itself holds as long as it lives: its sockets, and the folder of its Valkey.
+FIXED = ("server.host", "server.port", "data.dir", "data.max_memory_bytes", "metrics.host", "metrics.port")
 
 
 def keep_fixed(running: Config, new: Config) -> tuple[Config, list[str]]:

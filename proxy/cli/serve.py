@@ -10,9 +10,10 @@ from aiohttp import web
 
 from proxy.app import create_app, create_runner, stop
 from proxy.cli.banner import render_banner
-from proxy.cli.process import listen_error, loop_factory, on_signals, set_up_logging, start_services
+from proxy.cli.process import listen_error, loop_factory, on_signals, set_up_logging, start_services, telemetry_needed
 from proxy.config.validation import warnings
 from proxy.http.keys import STORE
+from proxy.telemetry.offering import offering_metrics, start_telemetry, tell_build
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
@@ -25,15 +26,21 @@ def serve(config: Config) -> None:
 
     Raises StartError.
     """
-    set_up_logging(config.log.level)
+    set_up_logging(config.log)
     for warning in warnings(config):
         logger.warning(warning)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with telemetry_needed(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(config))
 
 
 async def _serve(config: Config) -> None:
-    runner = create_runner(create_app(config))
+    telemetry = start_telemetry(config)
+    tell_build(telemetry.metrics, config)
+    with offering_metrics(config, telemetry.metrics.cells) as metrics_url:
+        await _run(create_runner(create_app(config, telemetry)), config, metrics_url)
+
+
+async def _run(runner: web.AppRunner, config: Config, metrics_url: str) -> None:
     starting = asyncio.create_task(_start(runner, config))
     stopping = asyncio.Event()
 
@@ -46,7 +53,7 @@ async def _serve(config: Config) -> None:
         await asyncio.wait({starting})
         if not starting.cancelled():
             starting.result()
-            print(_block(runner, config), flush=True)
+            print(_block(runner, config, metrics_url), flush=True)
             await stopping.wait()
         logger.info(
             "stopping; running turns get %g s, a second signal ends at once", config.server.shutdown_timeout_seconds
@@ -65,6 +72,6 @@ async def _start(runner: web.AppRunner, config: Config) -> None:
         raise listen_error(host, port, exc) from exc
 
 
-def _block(runner: web.AppRunner, config: Config) -> str:
+def _block(runner: web.AppRunner, config: Config, metrics_url: str) -> str:
     host, port = runner.addresses[0][:2]
-    return render_banner(config, (host, port), runner.app[STORE].description)
+    return render_banner(config, (host, port), runner.app[STORE].description, metrics=metrics_url)

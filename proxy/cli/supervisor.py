@@ -25,7 +25,7 @@ from proxy.cli.banner import render_banner
 from proxy.cli.crew import Crew, Indexes
 from proxy.cli.listener import Listener
 from proxy.cli.orphans import OrphanReaper
-from proxy.cli.process import StartError, listen_error, loop_factory, on_signals, set_up_logging
+from proxy.cli.process import StartError, listen_error, loop_factory, on_signals, set_up_logging, telemetry_needed
 from proxy.cli.processors import worker_count
 from proxy.cli.reload import keep_fixed
 from proxy.config.loading import ConfigError
@@ -33,6 +33,10 @@ from proxy.config.settings import Secret
 from proxy.config.validation import warnings
 from proxy.config.values import describe_redis
 from proxy.runtime.tasks import Tasks
+from proxy.telemetry.cells import Cells
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.offering import cells_folder, offering_metrics, tell_build
+from proxy.telemetry.tracing import require_tracing
 from storage.embedded import EmbeddedUnavailable, EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -53,17 +57,25 @@ def supervise(config: Config, load: Callable[[], Config]) -> None:
 
     load: reads the settings anew, or raises ConfigError. Raises StartError.
     """
-    set_up_logging(config.log.level, shared=True)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(Supervisor(config, load).run())
+    set_up_logging(config.log, shared=True)
+    with telemetry_needed(), cells_folder(config) as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        # said here, once, and not by every worker
+        require_tracing()
+        runner.run(Supervisor(config, load, folder).run())
 
 
 class Supervisor:
-    """One supervisor. config: what it begins with. load: reads the settings anew, or raises ConfigError."""
+    """One supervisor. config: what it begins with. load: reads the settings anew, or raises ConfigError.
 
-    def __init__(self, config: Config, load: Callable[[], Config]) -> None:
+    cells: the folder in which workers count, None if nobody asks.
+    """
+
+    def __init__(self, config: Config, load: Callable[[], Config], cells: Path | None = None) -> None:
         self._config = config
         self._load = load
+        self._cells = cells
+        self._metrics = Metrics(Cells(), serves=False)
+        self._metrics_url = ""
         self._indexes = Indexes()
         self._embedded: EmbeddedValkey | None = None
         self._listener: Listener | None = None
@@ -77,6 +89,11 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until a signal says stop. Raises StartError: it can't be begun, or went wrong for good."""
+        tell_build(self._metrics, self._config)
+        with offering_metrics(self._config, self._metrics.cells, self._cells, self._living) as self._metrics_url:
+            await self._run()
+
+    async def _run(self) -> None:
         starting = asyncio.create_task(self._start())
 
         def stop() -> None:
@@ -110,13 +127,15 @@ class Supervisor:
         except OSError as exc:
             raise listen_error(host, port, exc) from exc
         store = self._embedded.description if self._embedded else describe_redis(self._config.redis.url)
-        print(render_banner(self._config, self._listener.address, store, workers=self._crew.size), flush=True)
+        block = render_banner(self._config, self._listener.address, store, self._crew.size, metrics=self._metrics_url)
+        print(block, flush=True)
 
     async def _start_crew(self, config: Config) -> Crew:
         for warning in warnings(config):
             logger.warning(warning)
         size = worker_count(config.server.workers)
-        crew = Crew(self._for_workers(config), size, self._indexes, give_up=self._give_up)
+        cells = str(self._cells) if self._cells else ""
+        crew = Crew(self._for_workers(config), size, self._indexes, self._give_up, cells)
         self._crews.add(crew)
         await crew.start()
         return crew
@@ -127,6 +146,9 @@ class Supervisor:
             return config
         redis = msgspec.structs.replace(config.redis, url=Secret(self._embedded.url))
         return msgspec.structs.replace(config, redis=redis)
+
+    def _living(self) -> dict[int, int]:
+        return {index: process for crew in tuple(self._crews) for index, process in crew.processes.items()}
 
     def _pass_on(self, connection: socket.socket) -> bool:
         return self._crew is not None and self._crew.give(connection)
@@ -165,7 +187,7 @@ class Supervisor:
             return str(exc)
         for name in fixed:
             logger.warning("%s changes only with a restart", name)
-        set_up_logging(config.log.level, shared=True)
+        set_up_logging(config.log, shared=True)
         self._config, self._crew, former = config, crew, self._crew
         if former is not None:
             former.leave()

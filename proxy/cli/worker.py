@@ -16,22 +16,22 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from aiohttp import hdrs, web
 
 from proxy.app import create_app, create_runner, stop
 from proxy.background.worker import WORKER
 from proxy.cli.intake import Intake
-from proxy.cli.messages import CHANNEL_VARIABLE, Failed, Ready, read_assignment
+from proxy.cli.messages import CHANNEL_VARIABLE, Assignment, Failed, Ready, read_assignment
 from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
 from proxy.http.middleware import RUNNING
 from proxy.runtime.tasks import TASKS
+from proxy.telemetry.cells import Cells
+from proxy.telemetry.offering import start_telemetry
 from proxy.turns.running import TURNS
 from proxy.websocket.connections import CONNECTIONS
-
-if TYPE_CHECKING:
-    from proxy.config.settings import Config
 
 #: Seconds that a connection may be silent before a worker that leaves closes it: longer than clients and reverse
 #: proxies keep one that they do not use (nginx 60 s, Go 90 s), so that it is not closed under a request on its way.
@@ -49,20 +49,21 @@ def work() -> int:
     if not (assignment := sys.stdin.buffer.read()):
         # the supervisor has died already
         return 1
-    config = read_assignment(assignment).config
-    set_up_logging(config.log.level, shared=True)
+    assigned = read_assignment(assignment)
+    set_up_logging(assigned.config.log, shared=True)
     with (
         socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE))) as channel,
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         channel.set_inheritable(False)
         channel.settimeout(0)
-        return runner.run(_work(config, channel))
+        return runner.run(_work(assigned, channel))
 
 
-async def _work(config: Config, channel: socket.socket) -> int:
+async def _work(assigned: Assignment, channel: socket.socket) -> int:
     leaving, stopping = asyncio.Event(), asyncio.Event()
-    app = create_app(config)
+    cells = Cells.mapped(Path(assigned.cells), assigned.index) if assigned.cells else Cells()
+    app = create_app(assigned.config, start_telemetry(assigned.config, cells))
     app.on_response_prepare.append(_ask_to_reconnect(leaving))
     runner = create_runner(app)
     starting = asyncio.create_task(start_services(runner))

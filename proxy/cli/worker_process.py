@@ -82,6 +82,11 @@ class WorkerProcess:
         return f"worker {self.index} (process {self._process.pid})"
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
     def is_ready(self) -> bool:
         """Whether it takes connections."""
         return self._ready_at > 0 and not self.ended.done()

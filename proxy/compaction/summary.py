@@ -14,7 +14,7 @@ from proxy.context.model_request import ModelRequest
 from proxy.protocol import ids
 from proxy.protocol.errors import ApiError, BadGateway
 from proxy.relay import Outcome, Ownership, Relay, Splicer
-from proxy.upstream.attempts import Fault
+from proxy.telemetry.records import CUT
 from proxy.upstream.failover import AnswerEnd
 from storage import OpenedTurn, TurnSource, new_partition
 
@@ -85,7 +85,7 @@ class Summariser:
 
     async def _ask(
         self, opened: OpenedTurn, own_paths: Mapping[str, str], begun: Callable[[Mapping[str, str]], Awaitable[None]]
-    ) -> tuple[Outcome, Fault | None]:
+    ) -> tuple[Outcome, str]:
         fields, added = self._fields()
         order = orjson.dumps(_message(self._config.instructions or INSTRUCTIONS))
         # a history that has outgrown the model's window could not be summarised otherwise
@@ -95,7 +95,9 @@ class Summariser:
             fitted, _ = await self._budget.fit(limits, opened, TurnInput([], [order]))
             return ModelRequest(reader, fitted, TurnInput([], [order]), fields, added, own_paths), 0
 
-        with await self._call.put(self._request, compose, model=str(fields["model"] or "")) as answer:
+        with await self._call.put(
+            self._request, compose, model=str(fields["model"] or ""), purpose="compaction"
+        ) as answer:
             await begun(answer.headers)
             return await self._outcome_of(answer)
 
@@ -106,11 +108,11 @@ class Summariser:
         fields["model"] = self._config.model or asked.get("model")
         return fields, {"max_output_tokens": self._config.max_summary_tokens, "store": False, "stream": True}
 
-    async def _outcome_of(self, answer: ModelAnswer) -> tuple[Outcome, Fault | None]:
+    async def _outcome_of(self, answer: ModelAnswer) -> tuple[Outcome, str]:
         relay = Relay(_ownership(self._request.body))
         relay.origin = answer.origin
         if not await answer.is_stream(expected=True):
-            return relay.complete(await answer.read_json()), None
+            return relay.complete(await answer.read_json()), ""
         splicer = Splicer(relay, answer.max_event_bytes)
         async for chunk in answer.chunks(relay.patience):
             splicer.feed(chunk)
@@ -122,9 +124,9 @@ class Summariser:
         if splicer.failure is not None and relay.outcome is None:
             raise BadGateway("The upstream sent an event that can't be read.") from splicer.failure
         if relay.outcome is not None:
-            return relay.outcome, None
+            return relay.outcome, ""
         broken_off = "The upstream ended its stream before the response was complete."
-        return relay.fail("server_error", broken_off), Fault.CUT
+        return relay.fail("server_error", broken_off), CUT
 
 
 def _read(outcome: Outcome) -> Summary:

@@ -19,8 +19,8 @@ import msgspec
 
 from proxy.config.flags import FLAGS
 from proxy.config.schema import ENVIRONMENT_PREFIX, Key, in_words, keys, sections, variable_part
-from proxy.config.settings import Config
-from proxy.config.types import Secret, Section, UpstreamName
+from proxy.config.section import Section, UpstreamName
+from proxy.config.settings import Config, Secret
 from proxy.config.upstreams import UPSTREAMS_TABLE, NamedUpstreamConfig
 from proxy.config.validation import violations
 

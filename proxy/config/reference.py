@@ -14,7 +14,7 @@ from pathlib import Path
 
 from proxy.config.flags import FLAGS
 from proxy.config.schema import Key, keys, named_sections, sections
-from proxy.config.settings import Section
+from proxy.config.section import Section
 
 #: Width of the comments in the example, in characters.
 COMMENT_WIDTH = 100

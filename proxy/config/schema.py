@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from msgspec import inspect
 
-from proxy.config.settings import Config
-from proxy.config.types import Secret, Section
+from proxy.config.section import Section
+from proxy.config.settings import Config, Secret
 from proxy.config.upstreams import UPSTREAMS_TABLE, NamedUpstreamConfig
 
 #: What every environment variable of ours begins with.

@@ -11,9 +11,21 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from proxy.config.types import Count, HostName, KeyHash, ModelName, Name, NotEmpty, NotNegative, Positive, UpstreamName
-from proxy.config.types import Secret as Secret
-from proxy.config.types import Section as Section
+from proxy.config.section import (
+    Count,
+    HostName,
+    KeyHash,
+    ModelName,
+    Name,
+    NotEmpty,
+    NotNegative,
+    Positive,
+    Section,
+    SourceName,
+    UpstreamName,
+)
+from proxy.config.section import Secret as Secret
+from proxy.config.sources import KEY_SOURCES, USER_SOURCES
 from proxy.config.upstreams import NamedUpstreamConfig
 from proxy.config.upstreams import UpstreamConfig as UpstreamConfig
 
@@ -182,6 +194,9 @@ class ResponsesConfig(Section, frozen=True):
 
     #: Days that a response is kept after its last use; 0: for ever.
     retention_days: NotNegative = 30.0
+    #: List the latest 1,000 responses of each owner, so that the page finds those outside of conversations, and failed
+    #: ones.
+    list_recent: bool = True
 
 
 class CompactionConfig(Section, frozen=True):
@@ -266,6 +281,29 @@ class StreamsConfig(Section, frozen=True):
     retention_seconds: Annotated[float, msgspec.Meta(ge=1)] = 3600.0
 
 
+class RecordingConfig(Section, frozen=True):
+    """What is recorded of apps that keep their history themselves; see docs/recording.md."""
+
+    #: `on`: their turns become conversations; `keys`: only turns that name their session, see `keys`, go on in one;
+    #: `off`: each stored turn is on its own.
+    mode: Literal["on", "keys", "off"] = "on"
+    #: Which Chat Completions are recorded: those with `store: true`, or `all`.
+    chat: Literal["store", "all"] = "store"
+    #: Record turns with `store: false` too. Their responses can't be asked for all the same.
+    store_false: bool = False
+    #: Where a request may name its session, the first that is there counts: headers (`*` stands for anything), and
+    #: fields of the body.
+    keys: tuple[SourceName, ...] = KEY_SOURCES
+    #: Where a request may name the end user behind its API key: what one says is never taken for another's.
+    end_users: tuple[SourceName, ...] = USER_SOURCES
+    #: Chat Completions that wait to be written, of one process; more are dropped, and filled in from the next request.
+    max_waiting: Count = 1000
+    #: Bytes of them.
+    max_waiting_bytes: Count = 128 * 1024 * 1024
+    #: Most bytes of one, question and answer together; a larger one is not recorded.
+    max_bytes: Count = 32 * 1024 * 1024
+
+
 class ErrorsConfig(Section, frozen=True):
     """The shape of error bodies."""
 
@@ -273,11 +311,40 @@ class ErrorsConfig(Section, frozen=True):
     format: Literal["openai", "flat"] = "openai"
 
 
+class UiConfig(Section, frozen=True):
+    """The page at /ui: conversations and their branches, for people with a browser."""
+
+    #: Whether there is one; `auto`: where `server.host` is reached from this machine only.
+    enabled: bool | Literal["auto"] = "auto"
+    #: Where browsers reach this server, if not under its own address: `https://llm.example`. With https the page's
+    #: cookie is sent over https only. Its host is answered as those of `server.allowed_hosts` are.
+    url: str = ""
+
+
 class LogConfig(Section, frozen=True):
     """Logging to standard error: ids, sizes and timings, never a secret or a prompt."""
 
     #: Least level that is written.
     level: Literal["debug", "info", "warning", "error"] = "info"
+    #: `text`, or `json`: one object a line.
+    format: Literal["text", "json"] = "text"
+
+
+class MetricsConfig(Section, frozen=True):
+    """Metrics for Prometheus, at `GET /metrics` on an address of their own: whoever reaches it may read them."""
+
+    #: Address to listen on.
+    host: NotEmpty = "127.0.0.1"
+    #: Port to listen on; 0: metrics are not offered.
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+
+
+class TracesConfig(Section, frozen=True):
+    """Traces, sent where `OTEL_EXPORTER_OTLP_ENDPOINT` and its kin say, as OpenTelemetry reads them; else none."""
+
+    #: What a caller's `traceparent` is: the `parent` of the request's span, or only a `link` of a trace of our own, for
+    #: callers that must not decide what is sampled here.
+    remote_parent: Literal["parent", "link"] = "parent"
 
 
 class Config(Section, frozen=True):
@@ -297,12 +364,16 @@ class Config(Section, frozen=True):
     websocket: WebSocketConfig = WebSocketConfig()
     background: BackgroundConfig = BackgroundConfig()
     streams: StreamsConfig = StreamsConfig()
+    recording: RecordingConfig = RecordingConfig()
     compaction: CompactionConfig = CompactionConfig()
     models: ModelsConfig = ModelsConfig()
     idempotency: IdempotencyConfig = IdempotencyConfig()
     sealing: SealingConfig = SealingConfig()
     errors: ErrorsConfig = ErrorsConfig()
+    ui: UiConfig = UiConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    traces: TracesConfig = TracesConfig()
 
 
 def upstream_settings(config: Config) -> Mapping[str, UpstreamConfig]:

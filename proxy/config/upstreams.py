@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from proxy.config.types import Count, ModelName, NotEmpty, Positive, Secret, Section
+from proxy.config.section import Count, ModelName, NotEmpty, Positive, Secret, Section
 
 #: The table whose sections have names of the operator's own.
 UPSTREAMS_TABLE = "upstreams"

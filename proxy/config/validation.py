@@ -33,15 +33,7 @@ LEAST_MAX_MEMORY_BYTES = 16 * 1024 * 1024
 
 def violations(config: Config) -> Iterator[Violation]:
     """Yield every rule that `config` breaks: the key to change and what is wrong with it."""
-    for rule in (
-        _check_auth,
-        _check_jwt,
-        _check_upstreams,
-        _check_redis,
-        _check_data,
-        _check_sealing,
-        _check_retention,
-    ):
+    for rule in _RULES:
         yield from rule(config)
 
 
@@ -53,10 +45,18 @@ def warnings(config: Config) -> Iterator[str]:
             f'auth.mode = "passthrough" with {" and ".join(keys)} on {config.server.host}: any token spends that key; '
             'use "jwt" or "api_keys" for callers of your own'
         )
+    if config.metrics.port and not is_loopback(config.metrics.host):
+        yield f"metrics.host is {config.metrics.host}: whoever reaches its port may read the metrics, without a key"
     if config.redis.url and not config.sealing.key:
         yield (
             "redis.url is set and sealing.key is not: other replicas can't take over this one's background responses, "
-            "nor read its compactions; give all of them the same key"
+            "nor read its compactions or the sessions of its page; give all of them the same key"
+        )
+    on_the_network = config.ui.enabled is True and not is_loopback(config.server.host)
+    if on_the_network and not config.ui.url.lower().startswith("https://"):
+        yield (
+            "ui.enabled is set and ui.url does not begin with https://: keys that people sign in with, and all that "
+            "they look at, go over the network in the clear"
         )
 
 
@@ -171,6 +171,22 @@ def _check_retention(config: Config) -> Iterator[Violation]:
         )
 
 
+def _check_metrics(config: Config) -> Iterator[Violation]:
+    server, metrics = config.server, config.metrics
+    if metrics.port and metrics.port == server.port:
+        yield "metrics.port", "must be another one than server.port: what is in front of that must not show the metrics"
+
+
+def _check_ui(config: Config) -> Iterator[Violation]:
+    try:
+        url = urlsplit(config.ui.url)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and "@" not in url.netloc
+    except ValueError:
+        usable = False
+    if config.ui.url and not (usable and url.path in ("", "/") and not url.query and not url.fragment):
+        yield "ui.url", "must be http:// or https:// with a host, and no path: the page is at /ui/ below it"
+
+
 def _service_of(rest: str) -> str:
     """Return the path of what follows the scheme, without slashes."""
     return urlsplit(rest[len(_NETLOC_END.split(rest, maxsplit=1)[0]) :]).path.strip("/")
@@ -189,3 +205,16 @@ def _names_hosts(rest: str) -> bool:
         return all(host.hostname and host.port != 0 for host in hosts)
     except ValueError:
         return False
+
+
+_RULES = (
+    _check_auth,
+    _check_jwt,
+    _check_upstreams,
+    _check_redis,
+    _check_data,
+    _check_sealing,
+    _check_retention,
+    _check_ui,
+    _check_metrics,
+)

@@ -7,6 +7,10 @@ import binascii
 import hashlib
 import ipaddress
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Config
 
 KEY_BYTES = 32
 
@@ -33,6 +37,14 @@ def base_url(host: str, port: int) -> str:
     if address.is_unspecified:
         return f"http://127.0.0.1:{port}/v1"
     return f"http://[{host}]:{port}/v1" if address.version == 6 else f"http://{host}:{port}/v1"
+
+
+def page_url(config: Config, address: tuple[str, int]) -> str:
+    """Return where the page for people is; '' if there is none (`ui.enabled`). address: host and port listened on."""
+    is_on = is_loopback(config.server.host) if config.ui.enabled == "auto" else config.ui.enabled
+    if not is_on:
+        return ""
+    return (config.ui.url.rstrip("/") or base_url(*address).removesuffix("/v1")) + "/ui/"
 
 
 def describe_upstream(url: str) -> str:

@@ -6,7 +6,7 @@ Stored history is never parsed here: it is bytes, spliced into the request as `c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -15,10 +15,11 @@ from proxy.context.compacted import calls_after, mentions
 from proxy.context.pairing import answer_by_name, find_call, settled_calls
 from proxy.protocol.calls import mark_of
 from proxy.protocol.errors import BadRequest, item_not_found
-from proxy.protocol.items import InputItem, check_content, dump, item_id_of, stored_entry
+from proxy.protocol.ids import moved
+from proxy.protocol.items import InputItem, check_content, dump, is_edited, item_id_of, stored_entry
 from proxy.protocol.notes import Maker, note_of
 from proxy.protocol.request import TurnRequest
-from storage import Entry, OpenedTurn, Origin, pair
+from storage import Entry, OpenedTurn, Origin, pair, partition_of
 
 #: Most items of an answer that are looked past for the input that it answers.
 _ANSWER_ITEMS = 256
@@ -45,7 +46,12 @@ class TurnInput:
 
 
 def prepare(
-    request: TurnRequest, opened: OpenedTurn, new_id: Callable[[str], str], *, check_calls: bool = True
+    request: TurnRequest,
+    opened: OpenedTurn,
+    new_id: Callable[[str], str],
+    *,
+    check_calls: bool = True,
+    takes_edits: bool = False,
 ) -> TurnInput:
     """Sort a request's items out against what the store knows.
 
@@ -53,6 +59,8 @@ def prepare(
     stands for something else now; one that the history has is not sent twice. Tool calls and outputs are paired over
     history and input together, unless `check_calls` is off. Raises NotFound for an unknown reference; BadRequest for a
     repeated id or an unpaired call or output.
+
+    takes_edits: an item that says something else than the stored one under its id is the app's own edit, and new.
     """
     entries: list[Entry] = []
     sent: list[bytes] = []
@@ -71,6 +79,8 @@ def prepare(
             sent.append(orjson.dumps(item.body))
             paths.append(item.path)
             continue
+        if takes_edits and item.id and item.id in opened.known and is_edited(item, opened.known[item.id].data):
+            item = replace(item, id=None)
         entry = _to_entry(item, request, opened, new_id)
         if entry is not None:
             entries.append(entry)
@@ -124,6 +134,15 @@ def _spoken(call: str, items: Iterable[InputItem]) -> str:
         if item.body and mark_of(item.body).key == call:
             return str(item.body["call_id"])
     return call
+
+
+def moved_entry(entry: Entry, partition: str, *, stored: bool) -> Entry:
+    """Return an item of a turn that will live in a partition after all: with an id that leads there."""
+    if entry.origin is Origin.REFERENCE or (entry.origin is Origin.MINTED and partition_of(entry.id) == partition):
+        return entry
+    item_id = moved(entry.id, partition, stored=stored)
+    rest = entry.data[len(b'{"id":"') + len(entry.id) :]
+    return Entry(Origin.MINTED, item_id, b'{"id":"' + item_id.encode() + rest, entry.mark, entry.note)
 
 
 def output_entries(

@@ -52,9 +52,9 @@ _THOUGHT = b'"type":"reasoning"'
 OutgoingItems = dict[int, OutgoingItem]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelInput:
-    """What a model is sent.
+    """What a model is sent; nobody changes it.
 
     pieces: the items, joined with commas and cut anywhere. places: where each was among those that were given. kept:
     those that are sent; of a plain history as they are stored.

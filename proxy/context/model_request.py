@@ -43,9 +43,9 @@ class SentItem(NamedTuple):
     path: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelRequest:
-    """A request for one reader.
+    """A request for one reader, which nobody changes.
 
     own_paths: of items that stand in the history here although the request brings them itself, see `TurnInput`.
     has_input: it has the field even if there are no items.

@@ -36,3 +36,8 @@ def path_item_id(request: web.Request) -> str:
 def json_answer(data: Any, status: int = 200) -> web.Response:
     """Return an answer with `data` as its JSON body."""
     return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
+
+
+def path_of(request: web.Request) -> str:
+    """Return path and query as they were asked for."""
+    return request.rel_url.raw_path_qs

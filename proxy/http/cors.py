@@ -8,7 +8,7 @@ from proxy.http.keys import CONFIG, Handler
 from proxy.protocol.errors import Forbidden
 
 #: Headers of answers that a browser shows to a page.
-EXPOSED = "x-request-id, x-branchline-omitted-items, x-branchline-tokens"
+EXPOSED = "x-request-id, x-branchline-conversation, x-branchline-omitted-items, x-branchline-tokens"
 
 #: Seconds that a browser may remember a preflight's answer.
 PREFLIGHT_SECONDS = 600

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
@@ -45,7 +46,8 @@ class KnownHosts:
         """Return what `config` says; None if callers have to show a credential."""
         loopback = is_loopback(config.server.host)
         if config.auth.mode == "none" or (config.auth.mode == "passthrough" and loopback):
-            return cls([*config.server.allowed_hosts, config.server.host])
+            public = urlsplit(config.ui.url).hostname
+            return cls([*config.server.allowed_hosts, config.server.host, *([public] if public else [])])
         return None
 
     def know(self, host: str) -> bool:

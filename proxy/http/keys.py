@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy.config.settings import Config
 
 if TYPE_CHECKING:
+    from proxy.telemetry.records import RequestNotes
     from storage import Store
 
 #: The header that `proxy.idempotency` looks at.
@@ -27,5 +28,7 @@ STORE: web.AppKey[Store] = web.AppKey("store")
 
 #: `req_` + 32 hex digits; also the `x-request-id` header of the answer. Set on every request.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+#: What is noted of the request for metrics, line and trace. Set on every request.
+NOTES: web.RequestKey[RequestNotes] = web.RequestKey("notes")
 #: The `x-request-id` of the upstream's answer, for the log. Set by whoever called the upstream.
 UPSTREAM_REQUEST_ID: web.RequestKey[str] = web.RequestKey("upstream_request_id", str)

@@ -12,18 +12,19 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
+from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
 from proxy.http.body import let_go
 from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.hosts import require_known_host
-from proxy.http.keys import CONFIG, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.keys import CONFIG, NOTES, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
 from proxy.http.quotas import ALLOWANCE, count_request, rate_limit_headers
 from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
@@ -38,18 +39,29 @@ from proxy.protocol.errors import (
     error_body,
 )
 from proxy.protocol.store_errors import from_store_error
+from proxy.telemetry.lines import RequestLine
+from proxy.telemetry.records import RequestNotes
+from proxy.telemetry.telemetry import TELEMETRY
+from proxy.telemetry.traces import STORE_CALLS, TRACESTATE
 from storage import StoreError
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
 
     from proxy.config.settings import Config
+    from proxy.telemetry.telemetry import Telemetry
+    from proxy.telemetry.tracing import Tracing
 
 #: Called before the head of an answer is sent.
 Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 #: Written to the log for a request whose client left before the answer (nginx's number; never sent).
 CLIENT_LEFT = 499
+
+#: The status of a request that became a WebSocket.
+SWITCHED = 101
+#: What the route of a request that nothing answers is called in metrics and traces.
+UNKNOWN_ROUTE = "unknown"
 
 #: `SO_LINGER` on, for 0 seconds: closing the socket resets the connection.
 RESET = struct.pack("ii", 1, 0)
@@ -63,8 +75,8 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 #: The answer whose head has been sent.
 _STARTED: web.RequestKey[web.StreamResponse] = web.RequestKey("started")
 
-#: When the request came, by `time.perf_counter`; gone once its line is written.
-_BEGUN: web.RequestKey[float] = web.RequestKey("begun", float)
+#: Paths whose requests are told only with `log.level = "debug"`: probes ask them every few seconds.
+PROBES = frozenset({"/healthz", "/readyz"})
 
 #: Paths that need no credentials, set by `proxy.app`.
 OPEN_PATHS: web.AppKey[frozenset[str]] = web.AppKey("open_paths", frozenset)
@@ -88,14 +100,19 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         # the client has left before anything was done
         raise asyncio.CancelledError
     request[REQUEST_ID] = new_request_id()
-    running = request.app[RUNNING]
+    app = request.app
+    running = app[RUNNING]
     running.add(task)
     task.add_done_callback(running.discard)
     connection.on_leave = task.cancel
-    request[_BEGUN] = time.perf_counter()
+    notes = request[NOTES] = RequestNotes(time.perf_counter())
     response: web.StreamResponse | None = None
+    telemetry = app[TELEMETRY]
+    tracing = telemetry.tracing
     try:
         try:
+            if tracing is not None:
+                _begin_trace(request, tracing)
             require_known_host(request)
             response = await handler(request)
         except Exception as exc:
@@ -104,14 +121,27 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     finally:
         connection.on_leave = None
         let_go(request)
-        if _BEGUN in request:
-            _write_line(request, response)
+        if not notes.is_told:
+            _write_line(request, notes, telemetry, response)
+        if tracing is not None:
+            _end_trace(request, response, tracing)
 
 
 def note_left(request: web.Request) -> None:
     """Write the line of a request now: its client has gone, though what it asked for goes on."""
-    if _BEGUN in request:
-        _write_line(request, None)
+    if not (notes := request[NOTES]).is_told:
+        _write_line(request, notes, request.app[TELEMETRY], None)
+
+
+def traced_headers(request: web.Request) -> Mapping[str, str]:
+    """Return a request's headers as they go on: with our own span as the parent, where traces are made."""
+    trace = request[NOTES].trace
+    if trace is None:
+        return request.headers
+    headers = CIMultiDict(request.headers)
+    headers.popall(TRACESTATE, None)
+    headers.update(trace.headers(trace.span_id))
+    return headers
 
 
 @web.middleware
@@ -161,7 +191,7 @@ def signals(config: Config) -> list[Signal]:
 def _answer_to(request: web.Request, exc: Exception) -> web.StreamResponse:
     """Return the answer that an exception means; cut one that has begun."""
     started: web.StreamResponse | None = request.get(_STARTED)
-    if _BEGUN not in request:
+    if request[NOTES].is_told:
         # its client left long ago
         return started or web.Response(status=CLIENT_LEFT)
     if isinstance(exc, ConnectionError) and _client_left(request):
@@ -216,19 +246,49 @@ def _cut(request: web.Request, response: web.StreamResponse) -> None:
     request.transport.abort()
 
 
-def _write_line(request: web.Request, response: web.StreamResponse | None) -> None:
+def _write_line(
+    request: web.Request, notes: RequestNotes, telemetry: Telemetry, response: web.StreamResponse | None
+) -> None:
     response = response or _sent_whole(request)
-    log.info(
-        "%s %s %d %.1f ms %d bytes %s upstream %s",
-        request.method,
-        _logged_path(request),
-        response.status if response is not None else CLIENT_LEFT,
-        (time.perf_counter() - request[_BEGUN]) * 1000,
-        _sent_bytes(response),
+    status = response.status if response is not None else CLIENT_LEFT
+    seconds = time.perf_counter() - notes.began
+    notes.is_told = True
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else UNKNOWN_ROUTE
+    telemetry.request_ended(route, request.method, status, seconds)
+    line = RequestLine(
         request[REQUEST_ID],
+        request.method,
+        request.rel_url.raw_path[:200] if resource is None or "{tail}" in route else route,
+        status,
+        seconds * 1000,
+        _sent_bytes(response),
         request.get(UPSTREAM_REQUEST_ID, "-"),
+        notes.record,
+        notes.trace,
     )
-    del request[_BEGUN]
+    if route in PROBES:
+        log.debug(line)
+    else:
+        log.info(line)
+
+
+def _begin_trace(request: web.Request, tracing: Tracing) -> None:
+    """Give the request its place in a trace, and note there what is asked of the store."""
+    trace = request[NOTES].trace = tracing.begin(request.headers)
+    STORE_CALLS.set(trace.calls if trace.sampled else None)
+
+
+def _end_trace(request: web.Request, response: web.StreamResponse | None, tracing: Tracing) -> None:
+    """Make the request's spans; of a WebSocket each turn has its own."""
+    # the next request of the connection comes in the same context
+    STORE_CALLS.set(None)
+    status = response.status if response is not None else CLIENT_LEFT
+    notes = request[NOTES]
+    if status != SWITCHED and notes.trace is not None:
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else UNKNOWN_ROUTE
+        tracing.request_ended(notes.trace, request.method, route, status, notes.record)
 
 
 def _client_left(request: web.Request) -> bool:
@@ -238,13 +298,6 @@ def _client_left(request: web.Request) -> bool:
 def _is_open(request: web.Request) -> bool:
     resource = request.match_info.route.resource
     return resource is not None and resource.canonical in request.app[OPEN_PATHS]
-
-
-def _logged_path(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    if resource is None or "{tail}" in resource.canonical:
-        return request.rel_url.raw_path[:200]
-    return resource.canonical
 
 
 def _sent_whole(request: web.Request) -> web.StreamResponse | None:

@@ -24,8 +24,9 @@ from proxy.http.middleware import note_left
 from proxy.idempotency.answers import answer_lost, replayed, restate
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS, HeldKey
 from proxy.protocol import lenient_json
-from proxy.protocol.errors import BadRequest, too_long
+from proxy.protocol.errors import BadRequest, KeyReused, too_long
 from proxy.streams.follower import follow
+from proxy.telemetry.telemetry import TELEMETRY
 from storage import KeptAnswer
 
 MAX_KEY_LENGTH = 255
@@ -48,8 +49,14 @@ async def answer_once(request: web.Request, handler: Handler) -> web.StreamRespo
 
     name = hashlib.sha256(b"key\0" + key.encode()).hexdigest()
     fingerprint = _fingerprint(request, content)
-    taken = await request.app[IDEMPOTENCY_KEYS].take(request[CALLER].owner, name, fingerprint, restated)
+    repeats = request.app[TELEMETRY].metrics.repeats_total
+    try:
+        taken = await request.app[IDEMPOTENCY_KEYS].take(request[CALLER].owner, name, fingerprint, restated)
+    except KeyReused:
+        repeats.add("mismatch")
+        raise
     if isinstance(taken, KeptAnswer):
+        repeats.add("key")
         return await _answer_again(request, taken, content)
     request[HELD_KEY] = taken
     return await _outlive_client(request, handler, taken)

@@ -19,8 +19,9 @@ from proxy.idempotency.answers import EVENT_STREAM, answer_lost, replayed, resta
 from proxy.idempotency.keys import HELD_KEY, IDEMPOTENCY_KEYS
 from proxy.protocol.errors import InProgress
 from proxy.runtime.tasks import Backoff
+from proxy.telemetry.telemetry import TELEMETRY
+from proxy.turns.observer import AnsweredBefore, TurnResult
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE
-from proxy.turns.turn import AnsweredBefore, TurnResult
 from storage import Conflict, KeptAnswer, Unavailable
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class KeyedAnswer:
     recording: its frames, if it is streamed.
     """
 
+    needs_id = True
+
     def __init__(self, request: web.Request, held: HeldKey, recording: Recording | None) -> None:
         self._held = held
         self._recording = recording
@@ -96,6 +99,9 @@ class KeyedAnswer:
         await self._held.note(response_id)
         if (answer := await self._held.answer_before()) is not None:
             raise AnsweredBefore(answer)
+
+    def moved(self, response_id: str) -> None:
+        """Nothing changes: the id was known before."""
 
     async def storing(self, attempt: int) -> None:
         """Raise Conflict if the key was lost while the store was away: another request may carry it out by now."""
@@ -122,6 +128,8 @@ class AbandonedAnswer:
 
     delivery: the client's side. recording: see KeyedAnswer.
     """
+
+    needs_id = False
 
     def __init__(
         self,
@@ -164,6 +172,10 @@ class AbandonedAnswer:
             raise AnsweredBefore(*found)
         if self._delivery.gone:
             self._mark_once()
+
+    def moved(self, response_id: str) -> None:
+        """Note the new id."""
+        self._response_id = response_id
 
     async def storing(self, attempt: int) -> None:
         """See that a retry will know of what is stored for a client that has gone. Raises Unavailable."""
@@ -333,6 +345,7 @@ async def find_lost_answer(
 
 async def deliver_again(request: web.Request, answer: KeptAnswer, claim: KeyClaim | None) -> web.Response:
     """Deliver an answer that was kept, and forget it once it has been. claim: see `AnsweredBefore`."""
+    request.app[TELEMETRY].metrics.repeats_total.add("retry")
     response = replayed(answer)
     await response.prepare(request)
     await response.write_eof()

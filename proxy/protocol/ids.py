@@ -21,6 +21,7 @@ from storage import random_hex
 MAX_LENGTH = 64
 VALID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 #: What follows the prefix of a response's id.
 _TURN_BODY = re.compile(r"[0-9a-f]{50}")
 #: Ids that are minted here have this form; OpenAI's too.
@@ -49,11 +50,21 @@ def new_turn_item_id(item_type: str, partition: str, *, stored: bool) -> str:
     return f"{item_type_of(item_type).id_prefix}_{_turn_body(partition, stored=stored)}"
 
 
+def moved(item_id: str, partition: str, *, stored: bool) -> str:
+    """Return a fresh id with the prefix of another, for an item of a turn in this partition."""
+    return f"{item_id.partition('_')[0]}_{_turn_body(partition, stored=stored)}"
+
+
 def derived_item_id(item_type: str, response_id: str, number: int) -> str:
     """Return the id of the number-th item of a stored response: the same whenever the response is made again."""
     body = response_id.rpartition("_")[2]
     digest = hashlib.sha256(f"{response_id}:{number}".encode()).hexdigest()
     return f"{item_type_of(item_type).id_prefix}_{body[:26]}{digest[:24]}"
+
+
+def new_call_id() -> str:
+    """Return a `call_id` for a call that came without."""
+    return "call_" + "".join(secrets.choice(_BASE62) for _ in range(24))
 
 
 def with_prefix_of(minted: str, item_type: str, upstream_id: Any) -> str:

@@ -90,6 +90,27 @@ def check_content(item: InputItem, stored: bytes) -> None:
         raise duplicate_item(item.id, f"{item.path}.id")
 
 
+def is_edited(item: InputItem, stored: bytes) -> bool:
+    """Whether an item with an id that was minted here says something else than the stored one under that id.
+
+    What is said is the text of a message, or what a call of a function names; all else is the stored item's.
+    """
+    if item.id is None or item.body is None or not is_minted(item.id):
+        return False
+    there = integers.loads_exact(stored)
+    if item.type == "message":
+        return "content" in item.body and _text(item.body) != _text(there)
+    if item.type != "function_call":
+        return False
+    return any(field in item.body and item.body[field] != there.get(field) for field in ("name", "arguments"))
+
+
+def _text(message: dict[str, Any]) -> str:
+    parts = message.get("content")
+    texts = [part.get("text", part.get("refusal")) for part in parts if isinstance(part, dict)] if parts else []
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def _agrees(value: Any, stored: Any) -> bool:
     # integers beyond 64 bits are the same where their digits are
     return value in (None, "", [], {}) or value == stored or orjson.dumps(value) == orjson.dumps(stored)

@@ -2,6 +2,7 @@
 
     maker    the model server and the model that made it: its names as it was asked for, and as it calls itself
     broken   its arguments are no JSON: it can't go out as a call any more
+    chat     what a message of Chat Completions said that no item can say (`proxy.chat`)
 
 Only items that need one have a note: those that no other model understands, and broken calls. No note, no known maker:
 so it is with all that clients bring along, and with what was stored before there were notes.
@@ -34,16 +35,17 @@ class ItemNote(msgspec.Struct, frozen=True, omit_defaults=True):
 
     maker: Maker | None = None
     broken: bool = False
+    chat: dict[str, Any] | None = None
 
 
-def note_of(item: dict[str, Any], maker: Maker | None = None) -> str:
+def note_of(item: dict[str, Any], maker: Maker | None = None, chat: dict[str, Any] | None = None) -> str:
     """Return the note of an item in its stored form, '' if it needs none. maker: of what a model has made just now."""
     row = item_type_of(item["type"])
     keeps_maker = maker is not None and (row.is_sealed or isinstance(item.get("encrypted_content"), str))
     broken = row.is_call and is_broken(item)
-    if not (keeps_maker or broken):
+    if not (keeps_maker or broken or chat):
         return ""
-    return msgspec.json.encode(ItemNote(maker if keeps_maker else None, broken)).decode()
+    return msgspec.json.encode(ItemNote(maker if keeps_maker else None, broken, chat)).decode()
 
 
 @lru_cache(_NOTES_READ)

@@ -73,9 +73,9 @@ _OUTPUT_COUNTS = {"reasoning_tokens": 0}
 _SILENT_FAILURE = "The model server failed and did not say why."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ownership:
-    """What Branchline decides in every Response object of a turn."""
+    """What Branchline decides in every Response object of a turn; nobody changes it."""
 
     response_id: str
     previous_response_id: str | None

@@ -7,14 +7,11 @@ optional fields of reasoning items. Fields and item types that are not named the
 from __future__ import annotations
 
 import copy
-import secrets
 from typing import Any
 
 import orjson
 
 from proxy.protocol.item_types import Item, ItemType, item_type_of
-
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 #: Fields of parts that a client requires.
 _PARTS: dict[str, Item] = {
@@ -181,8 +178,3 @@ def position_of(event: dict[str, Any]) -> int | None:
     """Return the `output_index` of an event, None if it has none."""
     index = event.get("output_index")
     return index if type(index) is int else None
-
-
-def new_call_id() -> str:
-    """Return a `call_id` for a call that came without."""
-    return "call_" + "".join(secrets.choice(_BASE62) for _ in range(24))

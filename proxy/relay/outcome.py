@@ -26,9 +26,9 @@ LINGER_SECONDS = 1.0
 LINGER_AFTER_CALLS_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """How a turn ended."""
+    """How a turn ended; nobody changes it."""
 
     status: Status
     #: The complete Response object for the client, output included.

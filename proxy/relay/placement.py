@@ -23,10 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from proxy.protocol.ids import with_prefix_of
+from proxy.protocol.ids import new_call_id, with_prefix_of
 from proxy.protocol.item_types import Item, item_type_of
 from proxy.relay.draft import Draft, Likeness
-from proxy.relay.item import complete_item, merged, new_call_id, position_of, told_name, type_name
+from proxy.relay.item import complete_item, merged, position_of, told_name, type_name
 from proxy.relay.pairing import is_same, likeness_of, words_of
 
 #: Ids that are remembered of one item: those of a server that changes them with every event lead nowhere.

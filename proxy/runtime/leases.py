@@ -26,6 +26,8 @@ UNDO_PATIENCE_SECONDS = 1.0
 #: Seconds between two attempts, and after which nothing is tried any more.
 UNDO_PAUSE_SECONDS = 0.1
 LONGEST_UNDO_SECONDS = 300.0
+#: Seconds between two looks at the locks of turns that somebody watches: so soon they end when they are to.
+WATCHED_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +43,10 @@ class Leases:
         self._store = store
         self.seconds = seconds
         self._held: set[Lease] = set()
+        #: What ends the turns that may be ended by others, and which of them are watched.
+        self._stops: dict[Lease, Callable[[], None]] = {}
+        self._watched: set[Lease] = set()
+        self._has_watched = asyncio.Event()
         self._owed: list[_Owed] = []
         self._owes = asyncio.Event()
 
@@ -51,6 +57,21 @@ class Leases:
     def forget(self, lease: Lease) -> None:
         """Stop renewing a lock."""
         self._held.discard(lease)
+        self._stops.pop(lease, None)
+        self._watched.discard(lease)
+
+    def on_stop(self, lease: Lease, stop: Callable[[], None], *, watched: bool) -> None:
+        """Have `stop` called when somebody wants the turn that holds this lock to end, until the lock is forgotten.
+
+        watched: somebody watches the turn: then that is soon, else when the lock is renewed.
+        """
+        self._stops[lease] = stop
+        if watched:
+            self._watch(lease)
+
+    def _watch(self, lease: Lease) -> None:
+        self._watched.add(lease)
+        self._has_watched.set()
 
     async def give_back(self, lease: Lease) -> None:
         """Let the next one have a lock, now or as soon as the store can be reached."""
@@ -76,17 +97,35 @@ class Leases:
         """Renew what is held, and give back what is owed, for as long as the context lasts."""
         async with (
             tasks.periodic("renewal of locks", self.seconds / 3, self._renew, logger),
+            tasks.periodic("look at watched turns", WATCHED_PAUSE_SECONDS, self._look, logger, when=self._has_watched),
             tasks.periodic("giving back of locks", UNDO_PAUSE_SECONDS, self._settle, logger, when=self._owes),
         ):
             yield self
 
     async def _renew(self) -> None:
-        if not self._held:
-            return
-        held = list(self._held)
+        if self._held:
+            await self._renew_some(list(self._held))
+
+    async def _look(self) -> None:
+        if self._watched:
+            await self._renew_some(list(self._watched))
+        if not self._watched:
+            self._has_watched.clear()
+
+    async def _renew_some(self, leases: list[Lease]) -> None:
         # without the store a lock may run out: its turn finds out at its commit whether anybody came in between
-        kept = await self._store.turns.renew(held, self.seconds)
-        self._held.difference_update(one for one, is_kept in zip(held, kept, strict=True) if not is_kept)
+        for lease, found in zip(leases, await self._store.turns.renew(leases, self.seconds), strict=True):
+            stop = self._stops.get(lease)
+            if not found.held:
+                self.forget(lease)
+            elif stop is None:
+                continue
+            elif found.stop:
+                stop()
+            elif found.watched:
+                self._watch(lease)
+            else:
+                self._watched.discard(lease)
 
     async def _settle(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 BATCH_SECONDS = 0.05
 ORDINARY_BATCH_SECONDS = 0.2
 BATCH_BYTES = 64 * 1024
+#: Seconds that the events of a turn are kept after the last one only because somebody watched it.
+WATCHED_LOG_SECONDS = 60.0
 #: Bytes that may wait for a store that can't be reached; over that the log is given up.
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 #: Seconds for which the last batch is tried again, and the pause between two attempts.
@@ -45,12 +47,12 @@ class EventLogWriter:
     accepted before, enter it as a context, which finds what an earlier run has written.
     """
 
-    def __init__(self, services: Services, log: EventLog) -> None:
+    def __init__(self, services: Services, log: EventLog, retention_seconds: float | None = None) -> None:
         self._events = services.store.events
         self._leases = services.leases
         self._log = log
         self._lease = self._events.lease(log)
-        self._retention_seconds = services.config.streams.retention_seconds
+        self._retention_seconds = retention_seconds or services.config.streams.retention_seconds
         # a log must outlive the longest silence of its upstream
         self._running_seconds = self._retention_seconds + services.config.upstream.read_timeout_seconds
         self._batch_seconds = BATCH_SECONDS if log.token else ORDINARY_BATCH_SECONDS
@@ -263,12 +265,16 @@ class EventLogWriter:
 class StreamLog:
     """The log of an ordinary stream, begun when its turn has an id: a sink of the turn's frames, and its observer.
 
-    It may lack the latest events until it ends: a run that dies before that is not made again.
+    It may lack the latest events until it ends: a run that dies before that is not made again. retention_seconds: for
+    which it is kept, None for `streams.retention_seconds`.
     """
 
-    def __init__(self, services: Services, owner: str) -> None:
+    needs_id = False
+
+    def __init__(self, services: Services, owner: str, retention_seconds: float | None = None) -> None:
         self._services = services
         self._owner = owner
+        self._retention_seconds = retention_seconds
         self._writer: EventLogWriter | None = None
 
     def begun(self) -> None:
@@ -276,7 +282,11 @@ class StreamLog:
 
     async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
         """Begin the log."""
-        self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id))
+        self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id), self._retention_seconds)
+
+    def moved(self, response_id: str) -> None:
+        """Begin the log of the new id; nothing was written yet."""
+        self._writer = EventLogWriter(self._services, EventLog(self._owner, response_id), self._retention_seconds)
 
     async def storing(self, attempt: int) -> None:
         """Nothing has to wait."""
@@ -311,6 +321,12 @@ def stream_log(services: Services, owner: str, request: TurnRequest) -> StreamLo
     """Return the log of an ordinary stream; None where its events are not kept (`streams.keep`)."""
     keeps = services.config.streams.keep == "all" and request.stream and request.stored
     return StreamLog(services, owner) if keeps else None
+
+
+def watched_log(services: Services, owner: str, request: TurnRequest) -> StreamLog | None:
+    """Return the log of a turn that somebody watches; None where its events are kept anyway, or it has none."""
+    lacks = services.config.streams.keep != "all" and request.stream and request.stored and not request.background
+    return StreamLog(services, owner, WATCHED_LOG_SECONDS) if lacks else None
 
 
 def split_frames(frames: bytes) -> list[bytes]:

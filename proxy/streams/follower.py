@@ -64,6 +64,10 @@ class Followers:
         self._wanted = asyncio.Event()
         self._stopped = False
 
+    def __len__(self) -> int:
+        """How many streams are told from logs."""
+        return len(self._streams)
+
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[Followers]:
         """Look into the logs for as long as the context lasts."""

@@ -11,6 +11,7 @@ import orjson
 
 from proxy.context.input import output_entries
 from proxy.protocol.store_errors import from_unavailable
+from proxy.recording.recording import FinishedTurn, RecordedAnswer
 from proxy.runtime.tasks import Backoff
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
 from proxy.turns.options import Revised
@@ -19,6 +20,7 @@ from storage import CommitMode, CommitResult, Committed, Conflict, StoreError, T
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from proxy.recording.turn import TurnRecording
     from proxy.relay import Outcome, Relay
     from proxy.services import Services
     from proxy.turns.opening import Opening
@@ -30,12 +32,21 @@ logger = logging.getLogger(__name__)
 class Commit:
     """What one turn writes. call: knows who makes it. relay: makes the failure that is told if it can't be written."""
 
-    def __init__(self, services: Services, call: ModelCall, opening: Opening, relay: Relay) -> None:
+    def __init__(
+        self,
+        services: Services,
+        call: ModelCall,
+        opening: Opening,
+        relay: Relay,
+        recording: TurnRecording | None = None,
+    ) -> None:
         self._services = services
         self._call = call
         self._owner = call.caller.owner
         self._opening = opening
         self._relay = relay
+        #: None where the turn is written as it came, or where recording it has turned out to be impossible.
+        self._recording = recording
         self._committed = Committed(CommitResult.OK)
         self._is_written = False
 
@@ -56,12 +67,15 @@ class Commit:
         while (mode := self._mode(outcome, leaving=leaving)) is not None:
             try:
                 await storing(next(attempts))
-                self._committed = await self._services.store.turns.commit(self._to_commit(outcome, mode))
+                commit = self._to_commit(outcome, mode)
+                if not (mode is CommitMode.CHAIN and await self._record(outcome, commit, leaving=leaving)):
+                    self._committed = await self._services.store.turns.commit(commit)
             except Conflict:
                 logger.warning("turn %s lost its lock and the branch moved on", response_id)
                 outcome = self._relay.fail(
                     "conversation_conflict", "The conversation was changed by another turn; this one was not added."
                 )
+                self._call.record.outcome = "conflict"
                 if mode is CommitMode.RECORD:
                     # the partition itself is somebody else's: no other commit can succeed either
                     return outcome
@@ -72,11 +86,34 @@ class Commit:
                 unsure = error.unsure = error.unsure or unsure
                 if not await backoff.pause():
                     return self._give_up(error)
+                self._call.record.retries += 1
             else:
                 self._services.leases.forget(self._opening.lease)
                 self._is_written = True
                 break
         return outcome
+
+    async def _record(self, outcome: Outcome, commit: TurnCommit, *, leaving: bool) -> bool:
+        """Write the turn where its history goes on; return whether nothing is left to write. Raises as a commit."""
+        recording, self._recording = self._recording, None
+        if recording is None:
+            return not self.keeps_items
+        answer = RecordedAnswer(commit.response_id, commit.status, commit.body, outcome.items, commit.outputs)
+        entries = commit.inputs
+        turn = FinishedTurn(
+            answer,
+            lambda new: [[entries[index]] for index in new if index < len(entries)],
+            commit.model,
+            commit.stored,
+            commit.job_token,
+            is_delivered=not leaving,
+            count=len(entries),
+        )
+        try:
+            return await recording.record(turn) or not self.keeps_items
+        except Unavailable:
+            self._recording = recording
+            raise
 
     async def release(self) -> None:
         """Give the lock back if the turn ended without a commit."""
@@ -102,7 +139,8 @@ class Commit:
         return describe(Revised(done.branch, done.backup, opening.opened.anchor, item))
 
     def _give_up(self, error: Unavailable) -> Outcome:
-        logger.error("turn %s: not saved: the store %s", self._opening.response_id, error.reason.value)
+        self._call.record.outcome = "unsaved"
+        logger.warning("turn %s: not saved: the store %s", self._opening.response_id, error.reason.value)
         told = from_unavailable(error)
         code = "server_error" if told.code == "store_unavailable" else told.code or "server_error"
         if error.unsure:
@@ -112,7 +150,7 @@ class Commit:
     def _mode(self, outcome: Outcome, *, leaving: bool) -> CommitMode | None:
         """Where the outcome goes; None: nowhere."""
         request = self._opening.request
-        if not self.keeps_items:
+        if not self.keeps_items and self._recording is None:
             return None
         if outcome.status not in {"completed", "incomplete"} or (leaving and not outcome.items):
             return CommitMode.RECORD if request.stored else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.protocol.items import stored_id
-from storage import Entry, KnownItem, OpenedTurn, Origin, pair
+from storage import Entry, HistoryItems, KnownItem, OpenedTurn, Origin, pair
 
 if TYPE_CHECKING:
     from proxy.relay import Outcome
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class Continuation:
     """What a response ended with. stored: items of its history that the store has; chain: the same as refs.
 
-    tail: the items after it, which the store does not have. pending: calls that wait for an output. calls: those
-    that an output may answer. notes, severed: of all of these items, see `storage.OpenedTurn`.
+    tail: the items after it, which the store does not have. shown: what its turn began with, stored items and those of
+    the tail that were there already; it remembers what was found out of them. pending: calls that wait for an output.
+    calls: those that an output may answer. notes, severed: of all of these items, see `storage.OpenedTurn`.
     """
 
     stored: Sequence[bytes]
     chain: bytes
     tail: tuple[Entry, ...]
+    shown: HistoryItems
     pending: frozenset[str]
     calls: frozenset[str]
     notes: Mapping[str, str]
@@ -32,12 +34,13 @@ class Continuation:
     @property
     def size(self) -> int:
         """Bytes of its items."""
-        return sum(map(len, self.items))
+        return self.items.size
 
     @property
-    def items(self) -> list[bytes]:
+    def items(self) -> HistoryItems:
         """All of its items, oldest first."""
-        return [*self.stored, *(entry.data for entry in self.tail)]
+        new = self.tail[len(self.shown) - len(self.stored) :]
+        return HistoryItems([entry.data for entry in new], self.shown)
 
 
 def continuation_of(
@@ -52,8 +55,9 @@ def continuation_of(
     new = [replace(entry, origin=Origin.CLIENT) if entry.origin is Origin.MINTED else entry for entry in entries]
     paired = pair((entry.mark for entry in new), waiting=opened.pending, known=opened.calls)
     stored, tail = (before.stored, before.tail) if before else (opened.items, ())
+    shown = opened.items if isinstance(opened.items, HistoryItems) else HistoryItems(opened.items)
     notes = {**opened.notes, **{entry.id: entry.note for entry in new if entry.note}}
-    return Continuation(stored, opened.chain, (*tail, *new), paired.waiting, paired.known, notes, opened.severed)
+    return Continuation(stored, opened.chain, (*tail, *new), shown, paired.waiting, paired.known, notes, opened.severed)
 
 
 def recall(before: Continuation, item_ids: Sequence[str], found: OpenedTurn) -> OpenedTurn:

@@ -6,24 +6,24 @@ process and not for the first time) is known by an id already, and gives its ite
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from proxy.protocol import ids
-from storage import partition_of, random_hex
+from storage import new_token, partition_of
 
 
 @dataclass(slots=True)
 class FreshIdentity:
     """A turn that begins here.
 
-    lock_wait_seconds: how long it waits for its branch. token: of its lock, '' to look without one. job_token: the
-    right to commit a response that was accepted before. created_at: Unix seconds, None for now. partition: where it
-    has to live, '' if that follows from what it continues.
+    lock_wait_seconds: how long it waits for its branch. looks: it takes no lock. job_token: the right to commit a
+    response that was accepted before. created_at: Unix seconds, None for now. partition: where it has to live, '' if
+    that follows from what it continues.
     """
 
     lock_wait_seconds: float
-    token: str = field(default_factory=lambda: random_hex(16))
+    looks: bool = False
     job_token: str = ""
     created_at: int | None = None
     partition: str = ""
@@ -31,7 +31,11 @@ class FreshIdentity:
     @classmethod
     def looking(cls) -> FreshIdentity:
         """Return the identity of a turn that is only looked at: without a token the store locks and writes nothing."""
-        return cls(lock_wait_seconds=0, token="")
+        return cls(lock_wait_seconds=0, looks=True)
+
+    def token(self, response_id: str) -> str:
+        """Return a token for the lock of the turn that makes this response; '' to look without one."""
+        return "" if self.looks else new_token(response_id)
 
     def response_id(self, partition: str, *, stored: bool) -> str:
         """Mint the response's id."""
@@ -43,15 +47,19 @@ class FreshIdentity:
 
 
 class AcceptedIdentity:
-    """A turn that was accepted before it runs. token: of its lock, and of the right to commit."""
+    """A turn that was accepted before it runs. job_token: of its lock, and of the right to commit."""
 
     def __init__(self, response_id: str, token: str, created_at: int, lock_wait_seconds: float) -> None:
         self._response_id = response_id
         self._minted = 0
-        self.token = self.job_token = token
+        self.job_token = token
         self.created_at = created_at
         self.lock_wait_seconds = lock_wait_seconds
         self.partition = partition_of(response_id)
+
+    def token(self, response_id: str) -> str:
+        """Return the token of the lock that was taken when it was accepted."""
+        return self.job_token
 
     def response_id(self, partition: str, *, stored: bool) -> str:
         """Return the id that the caller was told."""

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.context.input import TurnInput, ends_with_turn_of, prepare
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import TurnsConfig
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
+    from proxy.telemetry.records import TurnRecord
     from proxy.turns.continuation import Continuation
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ class Opening:
     """What a turn begins with.
 
     request: with the model of the previous response where it names none. lease: its partition, token and lock, '' if it
-    holds none. opened: what the store has of it. turn_input: what it brings. created_at: Unix seconds.
+    holds none. opened: what the store has of it. turn_input: what it brings. created_at: Unix seconds. waited_seconds:
+    for its branch.
     """
 
     request: TurnRequest
@@ -73,6 +76,32 @@ class Opening:
     turn_input: TurnInput
     response_id: str
     created_at: int
+    waited_seconds: float = 0.0
+
+    def note(self, record: TurnRecord) -> None:
+        """Note what the turn begins with."""
+        source = self.request.source
+        record.opened_at = perf_counter()
+        record.lock_seconds = self.waited_seconds
+        record.response_id = self.response_id
+        record.model = self.request.model
+        record.history = len(self.opened.items)
+        if record.trace is not None and record.trace.sampled:
+            record.history_bytes = sum(map(len, self.opened.items))
+            record.conversation_id = source.conversation_id or ""
+            record.previous_response_id = source.previous_response_id or ""
+            record.branch = self.opened.branch
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing is in its partition yet."""
+        return not (self.request.source.subject or self.opened.known or self.identity.partition)
+
+    def moved_to(self, partition: str) -> Opening:
+        """Return the same turn in another partition; it must hold no lock. Items of its input keep their ids."""
+        response_id = self.identity.response_id(partition, stored=self.request.stored)
+        lease = Lease(partition, "", self.identity.token(response_id))
+        return replace(self, lease=lease, response_id=response_id)
 
     def may_repeat(self) -> bool:
         """Tell whether its history may end with a turn that brought the same."""
@@ -97,16 +126,23 @@ async def open_turn(
     """
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
-    lease = Lease(identity.partition or _partition_for(request), "", identity.token)
-    opened = _NOTHING
+    partition = identity.partition or _partition_for(request)
+    # a lock, which only conversations have, says whose it is; elsewhere the partition may turn out to be another one
+    response_id = identity.response_id(partition, stored=request.stored) if request.source.conversation_id else ""
+    lease = Lease(partition, "", identity.token(response_id))
+    opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
-    if identity.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
+    if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
         # before the model is asked, and without a round trip: what the store was found to be a moment ago
         services.store.condition.require()
     if request.source.subject or request.item_ids:
-        opened = await _Attempt(services, owner, request, options, lease).open(identity.lock_wait_seconds, is_leaving)
-    partition = lease.partition if identity.partition else _home(request, opened, lease.partition)
-    lease = Lease(partition, opened.lock, identity.token)
+        attempt = _Attempt(services, owner, request, options, lease)
+        opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
+        waited = attempt.waited_seconds
+    if not identity.partition:
+        partition = _home(request, opened, partition)
+    response_id = response_id or identity.response_id(partition, stored=request.stored)
+    lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
     if opened.model and not request.model:
@@ -120,17 +156,18 @@ async def open_turn(
         # refused here already where no server has the model
         services.upstreams.choose(request.model)
         check_calls = services.config.turns.check_tool_calls
+        takes_edits = options.recording is not None and not request.source.subject
         turn_input = await beside(
-            len(request.items), lambda: prepare(request, opened, new_item_id, check_calls=check_calls)
+            len(request.items),
+            lambda: prepare(request, opened, new_item_id, check_calls=check_calls, takes_edits=takes_edits),
         )
     except BaseException:
         await release(services, lease)
         raise
     if notes := {entry.id: entry.note for entry in turn_input.entries if entry.note}:
         opened = replace(opened, notes={**opened.notes, **notes})
-    response_id = identity.response_id(partition, stored=request.stored)
     created_at = identity.created_at or int(time.time())
-    return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at)
+    return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at, waited)
 
 
 def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
@@ -162,6 +199,7 @@ class _Attempt:
     request: TurnRequest
     options: TurnOptions
     lease: Lease
+    waited_seconds: float = 0.0
 
     async def open(self, wait_seconds: float, is_leaving: Callable[[], bool]) -> OpenedTurn:
         if self.options.continuation is not None:
@@ -171,8 +209,10 @@ class _Attempt:
             try:
                 return await self._open_certainly()
             except Locked:
+                began = perf_counter()
                 if is_leaving() or not await backoff.pause():
                     raise
+                self.waited_seconds += perf_counter() - began
 
     async def _open_certainly(self) -> OpenedTurn:
         """Open, and where it is not known whether that was done undo it, so that the caller finds no lock of its own.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proxy.recording.turn import TurnRecording
     from proxy.turns.continuation import Continuation
     from proxy.turns.identity import Identity
     from storage import Branch
@@ -33,7 +34,8 @@ class TurnOptions:
     identity: what it is known by, None for one that begins here. continuation: what the previous response ended with,
     where that is not in the store. describe: returns what the answer says beside the response; None where the answer is
     the response. generate: whether the model is asked at all. remembered: what comes after it may go on from it even
-    if it is not stored. resumable: its events are kept, so that it runs on for a client that comes back.
+    if it is not stored. resumable: its events are kept, so that it runs on for a client that comes back. recording: of
+    a turn that goes on from no id, None where it is stored by itself.
     """
 
     identity: Identity | None = None
@@ -42,3 +44,4 @@ class TurnOptions:
     generate: bool = True
     remembered: bool = False
     resumable: bool = False
+    recording: TurnRecording | None = None

@@ -13,12 +13,13 @@ from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import Tasks
-from proxy.turns.turn import AnsweredBefore
+from proxy.turns.observer import AnsweredBefore
 from storage import StoreError
 
 if TYPE_CHECKING:
+    from proxy.turns.observer import TurnResult
     from proxy.turns.slots import TurnSlots
-    from proxy.turns.turn import Turn, TurnResult
+    from proxy.turns.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class RunningTurns:
         self._keepalive_seconds = keepalive_seconds
         self._slots = slots
         self._running: set[Turn] = set()
+        #: Tasks of turns that nobody waits for.
+        self._begun: set[asyncio.Task[TurnResult]] = set()
         #: Set whenever a turn ends.
         self._ended = asyncio.Event()
         self._draining = False
@@ -94,6 +97,27 @@ class RunningTurns:
             # what it raises was told
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
+
+    def begin(self, turn: Turn) -> asyncio.Task[TurnResult]:
+        """Run a turn in a task of its own that nobody has to wait for. It raises as `run` does."""
+        task = asyncio.create_task(self.run(turn))
+        self._begun.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[TurnResult]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            # what it raises was told to whoever still waited
+            task.exception()
+
+    def stop(self, owner: str, response_id: str) -> bool:
+        """End the turn that makes a response with what it has; return whether it runs here."""
+        for turn in self._running:
+            if turn.owner == owner and turn.response_id == response_id:
+                turn.stop()
+                return True
+        return False
 
     async def drain(self, timeout_seconds: float | None) -> None:
         """Refuse new turns, let running ones finish, then end what is left as if its client had gone.

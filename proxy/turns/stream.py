@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError
 from proxy.relay import Splicer
-from proxy.upstream.attempts import Fault, fault_of
+from proxy.telemetry.records import CUT, MALFORMED
+from proxy.upstream.body import ending_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.delivery import TurnOutput
     from proxy.relay import Relay
+    from proxy.telemetry.records import TurnRecord
     from proxy.upstream.answer import ModelAnswer
 
 #: What a failure says that ends a stream, unless it has better words.
@@ -30,11 +32,18 @@ _TOO_LARGE = "The upstream sent an event that is too large."
 
 
 class TurnStream:
-    """One stream on its way through. tells: the client wants it as one. ends_on_leave: nobody else does."""
+    """One stream on its way through.
 
-    def __init__(self, relay: Relay, output: TurnOutput, *, tells: bool, ends_on_leave: bool) -> None:
+    record: notes when the first of its output is told. tells: the client wants it as one. ends_on_leave: nobody else
+    does.
+    """
+
+    def __init__(
+        self, relay: Relay, output: TurnOutput, record: TurnRecord, *, tells: bool, ends_on_leave: bool
+    ) -> None:
         self._relay = relay
         self._output = output
+        self._record = record
         self._tells = tells
         self._ends_on_leave = ends_on_leave
         self._loop = asyncio.get_running_loop()
@@ -47,8 +56,7 @@ class TurnStream:
         self._crash: Exception | None = None
         self._lingering: asyncio.TimerHandle | None = None
         #: Why there is no more, if the response has not ended: in words, and as what it counts.
-        self.failure, self.fault = BROKEN_OFF, Fault.CUT
-        self._is_silent = True
+        self.failure, self.fault = BROKEN_OFF, CUT
 
     async def run(self, answer: ModelAnswer) -> bool:
         """Relay an answer until it is over; return False if it was left because its client has gone."""
@@ -88,7 +96,7 @@ class TurnStream:
     def failed(self, error: Exception) -> None:
         """Note why nothing more comes."""
         if isinstance(error, ApiError):
-            self._end(error.message, fault_of(error) or Fault.CUT)
+            self._end(error.message, ending_of(error))
         else:
             self._end(BROKEN_OFF)
 
@@ -103,17 +111,16 @@ class TurnStream:
         try:
             if (frames := feed(*chunk)) and self._tells:
                 self._send(frames)
+            if not self._record.output and not relay.is_untold:
+                self._record.first_output()
         except Exception as error:
             # raised where the turn runs
             self._crash = error
             self._end(BROKEN_OFF)
             return
-        if self._is_silent and not relay.is_untold:
-            self._is_silent = False
-            self._answer.attempt.note_output()
         if self._splicer.failure is not None:
             too_large = isinstance(self._splicer.failure, sse.EventTooLarge)
-            self._end(_TOO_LARGE if too_large else _MALFORMED, Fault.MALFORMED)
+            self._end(_TOO_LARGE if too_large else _MALFORMED, MALFORMED)
         elif relay.outcome is not None or relay.is_over or self._lingering is not None:
             self._linger()
         if relay.pings:
@@ -159,7 +166,7 @@ class TurnStream:
         elif (seconds := self._relay.patience()) is not None:
             self._lingering = self._loop.call_later(seconds, self._end, BROKEN_OFF)
 
-    def _end(self, failure: str, fault: Fault = Fault.CUT) -> None:
+    def _end(self, failure: str, fault: str = CUT) -> None:
         if not self._is_over:
             self._is_over, self.failure, self.fault = True, failure, fault
             self._wake()

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -22,80 +22,31 @@ from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
 from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
+from proxy.recording.turn import CONVERSATION_HEADER
 from proxy.relay import Outcome, Ownership, Relay
+from proxy.streams.event_log import watched_log
+from proxy.telemetry.records import IN_BAND, outcome_of
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
+from proxy.turns.observer import AnsweredBefore, TurnResult
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
 from proxy.turns.stream import TurnStream
 from proxy.upstream.failover import AnswerEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import MutableMapping, Sequence
 
     from proxy.delivery import Delivery, FrameSink
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
     from proxy.turns.continuation import Continuation
+    from proxy.turns.observer import TurnObserver
     from proxy.turns.opening import Opening
     from proxy.upstream.answer import ModelAnswer
-    from proxy.upstream.attempts import Fault
     from proxy.upstream.model_call import ModelCall
-    from storage import KeptAnswer, KeyClaim
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TurnResult:
-    """How a turn ended. status: '' if nothing is kept of it. body: the answer as JSON, None if it was streamed."""
-
-    response_id: str
-    status: str = ""
-    body: bytes | None = None
-
-
-class AnsweredBefore(Exception):
-    """Ends a turn before the model is asked: its request was carried out before, and this is its answer.
-
-    claim: what it is kept under until it is delivered; None where it stays.
-    """
-
-    def __init__(self, answer: KeptAnswer, claim: KeyClaim | None = None) -> None:
-        super().__init__(answer.response_id)
-        self.answer = answer
-        self.claim = claim
-
-
-class TurnObserver(Protocol):
-    """What is told of a turn while it runs; it changes nothing of it, but may refuse it in `identified`."""
-
-    def begun(self) -> None:
-        """The turn runs from here on, whatever becomes of the request that it came with."""
-        ...
-
-    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
-        """The turn is open and its response has an id; the model server has not been asked yet.
-
-        may_repeat: tells whether its history may end with a turn that brought the same. May raise ApiError, or
-        AnsweredBefore.
-        """
-        ...
-
-    async def storing(self, attempt: int) -> None:
-        """What was made is about to be stored. attempt: from 0; the one before may have been carried out.
-
-        Raises Unavailable where it has to wait, Conflict where it must not be.
-        """
-        ...
-
-    def left(self) -> None:
-        """The client has gone."""
-        ...
-
-    async def ended(self, end: TurnResult | BaseException) -> None:
-        """The turn is over. Raises nothing that the turn would have to know."""
-        ...
 
 
 class Turn:
@@ -128,13 +79,20 @@ class Turn:
         #: The model server answered with JSON, not with a stream.
         self._came_whole = False
         #: How it ended what it was saying, if it did not say so itself.
-        self._fault: Fault | None = None
+        self._fault = ""
         self._leaving = False
         self._stopping = False
+        self._stopped = False
         self._abandoned = False
+        self._record = call.record
+        self._record.model = request.model
         self._ends_at = time.monotonic() + services.config.turns.max_seconds
         self._late = False
         self._generating: asyncio.Task[Any] | None = None
+        self._recording = self._options.recording
+        self._is_placed = False
+        #: What goes along with the answer of the model server's headers.
+        self._headers: MutableMapping[str, str] = {}
         #: The client's side.
         self.delivery = delivery
 
@@ -148,11 +106,17 @@ class Turn:
 
         Raises ApiError or StoreError when the turn is refused or fails before its first byte; then nothing is kept.
         """
+        record, telemetry = self._record, self._services.telemetry
+        telemetry.turn_began(record)
         try:
             result = await self._carry_out()
         except BaseException as error:
+            if not isinstance(error, AnsweredBefore):
+                record.outcome = record.outcome or outcome_of(error)
             await self._tell_end(error)
             raise
+        finally:
+            telemetry.turn_ended(record)
         await self._tell_end(result)
         return result
 
@@ -165,6 +129,11 @@ class Turn:
         if self._ends_on_leave or stopping:
             self._stopping = self._stopping or stopping
             self._break_off()
+
+    def stop(self) -> None:
+        """End the turn with what it has, because its owner wants that; whoever waits for the answer is told so."""
+        self._stopped = True
+        self._break_off()
 
     def watch(self, now: float) -> None:
         """End the turn with what it has if it has taken too long. now: monotonic seconds."""
@@ -223,19 +192,58 @@ class Turn:
     # --- open -----------------------------------------------------------------------------------------------------
 
     async def _carry_out(self) -> TurnResult:
-        services, owner = self._services, self._call.caller.owner
+        services, owner, record = self._services, self._call.caller.owner, self._record
+        record.opened_from = perf_counter()
         opening = await open_turn(services, owner, self._request, self._options, lambda: self._leaving)
-        self._opening, self._request = opening, opening.request
-        self._relay = Relay(_ownership(opening))
-        self._commit = Commit(services, self._call, opening, self._relay)
+        self._take(opening)
+        opening.note(record)
         try:
+            self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
-            for observer in self._observers:
-                await observer.identified(opening.response_id, opening.may_repeat)
+            await self._identify(opening)
             return await self._settle(await self._generate())
         finally:
             await self._commit.release()
+            if self._recording is not None:
+                self._recording.release()
+
+    def _take(self, opening: Opening) -> None:
+        self._opening, self._request = opening, opening.request
+        self._relay = Relay(_ownership(opening))
+        self._commit = Commit(self._services, self._call, opening, self._relay, self._recording)
+
+    async def _identify(self, opening: Opening) -> None:
+        """Let the observers know the id; where the turn belongs is found out meanwhile, unless they must know now."""
+        if self._recording is not None:
+            self._recording.begin(opening.request, opening.opened)
+            if self._compaction.may_act or any(observer.needs_id for observer in self._observers):
+                await self._place(asked=False)
+        for observer in self._observers:
+            await observer.identified(self.response_id, opening.may_repeat)
+
+    async def _place(self, *, asked: bool = True) -> None:
+        """Move the turn to where it belongs, once, before anything of it is told."""
+        recording, opening = self._recording, self._opening
+        if recording is None or opening is None or self._is_placed:
+            return
+        self._is_placed = True
+        await recording.found(asked=asked)
+        partition = recording.settle(opening.lease.partition, is_fresh=opening.is_fresh)
+        if partition != opening.lease.partition:
+            self._take(opening.moved_to(partition))
+            for observer in self._observers:
+                observer.moved(self.response_id)
+
+    def _let_watch(self, opening: Opening) -> None:
+        """Let others end the turn, and follow it if somebody watches already."""
+        if not opening.lease.lock:
+            return
+        watched = opening.opened.watched
+        self._services.leases.on_stop(opening.lease, self.stop, watched=watched)
+        if watched and (log := watched_log(self._services, self.owner, opening.request)) is not None:
+            self._output.add(log)
+            self._observers = (*self._observers, log)
 
     # --- generate -------------------------------------------------------------------------------------------------
 
@@ -276,7 +284,8 @@ class Turn:
                 if not (self._relay.is_untold and self._call.goes_elsewhere(failure)):
                     raise
             else:
-                if outcome is None or not self._call.asks_again(self._end_of(outcome)):
+                is_told = not self._relay.is_untold
+                if outcome is None or not self._call.asks_again(AnswerEnd.of(outcome, self._fault, is_told=is_told)):
                     break
             # nothing that the client knows contradicts another answer
             self._relay.start_over()
@@ -288,28 +297,33 @@ class Turn:
         """Put the question, once, and tell what is answered."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
         with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
-            self._output.begin(answer.headers)
-            self._relay.origin, self._fault = answer.origin, None
+            await self._place()
+            self._headers = answer.headers
+            self._note_header()
+            self._output.begin(self._headers)
+            self._relay.origin, self._fault = answer.origin, ""
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
-                whole = await answer.read_json()
-                answer.attempt.note_output()
-                return self._relay.complete(whole)
-            return await self._relay_stream(answer)
+                outcome: Outcome | None = self._relay.complete(await answer.read_json())
+            else:
+                outcome = await self._relay_stream(answer)
+            if outcome is not None and outcome.status == "failed":
+                answer.attempt.spoil(IN_BAND)
+            return outcome
 
     async def _relay_stream(self, answer: ModelAnswer) -> Outcome | None:
         relay = self._relay
-        stream = TurnStream(relay, self._output, tells=self._request.stream, ends_on_leave=self._ends_on_leave)
+        stream = TurnStream(
+            relay, self._output, self._record, tells=self._request.stream, ends_on_leave=self._ends_on_leave
+        )
         if not await stream.run(answer):
             return self._interrupted()
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
         if relay.outcome is None:
             self._fault = stream.fault
+            answer.attempt.spoil(stream.fault)
         return relay.outcome or relay.fail("server_error", stream.failure)
-
-    def _end_of(self, outcome: Outcome) -> AnswerEnd:
-        return AnswerEnd.of(outcome, self._fault, is_told=not self._relay.is_untold)
 
     def _interrupted(self) -> Outcome | None:
         """Return what there is of an answer that was broken off here; None to keep nothing.
@@ -319,6 +333,8 @@ class Turn:
         """
         if self._abandoned:
             return None
+        if self._stopped:
+            return self._relay.interrupt()
         waits = self._stopping and (self._options.resumable or not self.delivery.gone)
         if waits and not self._request.stream:
             raise ServiceUnavailable("The server is stopping.", code="server_stopping")
@@ -326,6 +342,10 @@ class Turn:
             return None
         outcome = self._relay.interrupt()
         return outcome if outcome.items or waits else None
+
+    def _note_header(self) -> None:
+        if self._recording is not None and (header := self._recording.header):
+            self._headers[CONVERSATION_HEADER] = header
 
     def _learn(self, outcome: Outcome) -> Outcome:
         """Remember what the answer shows of the model; return the outcome as the client understands it."""
@@ -337,12 +357,22 @@ class Turn:
 
     async def _settle(self, outcome: Outcome | None) -> TurnResult:
         """Write the outcome down, then tell the client: whoever sees the end can build on it."""
+        record, broken_off = self._record, "left" if self._leaving and not self._stopping else ""
+        if self._abandoned or self._stopped:
+            broken_off = "cancelled"
         if outcome is None:
+            record.outcome = record.outcome or broken_off or "cancelled"
             return TurnResult(self.response_id)
         outcome = self._learn(outcome)
         await self._output.secure()
-        outcome = self._outcome = await self._commit.write(outcome, self._tell_storing, leaving=self._leaving)
+        record.commit_from = record.latest
+        outcome = self._outcome = await self._commit.write(
+            outcome, self._tell_storing, leaving=self._leaving and not self._stopped
+        )
+        record.commit_at = perf_counter()
+        record.answered(outcome.response, record.outcome or broken_off or outcome.status)
         beside = await self._commit.describe()
+        self._note_header()
         if not self._request.stream:
             answer = outcome.response if beside is None else {**beside, "response": outcome.response}
             return TurnResult(self.response_id, outcome.status, orjson.dumps(answer))

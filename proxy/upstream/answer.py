@@ -13,13 +13,13 @@ from proxy.context.budget import OMITTED
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
 from proxy.protocol.origin import AnswerOrigin
-from proxy.upstream.body import parse_json_answer, push_chunks
+from proxy.telemetry.records import MALFORMED, Attempt
+from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
 from proxy.upstream.headers import response_headers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, MutableMapping
 
-    from proxy.upstream.attempts import Attempt
     from proxy.upstream.client import Upstream
     from proxy.upstream.pool import UpstreamAnswer
     from proxy.upstream.wire import Consumer
@@ -35,6 +35,7 @@ _READ_AHEAD_BYTES = 128 * 1024
 class ModelAnswer:
     """A 2xx answer of the model server, its body unread. omitted: items of the history that the model was not shown.
 
+    attempt: notes how it ends.
     Its body is pulled, piece by piece, until it is asked to be pushed. A context: at its end the connection goes back,
     or is closed if the answer was not read to its end.
     """
@@ -65,13 +66,14 @@ class ModelAnswer:
 
     def __exit__(self, *_: object) -> None:
         self._answer.release(ends=self._ends)
+        self.attempt.end()
 
     def expect_end(self) -> None:
         """Know that nothing but the body's end is still to come: the connection is kept if it comes soon."""
         self._ends = True
 
     @property
-    def headers(self) -> Mapping[str, str]:
+    def headers(self) -> MutableMapping[str, str]:
         """What of its headers goes on to the client, with how many items the model was not shown."""
         headers = response_headers(self._answer.headers)
         if self._upstream.is_named:
@@ -108,7 +110,12 @@ class ModelAnswer:
 
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
-        return parse_json_answer(await self.read())
+        body = await self.read()
+        try:
+            return parse_json_answer(body)
+        except BadGateway:
+            self.attempt.spoil(MALFORMED)
+            raise
 
     async def chunks(self, patience: Callable[[], float | None] = lambda: None) -> AsyncIterator[bytes]:
         """Yield the bytes of a stream as they arrive, cut anywhere.
@@ -166,6 +173,7 @@ class ModelAnswer:
         """Know that no more of the body comes."""
         if not self._over:
             self._over, self._failure = True, error
+            self.attempt.spoil(ending_of(error))
             self._tell_over()
 
     def _begin(self) -> None:

@@ -8,14 +8,10 @@ any other status, an answer over `upstream.max_response_bytes`      the client's
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, UpstreamRefusal
-from proxy.upstream.body import UpstreamCut
 
 #: What others may do better.
 FAILOVER_STATUSES = frozenset({429, 500, 502, 503, 504})
@@ -43,58 +39,6 @@ _OF_IMAGES = (
 )
 #: The code of an answer that is too large here.
 TOO_LARGE = "upstream_response_too_large"
-
-
-class Fault(StrEnum):
-    """How a request to a model server failed that has no status to tell it."""
-
-    CONNECT = "connect"
-    TIMEOUT = "timeout"
-    CUT = "cut"
-    MALFORMED = "malformed"
-    IN_BAND = "in_band"
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One request. upstream: the server's name. model: as the client calls it. path: below the server's URL.
-
-    status: HTTP's, or the fault that it ended in; None while there is no answer. Times are monotonic seconds.
-    """
-
-    upstream: str
-    model: str
-    path: str
-    begun_at: float = field(default_factory=time.monotonic)
-    status: int | Fault | None = None
-    first_byte_at: float | None = None
-    first_output_at: float | None = None
-    ended_at: float | None = None
-
-    def note_answer(self, status: int) -> None:
-        """The head of an answer is there."""
-        self.status, self.first_byte_at = status, time.monotonic()
-
-    def note_output(self) -> None:
-        """The first of what the model said is there."""
-        self.first_output_at = time.monotonic()
-
-    def end(self, fault: Fault | None = None) -> None:
-        """It is over, well or with a fault; what comes later changes nothing."""
-        if self.ended_at is None:
-            self.ended_at = time.monotonic()
-            self.status = fault or self.status
-
-
-def fault_of(error: ApiError) -> Fault | None:
-    """Return how a request failed, None where a status of the server's tells it."""
-    if isinstance(error, UpstreamRefusal):
-        return None
-    if isinstance(error, GatewayTimeout):
-        return Fault.TIMEOUT
-    if isinstance(error, UpstreamCut):
-        return Fault.CUT
-    return Fault.CONNECT if error.code == "upstream_unreachable" else Fault.MALFORMED
 
 
 def is_for_others(error: ApiError) -> bool:

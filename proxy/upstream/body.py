@@ -11,6 +11,7 @@ aiohttp's client exceptions, which connections of turns raise as well, are trans
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +22,8 @@ from aiohttp import hdrs
 
 from proxy.protocol import lenient_json
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
-from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout
+from proxy.protocol.errors import ApiError, BadGateway, GatewayTimeout, UpstreamRefusal
+from proxy.telemetry.records import CONNECT, CUT, LEFT, MALFORMED, TIMEOUT
 from proxy.upstream.errors import certificate_problem
 
 if TYPE_CHECKING:
@@ -189,6 +191,21 @@ def _failure_of(exc: Exception) -> ApiError:
         return translate(exc)
     log.warning("upstream broke off: %s", type(exc).__name__)
     return UpstreamCut()
+
+
+def ending_of(error: BaseException) -> str:
+    """Return what ended an attempt at the upstream: an HTTP status, or one of the words of `telemetry.records`."""
+    if isinstance(error, UpstreamRefusal):
+        return str(error.status)
+    if isinstance(error, asyncio.CancelledError):
+        return LEFT
+    if isinstance(error, GatewayTimeout):
+        return TIMEOUT
+    if isinstance(error, BadGateway) and error.code == "upstream_unreachable":
+        return CONNECT
+    if isinstance(error, BadGateway) and not isinstance(error, UpstreamCut):
+        return MALFORMED
+    return CUT
 
 
 def translate(exc: Exception, subject: str = "The upstream") -> ApiError:

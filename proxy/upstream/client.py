@@ -25,7 +25,7 @@ from proxy.upstream.pool import IDLE_SECONDS, Pool
 from proxy.upstream.standing import PASSED_OVER_SECONDS, Standing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 
     from proxy.config.upstreams import NamedUpstreamConfig, UpstreamConfig
     from proxy.upstream.body import Readable
@@ -75,7 +75,7 @@ class Upstream:
         self._base = str(base.with_query(None)).rstrip("/")
         self._path = base.raw_path.rstrip("/")
         #: What it is called in answers, logs and metrics.
-        self.name = name or "upstream"
+        self.name = name or _address_of(URL(config.url))
         #: What it is called where somebody has to know who made something: as it is configured, wherever it listens.
         self.address = _address_of(URL(config.url))
         self.is_named = named is not None
@@ -85,6 +85,10 @@ class Upstream:
         self.rename: Mapping[str, str] = named.rename if named else {}
         self.provider = (named.provider if named else "") or _provider_of(URL(config.url), self.name)
         self.standing = Standing()
+        #: Where it listens, for spans.
+        self.url = url
+        #: Told whether it is asked in its turn, when that changes.
+        self.watch: Callable[[bool], None] | None = None
         self._title = f"The upstream '{name}'" if named else "The upstream"
         self._own_credentials: Mapping[str, str] = (
             {str(hdrs.AUTHORIZATION): f"Bearer {config.api_key}"} if config.api_key else {}
@@ -115,7 +119,11 @@ class Upstream:
 
     def note(self, *, worked: bool) -> None:
         """Note how a request ended."""
-        if self.standing.note(worked=worked) and self.is_named:
+        was_bad = self.standing.is_bad
+        is_passed_over = self.standing.note(worked=worked)
+        if self.watch is not None and self.is_named and (is_passed_over or (was_bad and worked)):
+            self.watch(not is_passed_over)
+        if is_passed_over and self.is_named:
             log.warning("upstream %s: passed over for %g s: it has failed repeatedly", self.name, PASSED_OVER_SECONDS)
 
     async def create_response(

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from proxy.context.model_request import ModelRequest
     from proxy.relay import Outcome
-    from proxy.upstream.attempts import Fault
     from proxy.upstream.choice import Upstreams
     from proxy.upstream.client import Upstream
 
@@ -29,16 +28,16 @@ _OURS = b'"encrypted_content":"' + PREFIX.encode()
 class AnswerEnd(NamedTuple):
     """How an answer ended. error: of the Response, None if it did not fail. reason: the same as the server said it.
 
-    fault: how the connection ended it. is_told: the client knows something of what the model said.
+    fault: what ended it, '' if it ended itself. is_told: the client knows something of what the model said.
     """
 
     error: Mapping[str, Any] | None
     reason: Any = None
-    fault: Fault | None = None
+    fault: str = ""
     is_told: bool = False
 
     @classmethod
-    def of(cls, outcome: Outcome, fault: Fault | None, *, is_told: bool = False) -> AnswerEnd:
+    def of(cls, outcome: Outcome, fault: str, *, is_told: bool = False) -> AnswerEnd:
         """Return the end of an answer that came to an outcome."""
         return cls(outcome.response["error"], outcome.reason, fault, is_told)
 

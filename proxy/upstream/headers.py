@@ -29,8 +29,11 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-#: What a caller sends to this server alone. `Expect` was answered here, cookies belong to this origin.
-_OURS_IN = frozenset({"host", "content-length", "cookie", "expect", *CREDENTIAL_HEADERS, *HOP_BY_HOP})
+#: What a caller sends to this server alone. `Expect` was answered here, cookies belong to this origin, what is recorded
+#: is decided here.
+_OURS_IN = frozenset(
+    {"host", "content-length", "cookie", "expect", "x-branchline-record", *CREDENTIAL_HEADERS, *HOP_BY_HOP}
+)
 
 #: What an upstream says about its own origin, and the request id, which is ours.
 _THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transport-security", *HOP_BY_HOP})

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.context.model_request import ModelRequest, View, turn_model_request
@@ -19,8 +20,11 @@ from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
 from proxy.protocol.errors import ApiError, UpstreamRefusal
 from proxy.protocol.notes import Maker
 from proxy.runtime.offload import beside
+from proxy.telemetry.records import Attempt, TurnRecord
+from proxy.telemetry.traces import TRACESTATE
 from proxy.upstream.answer import ModelAnswer
-from proxy.upstream.attempts import Attempt, Fault, fault_of, is_for_others, is_the_servers_own
+from proxy.upstream.attempts import is_for_others, is_the_servers_own
+from proxy.upstream.body import ending_of
 from proxy.upstream.client import OPENAI, RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
 from proxy.upstream.failover import AnswerEnd, Route, newest_sealer
@@ -81,8 +85,10 @@ class ModelCall:
         self._refused: Mapping[str, Any] | None = None
         self._left_out = NO_OBJECTIONS
         self.caller = caller
-        #: Every request to a model server so far, in order.
-        self.attempts: list[Attempt] = []
+        #: What the request notes of itself, each attempt among it.
+        self.record = TurnRecord()
+        #: The latest request of which is known how it ended.
+        self._judged: Attempt | None = None
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
 
@@ -122,10 +128,11 @@ class ModelCall:
         return await self.put(request, compose)
 
     async def put(
-        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = ""
+        self, request: TurnRequest, compose: Compose, path: str = RESPONSES, *, model: str = "", purpose: str = ""
     ) -> ModelAnswer:
         """Put a question on behalf of a request. path: below the upstream's URL. model: if it is not the request's.
 
+        purpose: what it is for, where that is not the request's own answer.
         The answer is a context, which gives the connection back. Raises ApiError.
         """
         name = model or request.model
@@ -135,7 +142,7 @@ class ModelCall:
         self._goes_on = False
         while True:
             try:
-                return await self._put_to(route.server, request, name, compose, path)
+                return await self._put_to(route.server, request, name, compose, path, purpose)
             except ApiError as failure:
                 if not self._fails_over(failure):
                     raise
@@ -146,23 +153,25 @@ class ModelCall:
         return self._goes_on
 
     async def _put_to(
-        self, server: Upstream, request: TurnRequest, name: str, compose: Compose, path: str
+        self, server: Upstream, request: TurnRequest, name: str, compose: Compose, path: str, purpose: str
     ) -> ModelAnswer:
         """Put a question to one server, as often as it objects to something that it can do without."""
         reader = self._reader_at(server, name, request)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
         while True:
+            asked_at = self.record.latest or perf_counter()
             self._asked, omitted = await compose(reader)
             try:
                 body = await beside(self._asked.unseen, self._asked.body)
-                answer = await self._post(server, name, body, path, omitted)
+                attempt = Attempt(server.name, reader.model, asked_at, purpose=purpose)
+                answer = await self._post(server, name, body, path, omitted, attempt)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
                 if found is None:
                     # not `from refusal`: it may be the same
                     raise in_the_clients_words(refusal, self._asked, request.source) from None
-                self._end(None, worked=True)
+                self._end(worked=True)
                 reader = replace(reader, objections=reader.objections | found)
         if refusals:
             self._remember(reader, refusals)
@@ -175,17 +184,17 @@ class ModelCall:
         from now on; where the server failed, another one is asked.
         """
         if end.error is None or self._asked is None:
-            self._end(None, worked=True)
+            self._end(worked=True)
             return False
-        if not end.is_told and end.fault is None and self._refused is None:
+        if not end.is_told and not end.fault and self._refused is None:
             found = find_objection(UpstreamRefusal(400, end.error), self._asked)
             if found is not None:
                 self._refused, self._left_out = end.error, found
-                self._end(None, worked=True)
+                self._end(worked=True)
                 self._goes_on = True
                 return True
-        is_the_servers = end.fault is not None or is_the_servers_own(end.reason)
-        is_new = self._end(end.fault or Fault.IN_BAND, worked=not is_the_servers)
+        is_the_servers = bool(end.fault) or is_the_servers_own(end.reason)
+        is_new = self._end(worked=not is_the_servers)
         self._goes_on = is_new and is_the_servers and not end.is_told and self._next()
         return self._goes_on
 
@@ -268,7 +277,7 @@ class ModelCall:
 
     def _fails_over(self, failure: ApiError) -> bool:
         is_elsewhere = is_for_others(failure)
-        return self._end(fault_of(failure), worked=not is_elsewhere) and is_elsewhere and self._next()
+        return self._end(worked=not is_elsewhere) and is_elsewhere and self._next()
 
     def _next(self) -> bool:
         """Turn to the next server; return whether there is one."""
@@ -278,31 +287,40 @@ class ModelCall:
         before = route.server
         if not route.advance():
             return False
-        log.warning("upstream %s failed (%s), %s is asked", before.name, self.attempts[-1].status, route.server.name)
+        log.warning(
+            "upstream %s failed (%s), %s is asked", before.name, self.record.attempts[-1].status, route.server.name
+        )
         # what the one before objected to says nothing of this one
         self._refused, self._left_out = None, NO_OBJECTIONS
         return True
 
-    def _end(self, fault: Fault | None, *, worked: bool) -> bool:
-        """End the latest request; return False if it had ended before."""
-        attempt = self.attempts[-1] if self.attempts else None
-        if attempt is None or attempt.ended_at is not None or self._route is None:
+    def _end(self, *, worked: bool) -> bool:
+        """Know how the latest request ended; return False if that was known before."""
+        attempt = self.record.attempts[-1] if self.record.attempts else None
+        if attempt is None or attempt is self._judged or self._route is None:
             return False
-        attempt.end(fault)
+        self._judged = attempt
         self._route.server.note(worked=worked)
         return True
 
-    async def _post(self, server: Upstream, model: str, body: Sequence[bytes], path: str, omitted: int) -> ModelAnswer:
+    async def _post(
+        self, server: Upstream, model: str, body: Sequence[bytes], path: str, omitted: int, attempt: Attempt
+    ) -> ModelAnswer:
+        record = self.record
+        record.attempts.append(attempt)
+        record.omitted = omitted
         headers = request_headers(self._inbound.headers, server.credentials(self.caller.credentials))
+        if record.trace is not None:
+            attempt.span = record.trace.new_span_id()
+            headers.popall(TRACESTATE, None)
+            headers.update(record.trace.headers(attempt.span))
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
-        attempt = Attempt(server.name, model, path)
-        self.attempts.append(attempt)
         try:
             answer = await server.create_response(body, headers, self._inbound.query, path=path)
-        except UpstreamRefusal as refusal:
-            attempt.note_answer(refusal.status)
+        except BaseException as failure:
+            attempt.end(ending_of(failure))
             raise
-        attempt.note_answer(answer.status)
+        attempt.begin(str(answer.status))
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
         return ModelAnswer(answer, server, attempt, model, omitted)

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from proxy.upstream.client import Upstream
 
 #: Seconds that a server may take to tell its models, and that they are told again without asking.
-LIST_SECONDS = 2.0
+MODELS_SECONDS = 2.0
 KEPT_SECONDS = 30.0
 #: Lists that are kept at most: a server that gets callers' own keys may tell each caller another one.
 MAX_LISTS = 1024
 #: Longest list that is read, in bytes, and models of one server that are told.
-MAX_LIST_BYTES = 8 * 1024 * 1024
+MAX_MODELS_BYTES = 8 * 1024 * 1024
 MAX_MODELS = 10_000
 
 Model = dict[str, Any]
@@ -94,10 +94,10 @@ class ModelList:
 
 async def _ask(server: Upstream, credentials: Mapping[str, str]) -> Sequence[Model]:
     try:
-        async with asyncio.timeout(LIST_SECONDS):
+        async with asyncio.timeout(MODELS_SECONDS):
             return await read_models(server, credentials)
     except TimeoutError:
-        log.warning("upstream %s: its models are not listed: no answer within %g s", server.name, LIST_SECONDS)
+        log.warning("upstream %s: its models are not listed: no answer within %g s", server.name, MODELS_SECONDS)
     except ApiError as error:
         log.warning("upstream %s: its models are not listed: %s", server.name, error.message)
     return []
@@ -110,7 +110,7 @@ async def read_models(server: Upstream, credentials: Mapping[str, str]) -> list[
     """
     headers = {**credentials, hdrs.ACCEPT: "application/json"}
     async with server.forward(hdrs.METH_GET, "/models", "", headers, None) as answer:
-        body = await read_body(answer, MAX_LIST_BYTES)
+        body = await read_body(answer, MAX_MODELS_BYTES)
         if answer.status >= 300:
             raise refusal(answer.status, answer.headers, body)
     try:

@@ -23,6 +23,11 @@ class Standing:
         """Whether it is asked in its turn."""
         return self._failures < MAX_FAILURES or self._clock() >= self._passed_over_until
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether it has failed so often, and not worked since."""
+        return self._failures >= MAX_FAILURES
+
     def note(self, *, worked: bool) -> bool:
         """Note how a request ended; return whether the server is passed over from now on.
 

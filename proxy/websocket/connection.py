@@ -33,8 +33,12 @@ from proxy.protocol.errors import (
     method_not_allowed,
 )
 from proxy.protocol.store_errors import from_store_error
+from proxy.recording.recorder import RECORDER
+from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
+from proxy.telemetry.lines import TurnLine
+from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.continuation import Continuation
 from proxy.turns.intake import take_in
 from proxy.turns.running import TURNS
@@ -60,6 +64,7 @@ from storage import StoreError
 
 if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
+    from proxy.upstream.model_call import ModelCall
 
 #: Seconds that a client gets to answer a close.
 CLOSE_SECONDS = 2.0
@@ -294,29 +299,37 @@ class Connection:
         if previous := request.source.previous_response_id:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
-        services, caller = app[SERVICES], await self._identify()
+        services, tracing, caller = app[SERVICES], app[TELEMETRY].tracing, await self._identify()
         if limit := self._config.quotas.requests_per_minute:
             await count_request(self._request, caller.owner, limit)
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
-        options = replace(options, resumable=log is not None)
+        recording = None
+        if options.generate:
+            recording = recording_of(app[RECORDER], caller.owner, self._inbound.headers, request)
+        options = replace(options, resumable=log is not None, recording=recording)
         call = services.model_call(caller, self._inbound)
+        record = call.record
+        record.mode, record.began = "websocket", start
+        record.trace = tracing.begin(self._request.headers) if tracing is not None else None
         delivery = WebSocketDelivery(self.send, lane)
         turn = Turn(services, call, request, delivery, options, sinks=beside, observers=beside)
         self._running[lane] = turn, request
         try:
-            await app[TURNS].run_beside(turn)
+            with record.collecting():
+                await app[TURNS].run_beside(turn)
         finally:
             del self._running[lane]
-            logger.info(
-                "%s turn %s %.1f ms upstream %s",
-                self._request[REQUEST_ID],
-                turn.status or "refused",
-                (time.perf_counter() - start) * 1000,
-                call.upstream_request_id,
-            )
+            self._tell(turn, call)
         if latest := turn.continuation:
             self._cache.keep(lane, turn.response_id, None if request.stored else latest)
+
+    def _tell(self, turn: Turn, call: ModelCall) -> None:
+        """Write the line of a turn."""
+        request_id, ms = self._request[REQUEST_ID], (time.perf_counter() - call.record.began) * 1000
+        message = f"turn {turn.status or 'refused'}"
+        text = f"{request_id} {message} {ms:.1f} ms upstream {call.upstream_request_id}"
+        logger.info(TurnLine(text, message, request_id, ms, call.upstream_request_id, call.record))
 
     def _find(self, response_id: str) -> Continuation | None:
         for turn, request in self._running.values():

@@ -40,6 +40,10 @@ class Connections:
         self._pause = min(shortest_seconds / 4, LONGEST_WATCH_PAUSE)
         self._open: set[Watched] = set()
 
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[Connections]:
         """Look after the connections for as long as the context lasts."""

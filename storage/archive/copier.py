@@ -3,7 +3,8 @@
 Every partition is copied by one script, so a conversation, its branches and its responses are as they were at one
 moment; on a cluster too. Two partitions may be of different moments between the beginning and the end of the copy:
 nothing in one depends on another. What does lie across them is read in the order in which it is written the other way
-round, and put right by the `Restorer`: a kept answer comes before the response that it names, listings come last.
+round, and put right by the `Restorer`: a kept answer comes before the response that it names, listings and digests
+come last.
 
 All that was there when it began, and is at its end, is in it. SCAN promises that for one server and its lifetime, so
 the servers must be the same ones at the end.
@@ -29,8 +30,10 @@ from storage.errors import ServerReplaced
 from storage.partitions import partition_of
 
 _KEY = re.compile(
-    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|project:|referrer:).*)", re.DOTALL
+    r":(?:\{(\w+)\}:(.+)|owner:\{.+?\}:(?:(idempotency:)|conversations$|responses$|project:|referrer:|digest:).*)",
+    re.DOTALL,
 )
+_DIGEST = re.compile(r":owner:\{.+?\}:digest:.*", re.DOTALL)
 
 
 class _Names:
@@ -122,9 +125,14 @@ def _parts(base: str, copy: list[Any]) -> Iterator[KeyPart]:
 
 
 def _without_others(part: KeyPart, partitions: Container[str]) -> KeyPart:
-    """Return a part of a listing without the conversations that came after the partitions were looked for."""
+    """Return a part of a listing or a digest without the conversations that came after the partitions were found."""
     pairs = zip(part.elements[::2], part.elements[1::2], strict=True)
-    listed = [one for pair in pairs if partition_of(pair[0].decode()) in partitions for one in pair]
+    is_digest = _DIGEST.fullmatch(part.name) is not None
+
+    def place(member: str) -> str:
+        return member.partition(":")[0] if is_digest else partition_of(member)
+
+    listed = [one for pair in pairs if place(pair[0].decode()) in partitions for one in pair]
     return structs.replace(part, elements=listed)
 
 

@@ -12,8 +12,10 @@
 <prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at;
                                                 of one that was accepted before it ran more, see job.lua
 <prefix>:{<partition>}:events:<id>      stream  the events of a response, in batches
-<prefix>:{<partition>}:lock:<line>      string  fencing token, with a lease; `lock:=<name>` for a branch to be,
+<prefix>:{<partition>}:lock:<line>      string  token of a turn, with a lease; `lock:=<name>` for a branch to be,
                                                 `lock:~<id>` for the log of a response
+<prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
+<prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
 <prefix>:probe:{<tag>}                  none    never there: what a server is asked about whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
@@ -22,9 +24,12 @@
 <prefix>:jobs:{jobs}:waiting:<owner>    list    an owner's responses that wait, with the time since when
 <prefix>:jobs:{jobs}:drawn              hash    ticket → what a worker has drawn for it
 <prefix>:owner:{<owner>}:…              sorted set  conversation ids by last activity, in ms
+<prefix>:owner:{<owner>}:responses      sorted set  the latest responses, by when they were accepted or ended, in ms
 <prefix>:quota:{<owner>}:requests       string  when all requests of a minute are back, in ms (quotas/count_request)
 <prefix>:quota:{<owner>}:turns          sorted set  running turns → until when, in ms; of all owners under `all`
 <prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
+<prefix>:owner:{<owner>}:digest:<name>  sorted set  what the digest of a history leads to (recognition)
+<prefix>:{<partition>}:digests          list    names of the digests that lead to the conversation here
 """
 
 from __future__ import annotations
@@ -84,7 +89,7 @@ def quota_key(prefix: str, owner: str, name: str) -> str:
     return f"{prefix}:quota:{{{owner}}}:{name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartitionKeys:
     """The keys of one partition; its name is their hash tag, so all are in one slot."""
 
@@ -136,6 +141,15 @@ class PartitionKeys:
         """Lock of one branch, by its line, of a name that is to be a branch's, or of a log."""
         return self._key(f"lock:{name}")
 
+    def stop(self, name: str) -> str:
+        """Mark of a turn that is to end, by the name of its lock."""
+        return self._key(f"stop:{name}")
+
+    @property
+    def watched(self) -> str:
+        """Mark of a conversation that is watched."""
+        return self._key("watched")
+
     def commit(self, token: str) -> str:
         """Marker of one commit."""
         return self._key(f"commit:{token}")
@@ -143,7 +157,7 @@ class PartitionKeys:
 
 @dataclass(frozen=True, slots=True)
 class OwnerKeys:
-    """The listings and idempotency keys of one owner; the owner is their hash tag."""
+    """The listings, idempotency keys and digests of one owner; the owner is their hash tag."""
 
     prefix: str
     owner: str
@@ -155,6 +169,11 @@ class OwnerKeys:
     def all(self) -> str:
         """What all keys of the owner begin with."""
         return self._key("")
+
+    @property
+    def responses(self) -> str:
+        """Sorted set of the owner's latest responses."""
+        return self._key("responses")
 
     @property
     def conversations(self) -> str:
@@ -172,6 +191,10 @@ class OwnerKeys:
     def idempotency(self, name: str) -> str:
         """Hash of one idempotency key; name: what stands for it."""
         return self._key(f"idempotency:{name}")
+
+    def digest(self, name: str) -> str:
+        """Sorted set of what one digest of a history leads to."""
+        return self._key(f"digest:{name}")
 
     def listings(self, project_id: str | None, referrer: str | None) -> list[str]:
         """Return every listing that a conversation with these facts is in."""

@@ -12,12 +12,16 @@ from storage.envelope import wrap
 from storage.partitions import partition_of
 from storage.records import Entry
 
+#: Digests that one call forgets.
+DIGESTS_AT_ONCE = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
     """One keyspace. prefix: before every key; retention_seconds: a response's time to live.
 
     conversation_seconds: a conversation's after its last use, 0: for ever. most_conversations: of one owner, 0: any.
+    listed_responses: of one owner, the latest; 0: none.
     """
 
     scripts: Scripts
@@ -25,6 +29,7 @@ class Keyspace:
     retention_seconds: int
     conversation_seconds: int = 0
     most_conversations: int = 0
+    listed_responses: int = 0
 
     def keys(self, some_id: str) -> PartitionKeys:
         """Return the keys of the partition that an id leads to."""
@@ -40,7 +45,24 @@ class Keyspace:
 
     def touch(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
-        return Call("touch_index", self.owner(owner).listings(project_id, referrer), [conversation_id])
+        return self._touch(self.owner(owner).listings(project_id, referrer), conversation_id, "")
+
+    def touch_response(
+        self, owner: str, response_id: str, conversation_id: str, project_id: str | None, referrer: str | None
+    ) -> Call | None:
+        """Return the call that notes a response, and the activity of the conversation that it is in, '' for none.
+
+        None where nothing is to be noted: responses are not listed.
+        """
+        keys = self.owner(owner)
+        if not self.listed_responses:
+            return self.touch(owner, conversation_id, project_id, referrer) if conversation_id else None
+        listings = keys.listings(project_id, referrer) if conversation_id else []
+        return self._touch([*listings, keys.responses], conversation_id, response_id)
+
+    def _touch(self, listings: list[str], conversation_id: str, response_id: str) -> Call:
+        life = self.retention_seconds * 1000
+        return Call("touch_index", listings, [conversation_id, response_id, self.listed_responses, life])
 
     def reserve(self, owner: str, conversation_id: str) -> Call | None:
         """Return the call that lists a conversation which is about to be made; None where any number may be."""
@@ -52,6 +74,14 @@ class Keyspace:
     def drop(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that takes a conversation out of the owner's listings."""
         return Call("drop_index", self.owner(owner).listings(project_id, referrer), [conversation_id, 0])
+
+    def drop_digests(self, owner: str, partition: str, names: Sequence[str]) -> list[Call]:
+        """Return the calls after which digests of an owner do not lead to a partition any more."""
+        keys, some = self.owner(owner), range(0, len(names), DIGESTS_AT_ONCE)
+        return [
+            Call("drop_digests", [keys.digest(one) for one in names[at : at + DIGESTS_AT_ONCE]], [f"{partition}:"])
+            for at in some
+        ]
 
 
 def flatten(entries: Sequence[Entry]) -> list[Argument]:

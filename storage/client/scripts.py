@@ -6,7 +6,8 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple, TypeAlias
 
 from redis import exceptions as redis_errors
 
@@ -86,11 +87,18 @@ _ACKNOWLEDGED = frozenset(
         "note_restore",
         # as a question whether they follow
         "probe_writes",
+        "record_turn",
         "submit_response",
         "update_branch",
         "update_conversation",
     }
 )
+
+
+#: Told of each call: its script, when it was sent (by `time.perf_counter`), and what came of it: `OK`, `REFUSED` (the
+#: answer was that nothing is done), `UNAVAILABLE`.
+Watcher: TypeAlias = Callable[[str, float, str], None]
+OK, REFUSED, UNAVAILABLE = "ok", "refused", "unavailable"
 
 
 class Call(NamedTuple):
@@ -156,15 +164,25 @@ class Scripts:
         self.room = Room()
         self._scripts = load_scripts(conversation_seconds)
         self._check: Callable[[], Awaitable[None]] | None = None
+        self._watcher: Watcher | None = None
 
     @property
     def is_guarded(self) -> bool:
         """Whether something comes before the next call."""
         return self._check is not None
 
+    def watch(self, watcher: Watcher | None) -> None:
+        """Have `watcher` told of each call that was sent; None: no more."""
+        self._watcher = watcher
+
     def guard(self, check: Callable[[], Awaitable[None]] | None) -> None:
         """Have `check` done before each call, which is not made if it raises; None: no more."""
         self._check = check
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether calls that go out together may reach different servers, in any order."""
+        return self._channel.is_cluster
 
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.
@@ -191,23 +209,38 @@ class Scripts:
             return []
         if self._check is not None:
             await self._check()
+        channel, requests = self._channel, []
         for call in calls:
             self.room.admit(call.script, call.arguments)
+            if call.script in _ACKNOWLEDGED:
+                channel = self._replicated
+            requests.append(self._request(call))
         replies: list[Any] = []
-        is_acknowledged = any(call.script in _ACKNOWLEDGED for call in calls)
-        channel = self._replicated if is_acknowledged else self._channel
+        began = perf_counter()
         try:
-            replies = await channel.exchange([self._request(call) for call in calls])
-            for i, call in enumerate(calls):
-                if isinstance(replies[i], redis_errors.NoScriptError):
-                    (replies[i],) = await channel.exchange([self._request(call, whole=True)])
+            replies = await channel.exchange(requests)
+            for i, reply in enumerate(replies):
+                if not isinstance(reply, Exception):
+                    continue
+                if isinstance(reply, redis_errors.NoScriptError):
+                    (replies[i],) = await channel.exchange([self._request(calls[i], whole=True)])
                 if isinstance(replies[i], Exception):
                     raise replies[i]
         except CLIENT_ERRORS as error:
             # what goes together is not one: another call may have been carried out
             unsure = any(not isinstance(reply, Exception) for reply in replies)
+            self._tell(calls, began)
             raise translate_error(error, unsure=unsure) from error
+        self._tell(calls, began, replies)
         return replies
+
+    def _tell(self, calls: Sequence[Call], began: float, replies: Sequence[Any] = ()) -> None:
+        """Tell the watcher of calls that were sent together; without replies, the store is not available."""
+        if self._watcher is None:
+            return
+        for place, call in enumerate(calls):
+            refused_or_done = REFUSED if replies and replies[place][0] in REFUSALS else OK
+            self._watcher(call.script, began, refused_or_done if replies else UNAVAILABLE)
 
     def _request(self, call: Call, *, whole: bool = False) -> Command:
         """Return the call as it is sent. whole: for a server that has lost its scripts, or never had them."""

@@ -7,7 +7,7 @@ middle of a long reply, so that a few bytes don't wait for many.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -73,19 +73,24 @@ class ServerChannel(Channel):
         self, connection: PipelinedConnection, requests: Sequence[Command], deadline: float
     ) -> list[Any]:
         try:
-            return await self._send(connection, requests, deadline)
+            replies = await self._send(connection, requests, deadline)
         except Refused as refusal:
             return refusal.replies
-
-    async def _send(self, connection: PipelinedConnection, requests: Sequence[Command], deadline: float) -> list[Any]:
-        try:
-            replies = await connection.send(requests, deadline)
-        except asyncio.CancelledError:
-            if self._is_blocking:
-                connection.abort()
-            raise
         connection.is_proven = True
         return replies
+
+    def _send(
+        self, connection: PipelinedConnection, requests: Sequence[Command], deadline: float
+    ) -> Awaitable[list[Any]]:
+        replies = connection.send(requests, deadline)
+        return self._wait_or_abort(connection, replies) if self._is_blocking else replies
+
+    async def _wait_or_abort(self, connection: PipelinedConnection, replies: Awaitable[list[Any]]) -> list[Any]:
+        try:
+            return await replies
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
 
     async def close(self) -> None:
         """Close every connection; what is under way fails, and what comes later."""

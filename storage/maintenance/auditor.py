@@ -103,23 +103,41 @@ class Auditor:
         """Count the entries that don't belong where they are: they are put right by whoever reads the listing."""
         listing = re.compile(
             re.escape(self._keyspace.prefix)
-            + r":owner:\{(.+?)\}:((?:conversations|project:|referrer:|idempotency:).*)",
+            + r":owner:\{(.+?)\}:((?:conversations|responses|project:|referrer:|idempotency:|digest:).*)",
             re.DOTALL,
         )
         async for key in self._reader.keys("owner:*"):
             match = listing.fullmatch(key)
             if match is None:
                 report.complaints += [] if owner else [f"{key} is no key of the store"]
-            elif owner not in ("", match[1]):
-                continue
-            elif match[2].startswith("idempotency:"):
-                if await self._reader.lasts(key):
-                    report.complaints.append(f"{key} never expires")
-            else:
-                if await self._reader.expires(key):
-                    report.complaints.append(f"{key} expires")
-                async for batch in self._reader.members(key):
-                    report.garbage["listing entries"] += await self._count_wrong(match[1], key, batch)
+            elif owner in ("", match[1]):
+                await self._check_listing(match[1], match[2], key, report)
+
+    async def _check_listing(self, owner: str, name: str, key: str, report: Report) -> None:
+        if name.startswith("idempotency:") or name == "responses":
+            if await self._reader.lasts(key):
+                report.complaints.append(f"{key} never expires")
+            if name == "responses":
+                await self._count_gone(key, report)
+        elif name.startswith("digest:"):
+            async for batch in self._reader.members(key):
+                report.garbage["digests"] += await self._count_stray(owner, batch)
+        else:
+            if await self._reader.expires(key):
+                report.complaints.append(f"{key} expires")
+            async for batch in self._reader.members(key):
+                report.garbage["listing entries"] += await self._count_wrong(owner, key, batch)
+
+    async def _count_stray(self, owner: str, members: list[str]) -> int:
+        """Count the members of a digest that lead to no living conversation of its owner."""
+        partitions = [self._keyspace.keys_of(member.partition(":")[0]) for member in members]
+        facts = await self._reader.facts(partitions)
+        return sum(not one_id or deleted_at is not None or there != owner for one_id, deleted_at, _, _, there in facts)
+
+    async def _count_gone(self, listing: str, report: Report) -> None:
+        """Count the responses that have expired: they leave the list when it is read."""
+        async for batch in self._reader.members(listing):
+            report.garbage["response entries"] += len(batch) - await self._reader.count_responses(batch)
 
     async def _count_wrong(self, owner: str, listing: str, conversation_ids: list[str]) -> int:
         facts = await self._reader.facts([self._keyspace.keys(one) for one in conversation_ids])

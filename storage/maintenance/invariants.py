@@ -18,7 +18,7 @@ from storage.partitions import partition_of
 #: Seconds by which two lifetimes that were read one after the other may differ.
 TOLERANCE_SECONDS = 1.0
 
-_LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|branch:\d+|holders:\d+")
+_LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|digests|branch:\d+|holders:\d+")
 _BRANCH_FIELDS = ("name", "chain", "created_at", "updated_at")
 _JOB_FIELDS = ("token", "job", "attempts", "lease_until", "lock", "accepted_at")
 _RESPONSE_FIELDS = ("status", "body", "snapshot", "context", "output", "pending", "created_at")

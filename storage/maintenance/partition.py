@@ -31,6 +31,7 @@ class Partition:
 
     now_ms: the server's clock. lives: seconds to live, infinite without a TTL. scores: sorted sets. segments: the ids
     of the items in order, '' for a deleted one. logs: the entries of logs of events, id and fields, without the events.
+    digests: names of those that lead here.
     unlisted: listings that should name the conversation and do not. faults: what could not be read as what it should
     be.
     """
@@ -42,6 +43,7 @@ class Partition:
     scores: dict[str, dict[str, int]] = field(default_factory=dict)
     segments: dict[int, list[str]] = field(default_factory=dict)
     logs: dict[str, list[tuple[str, dict[str, str]]]] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 

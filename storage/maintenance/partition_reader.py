@@ -24,9 +24,9 @@ BATCH = 100
 _KINDS = (
     (re.compile(r"partition|conversation|index|branch:\d+|response:.+", re.DOTALL), "HSCAN"),
     (re.compile(r"branches|tombstones|journal|holders:\d+"), "ZSCAN"),
-    (re.compile(r"segment:\d+"), "LRANGE"),
+    (re.compile(r"segment:\d+|digests"), "LRANGE"),
     (re.compile(r"events:.+", re.DOTALL), "XRANGE"),
-    (re.compile(r"(lock|commit):.+", re.DOTALL), ""),
+    (re.compile(r"(lock|stop|commit):.+|watched", re.DOTALL), ""),
 )
 _ITEM_ID = re.compile(rb'\{"id":"([^"]+)"')
 
@@ -99,6 +99,11 @@ class PartitionReader:
         """Tell whether a response has not come to its end."""
         (status,) = await self._send([("HGET", self._keyspace.keys(response_id).response(response_id), "status")])
         return status in (b"queued", b"in_progress")
+
+    async def count_responses(self, response_ids: Sequence[str]) -> int:
+        """Return how many of these responses are there."""
+        commands: list[Command] = [("EXISTS", self._keyspace.keys(one).response(one)) for one in response_ids]
+        return sum(await self._send(commands))
 
     async def facts(self, partitions: Sequence[PartitionKeys]) -> list[list[str | None]]:
         """Return of each partition's conversation: id, deleted_at, project_id, referrer; and its owner."""
@@ -206,13 +211,16 @@ class _Pages:
         return len(entries) == BATCH
 
     def _take_elements(self, elements: list[bytes], partition: Partition) -> bool:
+        self._cursor += len(elements)
+        if self._name == "digests":
+            partition.digests += [_text(one) for one in elements]
+            return len(elements) == PAGE_SIZE
         ids = partition.segments.setdefault(int(self._name.partition(":")[2]), [])
         for element in elements:
             match = _ITEM_ID.match(element)
             if element and not match:
                 partition.faults.append(f"{self._name} has an element {len(ids)} that is no item")
             ids.append(_text(match[1]) if match else "?" if element else "")
-        self._cursor += len(elements)
         return len(elements) == PAGE_SIZE
 
 

@@ -22,7 +22,7 @@ ROUNDS = 5
 #: Keys that one step deletes; those of a partition that need not expire go in one step, whatever their number.
 STEP_KEYS = 1000
 #: Keys that need not expire.
-_LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|(branch|segment|holders):\d+")
+_LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|digests|(branch|segment|holders):\d+")
 
 
 @dataclass(frozen=True, slots=True)

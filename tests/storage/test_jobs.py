@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import orjson
 import pytest
@@ -99,7 +100,7 @@ async def test_the_branch_lock_goes_with_the_response_and_ends_with_it(valkey_st
     lock = submission.opened.lock
     job = await claimed(valkey_store, "t1")
     held = [Lease(partition, lock, token) for token in ("token", "t1")]
-    assert await valkey_store.turns.renew(held, 10) == [False, True]
+    assert [one.held for one in await valkey_store.turns.renew(held, 10)] == [False, True]
     await valkey_store.jobs.give_back(job, "t2", 10)
     with pytest.raises(Locked):
         await open_turn(valkey_store, conversation=conversation, token="other")
@@ -228,3 +229,18 @@ async def test_waiting_for_jobs_holds_up_nothing_else():
             await submit(store)
             await waiting
             assert await taken(store)
+
+
+async def test_what_waits_is_counted_with_the_oldest_of_it(valkey_store: Store):
+    store = valkey_store
+    assert (await store.jobs.survey()) == (0, 0.0)
+    before = time.time()
+    for _ in range(3):
+        await submit(store)
+    waiting = await store.jobs.survey()
+    assert waiting.jobs == 3
+    assert before - 1 < waiting.since < time.time() + 1
+    await taken(store)
+    left = await store.jobs.survey()
+    assert left.jobs == 2
+    assert left.since >= waiting.since

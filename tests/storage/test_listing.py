@@ -241,7 +241,7 @@ async def test_a_turn_that_ends_after_its_conversation_was_deleted_does_not_list
     commit = finished(opened, partition=made.id[-16:], conversation=made)
     for _ in range(2):
         await store.turns.commit(commit)
-        assert await redis.keys("test:owner:*") == []
+        assert await redis.keys("test:owner:*") == [b"test:owner:{alice}:responses"]
 
 
 async def test_the_empty_listing_is_an_empty_last_page(store: Store):

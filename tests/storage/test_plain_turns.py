@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from storage import ForkPoint, Store, partition_of
+from storage import ForkPoint, Lease, Safeguards, Store, partition_of
+from storage.store import Hosting
+from tests.fake import channels_to
 from tests.storage.builders import (
+    OWNER,
+    PREFIX,
     RETENTION_SECONDS,
     finished,
     load_all,
@@ -21,8 +25,10 @@ from tests.storage.builders import (
 from tests.storage.talks import Talk
 
 #: Commands that Redis does for a turn with one question and one answer: to open it, and to commit it with its listing.
-CONVERSATION = (9, 20)
-CHAIN = (4, 16)
+CONVERSATION = (9, 22)
+CHAIN = (4, 20)
+#: Those for the list of the latest responses, where the conversation is listed anyway, and where it is not.
+LISTED, LISTED_ALONE = 3, 4
 
 
 @pytest.fixture
@@ -51,8 +57,9 @@ async def test_a_turn_of_a_conversation_takes_few_commands_from_its_first_on(val
         opening, opened = await count(open_turn(valkey_store, conversation=conversation))
         commit = finished(opened, partition=partition_of(conversation.id), conversation=conversation)
         committing, _ = await count(valkey_store.turns.commit(commit))
-        # the history is one command, where there is any
-        assert (opening, committing) == (CONVERSATION[0] + (depth > 0), CONVERSATION[1])
+        # where a history is there and not known, that it is read is one command; later it tells where the branch ends;
+        # the life of the list of responses is given it once
+        assert (opening, committing) == (CONVERSATION[0] + (depth == 1), CONVERSATION[1] + (depth == 0))
         assert len(opened.items) == 2 * depth
 
 
@@ -63,14 +70,14 @@ async def test_a_turn_on_an_edited_branch_takes_one_more_for_each_span_that_is_r
         opening, opened = await count(talk.open())
         committing, _ = await count(talk.commit(talk.end(opened)))
         # both spans where nothing is known of them, from then on the end of the second
-        assert (opening, committing) == (CONVERSATION[0] + (1 if depth else 2), CONVERSATION[1])
+        assert (opening, committing) == (CONVERSATION[0] + (0 if depth else 2), CONVERSATION[1])
         assert len(opened.items) == 4 + 2 * depth
 
 
 async def test_a_turn_of_a_chain_takes_few_commands_from_its_first_on(valkey_store: Store, count: Count):
     committing, response = await count(take_turn(valkey_store))
     # that was opened too, from nothing
-    assert committing - 1 <= CHAIN[1]
+    assert committing - 2 <= CHAIN[1]
     for depth in range(1, 5):
         opening, opened = await count(open_turn(valkey_store, previous=response))
         commit = finished(opened, partition=partition_of(response))
@@ -82,11 +89,37 @@ async def test_a_turn_of_a_chain_takes_few_commands_from_its_first_on(valkey_sto
         response = commit.response_id
 
 
+async def test_where_responses_are_not_listed_that_costs_nothing(valkey: Redis, count: Count):
+    hosting = Hosting(Safeguards(listed_responses=0))
+    store = Store(*channels_to(valkey), prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=hosting)
+    conversation = await start(store)
+    opened = await open_turn(store, conversation=conversation)
+    commit = finished(opened, partition=partition_of(conversation.id), conversation=conversation)
+    assert (await count(store.turns.commit(commit)))[0] == CONVERSATION[1] - LISTED
+    response = await take_turn(store)
+    commit = finished(await open_turn(store, previous=response), partition=partition_of(response))
+    # what lives long enough, because it was written in the same millisecond, is not given a time
+    assert (await count(store.turns.commit(commit)))[0] <= CHAIN[1] - LISTED_ALONE
+    await store.close()
+
+
+async def test_that_nobody_watches_costs_nothing_and_that_somebody_does_no_more(valkey_store: Store, count: Count):
+    conversation = await start(valkey_store)
+    unwatched, opened = await count(open_turn(valkey_store, conversation=conversation))
+    await valkey_store.turns.release(Lease(partition_of(conversation.id), opened.lock, "token"))
+    await valkey_store.watching.mark([(OWNER, conversation.id)])
+    watched, opened = await count(open_turn(valkey_store, conversation=conversation))
+    assert (unwatched, watched, opened.watched) == (CONVERSATION[0], CONVERSATION[0], True)
+    renewing, _ = await count(valkey_store.turns.renew([Lease(partition_of(conversation.id), "0", "token")], 10))
+    assert renewing == len(("MGET", "PEXPIRE"))
+
+
 async def test_calls_and_their_outputs_are_plain(valkey_store: Store, count: Count):
     talk = await Talk(valkey_store).begin("")
     for said, answered in (("u1", "c1 c2"), ("o1", "c3"), ("o2 o3", "a1")):
         committing, _ = await count(talk.commit(talk.end(await talk.open(), said, answered)))
-        assert committing == CONVERSATION[1]
+        # the first response begins the list of the latest
+        assert committing == CONVERSATION[1] + (said == "u1")
     assert (await talk.open()).pending == set()
 
 
@@ -98,4 +131,4 @@ async def test_a_turn_of_a_conversation_that_expires_is_plain_too(valkey: Redis,
             commit = finished(opened, partition=partition_of(conversation.id), conversation=conversation)
             committing, _ = await count(store.turns.commit(commit))
             # three keys are asked for how long they live, and given it where they are new
-            assert (opening, committing) == (CONVERSATION[0] + (depth > 0), CONVERSATION[1] + (3 if depth else 6))
+            assert (opening, committing) == (CONVERSATION[0] + (depth == 1), CONVERSATION[1] + (3 if depth else 7))

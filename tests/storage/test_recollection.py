@@ -22,7 +22,7 @@ from storage import (
 )
 from storage.client.channel import Channel, Command
 from storage.history import History
-from storage.recollection import HISTORY_BYTES, ITEM_BYTES, NOTHING, Recollection, Recollections
+from storage.recollection import HISTORY_BYTES, ITEM_BYTES, NOTHING, Recollection, Recollections, turn_place
 from tests.fake import channels_to
 from tests.storage.builders import (
     OWNER,
@@ -38,7 +38,7 @@ from tests.storage.builders import (
 from tests.storage.talks import Talk
 
 #: How many elements open_turn's answer has: that it is one is told by that.
-ANSWER = 15
+ANSWER = 16
 
 
 class Listening(Channel):
@@ -219,6 +219,20 @@ async def test_a_conversation_that_was_purged_and_made_anew_has_its_own_history(
     assert history_of(await open_turn(heard, conversation=conversation)) == ["new", "same"]
 
 
+async def test_what_a_sweep_frees_is_not_held_any_more(talk: Talk, store: Store, redis: Redis):
+    key = f"{talk.tag}partition"
+    await talk.say("u8 a8")
+    await talk.turn("u4", "a4", fork=talk.point(ForkPoint.EDIT, "u3", backup="old"))
+    before = await redis.hget(key, "edition")
+    await store.sweeper.sweep(talk.id)
+    assert await redis.hget(key, "edition") == before
+    await store.branches.delete(OWNER, talk.id, "old")
+    assert (await store.sweeper.sweep(talk.id)).items == 2
+    assert before is not None
+    assert await redis.hget(key, "edition") not in (None, before)
+    assert texts_of(await talk.open()) == "u1 a1 u2 a2 u4 a4"
+
+
 async def contents_of(redis: Redis) -> dict[Any, tuple[int, Any]]:
     """Return each key's time to live in ms (0: for ever) and value."""
     return {key: (max(await redis.pttl(key), 0), await redis.dump(key)) for key in await redis.keys()}
@@ -309,18 +323,18 @@ def test_as_much_is_kept_as_there_is_room_for_the_latest_first():
     kept = Recollections(max_bytes=2 * one)
     sources = [TurnSource(f"conv_{number}") for number in range(3)]
     for source in sources[:2]:
-        kept.note(OWNER, source, "p", recollection())
-    assert kept.look(OWNER, sources[0], "p").chain
-    kept.note(OWNER, sources[2], "p", recollection())
-    assert [bool(kept.look(OWNER, source, "p").chain) for source in sources] == [True, False, True]
+        kept.note(turn_place(OWNER, source, "p"), recollection())
+    assert kept.look(turn_place(OWNER, sources[0], "p")).chain
+    kept.note(turn_place(OWNER, sources[2], "p"), recollection())
+    assert [bool(kept.look(turn_place(OWNER, source, "p")).chain) for source in sources] == [True, False, True]
     # anew at the same place it takes the room of what it replaces
-    kept.note(OWNER, sources[2], "p", recollection("0:0:4"))
-    assert [bool(kept.look(OWNER, source, "p").chain) for source in sources] == [True, False, True]
-    kept.note(OWNER, sources[1], "p", recollection(size=10 * one))
-    assert not kept.look(OWNER, sources[1], "p").chain
-    kept.forget(OWNER, sources[0], "p")
-    kept.note(OWNER, sources[1], "p", recollection())
-    assert [bool(kept.look(OWNER, source, "p").chain) for source in sources] == [False, True, True]
+    kept.note(turn_place(OWNER, sources[2], "p"), recollection("0:0:4"))
+    assert [bool(kept.look(turn_place(OWNER, source, "p")).chain) for source in sources] == [True, False, True]
+    kept.note(turn_place(OWNER, sources[1], "p"), recollection(size=10 * one))
+    assert not kept.look(turn_place(OWNER, sources[1], "p")).chain
+    kept.forget(turn_place(OWNER, sources[0], "p"))
+    kept.note(turn_place(OWNER, sources[1], "p"), recollection())
+    assert [bool(kept.look(turn_place(OWNER, source, "p")).chain) for source in sources] == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -334,15 +348,15 @@ def test_as_much_is_kept_as_there_is_room_for_the_latest_first():
 )
 def test_nothing_is_kept_that_could_not_be_gone_on_with(source: TurnSource, found: Recollection):
     kept = Recollections()
-    kept.note(OWNER, source, "p", found)
-    assert kept.look(OWNER, source, "p") is NOTHING
+    kept.note(turn_place(OWNER, source, "p"), found)
+    assert kept.look(turn_place(OWNER, source, "p")) is NOTHING
 
 
 def test_each_owner_has_recollections_of_its_own():
     kept = Recollections()
-    kept.note(OWNER, TurnSource("conv"), "p", recollection())
-    assert kept.look(STRANGER, TurnSource("conv"), "p") is NOTHING
-    assert kept.look(OWNER, TurnSource("conv", branch="other"), "p") is NOTHING
+    kept.note(turn_place(OWNER, TurnSource("conv"), "p"), recollection())
+    assert kept.look(turn_place(STRANGER, TurnSource("conv"), "p")) is NOTHING
+    assert kept.look(turn_place(OWNER, TurnSource("conv", branch="other"), "p")) is NOTHING
 
 
 def texts_of(opened: OpenedTurn) -> str:

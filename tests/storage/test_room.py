@@ -160,8 +160,10 @@ GO_ON = {
     *("check_rights", "correct_index", "drop_index", "purge_partition", "touch_index"),
     *("claim_job", "enqueue_job", "fail_job", "finish_job", "join_queue", "keep_jobs", "reclaim_jobs", "renew_job"),
     *("claim_layout", "list_restored", "note_layout"),
+    *("drop_digests", "hold_digests", "note_digests"),
     *("import_appends", "import_branches", "return_job"),
     *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
+    *("mark_stop", "mark_watched"),
     *("sweep_index", "sweep_segment", "sweep_survey"),
 }
 

@@ -19,7 +19,8 @@ from proxy.config.settings import upstream_settings
 from proxy.config.upstreams import ECHO, UPSTREAMS_TABLE
 from proxy.config.values import describe_redis, describe_upstream
 from proxy.protocol.errors import ApiError, UpstreamRefusal
-from proxy.upstream.attempts import Fault, fault_of
+from proxy.telemetry.records import MALFORMED
+from proxy.upstream.body import ending_of
 from proxy.upstream.client import Upstream, create_session
 from proxy.upstream.errors import certificate_problem
 from proxy.upstream.models import read_models
@@ -56,8 +57,20 @@ async def diagnose(config: Config) -> list[Finding]:
             await _check_store(config),
             *await asyncio.gather(*(_check_server(config, name) for name in upstream_settings(config))),
             await _finding("auth", _check_auth(config, session)),
+            Finding("recording", works=True, text=_describe_recording(config)),
             *([Finding("workers", works=True, text=f"{workers} processes")] if workers > 1 else []),
         ]
+
+
+def _describe_recording(config: Config) -> str:
+    """Say what will be recorded of apps that keep their history themselves."""
+    recording = config.recording
+    if recording.mode == "off":
+        return "off: each stored turn is on its own"
+    unstored = ", also with store: false" if recording.store_false else ""
+    completions = "all chat completions" if recording.chat == "all" else "chat completions with store: true"
+    known = "by what they resend" if recording.mode == "on" else "by the session that they name"
+    return f"turns, and {completions}{unstored}; conversations are known again {known}"
 
 
 async def _finding(subject: str, check: Awaitable[str]) -> Finding:
@@ -126,11 +139,11 @@ async def _check_upstream(server: Upstream, settings: UpstreamConfig, config: Co
     try:
         models = await read_models(server, headers)
     except UpstreamRefusal as refusal:
-        section = f"{UPSTREAMS_TABLE}.{server.name}" if server.is_named else server.name
+        section = f"{UPSTREAMS_TABLE}.{server.name}" if server.is_named else "upstream"
         asks_callers = config.auth.mode == "passthrough" and (not server.is_named or server.takes_callers_key)
         return f"{place} {_judge(refusal.status, place, section, has_key=bool(key), asks_callers=asks_callers)}"
     except ApiError as exc:
-        if fault_of(exc) is Fault.MALFORMED:
+        if ending_of(exc) == MALFORMED:
             return f"{place} answers, but not with a list of models"
         raise Problem(f"{place}: {exc.message}{'' if certificate_problem(exc) else _system_reason(exc)}") from exc
     listed = {model["id"] for model in models}

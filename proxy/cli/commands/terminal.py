@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+#: Characters that a column of a table has at least, if there is that much in it.
+NARROW = 10
+#: Blanks between two columns.
+GAP = 2
+
 
 class Terminal:
     """Where a command's results go: standard output. as_json: `--json` was given.
@@ -61,13 +66,22 @@ class Terminal:
             for row in rows:
                 print("\t".join(" ".join(str(cell).split("\t")) for cell in row))
             return
+        shown = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+        widths = [max(len(name), *(row[i].cell_len for row in shown)) for i, name in enumerate(columns)]
+        # what is narrow stays whole, and so do ids, which are copied; the others share what is left
+        long = [i for i, name in enumerate(columns) if widths[i] > NARROW and name != "ID"]
+        left = self._console.width - sum(width + GAP for i, width in enumerate(widths) if i not in long)
+        for i in sorted(long, key=widths.__getitem__):
+            widths[i] = min(widths[i], max(NARROW, left // len(long) - GAP))
+            left -= widths[i] + GAP
+            long = long[1:]
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in columns:
-            # ids are copied, so they are never cut
-            table.add_column(name, overflow="ellipsis", no_wrap=True, min_width=37 if name == "ID" else None)
-        for row in rows:
+        for name, width in zip(columns, widths, strict=True):
+            table.add_column(name, overflow="ellipsis", no_wrap=True, width=width)
+        for row in shown:
             table.add_row(*row)
-        self._console.print(table, soft_wrap=False)
+        # a terminal that is too narrow for that wraps the lines itself
+        Console(width=max(self._console.width, sum(widths) + GAP * len(widths))).print(table)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ end
 
 copy('conversation', 'hash')
 copy('index', 'hash')
+copy('digests', 'list')
 for _, name in ipairs({ 'branches', 'tombstones', 'journal' }) do
   copy(name, 'zset')
 end

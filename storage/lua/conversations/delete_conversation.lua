@@ -1,9 +1,9 @@
--- delete_conversation: hide a conversation and all its items from now on; what is left expires.
+-- delete_conversation: hide a conversation and all its items from now on; what is left expires, digests go at once.
 -- Chains that started from its responses keep working (their snapshots need the segments), hence no DEL here.
 -- needs: retention
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, id, retention s
--- Returns {'ok', facts} (flat field/value list) or {'conversation_not_found'}.
+-- Returns {'ok', facts (flat field/value list), names of the digests that led here} or {'conversation_not_found'}.
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
 local owner, conversation_id, retention = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -30,4 +30,6 @@ for segment = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment')) - 1 do
   extend(branch_key(segment), retention)
   extend(holders_key(segment), retention)
 end
-return { 'ok', facts }
+local digests = redis.call('LRANGE', BASE .. 'digests', 0, -1)
+redis.call('UNLINK', BASE .. 'digests')
+return { 'ok', facts, digests }

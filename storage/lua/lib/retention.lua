@@ -12,7 +12,7 @@ end
 
 -- Calls `visit(key)` for all keys that live as long as the conversation, but for the partition's own.
 local function each_lasting_key(visit)
-  for _, name in ipairs({ 'conversation', 'branches', 'index', 'tombstones', 'journal' }) do
+  for _, name in ipairs({ 'conversation', 'branches', 'index', 'tombstones', 'journal', 'digests' }) do
     visit(BASE .. name)
   end
   for segment = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment') or '0') - 1 do

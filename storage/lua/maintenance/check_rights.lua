@@ -20,15 +20,15 @@ try('SET', probe, '', 'PX', 1000)
 if #forbidden > 0 then
   return { 'ok', forbidden }
 end
-for _, name in ipairs({ 'EXISTS', 'GET', 'HGETALL', 'LLEN', 'LPOP', 'PTTL', 'TTL', 'ZCARD' }) do
+for _, name in ipairs({ 'EXISTS', 'GET', 'HGETALL', 'LLEN', 'LPOP', 'MGET', 'PTTL', 'TTL', 'ZCARD' }) do
   try(name, probe)
 end
 for _, name in ipairs({ 'HDEL', 'HEXISTS', 'HGET', 'HMGET', 'LINDEX', 'LPUSH', 'RPUSH', 'XDEL', 'ZRANK',
   'ZREM', 'ZREVRANK', 'ZSCORE' }) do
   try(name, probe, '0-1')
 end
-for _, name in ipairs({ 'LRANGE', 'LTRIM', 'ZCOUNT', 'ZRANGE', 'ZRANGEBYSCORE', 'ZREMRANGEBYSCORE', 'ZREVRANGE',
-  'ZREVRANGEBYSCORE' }) do
+for _, name in ipairs({ 'LRANGE', 'LTRIM', 'ZCOUNT', 'ZRANGE', 'ZRANGEBYSCORE', 'ZREMRANGEBYRANK', 'ZREMRANGEBYSCORE',
+  'ZREVRANGE', 'ZREVRANGEBYSCORE' }) do
   try(name, probe, 0, 0)
 end
 try('HINCRBY', probe, 'field', 1)

@@ -21,7 +21,7 @@ if is_last_step then
   for segment = 0, segments - 1 do
     deleted = deleted + redis.call('UNLINK', segment_key(segment), branch_key(segment), holders_key(segment))
   end
-  for _, name in ipairs({ 'conversation', 'branches', 'index', 'tombstones', 'journal', 'partition' }) do
+  for _, name in ipairs({ 'conversation', 'branches', 'index', 'tombstones', 'journal', 'digests', 'partition' }) do
     deleted = deleted + redis.call('UNLINK', BASE .. name)
   end
 end

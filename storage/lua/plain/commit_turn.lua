@@ -36,9 +36,11 @@ if (on_branch or on_chain) and stored and job_token == '' and count > 0 and coun
       is_settled = left >= math.max(CONVERSATION_SECONDS * 1000, response_life)
     end
     local facts = call('HMGET', conversation_key, 'id', 'deleted_at')
-    local branch = call('HMGET', branch_key, 'chain', 'pending')
+    local branch = call('HMGET', branch_key, 'chain', 'pending', 'fence', 'taken_by')
     local lives = facts[1] == conversation_id and not facts[2]
-    if is_settled and lives and branch[1] and branch[2] == base_pending and call('GET', lock_key) == token then
+    -- who has taken the branch last holds its lock, or has lost it to nobody
+    local is_mine = branch[3] == fence and branch[4] == token
+    if is_settled and lives and branch[1] and branch[2] == base_pending and is_mine then
       local inherited, first = string.match(branch[1], '^(.-),?%d+:(%d+):$')
       local length = call('LLEN', BASE .. 'segment:' .. segment)
       open = branch[1]

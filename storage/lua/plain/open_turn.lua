@@ -12,7 +12,10 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
   if CONVERSATION_SECONDS == 0 then
     is_settled = left == -1
   end
-  local chain, pending, name, line
+  local start, past = string.match(held, '^(.*:)(%d+)$')
+  local is_known = start and head[3] == edition
+  -- rest: what lies behind the chain that the caller holds, its last item before it.
+  local chain, pending, name, line, rest
   local fence, facts, lock, lock_key = 0, {}, '', nil
   if source == 'conversation' and mine and kept and is_settled then
     local found = call('HMGET', conversation_key, 'id', 'deleted_at', 'active_branch', 'project_id', 'referrer')
@@ -20,9 +23,14 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     line = found[1] == conversation_id and not found[2] and call('ZSCORE', branches_key, name)
     if line then
       local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name', 'fence')
-      local inherited, from = string.match(branch[1], '^(.-),?%d+:(%d+):$')
-      local length = call('LLEN', BASE .. 'segment:' .. line)
-      chain = length > tonumber(from) and branch[1] .. length or inherited
+      rest = is_known and branch[1] == start and call('LRANGE', BASE .. 'segment:' .. line, past - 1, -1)
+      if rest and #rest > 0 then
+        chain = start .. string.format('%d', past - 1 + #rest)
+      else
+        local inherited, from = string.match(branch[1], '^(.-),?%d+:(%d+):$')
+        local length = call('LLEN', BASE .. 'segment:' .. line)
+        chain, rest = length > tonumber(from) and branch[1] .. length or inherited, nil
+      end
       pending, name, fence = branch[2], branch[3], tonumber(branch[4])
       facts, lock, lock_key = { found[4] or '', found[5] or '' }, line, BASE .. 'lock:' .. line
     end
@@ -31,9 +39,15 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     local is_over = found[3] ~= 'queued' and found[3] ~= 'in_progress'
     if found[1] and is_over and call('TTL', response_key) >= retention / 2 then
       chain, pending, name, line = found[1], found[2] or '', '', -1
+      local lives = kept and call('HMGET', conversation_key, 'project_id', 'referrer', 'id', 'deleted_at') or {}
+      if lives[3] and not lives[4] then
+        facts = { lives[1] or '', lives[2] or '', lives[3] }
+      end
     end
   end
-  local holder = lock_key and call('GET', lock_key)
+  -- whether anybody watches costs nothing more
+  local marks = lock_key and call('MGET', lock_key, BASE .. 'watched') or {}
+  local holder = marks[1]
   if holder and holder ~= token then
     return { 'locked', call('PTTL', lock_key) }
   end
@@ -48,10 +62,12 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       end
     end
     local open, to = string.match(chain, '^(.*:)(%d+)$')
-    local start, past = string.match(held, '^(.*:)(%d+)$')
-    local history, is_rest = {}, open and open == start and head[3] == edition and tonumber(past) <= tonumber(to)
-    for segment, from, stop in string.gmatch(is_rest and string.match(chain, '[^,]*$') or chain, SPAN) do
-      history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, is_rest and past - 1 or from, stop - 1)
+    if not rest and is_known and open == start and tonumber(past) <= tonumber(to) then
+      rest = call('LRANGE', BASE .. 'segment:' .. string.match(open, '(%d+):%d+:$'), past - 1, to - 1)
+    end
+    local history = { rest }
+    for segment, from, stop in string.gmatch(rest and '' or chain, SPAN) do
+      history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, from, stop - 1)
     end
     -- Everything has been read that will be written: from here on the script only writes.
     if lock_key and not holder then
@@ -60,6 +76,6 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
       call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
-      lock, '', '', head[3] or '', is_rest and 1 or 0 }
+      lock, '', '', head[3] or '', rest and 1 or 0, marks[2] and 1 or 0 }
   end
 end

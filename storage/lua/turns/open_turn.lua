@@ -4,20 +4,22 @@
 -- KEYS  partition, conversation, branches, index, previous response
 -- ARGV  1 owner  2 source ('conversation', 'response' or 'none')  3 conversation id ('' = none)  4 branch: that it
 --       continues, or that is forked ('' = the active one, or the one that has the target)
---       5 lock token ('' = only look)  6 lease ms  7 retention s  8 fork point ('' = no fork)  9 target
+--       5 lock token: the response's id, a slash, a secret ('' = only look)  6 lease ms  7 retention s  8 fork point
+--       ('' = no fork)  9 target
 --       10 new branch's name ('' = it will become MAIN)  11 ms for which what a fork inherits is kept from being freed
 --       12 a chain whose items the caller holds ('' = none)  13 edition of the partition that they are of
 --       14 number of ids, item ids…, number of call ids, call ids that are answered…
 -- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model, edition,
---   is_rest}
+--   is_rest, watched}
 --   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids
 --   that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
---   {project_id, referrer};
+--   {project_id, referrer}, of a response also the id of the conversation that lives beside it;
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
 --   calls: for each call id 1 when the partition knows that call, else 0; line: the branch that it continues, or that
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
 --   model: of the answer that a fork replaces, or ''; edition: of the partition, '' for none; is_rest: 1 if the
---   history is only what lies behind the chain that the caller holds, its last item before it, else 0
+--   history is only what lies behind the chain that the caller holds, its last item before it, else 0;
+--   watched: 1 if a lock was taken and somebody watches the conversation
 -- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'response_unfinished'},
 -- {'locked', ms left}, or what fork_branch refuses.
 -- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
@@ -34,7 +36,7 @@ local ids_at = 14
 local looks = token == ''
 local mine = owned(owner)
 local chain, pending, fence, branch, facts, lock = {}, '', 0, '', {}, ''
-local line, anchor, model = -1, '', ''
+local line, anchor, model, watched = -1, '', '', 0
 
 -- Takes a lock or returns nil and the refusal. `own`: the line whose fence it counts up.
 local function take_lock(name, own)
@@ -42,7 +44,9 @@ local function take_lock(name, own)
     return 0
   end
   local key = BASE .. 'lock:' .. name
-  local holder = redis.call('GET', key)
+  local marks = redis.call('MGET', key, BASE .. 'watched')
+  local holder = marks[1]
+  watched = marks[2] and 1 or 0
   if holder and holder ~= token then
     return nil, { 'locked', redis.call('PTTL', key) }
   end
@@ -106,6 +110,10 @@ elseif source == 'response' then
     return { 'response_unfinished' }
   end
   chain, pending = parse_chain(fields[1]), fields[2] or ''
+  local lives = is_kept() and redis.call('HMGET', conversation_key, 'project_id', 'referrer', 'id', 'deleted_at') or {}
+  if lives[3] and not lives[4] then
+    facts = { lives[1] or '', lives[2] or '', lives[3] }
+  end
   if not looks and redis.call('TTL', response_key) < retention / 2 then
     extend(response_key, retention)
     slide_expiry(chain, index_key, retention)
@@ -166,4 +174,4 @@ if is_rest then
   chain = { { chain[#chain][1], past - 1, chain[#chain][3] } }
 end
 return { 'ok', read_spans(chain), text, table.concat(waiting, CALL_BREAK), fence, branch, facts, known, calls, line, lock,
-  anchor, model, current, is_rest and 1 or 0 }
+  anchor, model, current, is_rest and 1 or 0, watched }

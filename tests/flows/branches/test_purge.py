@@ -84,7 +84,7 @@ async def test_a_running_background_response_is_gone_and_stops(proxy: Proxy):
 
 @pytest.mark.parametrize(("days", "seconds"), [(30.0, 30 * 86_400), (0.0, 100 * 365 * 86_400)])
 async def test_responses_are_kept_as_long_as_configured(start_proxy: StartProxy, days: float, seconds: int):
-    proxy = await start_proxy(responses={"retention_days": days})
+    proxy = await start_proxy(responses={"retention_days": days}, recording={"mode": "off"})
     response = await proxy.client().responses.create(**HELLO)
     lives = [await proxy.redis.ttl(key) for key in await proxy.redis.keys(f"*{{{partition_of(response.id)}}}*")]
     assert lives

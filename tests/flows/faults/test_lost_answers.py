@@ -16,10 +16,11 @@ from benchmarks.faults.injector import Link, link
 from proxy.http.keys import REQUEST_ID
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKey
 from proxy.idempotency.turns import KeyedAnswer
-from proxy.turns.turn import AnsweredBefore
+from proxy.turns.observer import AnsweredBefore
 from storage import KeptAnswer, KeyClaim, partition_of
 from tests.flows.conftest import Proxy, running_proxy
 from tests.flows.talk import Answer, answer_when, items_of, new_conversation, post, respond, settled
+from tests.flows.telemetry import counted
 from tests.storage.servers import free_ports, run_valkey
 
 IMPATIENT: dict[str, Any] = {
@@ -56,6 +57,9 @@ async def test_what_may_have_been_saved_is_not_told_as_not_saved():
                 assert (status, response["status"]) == (200, "failed")
                 assert response["error"]["message"].startswith("Whether the answer was saved is not known")
                 assert len(await items_of(proxy, conversation)) == 2
+                assert counted.number(proxy.app, "turns_total", outcome="unsaved") == 1
+                assert counted.number(proxy.app, "commit_retries_total") > 0
+                assert counted.number(proxy.app, "store_calls_total", script="commit_turn", outcome="unavailable") > 0
 
 
 async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_client_left(

@@ -17,8 +17,8 @@ from proxy.http.middleware import RUNNING
 from proxy.idempotency.turns import keep_answer
 from proxy.protocol.errors import BadGateway
 from proxy.protocol.request import read_request
+from proxy.turns.observer import TurnResult
 from proxy.turns.options import TurnOptions
-from proxy.turns.turn import TurnResult
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
 from tests.upstream import HANG, Reply

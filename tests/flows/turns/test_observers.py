@@ -11,14 +11,17 @@ from proxy.delivery import Unattended
 from proxy.protocol.errors import InProgress
 from proxy.protocol.request import read_request
 from proxy.services import SERVICES
+from proxy.turns.observer import TurnResult
 from proxy.turns.running import TURNS
-from proxy.turns.turn import Turn, TurnResult
+from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
 from tests.flows.conftest import Proxy
 
 
 class Diary:
     """Writes down what it is told. refuses: refuses the turn once it has an id. fails: fails at the end."""
+
+    needs_id = False
 
     def __init__(self, *, refuses: bool = False, fails: bool = False) -> None:
         self.told: list[str] = []
@@ -32,6 +35,9 @@ class Diary:
         self.told.append("identified")
         if self._refuses:
             raise InProgress("another one runs")
+
+    def moved(self, response_id: str) -> None:
+        self.told.append("moved")
 
     async def storing(self, attempt: int) -> None:
         self.told.append(f"storing {attempt}")

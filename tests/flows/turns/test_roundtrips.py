@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.http.keys import STORE
+from proxy.recording.recorder import RECORDER
 from proxy.runtime import store_watch
 from storage.client.library import load_scripts
 from tests.flows.conftest import Proxy, StartProxy
-from tests.flows.talk import respond, until_worker_waits
+from tests.flows.talk import model_answer, respond, until_worker_waits
 from tests.roundtrips import RoundTripCounter
+from tests.upstream import Reply
 
 ITEM = {"role": "user", "content": "hi"}
 
@@ -24,12 +27,16 @@ async def counter(valkey_url: str) -> AsyncIterator[RoundTripCounter]:
         yield counter
 
 
-@pytest.fixture
-async def proxy(start_proxy: StartProxy, counter: RoundTripCounter, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+@pytest.fixture(params=["off"])
+async def proxy(
+    request: pytest.FixtureRequest, start_proxy: StartProxy, counter: RoundTripCounter, monkeypatch: pytest.MonkeyPatch
+) -> Proxy:
     # the look after the store, once a second, is no part of any request
     monkeypatch.setattr(store_watch, "LOOK_SECONDS", 600.0)
     # a worker's wait for jobs ends with the time that a command may take, and begins anew
-    proxy = await start_proxy(redis={"url": counter.url, "timeout_seconds": 600.0})
+    store = {"url": counter.url, "timeout_seconds": 600.0}
+    # what is recorded of a turn is written after it has ended, see the last test
+    proxy = await start_proxy(redis=store, recording={"mode": request.param})
     # sending a script to a server that has not seen it, and opening a connection, take trips of their own
     for script in load_scripts().values():
         await proxy.redis.script_load(script.source)
@@ -89,3 +96,13 @@ async def test_every_reading_endpoint_is_one_round_trip_and_the_listing_two(prox
     }
     for path, trips in expected.items():
         assert await counted(counter, lambda path=path: proxy.call("GET", path)) == trips, path  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("proxy", ["on"], indirect=True)
+async def test_a_recorded_turn_is_one_round_trip_and_one_behind_its_answer(proxy: Proxy, counter: RoundTripCounter):
+    history = [ITEM]
+    for _ in range(3):
+        proxy.upstream.script(Reply.json(200, model_answer("ok")))
+        assert await counted(counter, partial(respond, proxy, input=history)) == 1
+        assert await counted(counter, lambda: proxy.app[RECORDER].notes.settle(5)) == 1
+        history = [*history, {"role": "assistant", "content": "ok"}, ITEM]

@@ -206,7 +206,7 @@ async def test_one_model_is_told_by_its_name(start_several: StartSeveral):
 async def test_a_silent_server_is_waited_for_two_seconds_at_most(
     start_several: StartSeveral, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("proxy.upstream.models.LIST_SECONDS", 0.05)
+    monkeypatch.setattr("proxy.upstream.models.MODELS_SECONDS", 0.05)
     several = await start_several(a={"models": ["m"]}, b={"models": ["n*"]})
     several.servers["a"].script(Reply.raw(200, "application/json", chunks=[HANG]), path=MODELS)
     several.servers["b"].script(listed("n1"), path=MODELS)

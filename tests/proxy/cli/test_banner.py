@@ -1,7 +1,7 @@
 import pytest
 
 from proxy.cli.banner import render_banner
-from proxy.config.settings import Config
+from proxy.config.settings import Config, ServerConfig, UiConfig
 from proxy.config.values import base_url, describe_redis, describe_upstream
 
 
@@ -13,10 +13,19 @@ def test_the_block_has_what_an_app_needs():
         "store     embedded Valkey 9.1.2 in /data",
         "upstream  https://api.openai.com/v1",
         "auth      passthrough: every caller by its own upstream key",
+        "page      http://127.0.0.1:8080/ui/",
     ):
         assert f"  {line}\n" in block
     assert "workers" not in block
     assert "  workers   4\n" in render_banner(Config(), ("127.0.0.1", 8080), "embedded", workers=4)
+
+
+def test_the_page_is_named_where_there_is_one():
+    public = ServerConfig(host="0.0.0.0")
+    assert "page" not in render_banner(Config(server=public), ("0.0.0.0", 80), "embedded")
+    on = Config(server=public, ui=UiConfig(enabled=True, url="https://llm.example/"))
+    assert "  page      https://llm.example/ui/\n" in render_banner(on, ("0.0.0.0", 80), "embedded")
+    assert "page" not in render_banner(Config(ui=UiConfig(enabled=False)), ("127.0.0.1", 80), "embedded")
 
 
 @pytest.mark.parametrize(

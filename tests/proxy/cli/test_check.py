@@ -6,7 +6,16 @@ from redis.asyncio import Redis
 from proxy.cli.commands import check as diagnosis
 from proxy.cli.commands.check import diagnose
 from proxy.cli.commands.findings import Finding
-from proxy.config.settings import AuthConfig, Config, DataConfig, JwtConfig, RedisConfig, Secret, UpstreamConfig
+from proxy.config.settings import (
+    AuthConfig,
+    Config,
+    DataConfig,
+    JwtConfig,
+    RecordingConfig,
+    RedisConfig,
+    Secret,
+    UpstreamConfig,
+)
 from storage.embedded import find_binary
 from tests.certificates import make_certificate, server_context
 from tests.storage.servers import run_valkey
@@ -14,6 +23,7 @@ from tests.upstream import HANG, Reply
 
 #: Port 9 is `discard`; nothing listens on it here.
 CLOSED = "127.0.0.1:9"
+KNOWN_AGAIN = "conversations are known again by"
 
 
 async def found(subject, tmp_path, **sections):
@@ -161,3 +171,22 @@ async def test_keys_that_do_not_fit_their_algorithms_are_told(tmp_path):
     assert not finding.works
     assert "auth.jwt.secret" in finding.text
     assert "hunter2" not in finding.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {},
+            f"turns, and chat completions with store: true; {KNOWN_AGAIN} what they resend",
+        ),
+        (
+            {"chat": "all", "store_false": True, "mode": "keys"},
+            f"turns, and all chat completions, also with store: false; {KNOWN_AGAIN} the session that they name",
+        ),
+        ({"mode": "off"}, "off: each stored turn is on its own"),
+    ],
+)
+async def test_it_says_what_will_be_recorded(tmp_path, settings, text):
+    finding = await found("recording", tmp_path, recording=RecordingConfig(**settings))
+    assert finding == Finding("recording", works=True, text=text)

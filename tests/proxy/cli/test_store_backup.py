@@ -78,13 +78,13 @@ async def test_the_drill(serve: Serve, tmp_path: Path):
         items = await ask(http, "GET", f"{served.url}/conversations/{conversation}/items")
         told = await asyncio.to_thread(run, "backup", file, "--data-dir", tmp_path / "data")
         assert (told.returncode, told.stderr) == (0, "")
-        assert told.stdout.startswith(f"backed up 1 conversation, 1 response, 9 keys to {file}, "), told.stdout
+        assert told.stdout.startswith(f"backed up 1 conversation, 1 response, 10 keys to {file}, "), told.stdout
         assert str(tmp_path / "data" / "sealing.key") in told.stdout
         await ask(http, "POST", f"{served.url}/responses", {**body, "input": "this came later"})
         await served.kill()
         told = await asyncio.to_thread(run, "restore", file, "--data-dir", tmp_path / "new")
         assert (told.returncode, told.stderr) == (0, "")
-        assert told.stdout.splitlines()[-1].startswith("restored 1 conversation, 1 response, 9 keys, ")
+        assert told.stdout.splitlines()[-1].startswith("restored 1 conversation, 1 response, 10 keys, ")
         again = await serve("--data-dir", tmp_path / "new")
         assert await ask(http, "GET", f"{again.url}/conversations/{conversation}/items") == items
         assert await ask(http, "GET", f"{again.url}/responses/{response['id']}") == response

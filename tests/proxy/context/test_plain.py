@@ -14,7 +14,9 @@ from proxy.context.plain import PIECE_BYTES, join_plain, seen_plain
 from proxy.context.reader import Objections, Reader
 from proxy.protocol.items import dump
 from proxy.protocol.notes import Maker, note_of
-from storage import HistoryItems
+from proxy.relay import Outcome
+from proxy.turns.continuation import continuation_of, recall
+from storage import Entry, HistoryItems, OpenedTurn, Origin
 
 
 def message(n: int, role: str, kind: str, **fields: Any) -> bytes:
@@ -172,3 +174,20 @@ def test_text_goes_under_the_type_that_a_messages_role_has(role: str, kind: str,
     assert (form == item) == (sent == kind)
     among = [message(2, "user", "input_text"), item, message(3, "assistant", "output_text")]
     assert sent_of(among, Reader("s", "m"), 3) == [among[0], form, among[2]]
+
+
+def test_turns_that_go_on_from_what_is_not_stored_look_at_what_is_new_only():
+    outcome = Outcome("completed", {}, [])
+    opened, before = OpenedTurn(items=HistoryItems([message(0, "user", "input_text")])), None
+    for n in range(1, 9, 2):
+        own = [Entry(Origin.MINTED, f"msg_{n}", message(n, "user", "input_text"))]
+        answer = [Entry(Origin.MINTED, f"msg_{n + 1}", message(n + 1, "assistant", "output_text"))]
+        items = opened.items
+        assert isinstance(items, HistoryItems)
+        assert seen_plain(items) == (n - 1 if n > 1 else 0)
+        sent = [*items, own[0].data]
+        assert b"".join(join_plain(sent, items) or ()) == b",".join(sent)
+        before = continuation_of(before, opened, [*own, *answer], outcome)
+        assert before is not None
+        opened = recall(before, [], OpenedTurn())
+        assert list(opened.items) == [*sent, answer[0].data]

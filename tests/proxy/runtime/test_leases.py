@@ -11,7 +11,7 @@ import pytest
 
 from proxy.runtime.leases import Leases
 from proxy.runtime.tasks import Tasks
-from storage import Lease, Unavailable
+from storage import Lease, Renewal, Unavailable
 from tests.virtual_time import in_virtual_time
 
 ONE, OTHER = Lease("p1", "lock", "token"), Lease("p2", "lock", "token")
@@ -23,13 +23,15 @@ class Locks:
     def __init__(self, *answers: Exception | dict[Lease, bool]) -> None:
         self.renewed: list[tuple[float, set[Lease]]] = []
         self._answers = list(answers)
+        self.to_stop: set[Lease] = set()
+        self.watched: set[Lease] = set()
 
-    async def renew(self, leases: Sequence[Lease], seconds: float) -> list[bool]:
+    async def renew(self, leases: Sequence[Lease], seconds: float) -> list[Renewal]:
         self.renewed.append((asyncio.get_running_loop().time(), set(leases)))
         answer = self._answers.pop(0) if self._answers else {}
         if isinstance(answer, Exception):
             raise answer
-        return [answer.get(lease, True) for lease in leases]
+        return [Renewal(answer.get(lease, True), lease in self.to_stop, lease in self.watched) for lease in leases]
 
 
 def holding(locks: Any, *leases: Lease) -> Leases:
@@ -126,3 +128,48 @@ async def test_locks_are_renewed_again_after_a_failure(failure: Exception, told:
     assert locks.renewed == [(10, {ONE}), (10.1, {ONE}), (20.1, {ONE})]
     works_again = "WARNING:renewal of locks works again, after failing 1 times"
     assert [f"{record.levelname}:{record.getMessage()}" for record in caplog.records] == [told, works_again]
+
+
+@in_virtual_time
+async def test_a_turn_that_is_to_stop_is_told_when_its_lock_is_renewed_and_soon_if_it_is_watched():
+    locks, told = Locks(), []
+    locks.to_stop = {ONE, OTHER}
+    async with holding(locks, ONE, OTHER).renewing(Tasks()) as leases:
+        now = asyncio.get_running_loop().time
+        start = now()
+
+        def stop_one() -> None:
+            told.append(("one", round(now() - start, 1)))
+            leases.forget(ONE)
+
+        def stop_other() -> None:
+            told.append(("other", round(now() - start, 1)))
+            leases.forget(OTHER)
+
+        leases.on_stop(ONE, stop_one, watched=True)
+        leases.on_stop(OTHER, stop_other, watched=False)
+        await asyncio.sleep(30)
+    assert told == [("one", 0.5), ("other", 10.0)]
+
+
+@in_virtual_time
+async def test_a_turn_that_comes_to_be_watched_is_looked_at_often_until_it_is_not():
+    locks = Locks()
+    async with holding(locks, ONE).renewing(Tasks()) as leases:
+        leases.on_stop(ONE, lambda: None, watched=False)
+        await asyncio.sleep(9)
+        locks.watched = {ONE}
+        await asyncio.sleep(3)
+        locks.watched = set()
+        await asyncio.sleep(20)
+    times = [time for time, _ in locks.renewed]
+    assert times == [10, 10.5, 11, 11.5, 12, 20, 30]
+
+
+@in_virtual_time
+async def test_nobody_looks_often_while_nobody_watches():
+    locks = Locks()
+    async with holding(locks, ONE).renewing(Tasks()) as leases:
+        leases.on_stop(ONE, lambda: None, watched=False)
+        await asyncio.sleep(25)
+    assert [time for time, _ in locks.renewed] == [10, 20]

@@ -14,8 +14,8 @@ from proxy.delivery import TurnOutput
 from proxy.protocol import sse
 from proxy.protocol.errors import GatewayTimeout
 from proxy.relay import MalformedEvent
+from proxy.telemetry.records import CUT, MALFORMED, TIMEOUT, TurnRecord
 from proxy.turns.stream import BROKEN_OFF, TurnStream
-from proxy.upstream.attempts import Attempt, Fault
 from proxy.upstream.body import UpstreamCut
 from tests.virtual_time import in_virtual_time
 
@@ -33,7 +33,6 @@ class Answer:
         self.consumer: Any = None
         self.held = self.ends = False
         self.holds = 0
-        self.attempt = Attempt("upstream", "m", "/responses")
 
     def push(self, consumer: Any) -> None:
         self.consumer = consumer
@@ -48,6 +47,8 @@ class Answer:
 
 class Relay:
     """Tells what it is fed; `bad` can't be read, `bug` is one, `over` ends the response, `again` begins another."""
+
+    is_untold = False
 
     def __init__(self) -> None:
         self.outcome: object | None = None
@@ -128,6 +129,7 @@ class Scene:
         self.stream = TurnStream(
             self.relay,  # type: ignore[arg-type]
             TurnOutput(self.client, [self.sink]),
+            TurnRecord(),
             **{"tells": True, "ends_on_leave": True, **options},
         )
         self.running = asyncio.ensure_future(self.stream.run(self.answer))  # type: ignore[arg-type]
@@ -233,22 +235,22 @@ async def test_a_stream_that_the_client_wants_as_json_tells_nothing():
 @pytest.mark.parametrize(
     ("end", "failure", "fault"),
     [
-        (lambda consumer: consumer.data(frame("b") + frame("bad") + frame("c")), "can't be read", Fault.MALFORMED),
-        (lambda consumer: consumer.data(frame("b") + frame("x" * 200)), "too large", Fault.MALFORMED),
-        (lambda consumer: [consumer.data(frame("b") + b"data: bad"), consumer.end()], "can't be read", Fault.MALFORMED),
-        (lambda consumer: [consumer.data(frame("b")), consumer.failed(UpstreamCut("Cut."))], "Cut.", Fault.CUT),
-        (lambda consumer: [consumer.data(frame("b")), consumer.failed(GatewayTimeout("."))], ".", Fault.TIMEOUT),
-        (lambda consumer: [consumer.data(frame("b")), consumer.end()], BROKEN_OFF, Fault.CUT),
+        (lambda consumer: consumer.data(frame("b") + frame("bad") + frame("c")), "can't be read", MALFORMED),
+        (lambda consumer: consumer.data(frame("b") + frame("x" * 200)), "too large", MALFORMED),
+        (lambda consumer: [consumer.data(frame("b") + b"data: bad"), consumer.end()], "can't be read", MALFORMED),
+        (lambda consumer: [consumer.data(frame("b")), consumer.failed(UpstreamCut("Cut."))], "Cut.", CUT),
+        (lambda consumer: [consumer.data(frame("b")), consumer.failed(GatewayTimeout("."))], ".", TIMEOUT),
+        (lambda consumer: [consumer.data(frame("b")), consumer.end()], BROKEN_OFF, CUT),
     ],
 )
-async def test_a_failure_has_its_words_and_nothing_follows_it(end: Callable[[Any], object], failure: str, fault: Fault):
+async def test_a_failure_has_its_words_and_nothing_follows_it(end: Callable[[Any], object], failure: str, fault: str):
     scene = await Scene().began("a")
     consumer = scene.answer.consumer
     end(consumer)
     consumer.data(frame("late"))
     assert await scene.running
     assert failure in scene.stream.failure
-    assert scene.stream.fault is fault
+    assert scene.stream.fault == fault
     told = b"".join(scene.client.got)
     assert told == frame("a") + frame("b")
 

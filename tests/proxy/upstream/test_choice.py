@@ -88,7 +88,7 @@ async def test_the_only_one_takes_everything():
     config = UpstreamConfig(url="http://127.0.0.1:1/v1")
     async with create_session(config) as session:
         alone = Upstreams([Upstream(config, session, config.url)])
-    assert [alone.choose(model)[0].name for model in ("", "m", "*")] == ["upstream"] * 3
+    assert [alone.choose(model)[0].name for model in ("", "m", "*")] == ["127.0.0.1:1/v1"] * 3
     assert not alone.looks_at_models
     assert alone.choose("m")[0].mark == ""
 

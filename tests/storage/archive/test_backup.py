@@ -35,7 +35,7 @@ from tests.storage.everything import use_everything
 
 HEAD = BackupHead(1, "a test", 0, "a server", "")
 #: What ends by itself within seconds is not copied; the queue is made anew.
-NOT_COPIED = re.compile(r".+:(lock|commit):.+|.+:jobs:\{jobs\}|.+:layout:\{layout\}", re.DOTALL)
+NOT_COPIED = re.compile(r".+:(lock|stop|commit):.+|.+:watched|.+:jobs:\{jobs\}|.+:layout:\{layout\}", re.DOTALL)
 
 
 async def copied(store: Store) -> list[KeyPart]:

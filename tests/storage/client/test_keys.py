@@ -80,7 +80,7 @@ def keys_of_command(words: list[str]) -> list[str]:
     name = words[0].upper()
     if name == "EVALSHA":
         return words[3 : 3 + int(words[2])]
-    if name in {"EXISTS", "DEL", "UNLINK"}:
+    if name in {"EXISTS", "DEL", "MGET", "UNLINK"}:
         return words[1:]
     return [] if name in SCRIPT_COMMANDS_WITHOUT_KEYS else words[1:2]
 
@@ -113,7 +113,7 @@ async def test_the_names_of_all_keys_are_documented_ones(redis: Any, store: Stor
     await open_turn(store, conversation=conversation)
     names = {key.decode().partition("}:")[2] for key in await redis.keys("test:{*")}
     assert {re.sub(r":.+", ":", name) for name in names} == DOCUMENTED
-    kinds = r"(branch|segment|holders|lock):\d+|(response|events|commit):\w+|[a-z]+"
+    kinds = r"(branch|segment|holders|lock|stop):\d+|(response|events|commit):\w+|[a-z]+"
     assert all(re.fullmatch(kinds, name) for name in names)
 
 
@@ -126,6 +126,9 @@ DOCUMENTED = {
     "journal",
     "branch:",
     "commit:",
+    "digests",
+    "stop:",
+    "watched",
     "events:",
     "holders:",
     "lock:",

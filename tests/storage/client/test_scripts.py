@@ -1,6 +1,7 @@
+import pytest
 from redis.asyncio import Redis
 
-from storage import ConversationNotFound, Store
+from storage import ConversationNotFound, Store, Unavailable
 from storage.client.library import load_scripts
 from storage.client.scripts import Call
 from tests.storage.builders import OWNER, add, read_all, start, take_turn
@@ -50,3 +51,28 @@ async def test_no_calls_have_no_answers(store: Store):
 
 async def test_every_script_runs_on_this_server(redis: Redis, store: Store):
     await use_everything(store)
+
+
+async def test_a_watcher_is_told_of_each_call_and_what_came_of_it(store: Store):
+    told: list[tuple[str, str]] = []
+    conversation = await start(store)
+    store.watch(lambda script, began, outcome: told.append((script, outcome)) if began else None)
+    await store.conversations.read(OWNER, conversation.id)
+    with pytest.raises(ConversationNotFound):
+        await store.conversations.read(OWNER, f"conv_{'0' * 48}")
+    assert told == [("read_conversation", "ok"), ("read_conversation", "refused")]
+    store.watch(None)
+    await store.conversations.read(OWNER, conversation.id)
+    assert len(told) == 2
+
+
+async def test_a_watcher_is_told_of_calls_that_were_not_answered():
+    told: list[tuple[str, str]] = []
+    store = Store.connect(
+        "redis://127.0.0.1:1", prefix="test", timeout_seconds=1.0, max_connections=1, retention_seconds=60
+    )
+    store.watch(lambda script, _, outcome: told.append((script, outcome)))
+    with pytest.raises(Unavailable):
+        await store.conversations.read(OWNER, f"conv_{'0' * 48}")
+    await store.close()
+    assert told == [("read_conversation", "unavailable")]

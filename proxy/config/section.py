@@ -1,4 +1,4 @@
-"""Types of settings: what a value may be, and what sections of the tree have in common."""
+"""Section: the base of every part of the tree of settings, and the kinds of values in it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ HostName = Annotated[
     msgspec.Meta(
         pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)\Z",
         description="names of hosts without port, *.example for all below one, or *",
+    ),
+]
+SourceName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(body(\.[A-Za-z0-9_-]+){1,3}|[a-z0-9_*-]+)\Z",
+        description="a header in lower case, or body. and names of fields",
     ),
 ]
 KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits in lower case")]

@@ -1,0 +1,4 @@
+"""Chat Completions as items, and items as messages. Pure.
+
+Imports `protocol`, `storage`.
+"""

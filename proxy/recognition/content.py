@@ -1,0 +1,69 @@
+"""What an item's content says: its text, and digests of its media and of what a tool put out. Pure, never raises."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from proxy.protocol.item_types import Item
+from proxy.recognition.canonical import canonical_arguments
+
+#: Fields of parts that are text, in whichever API; audio has what was said in it.
+_TEXTS = ("text", "refusal", "transcript")
+#: Fields of parts that are media, or lead to it; those of an object inside, too.
+_MEDIA = ("image_url", "file_id", "file_url", "file_data", "input_audio", "data", "video_url", "image_file")
+#: What a model said aloud: an app sends it again by its id, or not at all.
+_SPOKEN = "output_audio"
+
+
+def content_text(content: Any) -> str:
+    """Return the text of a message's content: a string, or parts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    return "".join(_part_text(part) for part in content)
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        return ""
+    if part.get("type") == _SPOKEN and isinstance(part.get("id"), str):
+        return str(part["id"])
+    return next((value for name in _TEXTS if isinstance(value := part.get(name), str)), "")
+
+
+def media_of(content: Any) -> list[bytes]:
+    """Return a digest of each part that is no text, in order."""
+    if not isinstance(content, list):
+        return []
+    return [
+        _digest([part.get(name) for name in _MEDIA])
+        for part in content
+        if isinstance(part, dict) and not part.keys().isdisjoint(_MEDIA) and part.get("type") != _SPOKEN
+    ]
+
+
+def output_text(item: Item) -> str:
+    """Return what a tool put out as text; media in it by their digests."""
+    output = next((item[name] for name in ("output", "tools", "content") if item.get(name) is not None), "")
+    if isinstance(output, str):
+        return output
+    if isinstance(output, list) and all(isinstance(part, (str, dict)) for part in output):
+        text = content_text(output)
+        marks = media_of(output)
+        if text or marks:
+            return text + "".join(one.hex() for one in marks)
+    return canonical_arguments(output)
+
+
+def _digest(value: Any) -> bytes:
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        data = repr(value).encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(data, digest_size=8).digest()

@@ -1,0 +1,184 @@
+"""Hints: what digests lead to, as text for the store, and as this process remembers it. Pure.
+
+A hint is a member of a digest's sorted set. It names an item by its place, and is followed by what decides between
+several:
+
+    PARTITION:LINE:SEGMENT:OFFSETkind key.tools.strict.SEGMENT:OFFSET of the question.mark.flags.calls
+
+kind t: the end of a turn. q: a question, with the mark of its digest. s: a user message or a session, one a line. It is
+short, for there are some of each turn: digests in it are cut off.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from storage import DigestNote, Members, Spot
+
+#: Digests that a process remembers, some 600 bytes each.
+MAX_DIGESTS = 30_000
+#: Members of one digest that it remembers.
+MAX_MEMBERS = 1024
+
+#: Bytes of a digest that make its name, of a key, and of what only has to tell apart what one digest leads to.
+_NAME_BYTES, _KEY_BYTES, _MARK_BYTES = 12, 6, 3
+#: By how much a turn that was gone on from scores less than one that was not; scores are ms of Unix time.
+_CONTINUED = 10**14
+_TURN, _QUESTION, _SAID = "t", "q", "s"
+_NOT_DELIVERED = "x"
+_MEMBER = re.compile(
+    r"(\w+):(\d+)(?::(\d+):(\d+))?([tqs]) ([\w-]*)\.([\w-]*)\.([\w-]*)\.(-?\d+):(-?\d+)\.([\w-]*)\.(x?)\.([\w,-]*)",
+    re.ASCII,
+)
+
+
+class Hint(NamedTuple):
+    """What a digest leads to.
+
+    partition: of the conversation. spot: the item. question: of a turn, segment and offset of the last item of what was
+    asked. key, tools, strict, mark: see `short`, '' for none. is_delivered: the client got the whole answer. calls:
+    that had no output, shortened.
+    """
+
+    partition: str
+    spot: Spot
+    kind: str = _TURN
+    key: str = ""
+    tools: str = ""
+    strict: str = ""
+    question: tuple[int, int] = (-1, -1)
+    mark: str = ""
+    is_delivered: bool = True
+    calls: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, member: str) -> Hint | None:
+        """Return what a member says; None for what a newer version may have written."""
+        match = _MEMBER.fullmatch(member)
+        if match is None:
+            return None
+        partition, line, segment, offset, kind, key, tools, strict, asked_in, asked_at, mark, flags, calls = (
+            match.groups()
+        )
+        question = int(asked_in), int(asked_at)
+        place = (int(segment), int(offset)) if segment is not None else question
+        return cls(
+            partition,
+            Spot(int(line), *place),
+            kind,
+            key,
+            tools,
+            strict,
+            question,
+            mark,
+            not flags,
+            tuple(calls.split(",")) if calls else (),
+        )
+
+    @property
+    def member(self) -> str:
+        """The hint as text."""
+        line, segment, offset = self.spot
+        place, asked = f"{line}:{segment}:{offset}", self.question
+        if self.kind == _SAID:
+            place, asked = f"{line}", (segment, offset)
+        flags = "" if self.is_delivered else _NOT_DELIVERED
+        facts = (self.key, self.tools, self.strict, f"{asked[0]}:{asked[1]}", self.mark, flags, ",".join(self.calls))
+        return f"{self.partition}:{place}{self.kind} {'.'.join(facts)}"
+
+    @property
+    def is_question(self) -> bool:
+        """Whether it leads to a question."""
+        return self.kind == _QUESTION
+
+    def as_question(self, mark: str) -> Hint:
+        """Return the hint that leads to the question of a turn, for what was asked in the same words."""
+        spot = Spot(self.spot.line, *self.question)
+        return Hint(self.partition, spot, _QUESTION, self.key, self.tools, "", self.question, mark, self.is_delivered)
+
+    def as_said(self, spot: Spot) -> Hint:
+        """Return the hint that leads to a user message of a turn, or to its session."""
+        return Hint(self.partition, spot, _SAID, self.key, self.tools)
+
+
+def digest_name(digest: bytes) -> str:
+    """Return what the store calls a digest."""
+    return base64.urlsafe_b64encode(digest[:_NAME_BYTES]).decode()
+
+
+def said_name(key: bytes, digest: bytes) -> str:
+    """Return what the store calls a user message of a session. key: the session's, hashed."""
+    return digest_name(hashlib.blake2b(digest, key=key, digest_size=_NAME_BYTES).digest())
+
+
+def short_key(key: bytes) -> str:
+    """Return a hashed key as hints have it."""
+    return base64.urlsafe_b64encode(key[:_KEY_BYTES]).decode()
+
+
+def short(digest: bytes) -> str:
+    """Return a digest that only tells apart what another one leads to, as hints have it."""
+    return base64.urlsafe_b64encode(digest[:_MARK_BYTES]).decode()
+
+
+def short_call(call_id: str) -> str:
+    """Return the id of a call as hints have it."""
+    return short(hashlib.blake2b(call_id.encode("utf-8", "surrogatepass"), digest_size=_MARK_BYTES).digest())
+
+
+def continued(score: int) -> int:
+    """Return the score of a turn that was gone on from."""
+    return score if is_continued(score) else score - _CONTINUED
+
+
+def is_continued(score: int) -> bool:
+    """Whether a score is that of a turn that was gone on from."""
+    return score < 0
+
+
+def newness(score: int) -> int:
+    """Return when it was noted, in ms."""
+    return score + _CONTINUED if score < 0 else score
+
+
+class HintMemory:
+    """What this process has noted lately: what it knows itself is found without asking the store."""
+
+    def __init__(self, max_digests: int = MAX_DIGESTS) -> None:
+        self._max_digests = max_digests
+        self._known: OrderedDict[str, dict[str, tuple[str, int]]] = OrderedDict()
+
+    def find(self, name: str) -> Members:
+        """Return what a digest leads to as far as is known here."""
+        return list(self._known.get(name, {}).values())
+
+    def note(self, notes: Iterable[DigestNote]) -> None:
+        """Remember what the store is about to be told."""
+        for note in notes:
+            members = self._known.setdefault(note.digest, {})
+            start = note.member.partition(" ")[0]
+            if note.adds or start in members:
+                members[start] = (note.member, note.score)
+            if len(members) > MAX_MEMBERS:
+                members.pop(next(iter(members)))
+            self._known.move_to_end(note.digest)
+        while len(self._known) > self._max_digests:
+            self._known.popitem(last=False)
+
+    def forget(self, partition: str) -> None:
+        """Forget what leads to a partition: its conversation is gone."""
+        for name, members in list(self._known.items()):
+            left = {start: found for start, found in members.items() if not start.startswith(f"{partition}:")}
+            if not left:
+                del self._known[name]
+            elif len(left) < len(members):
+                self._known[name] = left
+
+    def forget_all(self) -> None:
+        """Forget everything."""
+        self._known.clear()

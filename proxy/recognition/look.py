@@ -1,0 +1,203 @@
+"""Look: what of a request can be looked up, and what its turn will be found by. Histories are remembered. Pure.
+
+An app resends its history byte for byte, so what a process has normalised is known again by the bytes of the elements:
+
+    chain 0 = key,   chain i = hash(chain i-1, bytes of element i),   chain of the last element → the stream up to there
+
+Of a request only the elements behind the longest known chain are parsed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import msgspec
+import orjson
+
+from proxy.protocol.ids import is_minted
+from proxy.protocol.item_types import Item
+from proxy.protocol.lenient_json import loads_lenient
+from proxy.recognition.stream import RequestStream, Sample, TurnDigests
+
+#: Samples of all histories that are remembered, each history counted with all of its own; one is some 400 bytes.
+MAX_SAMPLES = 100_000
+#: Elements of a request that are looked at; of a longer one nothing is recognised.
+MAX_ELEMENTS = 100_000
+#: User messages whose digests are looked up, the last ones.
+_LAST_SAID = 32
+#: Pairs that are looked up, the last ones: a window of a history begins anywhere.
+_LAST_PAIRS = 4
+
+#: Turns one element into items.
+ToItems: TypeAlias = Callable[[Any], Iterable[Item]]
+
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Evidence(StrEnum):
+    """What a digest is of, the best first; see `Sample`."""
+
+    FULL = "full"
+    QUESTION = "question"
+    ANCHOR = "anchor"
+    PAIR = "pair"
+    SAID = "said"  #: this user message, under the same key
+    SESSION = "session"  #: the same key only; no digest of a request
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What of a request can be looked up.
+
+    samples: after each answer in it, oldest first. question: digest of all of it, with what came after the last
+    answer, outputs of tools and media too. said: of each user message, with its element's index. count: elements.
+    """
+
+    samples: Sequence[Sample]
+    question: bytes
+    said: Sequence[tuple[int, bytes]]
+    count: int
+    _open: RequestStream
+
+    def wanted(self, limit: int = 16) -> list[tuple[Evidence, bytes]]:
+        """Return what to look up, the best first. limit: samples, the last ones.
+
+        What is not found of these may be asked for with more. `SAID` leads only to what was said under the same key.
+        """
+        last = self.samples[: -limit - 1 : -1] if limit else ()
+        pairs = [sample.pair for sample in last[:_LAST_PAIRS] if sample.pair]
+        return [
+            *[(Evidence.FULL, sample.full) for sample in last],
+            (Evidence.QUESTION, self.question),
+            *[(Evidence.ANCHOR, sample.anchor) for sample in last],
+            *[(Evidence.PAIR, pair) for pair in pairs],
+            *[(Evidence.SAID, digest) for _, digest in self.said[-_LAST_SAID:]],
+        ]
+
+    def ended(self, answer: Iterable[Item]) -> TurnDigests:
+        """Return what leads to the turn that this answer ends. May be asked for each of several answers."""
+        stream, known = self._open.copy(), len(self._open.samples)
+        stream.feed(answer)
+        stream.close()
+        if len(stream.samples) == known:
+            return TurnDigests(b"", b"", b"", 0, 0, b"", self.question)
+        end = stream.samples[-1]
+        return TurnDigests(end.full, end.anchor, end.pair, end.length, end.pair_length, end.strict, self.question)
+
+
+class Looker:
+    """Looks at requests, and remembers the histories of those that it has seen lately. max_samples: of all of them."""
+
+    def __init__(self, max_samples: int = MAX_SAMPLES) -> None:
+        self._max_samples = max_samples
+        self._samples = 0
+        #: By the chain of a history's elements: the stream up to there, and the chain that it goes on from.
+        self._known: OrderedDict[int, tuple[RequestStream, int]] = OrderedDict()
+
+    def look(self, key: bytes, raw: bytes, to_items: ToItems | None = None) -> Look | None:
+        """Return what of a request can be looked up; None if there is nothing to look at.
+
+        key: see `stream_key`. raw: the JSON of `input` or `messages`, a string or an array. to_items: what an element
+        stands for, if it is no item; the same function for what is looked at under one key and name.
+        """
+        if raw[:1] != b"[":
+            elements = _parse(raw)
+            return look_at(key, [elements], to_items) if isinstance(elements, str) else None
+        try:
+            elements = _ELEMENTS.decode(raw)
+        except (msgspec.MsgspecError, RecursionError):
+            elements = _parse(raw)
+            return look_at(key, elements, to_items) if isinstance(elements, list) else None
+        if len(elements) > MAX_ELEMENTS:
+            return None
+        return _finish(self._streamed(key, elements, to_items))
+
+    def _streamed(self, key: bytes, elements: Sequence[msgspec.Raw], to_items: ToItems | None) -> RequestStream:
+        chains = [hash((key, to_items))]
+        for element in elements:
+            chains.append(hash((chains[-1], bytes(element))))
+        start = next((i for i in range(len(elements), 0, -1) if chains[i] in self._known), 0)
+        if start:
+            self._known.move_to_end(chains[start])
+        known = self._known[chains[start]][0] if start else RequestStream(key)
+        if start == len(elements):
+            return known
+        stream = known.copy()
+        for element in elements[start:]:
+            _feed(stream, _parse(bytes(element)), to_items)
+        self._remember(chains[-1], stream, chains[start])
+        return stream
+
+    def _remember(self, chain: int, stream: RequestStream, before: int) -> None:
+        """Remember a history; of those that it goes on from just the last one, which an edit begins with."""
+        if len(stream.samples) > self._max_samples // 4:
+            return
+        if before in self._known:
+            self._forget(self._known[before][1])
+        self._known[chain] = (stream, before)
+        self._samples += len(stream.samples) + 1
+        while self._samples > self._max_samples:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, chain: int) -> None:
+        if chain in self._known:
+            self._samples -= len(self._known.pop(chain)[0].samples) + 1
+
+
+def look_at(key: bytes, elements: Sequence[Any], to_items: ToItems | None = None) -> Look:
+    """Return the same of elements that are parsed: such as have references in place of which their items stand."""
+    stream = RequestStream(key)
+    for element in elements:
+        _feed(stream, element, to_items)
+    return _finish(stream)
+
+
+def raw_field(body: bytes, name: str) -> bytes:
+    """Return a field of a JSON object as it came, b"" if there is none, or no object."""
+    try:
+        return bytes(_FIELDS.decode(body).get(name, b""))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        value = _parse(body)
+        return orjson.dumps(value[name]) if isinstance(value, dict) and name in value else b""
+
+
+def named_items(elements: Iterable[Any]) -> list[str]:
+    """Return the ids in `input` that were minted here, or stand for their items, in order: they lead to partitions."""
+    found: dict[str, None] = {}
+    for element in elements:
+        item_id = element.get("id") if isinstance(element, dict) else None
+        if isinstance(item_id, str) and item_id and (is_minted(item_id) or _is_reference(element)):
+            found[item_id] = None
+    return list(found)
+
+
+def _is_reference(element: Item) -> bool:
+    kind = element.get("type")
+    return kind == "item_reference" or (kind is None and "role" not in element)
+
+
+def _finish(stream: RequestStream) -> Look:
+    closed = stream.copy()
+    closed.close()
+    return Look(closed.samples, closed.question(), closed.said, stream.count, stream)
+
+
+def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None:
+    if to_items is not None:
+        stream.feed(to_items(element))
+    elif isinstance(element, str):
+        stream.feed([{"type": "message", "role": "user", "content": element}])
+    else:
+        stream.feed([element] if isinstance(element, dict) else ())
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return loads_lenient(raw)
+    except orjson.JSONDecodeError:
+        return None

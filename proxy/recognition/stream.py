@@ -1,0 +1,294 @@
+"""The normalised stream of a request's items, as a keyed rolling hash, sampled after each answer. Pure.
+
+    u text      a question: user messages that follow each other
+    a text      an answer's text, without the `<think>…</think>` that it begins with
+    c name args a call of a client's tool, after the text of its answer
+
+Texts are in NFC without white space, and those of one kind that follow each other are one: so messages and parts may be
+merged or split. Not in it: ids, status, phase, annotations, logprobs, reasoning, hosted calls, system and developer
+messages, what tools put out, media. So a resent history leads to the same digests as the turns that it is made of.
+
+A digest is keyed by the installation's secret, the owner and the end user: elsewhere it says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from proxy.protocol.item_types import Item, item_type_of
+from proxy.recognition.canonical import canonical_arguments, canonical_text, without_thought
+from proxy.recognition.content import content_text, media_of, output_text
+
+#: Bytes of a digest, and of the strict ones, which only tell that something differs.
+DIGEST_BYTES, STRICT_BYTES = 16, 8
+#: What stands before each text and call; no text has it.
+_QUESTION, _ANSWER, _CALL, _NAME_END = b"\x00u", b"\x00a", b"\x00c", b"\x00n"
+_OUTPUT, _SYSTEM, _MEDIA, _UNKNOWN = b"\x00o", b"\x00s", b"\x00m", b"\x00r"
+_SETTING = ("system", "developer")
+#: Where calls of other kinds of clients' tools say what they are to do.
+_ACTIONS = ("action", "operation", "arguments", "input")
+
+
+class Hash(Protocol):
+    """A hash that goes on."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more."""
+        ...
+
+    def copy(self) -> Hash:
+        """Return another one that goes on from here."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the digest of all so far."""
+        ...
+
+
+class Sample(NamedTuple):
+    """What a request says up to the end of an answer in it.
+
+    end: how many elements that is. full: digest of all; anchor: of the answers; pair: of the last question and the last
+    answer, b"" if there is no question. length, pair_length: characters that anchor and pair are of. strict: digest of
+    what is outside of the stream, too. outputs: those of tools among the elements since the last text, as (element,
+    call id).
+    """
+
+    end: int
+    full: bytes
+    anchor: bytes
+    pair: bytes
+    length: int
+    pair_length: int
+    strict: bytes
+    outputs: tuple[tuple[int, str], ...] = ()
+
+
+class TurnDigests(NamedTuple):
+    """What leads to a turn later. Those that are b"" lead nowhere: the turn has no answer, or nothing asked for it.
+
+    full, anchor, pair, length, pair_length, strict: of the turn's end, see `Sample`. question: of what was asked.
+    """
+
+    full: bytes
+    anchor: bytes
+    pair: bytes
+    length: int
+    pair_length: int
+    strict: bytes
+    question: bytes
+
+
+def stream_key(secret: bytes, owner: str, end_user: str) -> bytes:
+    """Return the key of all digests of one owner and end user. end_user: see `RequestMarks`."""
+    named = hashlib.blake2b(key=secret[:64], digest_size=32, person=b"branchline")
+    for text in (owner, end_user):
+        data = text.encode("utf-8", "surrogatepass")
+        named.update(b"%d:%b" % (len(data), data))
+    return named.digest()
+
+
+class RequestStream:
+    """The stream of elements that are fed one after the other. key: see `stream_key`."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self.count = 0
+        self.samples: list[Sample] = []
+        self.said: list[tuple[int, bytes]] = []
+        self._full = self._hash(b"full")
+        self._anchor = self._hash(b"anchor")
+        self._strict: Hash = hashlib.blake2b(key=key, digest_size=STRICT_BYTES)
+        self._pair, self._tail = self._hash(b"pair"), self._hash(b"tail")
+        #: The kind of the last text or call in the hash, and in the strict one.
+        self._last = self._last_strict = b""
+        self._length = self._pair_length = self._question_length = 0
+        self._question: bytes | None = None
+        self._run = b""
+        self._run_end = 0
+        self._is_said = False
+        self._texts: list[str] = []
+        self._calls: list[bytes] = []
+        self._outputs: tuple[tuple[int, str], ...] = ()
+
+    def copy(self) -> RequestStream:
+        """Return another stream that goes on from here."""
+        twin = RequestStream.__new__(RequestStream)
+        twin.__dict__.update(self.__dict__)
+        for name in ("_full", "_anchor", "_strict", "_pair", "_tail"):
+            setattr(twin, name, getattr(self, name).copy())
+        for name in ("samples", "said", "_texts", "_calls"):
+            setattr(twin, name, getattr(self, name).copy())
+        return twin
+
+    def feed(self, items: Iterable[Item]) -> None:
+        """Take the items of the next element: one of `input`, or those that a message stands for."""
+        for item in items:
+            self._take(item)
+        self.count += 1
+
+    def close(self) -> None:
+        """End what has not ended: the last question or answer. Nothing is fed to this stream any more."""
+        self._end_question() if self._run == _QUESTION else self._end_answer()
+
+    def question(self) -> bytes:
+        """Return the digest of all that was asked: of a closed stream, outputs and media since the last text too."""
+        asked = self._hash(b"question")
+        asked.update(self._full.digest() + self._tail.digest())
+        return asked.digest()
+
+    def _hash(self, purpose: bytes) -> Hash:
+        return hashlib.blake2b(key=self._key, digest_size=DIGEST_BYTES, person=purpose)
+
+    def _take(self, item: Item) -> None:
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._take_message(item)
+            return
+        row = item_type_of(kind if isinstance(kind, str) else "")
+        if row.is_output:
+            self._take_output(item)
+        elif row.is_call and row.needs_call_id:
+            self._begin_answer()
+            self._calls.append(_call(kind, item))
+            self._note(_CALL, self._calls[-1])
+        elif kind == "item_reference":
+            self.close()
+            self._run = b""
+            self._add(_UNKNOWN, str(item.get("id")))
+        else:
+            self._begin_answer()
+            # what a hosted tool did may be all of an answer; what a model thought is none
+            self._is_said = self._is_said or row.is_call
+
+    def _take_message(self, item: Item) -> None:
+        role, content = item.get("role"), item.get("content")
+        text, media = content_text(content), media_of(content)
+        if role == "assistant":
+            self._begin_answer()
+            self._is_said = True
+            self._note(_ANSWER, text.encode("utf-8", "surrogatepass"))
+            self._texts.append(text)
+        elif role == "user":
+            self._begin_question()
+            self._texts.append(text)
+            self._note(_QUESTION, text.encode("utf-8", "surrogatepass"))
+            self.said.append((self.count, self._said(text, media)))
+        elif role in _SETTING:
+            self._note(_SYSTEM, text.encode("utf-8", "surrogatepass"))
+        for one in media:
+            self._tail.update(_MEDIA + one)
+            self._note(_MEDIA, one)
+
+    def _said(self, text: str, media: Sequence[bytes]) -> bytes:
+        digest = self._hash(b"said")
+        digest.update(b"\x00".join([canonical_text(text).encode("utf-8", "surrogatepass"), *media]))
+        return digest.digest()
+
+    def _take_output(self, item: Item) -> None:
+        if self._run == _ANSWER:
+            self._end_answer()
+            self._run = b""
+        body = output_text(item)
+        self._outputs = (*self._outputs, (self.count, str(item.get("call_id") or "")))
+        self._tail.update(_OUTPUT + canonical_text(body).encode("utf-8", "surrogatepass"))
+        self._note(_OUTPUT, body.encode("utf-8", "surrogatepass"))
+
+    def _begin_question(self) -> None:
+        if self._run == _QUESTION:
+            return
+        self._end_answer()
+        self._run = _QUESTION
+        self._outputs = ()
+
+    def _begin_answer(self) -> None:
+        if self._run != _ANSWER:
+            self.close()
+            self._run = _ANSWER
+        self._run_end = self.count + 1
+
+    def _end_question(self) -> None:
+        text = canonical_text("".join(self._texts))
+        self._texts = []
+        self._add(_QUESTION, text)
+        self._pair = self._hash(b"pair")
+        self._pair.update(text.encode("utf-8", "surrogatepass"))
+        self._question, self._question_length = self._pair.digest(), len(text)
+        self._pair_length = len(text)
+
+    def _end_answer(self) -> None:
+        text = without_thought(canonical_text("".join(self._texts)))
+        calls, is_said = self._calls, self._is_said
+        self._texts, self._calls, self._is_said = [], [], False
+        if self._run != _ANSWER or not (text or calls or is_said):
+            return
+        if text or not calls:
+            self._add_answer(text)
+        for call in calls:
+            for each in (self._full, self._anchor, self._pair):
+                each.update(call)
+            self._length += len(call)
+            self._pair_length += len(call)
+            self._last = _CALL
+        self._sample()
+
+    def _add_answer(self, text: str) -> None:
+        if self._last != _ANSWER:
+            self._pair = self._hash(b"pair")
+            self._pair.update((self._question or b"") + _ANSWER)
+            self._pair_length = self._question_length
+            self._outputs = ()
+            self._tail = self._hash(b"tail")
+            self._anchor.update(_ANSWER)
+        data = text.encode("utf-8", "surrogatepass")
+        self._anchor.update(data)
+        self._pair.update(data)
+        self._length += len(text)
+        self._pair_length += len(text)
+        self._add(_ANSWER, text)
+
+    def _add(self, kind: bytes, text: str) -> None:
+        if self._last != kind:
+            self._full.update(kind)
+            self._last = kind
+        self._full.update(text.encode("utf-8", "surrogatepass"))
+
+    def _note(self, kind: bytes, data: bytes) -> None:
+        if self._last_strict != kind:
+            self._strict.update(kind)
+            self._last_strict = kind
+        self._strict.update(data)
+
+    def _sample(self) -> None:
+        self.samples.append(
+            Sample(
+                self._run_end,
+                self._full.digest(),
+                self._anchor.digest(),
+                self._pair.digest() if self._question is not None else b"",
+                self._length,
+                self._pair_length,
+                self._strict.digest(),
+                self._outputs,
+            )
+        )
+
+
+def _call(kind: str, item: Item) -> bytes:
+    """Return a call as the stream has it: its tool, and what that is to do."""
+    name = str(item.get("name") or kind)
+    if kind == "custom_tool_call":
+        said = canonical_text(str(item.get("input") or ""))
+    else:
+        value = next((item[field] for field in _ACTIONS if item.get(field) is not None), None)
+        said = canonical_arguments(_without_nulls(value) if kind != "function_call" else value)
+    return _CALL + name.encode("utf-8", "surrogatepass") + _NAME_END + said.encode("utf-8", "surrogatepass")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return an action without what is null: clients add such fields, or drop them."""
+    if type(value) is dict:
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if type(value) is list else value

@@ -1,0 +1,398 @@
+"""Recording: one request of an app that keeps no ids, from the look at its history to the line that it is put on.
+
+look     what the history says, and where it leads: as this process knows it, else as the store does
+settle   where the turn lives
+record   the turn written there, then what leads to it from now on, behind the answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from proxy.context.input import moved_entry
+from proxy.protocol.ids import is_minted, new_branch_name
+from proxy.recognition.decision import Action, Plan
+from proxy.recognition.hints import Hint, short, short_call, short_key
+from proxy.recognition.look import look_at
+from proxy.recognition.tools import hashed_key, tools_digest
+from proxy.recording.leads import Leads
+from proxy.recording.search import Asking, Search
+from storage import (
+    ConversationNotFound,
+    DigestNote,
+    DigestNotes,
+    Entry,
+    Origin,
+    QuotaExceeded,
+    RecordAct,
+    RecordedTurn,
+    RecordResult,
+    Spot,
+    StoreError,
+    Unavailable,
+    new_partition,
+    partition_of,
+)
+
+if TYPE_CHECKING:
+    from proxy.recognition.keys import RequestMarks
+    from proxy.recognition.look import Look, ToItems
+    from proxy.recording.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+#: Partitions that are asked whether a request's ids lead to a conversation there.
+MOST_PLACES = 3
+#: What a plan comes to in the store.
+_ACTS = {
+    Action.NEW: RecordAct.NEW,
+    Action.SEPARATE: RecordAct.NEW,
+    Action.CONTINUE: RecordAct.TIP,
+    Action.SIDE_BRANCH: RecordAct.SIDE,
+    Action.RETRY: RecordAct.REPLACE,
+}
+#: What is not known of its branch before it is written.
+_ON_A_LINE = frozenset({Action.CONTINUE, Action.SIDE_BRANCH, Action.RETRY})
+_DESCRIPTIONS = {Action.REWRITTEN: "rewritten history", Action.SIDE_BRANCH: "asked beside, without tools"}
+
+#: Gives the entries of each of some elements of a request, by their indexes.
+Brings = Callable[[Sequence[int]], list[list[Entry]]]
+
+
+@dataclass(slots=True)
+class RecordedAnswer:
+    """One answer: the response's id, state and object without its output; what it says, and that as entries."""
+
+    response_id: str
+    status: str
+    body: bytes
+    items: Sequence[dict[str, Any]]
+    outputs: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class FinishedTurn:
+    """What a turn ended with. brings: its input, of so many elements (count).
+
+    others: further answers to it, each of which gets a branch. job_token: of a response that was accepted before.
+    is_delivered: the client got all of it.
+    """
+
+    answer: RecordedAnswer
+    brings: Brings
+    model: str = ""
+    stored: bool = True
+    job_token: str = ""
+    is_delivered: bool = True
+    count: int = 0
+    others: Sequence[RecordedAnswer] = ()
+
+
+@dataclass(slots=True)
+class _Placed:
+    """Where the entries of a turn were put. ends: of each element that was new, by its index. last: the turn's last.
+
+    asked: the last of what was asked.
+    """
+
+    ends: Mapping[int, Spot]
+    asked: Spot
+    last: Spot
+
+
+class RequestRecording:
+    """One request's. home: the partition that it has to be in, '' for any."""
+
+    def __init__(self, recorder: Recorder, owner: str, marks: RequestMarks, home: str = "") -> None:
+        self._recorder = recorder
+        self._recognition = recorder.services.store.recognition
+        self._owner = owner
+        self._marks = marks
+        self._home = home
+        self._key = b""
+        self._search: Search | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._plan: Plan | None = None
+        self._partition = ""
+        self._branch = ""
+        self._is_settled = False
+        self._claimed: tuple[str, str] | None = None
+
+    # --- where it belongs ---------------------------------------------------------------------------------------------
+
+    def look(
+        self,
+        elements: list[Any] | str,
+        tools: Any,
+        to_items: ToItems | None = None,
+        places: frozenset[str] = frozenset(),
+    ) -> None:
+        """Find out where a request belongs: at once, or in a task of its own if the store has to be asked.
+
+        elements, to_items: see `Looker`. tools: of the request. places: partitions that its items' ids lead to.
+        """
+        recorder, marks = self._recorder, self._marks
+        self._key = recorder.stream_key(self._owner, marks.end_user)
+        look = self._see(elements, to_items)
+        if look is None:
+            return
+        asking = Asking(
+            self._owner,
+            hashed_key(self._key, marks.key),
+            tuple(hashed_key(self._key, other) for other in marks.other_keys[:3]),
+            tools_digest(tools),
+            marks.retries,
+            trusts_content=recorder.config.mode != "keys",
+            places=places,
+            home=self._home,
+        )
+        self._search = Search(asking, look, recorder.memory, self._recognition, recorder.taken)
+        if (plan := self._search.at_once()) is not None:
+            self._decide(plan)
+        else:
+            self._task = asyncio.create_task(self._ask(self._search))
+
+    def follow(self, conversation_id: str, chain: bytes) -> None:
+        """Take it that a request goes on from the end of a chain, if that is in a recorded conversation.
+
+        conversation_id: of the one that lives where the chain does, '' for none.
+        """
+        partition = partition_of(conversation_id)
+        if not chain or conversation_id != self._recorder.conversation_id(partition):
+            return
+        segment, _, stop = chain.rpartition(b",")[2].split(b":")
+        self._decide(
+            Plan(Action.CONTINUE, (), partition, int(segment), f"{int(segment)}:{int(segment)}:{int(stop) - 1}")
+        )
+
+    def _see(self, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
+        try:
+            return self._recorder.looker.look(self._key, orjson.dumps(elements), to_items)
+        except orjson.JSONEncodeError:
+            # integers that have more than 64 bits
+            return look_at(self._key, elements if isinstance(elements, list) else [elements], to_items)
+
+    async def _ask(self, search: Search) -> None:
+        started = time.monotonic()
+        try:
+            plan = await search.through()
+            self._recorder.note_looked_up(time.monotonic() - started)
+            if plan.action is Action.NEW and (home := await self._home_of(search.asking.places)):
+                # its ids lead there, though its words do not
+                plan = replace(plan, action=Action.REWRITTEN, conversation=home, is_main=True)
+            self._decide(plan)
+        except StoreError as error:
+            self._recorder.note_unplaced(f"{type(error).__name__} {error}")
+
+    async def _home_of(self, places: frozenset[str]) -> str:
+        """Return the one of some partitions that has a recorded conversation, '' if none has."""
+        conversations = self._recorder.services.store.conversations
+        for place in sorted(places)[:MOST_PLACES]:
+            with suppress(ConversationNotFound):
+                await conversations.read(self._owner, self._recorder.conversation_id(place))
+                return place
+        return ""
+
+    def _decide(self, plan: Plan) -> None:
+        if self._is_settled:
+            return
+        self._plan = plan
+        if plan.action is Action.CONTINUE:
+            self._claimed = (plan.conversation, plan.after)
+            self._recorder.taken[self._claimed] += 1
+
+    async def placed(self, seconds: float) -> None:
+        """Return once it is known where the turn belongs, or it has taken too long."""
+        if self._task is not None and not self._task.done() and seconds:
+            await asyncio.wait([self._task], timeout=seconds)
+
+    def settle(self, partition: str, *, is_fresh: bool) -> str:
+        """Return the partition that the turn lives in from now on.
+
+        partition: where it would live by itself. is_fresh: nothing is there yet.
+        """
+        if self._task is not None and not self._task.done():
+            # what it finds comes too late; how long it takes is of interest
+            self._recorder.note_late()
+        self._is_settled = True
+        if self._plan is not None:
+            if self._plan.conversation:
+                self._partition = self._plan.conversation
+            else:
+                self._partition = partition if is_fresh or self._home else new_partition()
+        return self._partition or partition
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where the request belongs."""
+        return self._plan is not None
+
+    @property
+    def header(self) -> str:
+        """Where the turn is recorded, as far as it is known now; '' if it is not known, or is not."""
+        if self._plan is None or not self._partition:
+            return ""
+        branch = self._branch or ("" if self._plan.action in _ON_A_LINE else "MAIN")
+        conversation_id = self._recorder.conversation_id(self._partition)
+        return f"{conversation_id}/{branch}" if branch else conversation_id
+
+    # --- what is written ----------------------------------------------------------------------------------------------
+
+    async def record(self, turn: FinishedTurn) -> bool:
+        """Write a finished turn; False if that can't be done here, and nothing was written.
+
+        Raises Conflict, Unavailable, as a commit does.
+        """
+        plan, search = self._plan, self._search
+        if plan is None or not self._partition:
+            return False
+        groups = turn.brings(plan.new) if search is not None else turn.brings(range(turn.count))
+        try:
+            recorded = await self._recognition.record(self._record(turn, plan, groups))
+            if recorded.result is RecordResult.MOVED:
+                plan = await self._plan_anew(search, plan)
+                if search is not None:
+                    groups = turn.brings(plan.new)
+                recorded = await self._recognition.record(self._record(turn, plan, groups))
+        except QuotaExceeded:
+            self._recorder.note_unplaced("its owner may not have more conversations")
+            return False
+        if recorded.result not in (RecordResult.OK, RecordResult.REPEATED):
+            self._recorder.memory.forget(self._partition)
+            self._recorder.note_unplaced("its conversation is gone")
+            return False
+        self._branch = recorded.branch
+        if search is None:
+            return True
+        placed = _place(plan, groups, recorded.spots)
+        notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
+        for number, other in enumerate(turn.others, start=1):
+            notes += await self._record_beside(search, turn, plan, placed, other, number)
+        if notes:
+            self._recorder.memory.note(notes)
+            self._recorder.notes.put(DigestNotes(self._owner, self._partition, notes))
+        return True
+
+    def release(self) -> None:
+        """Let others go on from where this turn wanted to."""
+        self._is_settled = True
+        if self._claimed is not None:
+            taken, self._claimed = self._claimed, None
+            self._recorder.taken[taken] -= 1
+            if self._recorder.taken[taken] <= 0:
+                del self._recorder.taken[taken]
+
+    async def _plan_anew(self, search: Search | None, plan: Plan) -> Plan:
+        """Return where the turn belongs in its conversation, now that the line has gone on."""
+        if search is None:
+            return replace(plan, action=Action.FORK)
+        asking = replace(search.asking, home=self._partition)
+        anew = Search(asking, search.look, self._recorder.memory, self._recognition, ())
+        try:
+            found = await anew.through()
+        except Unavailable:
+            found = plan
+        if found.conversation == plan.conversation:
+            plan = found
+        return replace(plan, action=Action.FORK) if plan.action is Action.CONTINUE else plan
+
+    def _record(self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]) -> RecordedTurn:
+        act, answer = _ACTS.get(plan.action, RecordAct.GROW), turn.answer
+        is_side = plan.action is Action.SIDE_BRANCH
+        return RecordedTurn(
+            owner=self._owner,
+            conversation_id=self._recorder.conversation_id(self._partition),
+            act=act,
+            response_id=answer.response_id,
+            body=answer.body,
+            inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
+            outputs=answer.outputs,
+            spot=_spot(plan.after),
+            name=new_branch_name("side" if is_side else "MAIN"),
+            description=_DESCRIPTIONS.get(plan.action, ""),
+            model=turn.model,
+            status=answer.status,
+            stored=turn.stored,
+            job_token=turn.job_token,
+            metadata=self._metadata(plan),
+        )
+
+    async def _record_beside(
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: RecordedAnswer, number: int
+    ) -> list[DigestNote]:
+        """Put one more answer to the same question on a branch; return what leads to it."""
+        record = RecordedTurn(
+            owner=self._owner,
+            conversation_id=self._recorder.conversation_id(self._partition),
+            act=RecordAct.SIDE,
+            response_id=other.response_id,
+            body=other.body,
+            inputs=(),
+            outputs=other.outputs,
+            spot=placed.asked,
+            name=new_branch_name(f"choice_{number}"),
+            model=turn.model,
+            status=other.status,
+            stored=turn.stored,
+        )
+        recorded = await self._recognition.record(record)
+        if recorded.result is not RecordResult.OK or not recorded.spots:
+            return []
+        beside = _Placed({}, placed.asked, recorded.spots[-1])
+        return list(self._leads(search, turn, replace(plan, covered=search.look.count), beside, other))
+
+    def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
+        """Return an item as it is stored here: with an id of this partition, unless it has one that stands for it.
+
+        Clients count their items, and count anew.
+        """
+        if entry.origin is Origin.CLIENT and (is_minted(entry.id) or act is RecordAct.NEW):
+            return entry
+        return moved_entry(entry, self._partition, stored=stored)
+
+    def _metadata(self, plan: Plan) -> dict[str, str]:
+        facts = {"session_id": self._marks.key} if self._marks.key else {}
+        if plan.parent:
+            facts["parent_conversation_id"] = self._recorder.conversation_id(plan.parent)
+        return facts
+
+    def _leads(
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, answer: RecordedAnswer
+    ) -> list[DigestNote]:
+        """Return what is to lead to an answer from now on, and to what its request brought."""
+        asking = search.asking
+        hint = Hint(
+            self._partition,
+            placed.last,
+            key=short_key(asking.session),
+            tools=short(asking.tools),
+            question=placed.asked[1:],
+            is_delivered=turn.is_delivered,
+        )
+        leads = Leads(search.look, plan, asking, hint, placed.ends)
+        calls = [item.get("call_id") for item in answer.items if "output" not in item]
+        waiting = tuple(short_call(call_id) for call_id in calls if isinstance(call_id, str))
+        return [*leads.of_history(), *leads.of_turn(search.look.ended(answer.items), waiting)]
+
+
+def _place(plan: Plan, groups: Sequence[Sequence[Entry]], spots: Sequence[Spot]) -> _Placed:
+    """Return where entries were put. groups: by elements, as `plan.new` has them. spots: of all, in order."""
+    ends, at, asked = {}, 0, _spot(plan.after)
+    for index, group in zip(plan.new, groups, strict=False):
+        at += len(group)
+        if group and at <= len(spots):
+            asked = ends[index] = spots[at - 1]
+    return _Placed(ends, asked, spots[-1] if spots else asked)
+
+
+def _spot(place: str) -> Spot:
+    """Return what a plan names as the item that new ones come after."""
+    return Spot(*map(int, place.split(":"))) if place else Spot()

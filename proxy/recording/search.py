@@ -1,0 +1,231 @@
+"""Search: where a request belongs, found out step by step: what this process knows, then what the store knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxy.recognition.decision import LONG_ENOUGH, Action, Asked, Candidate, Plan, decide
+from proxy.recognition.hints import (
+    Hint,
+    continued,
+    digest_name,
+    is_continued,
+    newness,
+    said_name,
+    short,
+    short_call,
+    short_key,
+)
+from proxy.recognition.look import Evidence
+from storage import DigestNote, DigestQuery
+
+if TYPE_CHECKING:
+    from proxy.recognition.hints import HintMemory
+    from proxy.recognition.look import Look
+    from storage import Members, Recognition
+
+#: Samples that are looked up first: nearly always it is the last one. And those that are looked up if none is found.
+FIRST, ALL = 3, 64
+#: What says that nothing of the history was found, and older samples may.
+_NOT_FOUND = frozenset({Action.NEW, Action.SEPARATE, Action.REWRITTEN})
+
+
+class Wanted(NamedTuple):
+    """One thing that is looked up: evidence of what, its digest, what the store calls it, and see `DigestQuery`."""
+
+    evidence: Evidence
+    digest: bytes
+    name: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What is known of a request beside its history.
+
+    session: its key, hashed, b"" for none; others: further ones. tools: see `tools_digest`. retries: times it was tried
+    before. places: partitions that its items' ids lead to. home: the partition that it has to be in, '' for any.
+    """
+
+    owner: str
+    session: bytes = b""
+    others: tuple[bytes, ...] = ()
+    tools: bytes = b""
+    retries: int = 0
+    trusts_content: bool = True
+    places: frozenset[str] = frozenset()
+    home: str = ""
+
+
+@dataclass(slots=True)
+class Search:
+    """One request's search. taken: what other requests of this process are going on from, as `hint_place` has it."""
+
+    asking: Asking
+    look: Look
+    memory: HintMemory
+    recognition: Recognition
+    taken: Collection[tuple[str, str]]
+    #: What was found, by what it was found by, and the candidates that it makes.
+    _found: dict[tuple[Evidence, bytes, str], tuple[Wanted, Hint, int]] = field(default_factory=dict)
+    _has_asked_all: bool = False
+
+    def at_once(self) -> Plan | None:
+        """Return the plan if this process knows enough to make it."""
+        look, asking = self.look, self.asking
+        if not look.samples:
+            # without an answer in common only a key leads anywhere
+            return decide(look, self._asked, []) if not asking.session else None
+        last = self._last()
+        self._take(last, self.memory.find(last.name))
+        known = [
+            hint
+            for (evidence, _, _), (_, hint, score) in self._found.items()
+            if evidence is Evidence.FULL and not is_continued(score) and not self._is_taken(hint)
+        ]
+        mine = short_key(asking.session)
+        if not any(hint.key == mine or not mine for hint in known) or not self._is_home(known):
+            return None
+        return decide(look, self._asked, self._candidates())
+
+    async def through(self) -> Plan:
+        """Return the plan after asking the store, in one round trip, or two for what is found far behind.
+
+        Raises Unavailable.
+        """
+        plan = await self._ask(self._wanted(FIRST))
+        if plan.action in _NOT_FOUND and len(self.look.samples) > FIRST:
+            plan = await self._ask(self._wanted(ALL)[FIRST:])
+        if plan.action is Action.NEW and self.asking.others:
+            plan = replace(plan, parent=self._parent())
+        return plan
+
+    def marks(self, plan: Plan) -> list[DigestNote]:
+        """Return what is to be noted of what the plan goes on from: another turn has."""
+        if plan.action is not Action.CONTINUE:
+            return []
+        return [
+            DigestNote(wanted.name, hint.member, continued(score), adds=False)
+            for wanted, hint, score in self._found.values()
+            if not hint.is_question and hint_place(hint) == (plan.conversation, plan.after)
+        ]
+
+    @property
+    def _asked(self) -> Asked:
+        asking = self.asking
+        return Asked(
+            short_key(asking.session).encode(),
+            short(asking.tools).encode(),
+            asking.retries,
+            trusts_content=asking.trusts_content,
+        )
+
+    def _is_home(self, hints: Iterable[Hint]) -> bool:
+        places = {self.asking.home} if self.asking.home else self.asking.places
+        return not places or any(hint.partition in places for hint in hints)
+
+    def _is_taken(self, hint: Hint) -> bool:
+        return hint_place(hint) in self.taken
+
+    def _last(self) -> Wanted:
+        digest = self.look.samples[-1].full
+        return Wanted(Evidence.FULL, digest, digest_name(digest), f".{short(self.look.question)}.")
+
+    def _wanted(self, limit: int) -> list[Wanted]:
+        look, session = self.look, self.asking.session
+        mine = f" {short_key(session)}." if session else ""
+        samples = look.samples[: -limit - 1 : -1]
+        wanted = [Wanted(Evidence.FULL, one.full, digest_name(one.full), mine) for one in samples]
+        if samples:
+            # once for turns with the same key, once for the same question
+            wanted.append(self._last())
+        elif session:
+            wanted.append(Wanted(Evidence.QUESTION, look.question, digest_name(look.question), mine))
+        for one in samples:
+            if session or one.length >= LONG_ENOUGH:
+                wanted.append(Wanted(Evidence.ANCHOR, one.anchor, digest_name(one.anchor), mine))
+            if one.pair and (session or one.pair_length >= LONG_ENOUGH):
+                wanted.append(Wanted(Evidence.PAIR, one.pair, digest_name(one.pair), mine))
+        if session:
+            said = look.said[-limit * 2 :]
+            wanted += [Wanted(Evidence.SAID, digest, said_name(session, digest)) for _, digest in said]
+            wanted += [Wanted(Evidence.SESSION, key, digest_name(key)) for key in (session, *self.asking.others)]
+        else:
+            wanted += [Wanted(Evidence.SESSION, key, digest_name(key)) for key in self.asking.others]
+        return wanted
+
+    async def _ask(self, wanted: Sequence[Wanted]) -> Plan:
+        queries = [DigestQuery(one.name, one.text) for one in wanted]
+        for one, members in zip(wanted, await self.recognition.find(self.asking.owner, queries), strict=True):
+            self._take(one, members)
+        # what was noted here may not be written yet
+        for one in wanted:
+            self._take(one, self.memory.find(one.name))
+        return decide(self.look, self._asked, self._candidates())
+
+    def _take(self, wanted: Wanted, members: Members) -> None:
+        for member, score in members:
+            if (hint := Hint.parse(member)) is not None:
+                evidence = Evidence.QUESTION if hint.is_question else wanted.evidence
+                place = evidence, wanted.digest, member.partition(" ")[0]
+                if evidence is Evidence.QUESTION and hint.mark != short(self.look.question):
+                    continue
+                # whoever says that a turn was gone on from knows more
+                if place not in self._found or not is_continued(self._found[place][2]):
+                    self._found[place] = wanted, hint, score
+
+    def _candidates(self) -> list[Candidate]:
+        found = [
+            self._candidate(evidence, wanted, hint, score)
+            for (evidence, _, _), (wanted, hint, score) in self._found.items()
+            if evidence is not Evidence.SESSION or wanted.digest == self.asking.session
+        ]
+        places = {self.asking.home} if self.asking.home else self.asking.places
+        here = [one for one in found if one.conversation in places]
+        return here if here or self.asking.home else found
+
+    def _candidate(self, evidence: Evidence, wanted: Wanted, hint: Hint, score: int) -> Candidate:
+        line, segment, offset = hint.spot
+        return Candidate(
+            evidence,
+            hint.partition,
+            self.look.question if evidence is Evidence.QUESTION else wanted.digest,
+            line,
+            f"{line}:{segment}:{offset}",
+            f"{line}:{hint.question[0]}:{hint.question[1]}",
+            is_continued=is_continued(score) or self._is_taken(hint),
+            is_delivered=hint.is_delivered,
+            key=hint.key.encode(),
+            tools=hint.tools.encode(),
+            strict=self._strict_of(wanted.digest, hint),
+            waiting=self._waiting(hint),
+            order=newness(score),
+        )
+
+    def _strict_of(self, digest: bytes, hint: Hint) -> bytes:
+        """Return the strict digest of the sample that has led here if the turn had the same, else b""."""
+        strict = next((one.strict for one in self.look.samples if one.full == digest), b"")
+        return strict if short(strict) == hint.strict else b""
+
+    def _waiting(self, hint: Hint) -> frozenset[str]:
+        if not hint.calls:
+            return frozenset()
+        calls = {call_id for sample in self.look.samples for _, call_id in sample.outputs}
+        return frozenset(call_id for call_id in calls if short_call(call_id) in hint.calls)
+
+    def _parent(self) -> str:
+        """Return the conversation of a session that a request names beside its own: its oldest."""
+        found = [
+            (newness(score), hint.partition)
+            for (evidence, digest, _), (_, hint, score) in self._found.items()
+            if evidence is Evidence.SESSION and digest in self.asking.others
+        ]
+        return min(found, default=(0, ""))[1]
+
+
+def hint_place(hint: Hint) -> tuple[str, str]:
+    """Return partition and place of what a hint leads to, as plans name them."""
+    line, segment, offset = hint.spot
+    return hint.partition, f"{line}:{segment}:{offset}"

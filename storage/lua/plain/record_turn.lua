@@ -1,0 +1,120 @@
+-- record_turn: the plain case: a conversation that begins, or the next turn behind the last item of a line.
+-- needs: layout
+--
+-- Left to the general case: forks and branches beside, replaced answers, a line that is locked, an item that was deleted
+-- at its end; a turn that leaves no response, or one that was accepted before it ran; items that came with an id;
+-- conversations that expire; repeats; every refusal.
+
+local pair_count = tonumber(ARGV[metadata_at])
+local inputs_at = metadata_at + 1 + pair_count * 2
+local input_count = tonumber(ARGV[inputs_at])
+local outputs_at = inputs_at + 1 + input_count * FIELDS
+local count = input_count + tonumber(ARGV[outputs_at])
+local is_settled = CONVERSATION_SECONDS == 0 and stored and job_token == ''
+if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUNK / FIELDS then
+  local call = redis.call
+  local is_new = act == 'new'
+  -- open: the line's chain without its end. from: offset of the first new item, if plain.
+  local open, from, base_pending, name = '0:0:', 0, '', 'MAIN'
+  local head = {}
+  if is_new then
+    line = 0
+    from = call('EXISTS', PARTITION, conversation_key, branches_key, index_key, response_key, marker_key) == 0 and 0
+  else
+    head = call('HMGET', PARTITION, 'owner', 'kept', 'responses', 'edition')
+    local facts = call('HMGET', conversation_key, 'id', 'deleted_at')
+    local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name')
+    local lives = head[1] == owner and head[2] and facts[1] == conversation_id and not facts[2]
+    local first = branch[1] and string.match(branch[1], ':(%d+):$')
+    open, base_pending, name = branch[1], branch[2], branch[3]
+    local length = call('LLEN', BASE .. 'segment:' .. line)
+    from = false
+    if lives and first and segment == line and offset == length - 1 and offset >= tonumber(first)
+      and call('LINDEX', BASE .. 'segment:' .. line, offset) ~= '' and call('PTTL', PARTITION) == -1
+      and call('EXISTS', response_key, marker_key, BASE .. 'lock:' .. line) == 0 then
+      from = length
+    end
+  end
+
+  -- The items, and the calls that wait after them.
+  local values, places, waiting = {}, {}, {}
+  for call_id in string.gmatch(from and base_pending or '', CALL_ID) do
+    waiting[call_id] = true
+  end
+  local at, to = inputs_at + 1, from
+  while from and #values < count do
+    at = at == outputs_at and at + 1 or at
+    local origin, id, bytes, mark = unpack(ARGV, at, at + FIELDS - 1)
+    local sign, call_id = string.sub(mark, 1, 1), string.sub(mark, 2)
+    values[#values + 1], places[#places + 1] = bytes, id
+    places[#places + 1] = line .. ':' .. to .. (mark ~= '' and ' ' .. mark or '')
+    if sign == '+' or sign == '~' then
+      places[#places + 1], places[#places + 2] = 'call:' .. call_id, id
+    end
+    if sign == '+' or sign == '-' then
+      waiting[call_id] = sign == '+' or nil
+    end
+    from = origin == 'm' and from
+    at, to = at + FIELDS, to + 1
+  end
+
+  if from then
+    -- Everything is checked: from here on the script only writes.
+    local pending = {}
+    for call_id in pairs(waiting) do
+      pending[#pending + 1] = call_id
+    end
+    table.sort(pending)
+    pending = table.concat(pending, CALL_BREAK)
+    local time = call('TIME')
+    local seconds = tonumber(time[1])
+    local milliseconds = seconds * 1000 + math.floor(tonumber(time[2]) / 1000)
+    local middle, branch_key = from + input_count, BASE .. 'branch:' .. line
+    call('RPUSH', BASE .. 'segment:' .. line, unpack(values))
+    call('HSET', index_key, unpack(places))
+    call('HSET', response_key, 'status', status, 'body', body, 'snapshot', open .. to,
+      'context', middle > 0 and open .. middle or '',
+      'output', to > middle and line .. ':' .. middle .. ':' .. to or '', 'pending', pending, 'created_at', seconds)
+    call('EXPIRE', response_key, retention)
+    call('ZADD', BASE .. 'journal', string.format('%.0f', line * SEGMENT_SPACE + to),
+      response_id .. FIELD_BREAK .. model .. FIELD_BREAK .. pending)
+    local facts = { 'HSET', PARTITION, 'responses', (head[3] or 0) + 1 }
+    if not head[4] then
+      facts[5], facts[6] = 'edition', response_id
+    end
+    local function note_reach(one, stop)
+      local until_ms, old = milliseconds + retention * 1000, not is_new and call('HGET', PARTITION, 'reach:' .. one)
+      local old_until, old_to = string.match(old or '', '^(%d+):(%d+)$')
+      if old_until and tonumber(old_until) > milliseconds then
+        until_ms, stop = math.max(until_ms, tonumber(old_until)), math.max(stop, tonumber(old_to))
+      end
+      facts[#facts + 1], facts[#facts + 2] = 'reach:' .. one, string.format('%.0f:%.0f', until_ms, stop)
+    end
+    local reach = {}
+    for one, _, stop in string.gmatch(open .. to, SPAN) do
+      reach[one] = math.max(reach[one] or 0, tonumber(stop))
+    end
+    for one, stop in pairs(reach) do
+      note_reach(one, stop)
+    end
+    if is_new then
+      local made = { 'id', conversation_id, 'created_at', seconds, 'updated_at', milliseconds, 'active_branch', 'MAIN' }
+      for i = metadata_at + 1, metadata_at + pair_count * 2, 2 do
+        made[#made + 1], made[#made + 2] = 'm:' .. ARGV[i], ARGV[i + 1]
+      end
+      for _, fact in ipairs({ 'owner', owner, 'kept', 1, 'next_segment', 1 }) do
+        facts[#facts + 1] = fact
+      end
+      call('HSET', branch_key, 'chain', '0:0:', 'pending', pending, 'created_at', milliseconds, 'updated_at',
+        milliseconds, 'name', 'MAIN')
+      call('ZADD', branches_key, 0, 'MAIN')
+      call('HSET', conversation_key, unpack(made))
+    else
+      call('HSET', branch_key, 'pending', pending, 'updated_at', milliseconds, 'taken_by', response_id)
+      call('HINCRBY', branch_key, 'fence', 1)
+      call('HSET', conversation_key, 'updated_at', milliseconds)
+    end
+    call(unpack(facts))
+    return { 'ok', milliseconds, is_new and 'new' or 'appended', line, name, line .. ':' .. from .. ':' .. to }
+  end
+end

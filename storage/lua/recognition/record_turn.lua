@@ -1,0 +1,192 @@
+-- record_turn: write a turn of an app that keeps no ids: to the line that its history goes on, or beside it.
+-- needs: append
+-- prolongs: whole
+-- KEYS  partition, conversation, branches, index, response, commit marker
+-- ARGV  1 owner  2 conversation id  3 act  4 line, 5 segment and 6 offset of the item that the turn comes after (-1: its
+--       history begins here)  7 name of a new branch beside the others, or of what was MAIN  8 description of a new
+--       branch ('' = none)  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body  14 id of the
+--       response  15 model  16 token of a response that was accepted before its turn ran ('' = none)
+--       17 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…
+--   act new: the conversation is made, with these metadata. grow: appended if the item is the line's last and no other
+--   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but nothing is done if the
+--   item is the line's last no more. replace: the same as grow, but what comes after the item on its line goes.
+--   side: a new branch from the item on.
+-- Returns {'ok', updated_at ms, what was done ('new', 'appended', 'forked'), line, its name, the places of the entries
+-- as a chain}; {'repeated', 1 if the conversation lives, else 0, line, its name, places} when it was done before;
+-- {'moved', 1} for a tip that is none any more: nothing was written;
+-- {'dropped', 1 if the conversation lives, else 0} when the conversation, or the item, is gone: nothing was written;
+-- {'conflict'} when the response has been taken over by another run: nothing was written. An unknown reference among
+-- the entries is left out. It never waits: where a lock is held, the turn gets a line of its own.
+
+local conversation_key, branches_key, index_key, response_key, marker_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local segment, offset, name, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local retention, marker_life, stored, status = tonumber(ARGV[9]), ARGV[10], ARGV[11] == '1', ARGV[12]
+local body, response_id, model, job_token = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
+local metadata_at = 17
+
+local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
+local unfinished = is_unfinished(accepted[1])
+local marked = redis.call('GET', marker_key)
+local lives = conversation_lives(conversation_key, conversation_id)
+if (accepted[1] and not unfinished) or marked then
+  local places = marked or accepted[4] .. ',' .. accepted[5]
+  local last = string.match(places, '(%d+):%d+:%d+$') or '-1'
+  return { 'repeated', lives and 1 or 0, tonumber(last), redis.call('HGET', branch_key(last), 'name') or '', places }
+end
+if (job_token ~= '' or unfinished) and accepted[2] ~= job_token then
+  return { 'conflict' }
+end
+if redis.call('EXISTS', PARTITION) == 1 and not owned(owner) then
+  return { 'dropped', 0 }
+end
+if act == 'new' and redis.call('EXISTS', conversation_key) == 1 then
+  return { 'dropped', lives and 1 or 0 }
+elseif act ~= 'new' and not lives then
+  return { 'dropped', 0 }
+end
+
+local first_pair, last_pair, inputs_at = list_at(metadata_at, 2)
+local function live_entries(at)
+  local entries = {}
+  local first, last, after = list_at(at, FIELDS)
+  for i = first, last, FIELDS do
+    entries[#entries + 1] = read_entry(i, conversation_key, index_key)
+  end
+  return entries, after
+end
+local inputs, outputs_at = live_entries(inputs_at)
+local outputs = live_entries(outputs_at)
+
+-- Where the turn goes: behind `base`, on `line` if that ends there.
+local base, pending, anchor, appends, replaced = {}, {}, '', false, nil
+if act ~= 'new' and segment >= 0 then
+  local places = { { segment, offset } }
+  local chain = chain_of(line)
+  if not chain or not chain_holds(chain, segment, offset) then
+    line, chain = branch_with(conversation_key, branches_key, places)
+  end
+  if not chain or redis.call('LLEN', segment_key(segment)) <= offset then
+    return { 'dropped', 1 }
+  end
+  local i, at = find_on_chain(chain, places, true)
+  base = cut(chain, i, at + 1)
+  local rest = add_rest({}, chain, i, at)
+  local is_tip, is_free = not last_item(rest), redis.call('EXISTS', BASE .. 'lock:' .. line) == 0
+  if act == 'tip' and not is_tip then
+    return { 'moved', 1 }
+  end
+  -- an answer that nobody took goes only where it lies on its line alone
+  local is_last = #rest == 1 and rest[1][1] == line and redis.call('EXISTS', holders_key(line)) == 0
+  if act == 'replace' and is_last and is_free and not is_tip then
+    replaced, is_tip = rest[1], true
+  end
+  appends = act ~= 'side' and is_tip and is_free
+  pending = is_tip and not replaced and parse_pending(redis.call('HGET', branch_key(line), 'pending'))
+    or pending_at(base, index_key, is_mixed(line))
+  anchor = item_id(last_item(base) or '') or ''
+elseif act ~= 'new' then
+  line = -1
+end
+
+-- Everything is checked: from here on the script only writes.
+local seconds, milliseconds = now()
+local done = appends and 'appended' or 'forked'
+if act == 'new' then
+  done = 'new'
+  local fields = { 'id', conversation_id, 'created_at', seconds, 'updated_at', milliseconds, 'active_branch', 'MAIN' }
+  for i = first_pair, last_pair, 2 do
+    fields[#fields + 1] = 'm:' .. ARGV[i]
+    fields[#fields + 1] = ARGV[i + 1]
+  end
+  redis.call('HSET', PARTITION, 'owner', owner, 'kept', 1)
+  line = new_segment()
+  redis.call('HSET', branch_key(line), 'chain', line .. ':0:', 'pending', '', 'created_at', milliseconds,
+    'updated_at', milliseconds)
+  name_line(branches_key, 'MAIN', line)
+  redis.call('HSET', conversation_key, unpack(fields))
+elseif replaced then
+  for at = replaced[2], replaced[3] - 1 do
+    local key = segment_key(line)
+    local id = item_id(redis.call('LINDEX', key, at)) or ''
+    local places, mark = places_of(index_key, id)
+    if places then
+      redis.call('HDEL', index_key, id)
+      local call = 'call:' .. string.sub(mark, 2)
+      if string.find(mark, '^[+~]') and redis.call('HGET', index_key, call) == id then
+        redis.call('HDEL', index_key, call)
+      end
+      redis.call('LSET', key, at, '')
+      redis.call('ZADD', BASE .. 'tombstones', position(line, at), line .. ':' .. at)
+    end
+  end
+  redis.call('HSET', branch_key(line), 'pending', format_pending(pending))
+  rename_edition(response_id)
+elseif not appends then
+  line = create_line(base, pending, line and line >= 0 and line, anchor, description, false)
+  if act == 'side' then
+    while not name_is_free(branches_key, name) do
+      name = name .. 'x'
+    end
+    name_line(branches_key, name, line)
+  else
+    promote(conversation_key, branches_key, line, name)
+  end
+end
+
+local current = chain_of(line)
+local fresh = {}
+for _, entries in ipairs({ inputs, outputs }) do
+  for _, entry in ipairs(entries) do
+    if not entry.places or not any_in_chain(current, entry.places) then
+      fresh[#fresh + 1] = entry
+    end
+    entry.at = entry.place
+  end
+end
+name_edition(response_id)
+append_to_branch(fresh, line, index_key, response_id, model)
+if appends then
+  -- whoever has lost the line's lock finds that it has moved on
+  redis.call('HINCRBY', branch_key(line), 'fence', 1)
+  redis.call('HSET', branch_key(line), 'taken_by', response_id)
+end
+redis.call('HSET', conversation_key, 'updated_at', milliseconds)
+
+local context, output, places = parse_chain(format_chain(current)), {}, {}
+for _, entry in ipairs(inputs) do
+  add_span(context, entry.at[1], entry.at[2], entry.at[2] + 1)
+  add_span(places, entry.at[1], entry.at[2], entry.at[2] + 1)
+end
+for _, entry in ipairs(outputs) do
+  add_span(output, entry.at[1], entry.at[2], entry.at[2] + 1)
+  add_span(places, entry.at[1], entry.at[2], entry.at[2] + 1)
+end
+if stored then
+  local snapshot = parse_chain(format_chain(context))
+  for _, entries in ipairs({ inputs, outputs }) do
+    for _, entry in ipairs(entries) do
+      mark_pending(pending, entry.mark)
+    end
+  end
+  for _, span in ipairs(output) do
+    for at = span[2], span[3] - 1 do
+      add_span(snapshot, span[1], at, at + 1)
+    end
+  end
+  redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
+    'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
+    'created_at', unfinished and accepted[3] or seconds)
+  redis.call('HDEL', response_key, 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
+  redis.call('EXPIRE', response_key, retention)
+  if not unfinished then
+    redis.call('HINCRBY', PARTITION, 'responses', 1)
+  end
+  for _, span in ipairs(output) do
+    context[#context + 1] = span
+  end
+  slide_expiry(context, index_key, retention)
+else
+  redis.call('SET', marker_key, format_chain(places), 'EX', marker_life)
+end
+return { 'ok', milliseconds, done, line, redis.call('HGET', branch_key(line), 'name'), format_chain(places) }

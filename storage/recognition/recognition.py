@@ -1,0 +1,256 @@
+"""Recognition in the store: turns of apps that keep no ids, and the digests of histories that lead to conversations.
+
+A digest is a name that only this installation can make (`proxy.recognition`); what it leads to are members of a sorted
+set. They are hints: whoever follows one finds out in `record` whether it is still so. They go with their conversation,
+whose partition lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from storage.client.channel import Argument
+from storage.client.keyspace import Keyspace, flatten
+from storage.client.scripts import Call
+from storage.client.values import FIELD_BREAK, read_chain
+from storage.errors import StoreError
+from storage.items import COMMIT_MARKER_SECONDS
+from storage.records import Entry
+
+#: Members that one digest has at most; equal conversations are as many.
+MOST_MEMBERS = 1024
+#: Members of a digest that a look-up tells.
+MOST_TOLD = 16
+#: Milliseconds by which digests outlive conversations that expire, and the share of their life that those get more.
+GRACE_MS, MORE_LIFE = 60_000, 17 / 16
+
+
+class RecordAct(StrEnum):
+    """Where a recognised turn goes."""
+
+    NEW = "new"  #: into a conversation that it begins
+    GROW = "grow"  #: behind an item: to its line if that ends there, else to a new line, which becomes MAIN
+    TIP = "tip"  #: the same, if the line ends there; else nothing is done
+    REPLACE = "replace"  #: behind an item, in the place of what follows it on its line
+    SIDE = "side"  #: behind an item, on a branch beside the line
+
+
+class RecordResult(StrEnum):
+    """How recording a turn ended."""
+
+    OK = "ok"
+    REPEATED = "repeated"  #: it had been done before
+    MOVED = "moved"  #: the line has gone on; nothing was written
+    DROPPED = "dropped"  #: what it goes on from is gone; nothing was written
+
+
+class Spot(NamedTuple):
+    """An item where a line has it; `Spot()` is before all items, on no line."""
+
+    line: int = -1
+    segment: int = -1
+    offset: int = -1
+
+
+#: Before all items, on no line.
+BEFORE_ALL = Spot()
+
+
+@dataclass(slots=True)
+class RecordedTurn:
+    """A finished turn of an app that keeps no ids.
+
+    spot: behind which item. name: of a branch beside, or what was MAIN is called. body: the Response object without its
+    output. job_token: of a response that was accepted before its turn ran. metadata: of a new conversation.
+    """
+
+    owner: str
+    conversation_id: str
+    act: RecordAct
+    response_id: str
+    body: bytes
+    inputs: Sequence[Entry]
+    outputs: Sequence[Entry]
+    spot: Spot = BEFORE_ALL
+    name: str = ""
+    description: str = ""
+    model: str = ""
+    status: str = "completed"
+    stored: bool = True
+    job_token: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was done with a turn. line, branch: where it is now. spots: of its entries, inputs first.
+
+    is_new, is_fork: whether it has begun a conversation, or a line.
+    """
+
+    result: RecordResult
+    line: int = -1
+    branch: str = ""
+    spots: Sequence[Spot] = ()
+    is_new: bool = False
+    is_fork: bool = False
+
+
+class DigestNote(NamedTuple):
+    """One thing that a digest leads to. score: of several the highest comes first. adds: False only scores it anew.
+
+    A member that is added takes the place of all those that begin like it, up to the first space.
+    """
+
+    digest: str
+    member: str
+    score: int
+    adds: bool = True
+
+
+class DigestNotes(NamedTuple):
+    """What is noted of one conversation."""
+
+    owner: str
+    partition: str
+    notes: Sequence[DigestNote]
+
+
+class DigestQuery(NamedTuple):
+    """A digest that is looked up. text: members that have it are told, however many there are."""
+
+    digest: str
+    text: str = ""
+
+
+#: Members and their scores, the highest first.
+Members = list[tuple[str, int]]
+
+
+class Recognition:
+    """Recognised turns of any owner."""
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
+
+    async def record(self, turn: RecordedTurn) -> Recorded:
+        """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
+
+        Raises Conflict (nothing was written),
+        QuotaExceeded (nor then), Unavailable (unknown whether it was: repeat).
+        """
+        keys = self._keyspace.keys(turn.conversation_id)
+        arguments: list[Argument] = [
+            turn.owner,
+            turn.conversation_id,
+            turn.act,
+            *turn.spot,
+            turn.name,
+            turn.description,
+            self._keyspace.retention_seconds,
+            COMMIT_MARKER_SECONDS,
+            int(turn.stored),
+            turn.status,
+            turn.body,
+            turn.response_id,
+            turn.model.replace(FIELD_BREAK, ""),
+            turn.job_token,
+            len(turn.metadata),
+            *(part for pair in turn.metadata.items() for part in pair),
+            *flatten(turn.inputs),
+            *flatten(turn.outputs),
+        ]
+        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
+        if turn.act is RecordAct.NEW and (reserve := self._keyspace.reserve(turn.owner, turn.conversation_id)):
+            await self._scripts.run(reserve)
+        # the listing first, as for any conversation that is made
+        touch = self._keyspace.touch(turn.owner, turn.conversation_id, None, None)
+        if turn.stored:
+            keyspace = self._keyspace
+            touch = keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None) or touch
+        calls = [touch, Call("record_turn", record_keys, arguments, turn.conversation_id)]
+        _, reply = await self._scripts.run_all(calls)
+        if isinstance(reply, StoreError):
+            if turn.act is RecordAct.NEW:
+                await self._unlist(turn)
+            raise reply
+        return await self._read_record(turn, reply)
+
+    async def _read_record(self, turn: RecordedTurn, reply: list[bytes]) -> Recorded:
+        first: bytes | int = reply[0]
+        if isinstance(first, int):
+            _, done, line, branch, places = reply
+            spots = _spots(int(line), places, len(turn.inputs) + len(turn.outputs))
+            return Recorded(
+                RecordResult.OK, int(line), branch.decode(), spots, is_new=done == b"new", is_fork=done == b"forked"
+            )
+        result, lives = RecordResult(first.decode()), bool(reply[1])
+        if not lives:
+            await self._unlist(turn)
+        if result is not RecordResult.REPEATED:
+            return Recorded(result)
+        line, branch, places = reply[2:]
+        spots = _spots(int(line), places, len(turn.inputs) + len(turn.outputs))
+        return Recorded(result, int(line), branch.decode(), spots)
+
+    async def _unlist(self, turn: RecordedTurn) -> None:
+        await self._scripts.run(self._keyspace.drop(turn.owner, turn.conversation_id, None, None))
+
+    async def find(self, owner: str, queries: Sequence[DigestQuery]) -> list[Members]:
+        """Return what each digest leads to, as far as the store knows, in one round trip. Raises Unavailable."""
+        if not queries:
+            return []
+        keys = self._keyspace.owner(owner)
+        names = [keys.digest(one.digest) for one in queries]
+        reply = await self._scripts.run(Call("find_digests", names, [MOST_TOLD, *(one.text for one in queries)]))
+        return [
+            [(member.decode(), int(float(score))) for member, score in zip(flat[::2], flat[1::2], strict=True)]
+            for flat in reply
+        ]
+
+    async def note(self, batches: Sequence[DigestNotes]) -> None:
+        """Note where digests lead, all in one round trip (on a cluster two). Raises Unavailable.
+
+        Of a conversation that is gone nothing stays: its partition is asked after the digests were written, so that one
+        that is deleted in between is found by one of the two.
+        """
+        notes, holds = [self._note_call(one) for one in batches], [self._hold_call(one) for one in batches]
+        if self._scripts.is_cluster:
+            await self._scripts.run_all(notes)
+            replies = await self._scripts.run_all(holds)
+        else:
+            replies = (await self._scripts.run_all([*notes, *holds]))[len(notes) :]
+        gone = [
+            one for one, reply in zip(batches, replies, strict=True) if isinstance(reply, StoreError) or not reply[0]
+        ]
+        for one in gone:
+            await self.drop(one.owner, one.partition, {note.digest for note in one.notes})
+
+    async def drop(self, owner: str, partition: str, digests: Iterable[str]) -> None:
+        """Forget that digests lead to a partition. Raises Unavailable."""
+        await self._scripts.run_all(self._keyspace.drop_digests(owner, partition, sorted(set(digests))))
+
+    def _note_call(self, batch: DigestNotes) -> Call:
+        keys, life = self._keyspace.owner(batch.owner), 0
+        if self._keyspace.conversation_seconds:
+            life = int(self._keyspace.conversation_seconds * 1000 * MORE_LIFE) + GRACE_MS
+        digests = list(dict.fromkeys(note.digest for note in batch.notes))
+        numbers = {digest: number for number, digest in enumerate(digests, start=1)}
+        arguments: list[Argument] = [life, MOST_MEMBERS]
+        for note in batch.notes:
+            arguments += [numbers[note.digest], "add" if note.adds else "set", note.member, note.score]
+        return Call("note_digests", [keys.digest(one) for one in digests], arguments)
+
+    def _hold_call(self, batch: DigestNotes) -> Call:
+        names = dict.fromkeys(note.digest for note in batch.notes if note.adds)
+        return Call("hold_digests", [self._keyspace.keys_of(batch.partition).head], [batch.owner, *names])
+
+
+def _spots(line: int, places: bytes, count: int) -> list[Spot]:
+    """Return where the last `count` items of a chain are."""
+    spots = [Spot(line, segment, at) for segment, start, stop in read_chain(places) for at in range(start, stop)]
+    return spots[-count:] if count else []

@@ -1,0 +1,155 @@
+"""The cases: sequences of requests and answers, and what must be recorded of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.config.settings import Secret
+from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.recording.witness import (
+    all_recorded,
+    answer_events,
+    answer_object,
+    chunks,
+    completion,
+    difference,
+)
+from tests.flows.talk import post
+from tests.upstream import HANG, Reply, Step
+
+CHAT = "/v1/chat/completions"
+
+SECRET = Secret("a secret that two replicas share, long enough")
+CASES = {path.stem: orjson.loads(path.read_bytes()) for path in sorted(Path("tests/recognition_cases").glob("*.json"))}
+
+
+async def take_response(proxy: Proxy, step: dict[str, Any], body: dict[str, Any], *, streamed: bool) -> None:
+    """Take a step's turn over /v1/responses."""
+    answer = as_items(step["answer"])
+    proxy.upstream.script(Reply.sse(answer_events(answer)) if streamed else Reply.json(200, answer_object(answer)))
+    told = await post(
+        proxy,
+        "/v1/responses",
+        {**body, "stream": streamed},
+        key=None,
+        owner=f"sk-{step['owner']}",
+        headers=step["headers"],
+    )
+    assert told.status == 200, told.body
+
+
+def as_items(answer: Any) -> list[dict[str, Any]]:
+    """Return an answer as output items, if it is a message of Chat Completions."""
+    if isinstance(answer, list):
+        return answer
+    content = [{"type": "output_text", "text": answer["content"], "annotations": []}]
+    return [{"id": "msg_up", "type": "message", "role": "assistant", "status": "completed", "content": content}]
+
+
+def as_request(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a request for a response that says what one for a completion says."""
+    if "messages" not in body:
+        return body
+    rest = {name: value for name, value in body.items() if name != "messages"}
+    tools = [{"type": "function", **tool["function"]} for tool in rest.pop("tools", [])]
+    return {**rest, "input": body["messages"], **({"tools": tools} if tools else {})}
+
+
+async def take_completion(proxy: Proxy, step: dict[str, Any], *, streamed: bool) -> None:
+    """Take a step's turn over /v1/chat/completions. An aborted one is left by its client in the middle."""
+    aborted = step.get("aborted", False)
+    frames: list[Step] = [*chunks(step["answer"], cut=aborted)]
+    if streamed or aborted:
+        reply = Reply.raw(200, "text/event-stream", chunks=[*frames, HANG] if aborted else frames)
+    else:
+        reply = Reply.json(200, completion(step["answer"]))
+    proxy.upstream.script(reply, path=CHAT)
+    headers = {"Authorization": f"Bearer sk-{step['owner']}", **step["headers"]}
+    body = {**step["body"], "stream": streamed or aborted}
+    async with proxy.http.post(proxy.url + CHAT, json=body, headers=headers) as response:
+        assert response.status == 200
+        if not aborted:
+            told = await response.read()
+            assert told == b"".join(piece for piece in reply.steps if isinstance(piece, bytes))
+        else:
+            got = b""
+            while len(got) < sum(len(frame) for frame in frames if isinstance(frame, bytes)):
+                got += await response.content.readany()
+            response.close()
+    if aborted:
+        await proxy.upstream.client_left.wait()
+        proxy.upstream.client_left.clear()
+
+
+def check(name: str, played: list[tuple[dict[str, Any], Any]]) -> None:
+    """Compare what was done with what was expected."""
+    letters: dict[str, str] = {}
+    for number, (step, change) in enumerate(played):
+        expected = step["expect"]
+        place = f"{name}, step {number}: {change}"
+        assert change.action == expected["action"], place
+        if "conversation" in expected:
+            assert letters.setdefault(expected["conversation"], change.conversation) == change.conversation, place
+        for field in ("line", "new_items"):
+            assert getattr(change, field) == expected.get(field, getattr(change, field)), place
+    assert len(set(letters.values())) == len(letters)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("name", CASES)
+async def test_responses_are_recorded_as_what_they_are(start_proxy: StartProxy, name: str, *, streamed: bool):
+    """Also what the cases say of completions: it holds for either API."""
+    proxy = await start_proxy()
+    case, played = CASES[name], []
+    before = await all_recorded(proxy)
+    for step in case["steps"]:
+        if step.get("aborted") or step["expect"]["action"] == "retry":
+            continue
+        await take_response(proxy, step, as_request(step["body"]), streamed=streamed)
+        after = await all_recorded(proxy)
+        played.append((step, difference(before, after)))
+        before = after
+    check(name, played)
+    for one, other in case.get("distinct", []):
+        assert played[one][1].conversation != played[other][1].conversation
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("name", CASES)
+async def test_cases_are_recorded(start_proxy: StartProxy, name: str, *, streamed: bool):
+    proxy = await start_proxy(recording={"chat": "all"})
+    case, played = CASES[name], []
+    before = await all_recorded(proxy)
+    for step in case["steps"]:
+        if step["path"] == CHAT:
+            await take_completion(proxy, step, streamed=streamed)
+        else:
+            await take_response(proxy, step, step["body"], streamed=streamed)
+        after = await all_recorded(proxy)
+        played.append((step, difference(before, after)))
+        before = after
+    check(name, played)
+    for one, other in case.get("distinct", []):
+        assert played[one][1].conversation != played[other][1].conversation
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_cases_are_recorded_over_two_replicas(start_proxy: StartProxy, name: str):
+    """Steps go to one and the other in turn."""
+    proxies = [await start_proxy(recording={"chat": "all"}, sealing={"key": SECRET}) for _ in range(2)]
+    case, played = CASES[name], []
+    before = await all_recorded(proxies[0])
+    for number, step in enumerate(case["steps"]):
+        proxy = proxies[number % 2]
+        if step["path"] == CHAT:
+            await take_completion(proxy, step, streamed=False)
+        else:
+            await take_response(proxy, step, step["body"], streamed=False)
+        after = await all_recorded(proxy)
+        played.append((step, difference(before, after)))
+        before = after
+    check(name, played)

@@ -1,0 +1,290 @@
+"""Turns of apps that keep no ids: where they go, what is told of it, and the digests that lead there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from proxy.protocol import ids
+from storage import (
+    ConversationNotFound,
+    DigestNote,
+    DigestNotes,
+    DigestQuery,
+    Entry,
+    PageRequest,
+    QuotaExceeded,
+    RecordAct,
+    Recorded,
+    RecordedTurn,
+    RecordResult,
+    Spot,
+    Store,
+    new_partition,
+    partition_of,
+)
+from tests.storage.builders import EVERYTHING, OWNER, STRANGER, connect, minted, open_turn, read_all, texts
+
+
+def turn(conversation_id: str, act: RecordAct, *items: str, answer: str = "answer", **fields: Any) -> RecordedTurn:
+    """Return a turn that brings items of these texts and gets one answer."""
+    partition = partition_of(conversation_id)
+    inputs: list[Entry] = [minted(partition, text) for text in items]
+    response_id = ids.new_response_id(partition, stored=True)
+    outputs = [minted(partition, answer)]
+    return RecordedTurn(OWNER, conversation_id, act, response_id, b"{}", inputs, outputs, **{"name": "old", **fields})
+
+
+async def begin(store: Store, *items: str) -> tuple[str, Recorded]:
+    conversation_id = ids.new_conversation_id(new_partition())
+    return conversation_id, await store.recognition.record(turn(conversation_id, RecordAct.NEW, *items))
+
+
+async def read(store: Store, conversation_id: str, branch: str = "MAIN") -> list[str]:
+    return texts((await store.items.list_page(OWNER, conversation_id, EVERYTHING, branch=branch)).items)
+
+
+async def test_a_new_conversation_is_one_like_any_other(store: Store):
+    conversation_id, done = await begin(store, "u1", "u2")
+    assert (done.result, done.is_new, done.branch, done.line) == (RecordResult.OK, True, "MAIN", 0)
+    assert done.spots == [Spot(0, 0, 0), Spot(0, 0, 1), Spot(0, 0, 2)]
+    conversation = await store.conversations.read(OWNER, conversation_id)
+    assert await read_all(store, conversation) == ["u1", "u2", "answer"]
+    page = await store.conversations.list_page(OWNER, PageRequest())
+    assert [one.id for one in page.conversations] == [conversation_id]
+
+
+async def test_metadata_of_a_new_conversation_is_kept(store: Store):
+    conversation_id = ids.new_conversation_id(new_partition())
+    await store.recognition.record(turn(conversation_id, RecordAct.NEW, "u", metadata={"session": "s"}))
+    assert (await store.conversations.read(OWNER, conversation_id)).metadata == {"session": "s"}
+
+
+async def test_what_comes_after_the_tip_is_appended(store: Store):
+    conversation_id, done = await begin(store, "u1")
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=done.spots[-1]))
+    assert (done.is_new, done.is_fork, done.line) == (False, False, 0)
+    assert await read(store, conversation_id) == ["u1", "answer", "u2", "answer"]
+
+
+async def test_what_comes_after_an_older_item_is_a_new_main(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2'", spot=first.spots[-1]))
+    assert (done.is_fork, done.line, done.branch) == (True, 1, "MAIN")
+    assert await read(store, conversation_id) == ["u1", "answer", "u2'", "answer"]
+    assert await read(store, conversation_id, "old") == ["u1", "answer", "u2", "answer"]
+
+
+async def test_the_older_line_can_be_gone_on_with(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    second = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2'", spot=first.spots[-1]))
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u3", spot=second.spots[-1]))
+    assert (done.is_fork, done.line, done.branch) == (False, 0, "old")
+    assert await read(store, conversation_id) == ["u1", "answer", "u2'", "answer"]
+
+
+async def test_a_side_branch_leaves_the_tip_open(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    side = await store.recognition.record(
+        turn(conversation_id, RecordAct.SIDE, "title?", spot=first.spots[-1], name="side", description="no tools")
+    )
+    assert (side.branch, side.line) == ("side", 1)
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    assert (done.is_fork, done.branch) == (False, "MAIN")
+    again = await store.recognition.record(
+        turn(conversation_id, RecordAct.SIDE, "title?", spot=first.spots[-1], name="side")
+    )
+    assert again.branch == "sidex"
+    branch = await store.branches.read(OWNER, conversation_id, "side")
+    assert (branch.description, branch.item_count) == ("no tools", 4)
+
+
+async def test_a_history_that_begins_anew_is_a_line_of_its_own(store: Store):
+    conversation_id, _ = await begin(store, "u1")
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "summary", "u2", spot=Spot()))
+    assert (done.is_fork, done.line, done.spots[0]) == (True, 1, Spot(1, 1, 0))
+    assert await read(store, conversation_id) == ["summary", "u2", "answer"]
+
+
+async def test_a_busy_line_is_not_waited_for(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    conversation = await store.conversations.read(OWNER, conversation_id)
+    await open_turn(store, conversation=conversation)
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    assert (done.is_fork, done.line) == (True, 1)
+
+
+async def test_an_item_that_was_deleted_can_be_gone_on_from(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    last = (await store.items.list_page(OWNER, conversation_id, EVERYTHING)).items[-1]
+    await store.items.delete(OWNER, conversation_id, last[7 : last.index(b'"', 7)].decode())
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    assert not done.is_fork
+    assert await read(store, conversation_id) == ["u1", "u2", "answer"]
+
+
+async def test_a_tip_that_is_none_any_more_is_told_and_nothing_is_written(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    done = await store.recognition.record(turn(conversation_id, RecordAct.TIP, "u2", spot=first.spots[-1]))
+    assert (done.result, done.is_fork) == (RecordResult.OK, False)
+    done = await store.recognition.record(turn(conversation_id, RecordAct.TIP, "u2", spot=first.spots[-1]))
+    assert done.result is RecordResult.MOVED
+    assert len(await read(store, conversation_id)) == 4
+
+
+async def test_an_answer_that_nobody_took_is_replaced(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    cut = turn(conversation_id, RecordAct.GROW, "u2", answer="Cut o", spot=first.spots[-1])
+    cut.outputs = [*cut.outputs, minted(partition_of(conversation_id), "call", "+call_1")]
+    done = await store.recognition.record(cut)
+    again = await store.recognition.record(turn(conversation_id, RecordAct.REPLACE, answer="whole", spot=done.spots[0]))
+    assert (again.is_fork, again.line, again.branch) == (False, 0, "MAIN")
+    assert await read(store, conversation_id) == ["u1", "answer", "u2", "whole"]
+    assert (
+        await open_turn(store, conversation=await store.conversations.read(OWNER, conversation_id))
+    ).pending == set()
+
+
+async def test_an_answer_that_was_gone_on_from_elsewhere_is_not_replaced(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    await store.recognition.record(turn(conversation_id, RecordAct.SIDE, "x", spot=first.spots[-1], name="side"))
+    done = await store.recognition.record(turn(conversation_id, RecordAct.REPLACE, answer="b", spot=first.spots[0]))
+    assert done.is_fork
+    assert await read(store, conversation_id, "old") == ["u1", "answer"]
+    assert await read(store, conversation_id) == ["u1", "b"]
+
+
+async def test_a_repeat_changes_nothing_and_tells_the_same(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    one = turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1])
+    done = await store.recognition.record(one)
+    again = await store.recognition.record(one)
+    assert (again.result, again.line, again.branch) == (RecordResult.REPEATED, done.line, done.branch)
+    assert again.spots == done.spots
+    assert len(await read(store, conversation_id)) == 4
+
+
+async def test_a_turn_without_a_response_is_recognised_when_it_comes_again(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    one = turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1], stored=False)
+    done = await store.recognition.record(one)
+    again = await store.recognition.record(one)
+    assert (again.result, again.spots) == (RecordResult.REPEATED, done.spots)
+
+
+async def test_of_a_deleted_conversation_nothing_is_written(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    await store.conversations.delete(OWNER, conversation_id)
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    assert done.result is RecordResult.DROPPED
+    assert (await store.conversations.list_page(OWNER, PageRequest())).conversations == []
+
+
+async def test_a_line_that_is_gone_is_not_gone_on_with(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    side = await store.recognition.record(turn(conversation_id, RecordAct.SIDE, "x", spot=first.spots[-1], name="s"))
+    await store.branches.delete(OWNER, conversation_id, "s")
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "y", spot=side.spots[-1]))
+    assert done.result is RecordResult.DROPPED
+
+
+async def test_the_partition_of_somebody_else_is_not_written(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    theirs = turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1])
+    theirs.owner = STRANGER
+    assert (await store.recognition.record(theirs)).result is RecordResult.DROPPED
+    assert (await store.conversations.list_page(STRANGER, PageRequest())).conversations == []
+
+
+async def test_a_response_can_be_continued_by_its_id(store: Store):
+    conversation_id = ids.new_conversation_id(new_partition())
+    first = turn(conversation_id, RecordAct.NEW, "u1")
+    done = await store.recognition.record(first)
+    second = turn(conversation_id, RecordAct.GROW, "u2", spot=done.spots[-1])
+    await store.recognition.record(second)
+    opened = await open_turn(store, previous=second.response_id)
+    assert texts(opened.items) == ["u1", "answer", "u2", "answer"]
+    opened = await open_turn(store, previous=first.response_id)
+    assert texts(opened.items) == ["u1", "answer"]
+
+
+async def test_a_quota_of_conversations_holds(valkey_url: str, valkey: Redis):
+    async with connect(valkey_url, most_conversations=1) as store:
+        await begin(store, "u1")
+        with pytest.raises(QuotaExceeded):
+            await begin(store, "u1")
+        assert len((await store.conversations.list_page(OWNER, PageRequest())).conversations) == 1
+
+
+# Digests
+
+
+def member(conversation_id: str, place: str, rest: str = "") -> str:
+    return f"{partition_of(conversation_id)}:{place} {rest}"
+
+
+async def note(store: Store, conversation_id: str, *notes: DigestNote, owner: str = OWNER) -> None:
+    await store.recognition.note([DigestNotes(owner, partition_of(conversation_id), notes)])
+
+
+async def found(store: Store, digest: str, text: str = "", owner: str = OWNER) -> list[str]:
+    (members,) = await store.recognition.find(owner, [DigestQuery(digest, text)])
+    return [one for one, _ in members]
+
+
+async def test_a_digest_leads_to_the_newest_first_and_only_for_its_owner(store: Store):
+    conversation_id, _ = await begin(store, "u1")
+    older, newer = member(conversation_id, "0:0:0", "a"), member(conversation_id, "0:0:1", "b")
+    await note(store, conversation_id, DigestNote("d", older, 1), DigestNote("d", newer, 2))
+    assert await found(store, "d") == [newer, older]
+    assert await found(store, "d", owner=STRANGER) == []
+    assert await found(store, "e") == []
+    await note(store, conversation_id, DigestNote("d", newer, -1, adds=False), DigestNote("d", "none", 9, adds=False))
+    assert await found(store, "d") == [older, newer]
+
+
+async def test_a_member_replaces_what_it_begins_like(store: Store):
+    conversation_id, _ = await begin(store, "u1")
+    await note(store, conversation_id, DigestNote("d", member(conversation_id, "0", "a"), 1))
+    await note(store, conversation_id, DigestNote("d", member(conversation_id, "0", "b"), 2))
+    assert await found(store, "d") == [member(conversation_id, "0", "b")]
+
+
+async def test_of_many_members_those_with_the_text_are_told(store: Store):
+    conversation_id, _ = await begin(store, "u1")
+    many = [DigestNote("d", member(conversation_id, f"0:0:{i}", f"key{i}."), i) for i in range(40)]
+    await note(store, conversation_id, *many)
+    assert len(await found(store, "d")) == 16
+    assert member(conversation_id, "0:0:3", "key3.") in await found(store, "d", "key3.")
+
+
+async def test_digests_go_with_their_conversation(store: Store, redis: Redis):
+    conversation_id, _ = await begin(store, "u1")
+    other_id, _ = await begin(store, "u1")
+    await note(store, conversation_id, DigestNote("d", member(conversation_id, "0"), 1), DigestNote("e", "x", 1))
+    await note(store, other_id, DigestNote("d", member(other_id, "0"), 1))
+    await store.conversations.delete(OWNER, conversation_id)
+    assert await found(store, "d") == [member(other_id, "0")]
+    await store.conversations.delete_all(OWNER)
+    assert await found(store, "d") == []
+    assert [key for key in await redis.keys("*") if b"digests" in key] == []
+
+
+async def test_nothing_leads_to_a_conversation_that_is_gone(store: Store, redis: Redis):
+    conversation_id, _ = await begin(store, "u1")
+    await store.conversations.delete(OWNER, conversation_id)
+    await note(store, conversation_id, DigestNote("d", member(conversation_id, "0"), 1))
+    assert [key for key in await redis.keys("*") if b"digest" in key] == []
+    with pytest.raises(ConversationNotFound):
+        await store.conversations.read(OWNER, conversation_id)
+
+
+async def test_a_purge_leaves_no_digest(store: Store, redis: Redis):
+    conversation_id, _ = await begin(store, "u1")
+    await note(store, conversation_id, DigestNote("d", member(conversation_id, "0"), 1))
+    await store.purger.purge(OWNER)
+    assert await redis.keys("*") == []
