@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from typing import Any
 
 import orjson
@@ -92,3 +94,19 @@ def _number(digits: str) -> float | None:
 
 
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=integers.read_integer, parse_constant=lambda _: None)
+
+
+def repair_input() -> int:
+    """Read a text from standard input, write what it says to standard output; 1, and nothing, if it is not JSON."""
+    try:
+        value = loads_lenient(sys.stdin.buffer.read())
+    except orjson.JSONDecodeError:
+        return 1
+    sys.stdout.buffer.write(orjson.dumps(value))
+    return 0
+
+
+if __name__ == "__main__":
+    # whoever else has work goes first
+    os.nice(10)
+    raise SystemExit(repair_input())

@@ -43,7 +43,8 @@ class Leads:
         question = hint.as_question(short(self.look.question))
         if self.look.samples:
             yield DigestNote(digest_name(self.look.samples[-1].full), question.member, now)
-        elif session:
+        elif session or not hint.is_delivered:
+            # a retry finds what nobody took without a key, too
             yield DigestNote(digest_name(self.look.question), question.member, now)
         for index, digest in self.look.said if session else ():
             if (spot := self.ends.get(index)) is not None:

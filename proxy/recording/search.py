@@ -76,8 +76,8 @@ class Search:
         """Return the plan if this process knows enough to make it."""
         look, asking = self.look, self.asking
         if not look.samples:
-            # without an answer in common only a key leads anywhere
-            return decide(look, self._asked, []) if not asking.session else None
+            # without an answer in common only a key leads anywhere, or a retry
+            return decide(look, self._asked, []) if not asking.session and not asking.retries else None
         last = self._last()
         self._take(last, self.memory.find(last.name))
         known = [
@@ -141,7 +141,7 @@ class Search:
         if samples:
             # once for turns with the same key, once for the same question
             wanted.append(self._last())
-        elif session:
+        elif session or self.asking.retries:
             wanted.append(Wanted(Evidence.QUESTION, look.question, digest_name(look.question), mine))
         for one in samples:
             if session or one.length >= LONG_ENOUGH:

@@ -190,6 +190,15 @@ def test_the_output_of_a_custom_tool_is_one_of_a_custom_tool():
     assert new.item["type"] == "custom_tool_call_output"
 
 
+def test_messages_that_follow_each_other_stay_apart():
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "Looking."}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    thought = {"role": "assistant", "reasoning_content": "hm", "content": None}
+    for messages in ([said, called], [thought, said], [called, called], [said, said], [thought, called, said]):
+        assert write_messages(read_messages(messages)) == messages
+
+
 def test_what_is_no_message_yields_nothing():
     assert items_of(None, 1, "x", [], {"role": "user", "content": "hi"})[0]["content"][0]["text"] == "hi"
     assert items_of(None, 1, "x", []) == []
