@@ -15,7 +15,7 @@ import json
 import math
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
@@ -33,23 +33,21 @@ def loads_lenient(data: bytes, *, torn: str = "") -> Any:
     try:
         return integers.loads_exact(data)
     except orjson.JSONDecodeError as strict:
-        return _repaired(data, torn, strict)
+        try:
+            return _repaired(data, torn)
+        except (ValueError, RecursionError):
+            # from here: its traceback must not lead to a frame that holds it
+            raise strict from None
 
 
-def _repaired(data: bytes, torn: str, strict: orjson.JSONDecodeError) -> Any:
-    try:
-        value = _DECODER.decode(_decoded(data.removeprefix(_BOM)))
-        left = value.get(torn) if type(value) is dict else None
-        value = _mended(value)
-        if type(left) is str:
-            value[torn] = mend_inside(left)
-    except (ValueError, RecursionError):
-        _refuse(strict)
+def _repaired(data: bytes, torn: str) -> Any:
+    """Return what JSON that is not quite JSON says. Raises ValueError, RecursionError."""
+    value = _DECODER.decode(_decoded(data.removeprefix(_BOM)))
+    left = value.get(torn) if type(value) is dict else None
+    value = _mended(value)
+    if type(left) is str:
+        value[torn] = mend_inside(left)
     return value
-
-
-def _refuse(strict: orjson.JSONDecodeError) -> NoReturn:
-    raise strict from None
 
 
 def mend(text: str) -> str:
