@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -57,7 +58,8 @@ class Look:
     """What of a request can be looked up.
 
     samples: after each answer in it, oldest first. question: digest of all of it, with what came after the last
-    answer, outputs of tools and media too. said: of each user message, with its element's index. count: elements.
+    answer, outputs of tools and media too. said: of each user message that is no context of the app's, with its
+    element's index. count: elements.
     """
 
     samples: Sequence[Sample]
@@ -219,7 +221,9 @@ def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None
 
 
 def _parse(raw: bytes) -> Any:
-    try:
+    with suppress(orjson.JSONDecodeError):
+        # numbers are compared as floats
+        return orjson.loads(raw)
+    with suppress(orjson.JSONDecodeError):
         return loads_lenient(raw)
-    except orjson.JSONDecodeError:
-        return None
+    return None

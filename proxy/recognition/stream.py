@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.protocol.item_types import Item, item_type_of
 from proxy.recognition.canonical import canonical_arguments, canonical_text, without_thought
-from proxy.recognition.content import content_text, media_of, output_text
+from proxy.recognition.content import content_text, is_context, media_of, output_text
 
 #: Bytes of a digest, and of the strict ones, which only tell that something differs.
 DIGEST_BYTES, STRICT_BYTES = 16, 8
@@ -175,7 +175,8 @@ class RequestStream:
             self._note(_ANSWER, text.encode("utf-8", "surrogatepass"))
         else:
             self._begin_question()
-            self.said.append((self.count, self._said(text, media)))
+            if not is_context(text):
+                self.said.append((self.count, self._said(text, media)))
             self._note(_QUESTION, text.encode("utf-8", "surrogatepass"))
         self._texts.append(text)
         for one in media:

@@ -184,6 +184,20 @@ def test_an_answer_that_is_no_text_is_one():
     assert thought.question == look_at(KEY, [message("user", "ab")]).question
 
 
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        ("<environment_context>\n<cwd>/a</cwd>\n</environment_context>\n", False),
+        ("# AGENTS.md instructions for /a\n…", False),
+        ("<b>bold</b> words", True),
+        ("<b", True),
+        ("look at <a></a>", True),
+    ],
+)
+def test_what_an_app_says_of_itself_is_no_message_of_its_user(text: str, is_said: bool):
+    assert bool(look_at(KEY, [message("user", text)]).said) is is_said
+
+
 def test_what_is_said_aloud_is_known_by_its_id():
     spoken = {"id": "audio_1", "data": "UklG", "transcript": "Hi", "expires_at": 1}
     answer = message_items({"role": "assistant", "content": None, "audio": spoken})
