@@ -208,7 +208,9 @@ def _instructions(elements: Sequence[msgspec.Raw]) -> int:
 def _finish(stream: RequestStream) -> Look:
     closed = stream.copy()
     closed.close()
-    return Look(closed.samples, closed.question(), closed.said, stream.count, stream)
+    # a question ends once: its answer is fed to what was closed
+    before_answer = stream if stream.is_answering else closed
+    return Look(closed.samples, closed.question(), closed.said, stream.count, before_answer)
 
 
 def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None:

@@ -117,11 +117,18 @@ class RequestStream:
     def copy(self) -> RequestStream:
         """Return another stream that goes on from here."""
         twin = RequestStream.__new__(RequestStream)
-        twin.__dict__.update(self.__dict__)
-        for name in ("_full", "_anchor", "_strict", "_pair", "_tail"):
-            setattr(twin, name, getattr(self, name).copy())
-        for name in ("samples", "said", "_texts", "_calls"):
-            setattr(twin, name, getattr(self, name).copy())
+        twin.__dict__.update(
+            self.__dict__,
+            _full=self._full.copy(),
+            _anchor=self._anchor.copy(),
+            _strict=self._strict.copy(),
+            _pair=self._pair.copy(),
+            _tail=self._tail.copy(),
+            samples=self.samples.copy(),
+            said=self.said.copy(),
+            _texts=self._texts.copy(),
+            _calls=self._calls.copy(),
+        )
         return twin
 
     def feed(self, items: Iterable[Item]) -> None:
@@ -131,8 +138,17 @@ class RequestStream:
         self.count += 1
 
     def close(self) -> None:
-        """End what has not ended: the last question or answer. Nothing is fed to this stream any more."""
-        self._end_question() if self._run == _QUESTION else self._end_answer()
+        """End what has not ended: the last question, behind which an answer may be fed, or the last answer."""
+        if self._run == _QUESTION:
+            self._end_question()
+            self._run = b""
+        else:
+            self._end_answer()
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether what comes next may belong to the same answer."""
+        return self._run == _ANSWER
 
     def question(self) -> bytes:
         """Return the digest of all that was asked: of a closed stream, outputs and media since the last text too."""

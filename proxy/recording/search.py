@@ -77,7 +77,8 @@ class Search:
         look, asking = self.look, self.asking
         if not look.samples:
             # without an answer in common only a key leads anywhere, or a retry
-            return decide(look, self._asked, []) if not asking.session and not asking.retries else None
+            is_new = not asking.session and not asking.retries
+            return Plan(Action.NEW, tuple(range(look.count))) if is_new else None
         last = self._last()
         self._take(last, self.memory.find(last.name))
         known = [

@@ -22,6 +22,8 @@ from storage.records import Entry
 
 #: Members that one digest has at most; equal conversations are as many.
 MOST_MEMBERS = 1024
+#: Notes that one call writes at most.
+MOST_NOTES = 500
 #: Members of a digest that a look-up tells.
 MOST_TOLD = 16
 #: Milliseconds by which digests outlive conversations that expire, and the share of their life that those get more.
@@ -218,7 +220,7 @@ class Recognition:
         Of a conversation that is gone nothing stays: its partition is asked after the digests were written, so that one
         that is deleted in between is found by one of the two.
         """
-        notes, holds = [self._note_call(one) for one in batches], [self._hold_call(one) for one in batches]
+        notes, holds = self._note_calls(batches), [self._hold_call(one) for one in batches]
         if self._scripts.is_cluster:
             await self._scripts.run_all(notes)
             replies = await self._scripts.run_all(holds)
@@ -234,16 +236,27 @@ class Recognition:
         """Forget that digests lead to a partition. Raises Unavailable."""
         await self._scripts.run_all(self._keyspace.drop_digests(owner, partition, sorted(set(digests))))
 
-    def _note_call(self, batch: DigestNotes) -> Call:
-        keys, life = self._keyspace.owner(batch.owner), 0
+    def _note_calls(self, batches: Sequence[DigestNotes]) -> list[Call]:
+        """Return the calls that write all notes, those of one owner together."""
+        by_owner: dict[str, list[DigestNote]] = {}
+        for batch in batches:
+            by_owner.setdefault(batch.owner, []).extend(batch.notes)
+        return [
+            self._note_call(owner, notes[at : at + MOST_NOTES])
+            for owner, notes in by_owner.items()
+            for at in range(0, len(notes), MOST_NOTES)
+        ]
+
+    def _note_call(self, owner: str, notes: Sequence[DigestNote]) -> Call:
+        keys, life = self._keyspace.owner(owner), 0
         if self._keyspace.conversation_seconds:
             life = int(self._keyspace.conversation_seconds * 1000 * MORE_LIFE) + GRACE_MS
-        digests = list(dict.fromkeys(note.digest for note in batch.notes))
-        numbers = {digest: number for number, digest in enumerate(digests, start=1)}
+        numbers: dict[str, int] = {}
         arguments: list[Argument] = [life, MOST_MEMBERS]
-        for note in batch.notes:
-            arguments += [numbers[note.digest], "add" if note.adds else "set", note.member, note.score]
-        return Call("note_digests", [keys.digest(one) for one in digests], arguments)
+        for note in notes:
+            number = numbers.setdefault(note.digest, len(numbers) + 1)
+            arguments += (number, "add" if note.adds else "set", note.member, note.score)
+        return Call("note_digests", [keys.digest(one) for one in numbers], arguments)
 
     def _hold_call(self, batch: DigestNotes) -> Call:
         names = dict.fromkeys(note.digest for note in batch.notes if note.adds)

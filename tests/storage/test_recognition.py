@@ -254,6 +254,33 @@ async def test_a_member_replaces_what_it_begins_like(store: Store):
     assert await found(store, "d") == [member(conversation_id, "0", "b")]
 
 
+async def test_notes_of_many_turns_and_owners_are_written_together(store: Store):
+    conversations = [(await begin(store, "u"))[0] for _ in range(3)]
+    notes = [
+        DigestNotes(OWNER, partition_of(one), [DigestNote(f"d{number}", f"{one} a", number) for number in range(400)])
+        for one in conversations
+    ]
+    strange = new_partition()
+    record = turn(ids.new_conversation_id(strange), RecordAct.NEW, "u")
+    record.owner = STRANGER
+    await store.recognition.record(record)
+    await store.recognition.note([*notes, DigestNotes(STRANGER, strange, [DigestNote("d0", "s a", 1)])])
+    assert await found(store, "d0", owner=STRANGER) == ["s a"]
+    for digest in ("d0", "d1", "d399"):
+        assert sorted(await found(store, digest)) == sorted(f"{one} a" for one in conversations)
+
+
+async def test_only_members_that_begin_exactly_so_are_replaced(store: Store):
+    conversation_id, _ = await begin(store, "u")
+    await note(
+        store, conversation_id, DigestNote("d", "ab t", 1), DigestNote("d", "[a] t", 2), DigestNote("d", "* t", 3)
+    )
+    await note(
+        store, conversation_id, DigestNote("d", "* u", 4), DigestNote("d", "[a] u", 5), DigestNote("d", "a\\b u", 6)
+    )
+    assert await found(store, "d") == ["a\\b u", "[a] u", "* u", "ab t"]
+
+
 async def test_of_many_members_those_with_the_text_are_told(store: Store):
     conversation_id, _ = await begin(store, "u1")
     many = [DigestNote("d", member(conversation_id, f"0:0:{i}", f"key{i}."), i) for i in range(40)]

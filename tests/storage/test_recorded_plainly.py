@@ -9,7 +9,18 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.protocol import ids
-from storage import Entry, Locked, RecordAct, RecordedTurn, Spot, Store, new_partition, partition_of
+from storage import (
+    DigestNote,
+    DigestNotes,
+    Entry,
+    Locked,
+    RecordAct,
+    RecordedTurn,
+    Spot,
+    Store,
+    new_partition,
+    partition_of,
+)
 from tests.storage.builders import OWNER, RETENTION_SECONDS, add, minted, open_turn, take_turn
 from tests.storage.twins import Twins
 
@@ -54,6 +65,9 @@ async def play(store: Store, dice: Random) -> None:
         if dice.random() < 0.2:
             await store.recognition.record(record)
         spots += done.spots
+        if dice.random() < 0.7:
+            note = DigestNote(f"digest{number % 4}", f"{partition}:{number % 3}t .", number)
+            await store.recognition.note([DigestNotes(OWNER, partition, [note])])
         conversation = await store.conversations.read(OWNER, conversation_id)
         match dice.randrange(8):
             case 0:

@@ -10,6 +10,19 @@ local digests = KEYS
 local life, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 local notes_at = 3
 
+-- The members of a key that begin with a text; the server looks for them, for equal conversations are many.
+local function beginning(key, start, count)
+  local pattern, found, cursor = string.gsub(start, '[%*%?%[%]\\]', '\\%0') .. '*', {}, '0'
+  repeat
+    local reply = redis.call('ZSCAN', key, cursor, 'MATCH', pattern, 'COUNT', count)
+    cursor = reply[1]
+    for i = 1, #reply[2], 2 do
+      found[#found + 1] = reply[2][i]
+    end
+  until tonumber(cursor) == 0
+  return found
+end
+
 local touched = {}
 for i = notes_at, #ARGV, 4 do
   local key, what, member, score = digests[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -19,14 +32,14 @@ for i = notes_at, #ARGV, 4 do
     end
   else
     local start = string.match(member, '^[^ ]* ') or member
-    local others = redis.call('ZCARD', key) > 0 and redis.call('ZRANGE', key, 0, -1) or {}
-    for _, other in ipairs(others) do
-      if other ~= member and string.sub(other, 1, #start) == start then
+    local count = redis.call('ZCARD', key)
+    for _, other in ipairs(count > 0 and beginning(key, start, count) or {}) do
+      if other ~= member then
         redis.call('ZREM', key, other)
       end
     end
     redis.call('ZADD', key, score, member)
-    if #others >= most then
+    if count >= most then
       local lowest = redis.call('ZRANGE', key, 0, 0)
       redis.call('ZREM', key, lowest[1])
     end
