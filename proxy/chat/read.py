@@ -56,8 +56,12 @@ class _Reader:
     def __init__(self, messages: Sequence[Any], waiting: Sequence[str], mint: Callable[[], str]) -> None:
         self._messages = messages
         self._mint = mint
-        self._unnamed = list(waiting)
+        #: Ids of calls that have no output yet, as often as they were made.
+        self._unnamed = dict.fromkeys(waiting, 1)
         self._last = -1
+        #: Whether the tools of the calls are custom, by their ids, of so many messages.
+        self._customs: dict[str, bool] = {}
+        self._named = 0
 
     def read(self, index: int) -> list[ChatItem]:
         message = self._messages[index]
@@ -67,7 +71,9 @@ class _Reader:
         if items[0]["type"] in OUTPUTS:
             self._name_output(items[0], index)
         else:
-            self._unnamed += [item["call_id"] for item in items if item["type"] in CALLS]
+            for item in items:
+                if item["type"] in CALLS:
+                    self._unnamed[item["call_id"]] = self._unnamed.get(item["call_id"], 0) + 1
         if self._last == index - 1 and _follows(self._messages[index - 1], message):
             form = {**form, "begins": True}
         self._last = index
@@ -76,19 +82,28 @@ class _Reader:
     def _name_output(self, output: Item, index: int) -> None:
         """Complete what a tool message does not say: the call, where it has no id, and whether its tool is custom."""
         if not output["call_id"]:
-            output["call_id"] = self._unnamed[0] if self._unnamed else self._mint()
-        if output["call_id"] in self._unnamed:
-            self._unnamed.remove(output["call_id"])
-        for earlier in reversed(self._messages[:index]):
-            for call in _entries(earlier):
-                if call.get("id") == output["call_id"]:
-                    output["type"] = OUTPUTS[isinstance(call.get("custom"), dict)]
-                    return
+            output["call_id"] = next(iter(self._unnamed), None) or self._mint()
+        call_id = output["call_id"]
+        if call_id in self._unnamed:
+            self._unnamed[call_id] -= 1
+            if not self._unnamed[call_id]:
+                del self._unnamed[call_id]
+        for message in self._messages[self._named : index]:
+            self._customs.update(
+                {call["id"]: isinstance(call.get("custom"), dict) for call in _entries(message) if _has_id(call)}
+            )
+        self._named = max(self._named, index)
+        if call_id in self._customs:
+            output["type"] = OUTPUTS[self._customs[call_id]]
 
 
 def _follows(before: Any, message: Any) -> bool:
     """Whether two messages are the assistant's both, so that the items of the second might be parts of the first."""
     return isinstance(before, dict) and before.get("role") == message.get("role") == "assistant"
+
+
+def _has_id(call: Item) -> bool:
+    return isinstance(call.get("id"), str)
 
 
 def _entries(message: Any) -> list[Item]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from proxy.recognition.hints import Hint, short, short_call, short_key
 from proxy.recognition.look import look_at
 from proxy.recognition.tools import hashed_key, tools_digest
 from proxy.recording.leads import Leads
+from proxy.recording.placing import PlacedTurn, place_turn, spot_of
 from proxy.recording.search import Asking, Search
 from storage import (
     ConversationNotFound,
@@ -35,7 +36,6 @@ from storage import (
     RecordAct,
     RecordedTurn,
     RecordResult,
-    Spot,
     StoreError,
     Unavailable,
     new_partition,
@@ -94,18 +94,6 @@ class FinishedTurn:
     is_delivered: bool = True
     count: int = 0
     others: Sequence[RecordedAnswer] = ()
-
-
-@dataclass(slots=True)
-class _Placed:
-    """Where the entries of a turn were put. ends: of each element that was new, by its index. last: the turn's last.
-
-    asked: the last of what was asked.
-    """
-
-    ends: Mapping[int, Spot]
-    asked: Spot
-    last: Spot
 
 
 class RequestRecording:
@@ -191,6 +179,9 @@ class RequestRecording:
             self._decide(plan)
         except StoreError as error:
             self._recorder.note_unplaced(f"{type(error).__name__} {error}")
+        except Exception:
+            logger.exception("a history can't be looked up")
+            self._search = None
 
     async def _home_of(self, places: frozenset[str]) -> str:
         """Return the one of some partitions that has a recorded conversation, '' if none has."""
@@ -236,6 +227,11 @@ class RequestRecording:
         return self._plan is not None
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether asking the store again would not tell where the request belongs: there is nothing to ask for."""
+        return self._plan is None and self._search is None
+
+    @property
     def header(self) -> str:
         """Where the turn is recorded, as far as it is known now; '' if it is not known, or is not."""
         if self._plan is None or not self._partition:
@@ -272,7 +268,7 @@ class RequestRecording:
         self._branch = recorded.branch
         if search is None:
             return True
-        placed = _place(plan, groups, recorded.spots)
+        placed = place_turn(plan, groups, recorded.spots)
         notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
         for number, other in enumerate(turn.others, start=1):
             notes += await self._record_beside(search, turn, plan, placed, other, number)
@@ -315,7 +311,7 @@ class RequestRecording:
             body=answer.body,
             inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
             outputs=answer.outputs,
-            spot=_spot(plan.after),
+            spot=spot_of(plan.after),
             name=new_branch_name("side" if is_side else "MAIN"),
             description=_DESCRIPTIONS.get(plan.action, ""),
             model=turn.model,
@@ -326,7 +322,7 @@ class RequestRecording:
         )
 
     async def _record_beside(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: RecordedAnswer, number: int
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, other: RecordedAnswer, number: int
     ) -> list[DigestNote]:
         """Put one more answer to the same question on a branch; return what leads to it."""
         record = RecordedTurn(
@@ -344,9 +340,9 @@ class RequestRecording:
             stored=turn.stored,
         )
         recorded = await self._recognition.record(record)
-        if recorded.result is not RecordResult.OK or not recorded.spots:
+        if recorded.result not in (RecordResult.OK, RecordResult.REPEATED) or not recorded.spots:
             return []
-        beside = _Placed({}, placed.asked, recorded.spots[-1])
+        beside = PlacedTurn({}, placed.asked, recorded.spots[-1])
         return list(self._leads(search, turn, replace(plan, covered=search.look.count), beside, other))
 
     def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
@@ -365,7 +361,7 @@ class RequestRecording:
         return facts
 
     def _leads(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, answer: RecordedAnswer
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, answer: RecordedAnswer
     ) -> list[DigestNote]:
         """Return what is to lead to an answer from now on, and to what its request brought."""
         asking = search.asking
@@ -381,18 +377,3 @@ class RequestRecording:
         calls = [item.get("call_id") for item in answer.items if "output" not in item]
         waiting = tuple(short_call(call_id) for call_id in calls if isinstance(call_id, str))
         return [*leads.of_history(), *leads.of_turn(search.look.ended(answer.items), waiting)]
-
-
-def _place(plan: Plan, groups: Sequence[Sequence[Entry]], spots: Sequence[Spot]) -> _Placed:
-    """Return where entries were put. groups: by elements, as `plan.new` has them. spots: of all, in order."""
-    ends, at, asked = {}, 0, _spot(plan.after)
-    for index, group in zip(plan.new, groups, strict=False):
-        at += len(group)
-        if group and at <= len(spots):
-            asked = ends[index] = spots[at - 1]
-    return _Placed(ends, asked, spots[-1] if spots else asked)
-
-
-def _spot(place: str) -> Spot:
-    """Return what a plan names as the item that new ones come after."""
-    return Spot(*map(int, place.split(":"))) if place else Spot()

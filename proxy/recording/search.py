@@ -70,7 +70,7 @@ class Search:
     taken: Collection[tuple[str, str]]
     #: What was found, by what it was found by, and the candidates that it makes.
     _found: dict[tuple[Evidence, bytes, str], tuple[Wanted, Hint, int]] = field(default_factory=dict)
-    _has_asked_all: bool = False
+    _calls: dict[str, set[str]] | None = None
 
     def at_once(self) -> Plan | None:
         """Return the plan if this process knows enough to make it."""
@@ -212,8 +212,23 @@ class Search:
     def _waiting(self, hint: Hint) -> frozenset[str]:
         if not hint.calls:
             return frozenset()
-        calls = {call_id for sample in self.look.samples for _, call_id in sample.outputs}
-        return frozenset(call_id for call_id in calls if short_call(call_id) in hint.calls)
+        resent = self._resent_calls()
+        return frozenset(call_id for mark in hint.calls for call_id in resent.get(mark, ()))
+
+    def _resent_calls(self) -> dict[str, set[str]]:
+        """Return the ids of calls whose outputs the request resends, by how hints have them."""
+        if self._calls is not None:
+            return self._calls
+        seen: set[int] = set()
+        found = self._calls = {}
+        for sample in reversed(self.look.samples):
+            one = sample.last_output
+            # those before one that was seen were, too
+            while one is not None and one.element not in seen:
+                seen.add(one.element)
+                found.setdefault(short_call(one.call_id), set()).add(one.call_id)
+                one = one.before
+        return found
 
     def _parent(self) -> str:
         """Return the conversation of a session that a request names beside its own: its oldest."""
