@@ -253,8 +253,9 @@ class RequestRecording:
         groups = turn.brings(plan.new) if search is not None else turn.brings(range(turn.count))
         try:
             recorded = await self._recognition.record(self._record(turn, plan, groups))
-            if recorded.result is RecordResult.MOVED:
-                plan = await self._plan_anew(search, plan)
+            if recorded.result in (RecordResult.MOVED, RecordResult.ASTRAY):
+                is_moved = recorded.result is RecordResult.MOVED
+                plan = await self._plan_anew(search, plan) if is_moved else _anew(search, plan)
                 if search is not None:
                     groups = turn.brings(plan.new)
                 recorded = await self._recognition.record(self._record(turn, plan, groups))
@@ -377,3 +378,10 @@ class RequestRecording:
         calls = [item.get("call_id") for item in answer.items if "output" not in item]
         waiting = tuple(short_call(call_id) for call_id in calls if isinstance(call_id, str))
         return [*leads.of_history(), *leads.of_turn(search.look.ended(answer.items), waiting)]
+
+
+def _anew(search: Search | None, plan: Plan) -> Plan:
+    """Return the plan for a history whose branch was deleted: all of it on another one."""
+    if search is None:
+        return plan
+    return Plan(Action.REWRITTEN, tuple(range(search.look.count)), plan.conversation, is_main=True)

@@ -247,6 +247,23 @@ async def test_a_deleted_conversation_leaves_no_digest(proxy: Proxy):
     assert await stored_keys(proxy) == []
 
 
+async def test_what_goes_on_from_a_deleted_branch_is_on_a_branch_of_its_own(proxy: Proxy):
+    history = [user("one"), said("first"), user("two")]
+    await say(proxy, *history[:1], answer="first")
+    await say(proxy, *history, answer="second")
+    await say(proxy, *history, answer="another")
+    conversation_id = await only_conversation(proxy)
+    (recorded,) = (await all_recorded(proxy)).values()
+    await proxy.call("DELETE", f"/v1/conversations/{conversation_id}/branches/{recorded.lines[0].name}")
+    for turn in range(3):
+        history += [said("second" if not turn else f"answer {turn}"), user(f"question {turn}")]
+        await say(proxy, *history, answer=f"answer {turn + 1}")
+    expected = [message["content"] for message in [*history, said("answer 3")]]
+    assert await texts_of(proxy, await only_conversation(proxy)) == expected
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert len(recorded.lines) == 2
+
+
 # The record heals
 
 

@@ -1,4 +1,4 @@
-"""Recording in bad weather: requests that nobody sends but to see what happens, and answers of the store that get lost."""
+"""Recording in bad weather: requests that nobody else sends, answers of the store that get lost, crowds of equals."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import orjson
 from redis.asyncio import Redis
 
 from benchmarks.faults.injector import link
+from proxy.config.settings import Secret
 from proxy.recording.chat import CHAT_RECORDER
-from tests.flows.conftest import Proxy, running_proxy
-from tests.flows.recording.test_recording import CHAT, chat, only_conversation, said, texts_of, user
+from tests.flows.conftest import Proxy, StartProxy, running_proxy
+from tests.flows.recording.test_recording import CHAT, chat, only_conversation, said, say, texts_of, user
 from tests.flows.recording.witness import all_recorded, completion
 from tests.flows.talk import items_of, post
 from tests.storage.servers import free_ports, run_valkey
@@ -67,3 +68,21 @@ async def test_a_completion_whose_writing_was_not_answered_is_recorded_once():
                 await chat(proxy, user("one"), said("first"), user("two"), answer="second")
                 recorded = await all_recorded(proxy)
                 assert sorted(len(line.items) for one in recorded.values() for line in one.lines.values()) == [2, 4]
+
+
+async def test_equal_conversations_go_on_elsewhere_too(start_proxy: StartProxy):
+    """On the replica that has not served their last turns, as many as they are, and after an edit of one."""
+    secret = Secret("a secret that two replicas share, long enough")
+    proxies = [await start_proxy(sealing={"key": secret}) for _ in range(2)]
+    history: list[dict[str, Any]] = []
+    for turn in range(3):
+        history.append(user(f"question {turn}"))
+        for _ in range(10):
+            # some at the same time, some before what others have done is written
+            await asyncio.gather(*[say(proxies[turn % 2], *history, answer=f"answer {turn}") for _ in range(4)])
+        history.append(said(f"answer {turn}"))
+        await all_recorded(proxies[turn % 2])
+    recorded = await all_recorded(proxies[0])
+    assert [[len(line.items) for line in one.lines.values()] for one in recorded.values()] == [[6]] * 40
+    await say(proxies[1], *history[:2], user("edited"), answer="another")
+    assert sum(len(one.lines) for one in (await all_recorded(proxies[1])).values()) == 41
