@@ -14,7 +14,7 @@ from benchmarks.faults.injector import link
 from proxy.config.settings import Secret
 from proxy.recording.chat import CHAT_RECORDER
 from tests.flows.conftest import Proxy, StartProxy, running_proxy
-from tests.flows.recording.test_recording import CHAT, chat, only_conversation, said, say, texts_of, user
+from tests.flows.recording.resending import CHAT, chat, only_conversation, said, texts_of, user
 from tests.flows.recording.witness import all_recorded, completion
 from tests.flows.talk import items_of, post
 from tests.storage.servers import free_ports, run_valkey
@@ -77,12 +77,11 @@ async def test_equal_conversations_go_on_elsewhere_too(start_proxy: StartProxy):
     history: list[dict[str, Any]] = []
     for turn in range(3):
         history.append(user(f"question {turn}"))
-        for _ in range(10):
-            # some at the same time, some before what others have done is written
-            await asyncio.gather(*[say(proxies[turn % 2], *history, answer=f"answer {turn}") for _ in range(4)])
+        for _ in range(40):
+            await chat(proxies[turn % 2], *history, answer=f"answer {turn}")
         history.append(said(f"answer {turn}"))
         await all_recorded(proxies[turn % 2])
     recorded = await all_recorded(proxies[0])
     assert [[len(line.items) for line in one.lines.values()] for one in recorded.values()] == [[6]] * 40
-    await say(proxies[1], *history[:2], user("edited"), answer="another")
+    await chat(proxies[1], *history[:2], user("edited"), answer="another")
     assert sum(len(one.lines) for one in (await all_recorded(proxies[1])).values()) == 41
