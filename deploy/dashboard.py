@@ -102,6 +102,7 @@ ROWS: dict[str, list[Panel]] = {
             ],
         ),
         Panel("Requests that came again", "ops", [(rate("repeats_total", "kind"), "{{kind}}")]),
+        Panel("Not recorded in their conversation", "ops", [(rate("recordings_missed_total", "kind"), "{{kind}}")]),
     ],
     "Process": [
         Panel("Event loop, how late", "s", quantiles("loop_lag_seconds")),

@@ -55,7 +55,7 @@ class Branches:
         keys = self._keyspace.keys(conversation_id).common
         call = Call("fork_branch", keys, [owner, conversation_id, *arguments], conversation_id)
         facts, described, anchor, source, backup, *items = await self._scripts.run(call)
-        await self._touch(owner, read_facts(facts))
+        await self._keyspace.move_up(owner, read_facts(facts))
         return Forked(
             branch=branch_from(described),
             items=unwrap_all(items),
@@ -104,7 +104,7 @@ class Branches:
         """
         change = "-" if description is None else "=" + description
         facts, branch = await self._run("update_branch", owner, conversation_id, name, new_name or "", change)
-        await self._touch(owner, read_facts(facts))
+        await self._keyspace.move_up(owner, read_facts(facts))
         return branch_from(branch)
 
     async def delete(self, owner: str, conversation_id: str, name: str) -> None:
@@ -113,12 +113,12 @@ class Branches:
         Raises ConversationNotFound, BranchNotFound, BranchProtected, Locked.
         """
         facts = (await self._run("delete_branch", owner, conversation_id, name))[0]
-        await self._touch(owner, read_facts(facts))
+        await self._keyspace.move_up(owner, read_facts(facts))
 
     async def activate(self, owner: str, conversation_id: str, name: str) -> Conversation:
         """Make a branch the active one; return the conversation. Raises ConversationNotFound, BranchNotFound."""
         conversation = read_facts((await self._run("activate_branch", owner, conversation_id, name))[0])
-        await self._touch(owner, conversation)
+        await self._keyspace.move_up(owner, conversation)
         return conversation
 
     async def compare(self, owner: str, conversation_id: str, first: str, second: str, limit: int) -> Comparison:
@@ -139,10 +139,6 @@ class Branches:
         head, conversation, branches, _ = self._keyspace.keys(conversation_id).common
         call = Call(script, [head, conversation, branches], [owner, conversation_id, *arguments], conversation_id)
         return await self._scripts.run(call)
-
-    async def _touch(self, owner: str, conversation: Conversation) -> None:
-        touch = self._keyspace.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
-        await self._scripts.run(touch)
 
 
 def _graph_branch(line: int, name: bytes, chain: bytes, item_count: int, *facts: bytes) -> GraphBranch:

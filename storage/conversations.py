@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace, flatten
 from storage.client.scripts import Call, Scripts
 from storage.envelope import unwrap_all
-from storage.errors import CursorNotFound, Missing, StoreError
+from storage.errors import CursorNotFound, Missing, StoreError, Unavailable
 from storage.partitions import partition_of
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
 from storage.views.shapes import MOST_HEADS, ConversationHead, Excerpt
@@ -99,7 +100,12 @@ class Conversations:
         calls = [self._keyspace.touch(owner, after.id, after.project_id, after.referrer)]
         if left:
             calls.append(Call("drop_index", sorted(left), [conversation_id, 0]))
-        await self._scripts.run_all(calls)
+        try:
+            await self._scripts.run_all(calls)
+        except Unavailable as error:
+            # it is changed, and perhaps not in the listing that it belongs to now: a repeat puts that right
+            error.unsure = True
+            raise
         return after
 
     async def heads(self, owner: str, conversation_ids: Sequence[str]) -> dict[str, ConversationHead]:
@@ -134,7 +140,9 @@ class Conversations:
     async def delete(self, owner: str, conversation_id: str) -> None:
         """Hide a conversation and its items at once. Raises ConversationNotFound."""
         facts, digests = await self._scripts.run(self._delete_call(owner, conversation_id))
-        await self._scripts.run_all(self._drop_calls(owner, read_facts(facts), digests))
+        # it is gone: a listing that still names it drops it when it is read
+        with suppress(Unavailable):
+            await self._scripts.run_all(self._drop_calls(owner, read_facts(facts), digests))
 
     async def delete_all(self, owner: str) -> int:
         """Delete every conversation of the owner; return how many there were."""

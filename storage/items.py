@@ -58,7 +58,7 @@ class Items:
         arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *flatten(entries)]
         call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
         facts, *items = await self._scripts.run(call)
-        await self._touch(owner, read_facts(facts))
+        await self._keyspace.move_up(owner, read_facts(facts))
         return unwrap_all(items)
 
     async def list_page(
@@ -136,7 +136,7 @@ class Items:
             self._call("delete_item", owner, conversation_id, item_id, branch, new_edition())
         )
         conversation = read_facts(reply[0])
-        await self._touch(owner, conversation)
+        await self._keyspace.move_up(owner, conversation)
         return conversation
 
     async def resolve(
@@ -160,10 +160,6 @@ class Items:
         groups = [list(group) for _, group in groupby(ordered, key=partition_of)]
         calls = [Call("resolve_items", self._keyspace.keys(group[0]).common, [owner, *group]) for group in groups]
         return calls, groups
-
-    async def _touch(self, owner: str, conversation: Conversation) -> None:
-        touch = self._keyspace.touch(owner, conversation.id, conversation.project_id, conversation.referrer)
-        await self._scripts.run(touch)
 
     def _call(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> Call:
         keys = self._keyspace.keys(conversation_id).common

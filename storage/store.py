@@ -13,13 +13,13 @@ from storage.client.barrier import Barrier
 from storage.client.channel import Channel
 from storage.client.connection import (
     connect,
-    find_primary,
+    find_followed,
     open_blocking_channel,
     open_channel,
     open_replicated_channel,
 )
+from storage.client.followed import Followed
 from storage.client.keyspace import Keyspace
-from storage.client.primary import Primary
 from storage.client.scripts import Scripts, Watcher, translated
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
@@ -67,13 +67,13 @@ class Safeguards:
 class Hosting:
     """Where the store's server runs, and what it is kept from.
 
-    replicated: a channel for what has to be with replicas before it is told. primary: what follows the server that all
+    replicated: a channel for what has to be with replicas before it is told. followed: what follows the server that all
     channels lead to.
     """
 
     safeguards: Safeguards = Safeguards()
     replicated: Channel | None = None
-    primary: Primary | None = None
+    followed: Followed | None = None
 
 
 class Store:
@@ -144,19 +144,19 @@ class Store:
         ever. Raises ValueError for a URL that can't be used.
         """
         client = connect(url, timeout_seconds=timeout_seconds, max_connections=max_connections)
-        primary = find_primary(client)
+        followed = find_followed(client)
         replicated, safeguards = None, safeguards or Safeguards()
         if safeguards.min_replicas:
             barrier = safeguards.barrier(prefix, timeout_seconds)
-            replicated = open_replicated_channel(client, barrier, timeout_seconds=timeout_seconds, primary=primary)
+            replicated = open_replicated_channel(client, barrier, timeout_seconds=timeout_seconds, followed=followed)
         return cls(
-            open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections, primary=primary),
-            open_blocking_channel(client, timeout_seconds=timeout_seconds, primary=primary),
+            open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections, followed=followed),
+            open_blocking_channel(client, timeout_seconds=timeout_seconds, followed=followed),
             prefix=prefix,
             retention_seconds=retention_seconds,
             conversation_seconds=conversation_seconds,
             timeout_seconds=timeout_seconds,
-            hosting=Hosting(safeguards, replicated, primary),
+            hosting=Hosting(safeguards, replicated, followed),
         )
 
     def watch(self, watcher: Watcher | None) -> None:
@@ -164,16 +164,16 @@ class Store:
         self._scripts.watch(watcher)
 
     async def follow_primary(self) -> None:
-        """Listen for another server that becomes the primary, and leave the old one at once. Raises Unavailable.
+        """Find out about another server that becomes the primary, and leave the old one at once. Raises Unavailable.
 
-        Never returns; where there is no Sentinel to listen to it just waits.
+        Never returns; where nothing can tell of one it just waits.
         """
-        primary = self._hosting.primary
-        if primary is None:
+        followed = self._hosting.followed
+        if followed is None:
             await asyncio.Event().wait()
             return
         with translated():
-            await primary.follow()
+            await followed.follow()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -35,7 +35,7 @@ from storage import (
     partition_of,
 )
 
-OWNER = "bench"
+OWNER = "local"
 LENGTHS = 10, 10_000
 BATCH = 10
 BRANCHES = 1000

@@ -108,6 +108,21 @@ class Wire:
         told = orjson.loads(data)
         return read_response(told) if told.get("object") == "response" else Answer(Told.DONE, "200")
 
+    async def converse(self, url: str, body: dict[str, Any]) -> Answer:
+        """Take a turn over a WebSocket of its own and return what its last event says."""
+        try:
+            async with self.session.ws_connect(url) as socket:
+                await socket.send_json({**body, "type": "response.create"})
+                async for message in socket:
+                    event = orjson.loads(message.data)
+                    if event["type"] == "error":
+                        return read_error(event["status"], message.data.encode())
+                    if event["type"] in {"response.completed", "response.incomplete", "response.failed"}:
+                        return read_response(event["response"])
+        except (aiohttp.ClientError, TimeoutError):
+            return UNHEARD
+        return UNHEARD
+
     async def leave(self, url: str, body: Any, after_bytes: int) -> Answer:
         """Send a request and break it off after so much of its answer."""
         data = b""

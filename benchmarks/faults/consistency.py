@@ -157,6 +157,7 @@ class Run:
 
     async def _client(self, number: int) -> None:
         doings = [self._append, self._turn, self._turn, self._turn_with_key, self._leave, self._background, self._read]
+        doings += [self._turn_over_websocket]
         while not self._ends:
             if not self._conversations:
                 await self._open_conversations()
@@ -184,6 +185,11 @@ class Run:
         asked = time.monotonic()
         answer = await self._wire.post(f"{self._url()}/v1/responses", self._body(conversation, name))
         self._note(conversation, [name, f"re:{name}"], asked, answer, "turn")
+
+    async def _turn_over_websocket(self, conversation: Conversation, name: str) -> None:
+        asked, body = time.monotonic(), self._body(conversation, name)
+        answer = await self._wire.converse(f"{self._url()}/v1/responses", {**body, "stream": True})
+        self._note(conversation, [name, f"re:{name}"], asked, answer, "turn over a WebSocket")
 
     async def _turn_with_key(self, conversation: Conversation, name: str) -> None:
         """Repeat a turn at any replica until it is done; in the end it was taken once."""

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from proxy.api.rendering import render
 from proxy.auth.caller import CALLER
 from proxy.backup.format import write_lines
+from proxy.backup.renaming import conversation_in, rename
 from proxy.backup.verifier import Backup, InvalidBackup
 from proxy.http.answers import json_answer, path_conversation_id
 from proxy.http.body import iter_content
@@ -54,12 +55,17 @@ async def import_conversation(request: web.Request) -> web.Response:
 async def restore(store: Store, owner: str, file: IO[bytes]) -> tuple[Conversation, bool]:
     """Check and restore what was written to `file`; return the conversation, and whether that changed anything.
 
+    It gets its own ids back where they are the owner's, else others, whether they are anybody else's or nobody's.
     Raises BadRequest (`invalid_import`), AlreadyExists, ServiceUnavailable.
     """
-    file.seek(0)
     try:
-        backup = await asyncio.to_thread(Backup, file)
-        return await store.archive.restore(owner, backup)
+        conversation_id = conversation_in(file)
+        with SpooledTemporaryFile(SPOOL_BYTES) as renamed:
+            if await store.archive.owner_of(conversation_id) != owner:
+                await asyncio.to_thread(rename, file, renamed, conversation_id, owner)
+                file = renamed
+            file.seek(0)
+            return await store.archive.restore(owner, await asyncio.to_thread(Backup, file))
     except InvalidBackup as exc:
         raise BadRequest(f"The file can't be imported: {exc}.", code="invalid_import") from exc
     except ConversationExists as exc:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: New objects after which the collector looks for circles among them; Python's own 700 are what two turns make.
-COLLECT_AFTER = 20_000
+COLLECT_AFTER = 5_000
 
 _LISTEN_PROBLEMS = {
     errno.EADDRINUSE: "another program listens there; choose another --port",

@@ -1,6 +1,7 @@
 """Sources: where requests of known apps name their session, and the end user behind their API key."""
 
-#: Where keys are looked for, the first that is present first: headers (`*` for anything), and fields of the body.
+#: Where keys are looked for, the first that is present first: headers (`*` for anything, of headers that are not named
+#: themselves), and fields of the body.
 KEY_SOURCES = (
     "thread-id",
     "x-openwebui-chat-id",

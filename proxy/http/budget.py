@@ -19,11 +19,16 @@ BODY_BUDGET: web.AppKey[BodyBudget] = web.AppKey("body_budget")
 
 
 class BodyBudget:
-    """Room for bodies. total_bytes: of all of them; a single one that is larger takes all there is."""
+    """Room for bodies. total_bytes: of all of them; a single one that is larger takes all there is.
+
+    repairing: is held by the one large body that is repaired at a time, because more would take the processor from
+    everybody.
+    """
 
     def __init__(self, total_bytes: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._total = self._left = total_bytes
         self._wait_seconds = wait_seconds
+        self.repairing = asyncio.Lock()
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import wraps
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from aiohttp import hdrs, web
@@ -19,9 +20,21 @@ from proxy.http.middleware import STOPPING
 from proxy.http.quotas import count_request
 from proxy.page.layout import ROOT_PATH, see_other, show_screen
 from proxy.page.session import DOORKEEPER
-from proxy.protocol.errors import ApiError, Forbidden, InternalError, ServiceUnavailable, Unauthorized
+from proxy.protocol.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    InternalError,
+    PayloadTooLarge,
+    RequestTimeout,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from proxy.protocol.store_errors import from_store_error
 from storage import StoreError
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
 
 #: Seconds after which a browser tries a screen again that the store could not give.
 REFRESH_SECONDS = 5
@@ -81,6 +94,19 @@ def require_own_page(request: web.Request) -> None:
     elif (origin := request.headers.get(hdrs.ORIGIN)) is not None and _is_own(request, origin):
         return
     raise Forbidden("This form was sent by a page of another site.", code="cross_site_request")
+
+
+async def read_form(request: web.Request) -> MultiMapping[Any]:
+    """Return the form that was sent; a second time the same. Raises BadRequest, PayloadTooLarge, RequestTimeout."""
+    try:
+        async with asyncio.timeout(request.app[CONFIG].server.body_timeout_seconds):
+            return await request.post()
+    except TimeoutError:
+        raise RequestTimeout("The form did not arrive in time.") from None
+    except web.HTTPRequestEntityTooLarge as exc:
+        raise PayloadTooLarge("The form is too large: at most a megabyte.") from exc
+    except (ValueError, LookupError) as exc:
+        raise BadRequest("The form can't be read.", code="invalid_body") from exc
 
 
 def as_api_error(request: web.Request, exc: Exception) -> ApiError:

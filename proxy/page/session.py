@@ -106,7 +106,9 @@ class Doorkeeper:
             raise BadRequest("Nobody has to sign in here.")
         caller = await self._authenticator.authenticate({"Authorization": f"Bearer {key}"})
         now = int(time.time())
-        expires_at = int(min(now + SESSION_SECONDS, caller.expires_at))
+        # a request may be late by that much, a session need not be
+        leeway = self._config.auth.jwt.leeway_seconds if self.mode == "jwt" else 0
+        expires_at = int(min(now + SESSION_SECONDS, caller.expires_at - leeway))
         if expires_at <= now:
             raise Unauthorized
         sends_key = self.mode == "passthrough" and not self._credentials

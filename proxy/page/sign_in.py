@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from proxy.http.keys import STORE
+from proxy.page.guard import read_form
 from proxy.page.layout import ROOT_PATH, see_other, show_screen
 from proxy.page.session import DOORKEEPER
 from proxy.protocol.errors import BadRequest, TooManyRequests, Unauthorized
@@ -24,7 +25,7 @@ async def show_sign_in(request: web.Request) -> web.StreamResponse:
 async def do_sign_in(request: web.Request) -> web.StreamResponse:
     """POST /ui/sign-in: key; 303 to where somebody wanted to go."""
     keeper = request.app[DOORKEEPER]
-    form = await request.post()
+    form = await read_form(request)
     allowance = await request.app[STORE].quotas.count_request(f"sign-in:{request.remote}"[:80], TRIES_PER_MINUTE)
     if allowance.wait_seconds:
         refusal = TooManyRequests("Too many tries; wait a minute.", retry_after_seconds=allowance.wait_seconds)

@@ -149,7 +149,7 @@ class KeyReused(ApiError):
 
 
 class PayloadTooLarge(ApiError):
-    """413: the request body, sent or decompressed, is over `server.max_body_bytes`."""
+    """413: the request body, sent or decompressed, is over `server.max_json_bytes` or `server.max_body_bytes`."""
 
     status = 413
     type = "invalid_request_error"

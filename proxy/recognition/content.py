@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import orjson
@@ -16,6 +17,8 @@ _TEXTS = ("text", "refusal", "transcript")
 _MEDIA = ("image_url", "file_id", "file_url", "file_data", "input_audio", "data", "video_url", "image_file")
 #: What a model said aloud: an app sends it again by its id, or not at all.
 _SPOKEN = "output_audio"
+_ELEMENT = re.compile(r"<([A-Za-z][\w.-]*)[\s>]", re.ASCII)
+_INSTRUCTIONS = "# AGENTS.md instructions"
 
 
 def content_text(content: Any) -> str:
@@ -59,6 +62,18 @@ def output_text(item: Item) -> str:
         if text or marks:
             return text + "".join(one.hex() for one in marks)
     return canonical_arguments(output)
+
+
+def is_context(text: str) -> bool:
+    """Whether a user's message is what an app says of itself, in one element as of XML or by Codex's heading.
+
+    `<environment_context>…</environment_context>`: all threads and agents of a session have the same.
+    """
+    text = text.strip()
+    if not text.startswith("<"):
+        return text.startswith(_INSTRUCTIONS)
+    name = _ELEMENT.match(text)
+    return name is not None and text.endswith(f"</{name[1]}>")
 
 
 def _digest(value: Any) -> bytes:

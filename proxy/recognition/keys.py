@@ -78,19 +78,20 @@ def read_marks(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where something may stand. path: fields of the body; pattern: of headers' names."""
+    """Where something may stand. path: fields of the body; pattern: of headers' names, but for those in `others`."""
 
     source: str
     path: tuple[str, ...] = ()
     pattern: re.Pattern[str] | None = None
+    others: frozenset[str] = frozenset()
 
     def values(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Sequence[str]:
         """Return what stands there, without what is empty. headers: by names in lower case."""
         if self.path:
             return self._of_body(body)
         if self.pattern is not None:
-            fits = self.pattern.fullmatch
-            return [value for name, value in headers.items() if value and fits(name)]
+            fits, others = self.pattern.fullmatch, self.others
+            return [value for name, value in headers.items() if value and fits(name) and name not in others]
         return (value,) if (value := headers.get(self.source)) else ()
 
     def _of_body(self, body: Mapping[str, Any]) -> Sequence[str]:
@@ -104,12 +105,15 @@ class _Place:
 
 @lru_cache(16)
 def _places(sources: tuple[str, ...]) -> tuple[_Place, ...]:
-    return tuple(
-        _Place(source, path=tuple(source.removeprefix(_BODY).split(".")))
-        if source.startswith(_BODY)
-        else _Place(source, pattern=re.compile(translate(source)) if "*" in source else None)
-        for source in sources
-    )
+    return tuple(_place(source, frozenset(sources)) for source in sources)
+
+
+def _place(source: str, sources: frozenset[str]) -> _Place:
+    if source.startswith(_BODY):
+        return _Place(source, path=tuple(source.removeprefix(_BODY).split(".")))
+    if "*" in source:
+        return _Place(source, pattern=re.compile(translate(source)), others=sources)
+    return _Place(source)
 
 
 def _count(text: str) -> int:

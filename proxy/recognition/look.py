@@ -4,13 +4,15 @@ An app resends its history byte for byte, so what a process has normalised is kn
 
     chain 0 = key,   chain i = hash(chain i-1, bytes of element i),   chain of the last element → the stream up to there
 
-Of a request only the elements behind the longest known chain are parsed.
+Of a request only the elements behind the longest known chain are parsed. Instructions that it begins with are in no
+chain: they change, and are not compared.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -29,6 +31,7 @@ MAX_SAMPLES = 100_000
 MAX_ELEMENTS = 100_000
 #: User messages whose digests are looked up, the last ones.
 _LAST_SAID = 32
+_INSTRUCTING = ("system", "developer")
 #: Pairs that are looked up, the last ones: a window of a history begins anywhere.
 _LAST_PAIRS = 4
 
@@ -55,7 +58,8 @@ class Look:
     """What of a request can be looked up.
 
     samples: after each answer in it, oldest first. question: digest of all of it, with what came after the last
-    answer, outputs of tools and media too. said: of each user message, with its element's index. count: elements.
+    answer, outputs of tools and media too. said: of each user message that is no context of the app's, with its
+    element's index. count: elements.
     """
 
     samples: Sequence[Sample]
@@ -99,6 +103,11 @@ class Looker:
         #: By the chain of a history's elements: the stream up to there, and the chain that it goes on from.
         self._known: OrderedDict[int, tuple[RequestStream, int]] = OrderedDict()
 
+    @property
+    def samples(self) -> int:
+        """How many samples are remembered, each history counted with all of its own."""
+        return self._samples
+
     def look(self, key: bytes, raw: bytes, to_items: ToItems | None = None) -> Look | None:
         """Return what of a request can be looked up; None if there is nothing to look at.
 
@@ -118,19 +127,25 @@ class Looker:
         return _finish(self._streamed(key, elements, to_items))
 
     def _streamed(self, key: bytes, elements: Sequence[msgspec.Raw], to_items: ToItems | None) -> RequestStream:
-        chains = [hash((key, to_items))]
-        for element in elements:
-            chains.append(hash((chains[-1], bytes(element))))
-        start = next((i for i in range(len(elements), 0, -1) if chains[i] in self._known), 0)
-        if start:
-            self._known.move_to_end(chains[start])
-        known = self._known[chains[start]][0] if start else RequestStream(key)
-        if start == len(elements):
-            return known
-        stream = known.copy()
+        start = _instructions(elements)
+        begun = hash((key, to_items, start))
+        chains = [begun]
         for element in elements[start:]:
-            _feed(stream, _parse(bytes(element)), to_items)
-        self._remember(chains[-1], stream, chains[start])
+            chains.append(hash((chains[-1], bytes(element))))
+        known = next((chain for chain in reversed(chains) if chain in self._known), None)
+        if known is None:
+            stream = RequestStream(key)
+            stream.count = start
+            rest = elements[start:]
+        else:
+            self._known.move_to_end(known)
+            stream = self._known[known][0]
+            rest = elements[stream.count :]
+        if rest:
+            stream = stream.copy()
+            for element in rest:
+                _feed(stream, _parse(bytes(element)), to_items)
+            self._remember(chains[-1], stream, begun if known is None else known)
         return stream
 
     def _remember(self, chain: int, stream: RequestStream, before: int) -> None:
@@ -181,6 +196,15 @@ def _is_reference(element: Item) -> bool:
     return kind == "item_reference" or (kind is None and "role" not in element)
 
 
+def _instructions(elements: Sequence[msgspec.Raw]) -> int:
+    """Return how many elements there are before the first that is no instruction."""
+    for place, element in enumerate(elements):
+        first = _parse(bytes(element))
+        if not isinstance(first, dict) or first.get("role") not in _INSTRUCTING:
+            return place
+    return len(elements)
+
+
 def _finish(stream: RequestStream) -> Look:
     closed = stream.copy()
     closed.close()
@@ -197,7 +221,9 @@ def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None
 
 
 def _parse(raw: bytes) -> Any:
-    try:
+    with suppress(orjson.JSONDecodeError):
+        # numbers are compared as floats
+        return orjson.loads(raw)
+    with suppress(orjson.JSONDecodeError):
         return loads_lenient(raw)
-    except orjson.JSONDecodeError:
-        return None
+    return None

@@ -19,14 +19,15 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.protocol.item_types import Item, item_type_of
 from proxy.recognition.canonical import canonical_arguments, canonical_text, without_thought
-from proxy.recognition.content import content_text, media_of, output_text
+from proxy.recognition.content import content_text, is_context, media_of, output_text
 
 #: Bytes of a digest, and of the strict ones, which only tell that something differs.
 DIGEST_BYTES, STRICT_BYTES = 16, 8
 #: What stands before each text and call; no text has it.
 _QUESTION, _ANSWER, _CALL, _NAME_END = b"\x00u", b"\x00a", b"\x00c", b"\x00n"
-_OUTPUT, _SYSTEM, _MEDIA, _UNKNOWN = b"\x00o", b"\x00s", b"\x00m", b"\x00r"
-_SETTING = ("system", "developer")
+_OUTPUT, _MEDIA, _UNKNOWN = b"\x00o", b"\x00m", b"\x00r"
+#: Whose messages are in the stream; others instruct.
+_SPEAKERS = ("user", "assistant")
 #: Where calls of other kinds of clients' tools say what they are to do.
 _ACTIONS = ("action", "operation", "arguments", "input")
 
@@ -63,7 +64,8 @@ class Sample(NamedTuple):
 
     end: how many elements that is. full: digest of all; anchor: of the answers; pair: of the last question and the last
     answer, b"" if there is no question. length, pair_length: characters that anchor and pair are of. strict: digest of
-    what is outside of the stream, too. last_output: of tools, the last one since the last text; see `outputs`.
+    texts as they are, of media and of what tools put out, too. last_output: of tools, the last one since the last text;
+    see `outputs`.
     """
 
     end: int
@@ -183,19 +185,19 @@ class RequestStream:
 
     def _take_message(self, item: Item) -> None:
         role, content = item.get("role"), item.get("content")
+        if role not in _SPEAKERS:
+            return
         text, media = content_text(content), media_of(content)
         if role == "assistant":
             self._begin_answer()
             self._is_said = True
             self._note(_ANSWER, text.encode("utf-8", "surrogatepass"))
-            self._texts.append(text)
-        elif role == "user":
+        else:
             self._begin_question()
-            self._texts.append(text)
+            if not is_context(text):
+                self.said.append((self.count, self._said(text, media)))
             self._note(_QUESTION, text.encode("utf-8", "surrogatepass"))
-            self.said.append((self.count, self._said(text, media)))
-        elif role in _SETTING:
-            self._note(_SYSTEM, text.encode("utf-8", "surrogatepass"))
+        self._texts.append(text)
         for one in media:
             self._tail.update(_MEDIA + one)
             self._note(_MEDIA, one)
@@ -208,7 +210,6 @@ class RequestStream:
     def _take_output(self, item: Item) -> None:
         if self._run == _ANSWER:
             self._end_answer()
-            self._run = b""
         body = output_text(item)
         self._outputs = Outputs(self.count, str(item.get("call_id") or ""), self._outputs)
         self._tail.update(_OUTPUT + canonical_text(body).encode("utf-8", "surrogatepass"))

@@ -23,8 +23,8 @@ from proxy.recording.recording import RequestRecording
 from storage import Conflict, Reason, Unavailable, new_partition
 
 if TYPE_CHECKING:
+    from proxy.recording.finished import FinishedTurn
     from proxy.recording.recorder import Recorder
-    from proxy.recording.recording import FinishedTurn
     from proxy.runtime.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -38,22 +38,30 @@ LAST_WRITES_SECONDS = 5.0
 LOOK_UP_SECONDS = 10.0
 #: Bytes from which on a completion is read in a thread: some 10 ms of it.
 LARGE_BYTES = 1024 * 1024
+#: What a request says that is to be stored, in whatever way.
+_STORE = b'"store"'
 
 
 @dataclass(slots=True)
 class ChatTap:
-    """One request and its answer, as bytes. They are read when all is over. room: bytes that are kept at most."""
+    """One request and its answer, as bytes. They are read when all is over. room: bytes that are kept at most.
+
+    sign: what a request has somewhere that may have to be recorded, b"" if any may.
+    """
 
     owner: str
     #: Not shown: credentials are among them.
     headers: Mapping[str, str] = field(repr=False)
     room: int
+    sign: bytes = b""
     asked: list[bytes] = field(default_factory=list, repr=False)
     answered: list[bytes] = field(default_factory=list, repr=False)
     #: Content-Encoding of the answer.
     coding: str = ""
     is_answer: bool = False
     is_delivered: bool = False
+    #: The server that answers, as makers of items are noted.
+    upstream: str = ""
     size: int = 0
 
     def ask(self, data: bytes) -> None:
@@ -61,8 +69,9 @@ class ChatTap:
         self._take(self.asked, data)
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take the head of the answer; of a refusal nothing is kept."""
-        self.is_answer = 200 <= status < 300
+        """Take the head of the answer; of a refusal nothing is kept, nor of what is not to be recorded."""
+        is_coded = self.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
+        self.is_answer = 200 <= status < 300 and (is_coded or self.sign in b"".join(self.asked))
         self.coding = headers.get("Content-Encoding", "").strip().lower()
 
     def answer(self, data: bytes) -> None:
@@ -90,6 +99,7 @@ class ChatRecorder:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._limits = recorder.config
+        self._missed = recorder.services.telemetry.metrics.recordings_missed_total
         self._waiting: deque[ChatTap] = deque()
         self._waiting_bytes = 0
         #: What is being written, of the first that waits.
@@ -109,7 +119,9 @@ class ChatRecorder:
 
     def tap(self, owner: str, headers: Mapping[str, str]) -> ChatTap | None:
         """Return what takes down a request; None if nothing of that kind is recorded."""
-        return ChatTap(owner, headers, self._limits.max_bytes) if self._recorder.is_on else None
+        if not self._recorder.is_on:
+            return None
+        return ChatTap(owner, headers, self._limits.max_bytes, b"" if self._limits.chat == "all" else _STORE)
 
     def put(self, tap: ChatTap) -> None:
         """Have what was taken down recorded, if it is to be. It is over, or was broken off."""
@@ -138,6 +150,7 @@ class ChatRecorder:
 
     def _drop(self, reason: str) -> None:
         self.dropped += 1
+        self._missed.add("chat")
         if self.dropped == 1:
             logger.warning("a chat completion is not recorded, the next request will fill it in: %s", reason)
 
@@ -192,8 +205,7 @@ class ChatRecorder:
                 return None
             if not recording.is_placed:
                 raise Unavailable("a look-up", Reason.AWAY)
-            upstream = self._recorder.services.upstream.name
-            turn = found.turn(partition, upstream, is_delivered=tap.is_delivered)
+            turn = found.turn(partition, tap.upstream, is_delivered=tap.is_delivered)
         except BaseException:
             recording.release()
             raise

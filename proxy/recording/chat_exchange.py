@@ -22,7 +22,7 @@ from proxy.protocol.items import dump, normalise
 from proxy.protocol.lenient_json import loads_lenient
 from proxy.protocol.notes import Maker, note_of
 from proxy.protocol.response import Ownership, complete_response, complete_settings
-from proxy.recording.recording import FinishedTurn, RecordedAnswer
+from proxy.recording.finished import FinishedTurn, RecordedAnswer
 from storage import Entry, Origin, TurnSource
 
 if TYPE_CHECKING:

@@ -44,7 +44,8 @@ class Leads:
         if self.look.samples:
             # behind the turns that it lies beside: those that nobody has gone on from must be found among any number
             yield DigestNote(digest_name(self.look.samples[-1].full), question.member, continued(now))
-        elif session:
+        elif session or not hint.is_delivered:
+            # a retry finds what nobody took without a key, too
             yield DigestNote(digest_name(self.look.question), question.member, now)
         for index, digest in self.look.said if session else ():
             if (spot := self.ends.get(index)) is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,13 @@ NOTES_AT_ONCE, MAX_NOTES = 256, 10_000
 
 
 class NoteQueue:
-    """Notes of this process's turns that wait to be written. dropped: those of how many turns were lost."""
+    """Notes of this process's turns that wait to be written. dropped: those of how many turns were lost.
 
-    def __init__(self, recognition: Recognition) -> None:
+    on_drop: is told of each.
+    """
+
+    def __init__(self, recognition: Recognition, on_drop: Callable[[], object]) -> None:
+        self._on_drop = on_drop
         self._recognition = recognition
         self._waiting: deque[DigestNotes] = deque()
         self._has_some = asyncio.Event()
@@ -42,6 +47,7 @@ class NoteQueue:
         if len(self._waiting) >= MAX_NOTES:
             self._waiting.popleft()
             self.dropped += 1
+            self._on_drop()
             if self.dropped == 1:
                 logger.warning("the store is behind: some turns will be recognised only by what came before them")
         self._waiting.append(notes)

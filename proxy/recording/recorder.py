@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections import Counter
@@ -49,8 +50,11 @@ class Recorder:
         self.services = services
         self.config = services.config.recording
         self.looker = Looker()
+        #: Looks at long histories, in a thread, one at a time.
+        self.long_looker, self.long_turnstile = Looker(), asyncio.Lock()
         self.memory = HintMemory()
-        self.notes = NoteQueue(services.store.recognition)
+        self._missed = services.telemetry.metrics.recordings_missed_total
+        self.notes = NoteQueue(services.store.recognition, lambda: self._missed.add("notes"))
         self.taken: Counter[tuple[str, str]] = Counter()
         self.unplaced = 0
         self._is_late = False
@@ -99,6 +103,7 @@ class Recorder:
     def note_unplaced(self, reason: str) -> None:
         """Count a turn that was stored without its conversation; the next one fills it in."""
         self.unplaced += 1
+        self._missed.add("turn")
         if self.unplaced == 1:
             logger.warning("a turn was stored by itself, the next one will fill it in: %s", reason)
 

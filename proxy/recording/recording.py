@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,6 +26,7 @@ from proxy.recognition.tools import hashed_key, tools_digest
 from proxy.recording.leads import Leads
 from proxy.recording.placing import PlacedTurn, place_turn, spot_of
 from proxy.recording.search import Asking, Search
+from proxy.runtime.offload import MANY
 from storage import (
     ConversationNotFound,
     DigestNote,
@@ -44,7 +45,8 @@ from storage import (
 
 if TYPE_CHECKING:
     from proxy.recognition.keys import RequestMarks
-    from proxy.recognition.look import Look, ToItems
+    from proxy.recognition.look import Look, Looker, ToItems
+    from proxy.recording.finished import FinishedTurn, RecordedAnswer
     from proxy.recording.recorder import Recorder
 
 logger = logging.getLogger(__name__)
@@ -62,38 +64,6 @@ _ACTS = {
 #: What is not known of its branch before it is written.
 _ON_A_LINE = frozenset({Action.CONTINUE, Action.SIDE_BRANCH, Action.RETRY})
 _DESCRIPTIONS = {Action.REWRITTEN: "rewritten history", Action.SIDE_BRANCH: "asked beside, without tools"}
-
-#: Gives the entries of each of some elements of a request, by their indexes.
-Brings = Callable[[Sequence[int]], list[list[Entry]]]
-
-
-@dataclass(slots=True)
-class RecordedAnswer:
-    """One answer: the response's id, state and object without its output; what it says, and that as entries."""
-
-    response_id: str
-    status: str
-    body: bytes
-    items: Sequence[dict[str, Any]]
-    outputs: Sequence[Entry]
-
-
-@dataclass(slots=True)
-class FinishedTurn:
-    """What a turn ended with. brings: its input, of so many elements (count).
-
-    others: further answers to it, each of which gets a branch. job_token: of a response that was accepted before.
-    is_delivered: the client got all of it.
-    """
-
-    answer: RecordedAnswer
-    brings: Brings
-    model: str = ""
-    stored: bool = True
-    job_token: str = ""
-    is_delivered: bool = True
-    count: int = 0
-    others: Sequence[RecordedAnswer] = ()
 
 
 class RequestRecording:
@@ -127,11 +97,26 @@ class RequestRecording:
 
         elements, to_items: see `Looker`. tools: of the request. places: partitions that its items' ids lead to.
         """
-        recorder, marks = self._recorder, self._marks
-        self._key = recorder.stream_key(self._owner, marks.end_user)
-        look = self._see(elements, to_items)
-        if look is None:
+        self._key = self._recorder.stream_key(self._owner, self._marks.end_user)
+        if len(elements) >= MANY and isinstance(elements, list):
+            self._task = asyncio.create_task(self._look_beside(elements, tools, to_items, places))
             return
+        look = self._see(self._recorder.looker, elements, to_items)
+        if look is not None and (search := self._begin(look, tools, places)) is not None:
+            self._task = asyncio.create_task(self._ask(search))
+
+    async def _look_beside(
+        self, elements: list[Any], tools: Any, to_items: ToItems | None, places: frozenset[str]
+    ) -> None:
+        """Do the same with a long history, in a thread: others have their turn meanwhile."""
+        async with self._recorder.long_turnstile:
+            look = await asyncio.to_thread(self._see, self._recorder.long_looker, elements, to_items)
+        if look is not None and (search := self._begin(look, tools, places)) is not None:
+            await self._ask(search)
+
+    def _begin(self, look: Look, tools: Any, places: frozenset[str]) -> Search | None:
+        """Begin to search; return the search if it has to go on in the store."""
+        recorder, marks = self._recorder, self._marks
         asking = Asking(
             self._owner,
             hashed_key(self._key, marks.key),
@@ -145,8 +130,8 @@ class RequestRecording:
         self._search = Search(asking, look, recorder.memory, self._recognition, recorder.taken)
         if (plan := self._search.at_once()) is not None:
             self._decide(plan)
-        else:
-            self._task = asyncio.create_task(self._ask(self._search))
+            return None
+        return self._search
 
     def follow(self, conversation_id: str, chain: bytes) -> None:
         """Take it that a request goes on from the end of a chain, if that is in a recorded conversation.
@@ -161,9 +146,9 @@ class RequestRecording:
             Plan(Action.CONTINUE, (), partition, int(segment), f"{int(segment)}:{int(segment)}:{int(stop) - 1}")
         )
 
-    def _see(self, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
+    def _see(self, looker: Looker, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
         try:
-            return self._recorder.looker.look(self._key, orjson.dumps(elements), to_items)
+            return looker.look(self._key, orjson.dumps(elements), to_items)
         except orjson.JSONEncodeError:
             # integers that have more than 64 bits
             return look_at(self._key, elements if isinstance(elements, list) else [elements], to_items)
@@ -229,7 +214,7 @@ class RequestRecording:
     @property
     def is_hopeless(self) -> bool:
         """Whether asking the store again would not tell where the request belongs: there is nothing to ask for."""
-        return self._plan is None and self._search is None
+        return self._plan is None and self._search is None and (self._task is None or self._task.done())
 
     @property
     def header(self) -> str:

@@ -83,8 +83,8 @@ class Search:
         """Return the plan if this process knows enough to make it."""
         look, asking = self.look, self.asking
         if not look.samples:
-            # without an answer in common only a key leads anywhere
-            return decide(look, self._asked, []) if not asking.session else None
+            # without an answer in common only a key leads anywhere, or a retry
+            return decide(look, self._asked, []) if not asking.session and not asking.retries else None
         for wanted in self._last():
             self._take(wanted, self._remembered(wanted))
         known = [
@@ -158,7 +158,7 @@ class Search:
         wanted = [self._want(Evidence.FULL, one.full) for one in samples]
         if samples:
             wanted.append(self._last()[1])
-        elif session:
+        elif session or self.asking.retries:
             wanted.append(self._want(Evidence.QUESTION, look.question, kind=QUESTION))
         for one in samples:
             if session or one.length >= LONG_ENOUGH:

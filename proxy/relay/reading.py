@@ -13,6 +13,9 @@ from proxy.relay.frames import MalformedEvent
 #: Events by which servers keep a connection open.
 _PINGS = frozenset({"ping", "keepalive", "keep-alive", "keep_alive", "heartbeat"})
 
+#: What most streams end with, and nearly all that is not JSON.
+_DONE = b"[DONE]"
+
 Body = dict[str, Any]
 
 
@@ -42,6 +45,8 @@ def read_event(event: sse.Event) -> Body | Sign:
     A `delta` may begin or end with half a surrogate pair. Raises MalformedEvent for an event of a response that can't
     be read.
     """
+    if event.data == _DONE:
+        return Sign.DONE
     try:
         body = lenient_json.loads_lenient(event.data, torn="delta")
     except orjson.JSONDecodeError:
@@ -63,7 +68,7 @@ def is_ping(kind: str) -> bool:
 
 def _read_text(event: sse.Event) -> Sign:
     text = event.data.strip()
-    if text == b"[DONE]":
+    if text == _DONE:
         return Sign.DONE
     if not text or is_ping(text.strip(b": ").lower().decode("ascii", "replace")):
         return Sign.PING

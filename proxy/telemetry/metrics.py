@@ -80,6 +80,7 @@ FAMILIES = (
     Family("event_readers", "gauge", "Streams that are told again or followed."),
     Family("websockets", "gauge", "WebSocket connections that are open."),
     Family("repeats_total", "counter", "Requests that came again.", ("kind",)),
+    Family("recordings_missed_total", "counter", "What was not recorded in its conversation.", ("kind",)),
     Family("loop_lag_seconds", "histogram", "How late a timer of 100 ms was.", (), SHORT_DURATIONS),
     Family("build_info", "gauge", "What runs.", ("version", "store", "python"), merge="max"),
 )
@@ -117,6 +118,7 @@ class Metrics:
     event_readers: Gauge
     websockets: Gauge
     repeats_total: Counter
+    recordings_missed_total: Counter
     loop_lag_seconds: Histogram
     build_info: Gauge
 

@@ -130,7 +130,8 @@ class TurnRecord:
 
     def answered(self, response: Mapping[str, Any], outcome: str) -> None:
         """Take what a finished Response object says of itself; nothing of what was said in it."""
-        self.outcome, self.usage = outcome, response.get("usage")
+        # told last: until then a turn may move to where it belongs
+        self.outcome, self.usage, self.response_id = outcome, response.get("usage"), response["id"]
         if not self.output and response.get("output"):
             self.output = self.commit_at
         if self.trace is not None and self.trace.sampled:

@@ -11,7 +11,7 @@ import orjson
 
 from proxy.context.input import output_entries
 from proxy.protocol.store_errors import from_unavailable
-from proxy.recording.recording import FinishedTurn, RecordedAnswer
+from proxy.recording.finished import FinishedTurn, RecordedAnswer
 from proxy.runtime.tasks import Backoff
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE, release
 from proxy.turns.options import Revised

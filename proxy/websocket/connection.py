@@ -20,8 +20,8 @@ from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
-from proxy.http.body import check_elements, parse_object
 from proxy.http.budget import BODY_BUDGET
+from proxy.http.json_body import parse_body
 from proxy.http.keys import CONFIG, REQUEST_ID
 from proxy.http.quotas import count_request
 from proxy.protocol.errors import (
@@ -86,7 +86,7 @@ async def open_websocket(request: web.Request) -> web.StreamResponse:
     config = request.app[CONFIG]
     if not config.websocket.enabled:
         raise UpgradeRequired("WebSocket mode is not enabled on this server. Use HTTP.")
-    socket = Socket(config.server.max_body_bytes, compress=config.websocket.compression)
+    socket = Socket(config.server.max_json_bytes, compress=config.websocket.compression)
     await socket.prepare(request)
     connection = Connection(request, socket)
     with request.app[CONNECTIONS].holding(connection):
@@ -135,7 +135,7 @@ class Connection:
             self._rest,
             max_running=self._config.websocket.max_in_flight,
             max_waiting=MAX_WAITING,
-            max_waiting_bytes=self._config.server.max_body_bytes,
+            max_waiting_bytes=self._config.server.max_json_bytes,
         )
 
     async def serve(self) -> None:
@@ -228,8 +228,7 @@ class Connection:
         try:
             held = await self._budget.take(len(data))
             self._held += held
-            await check_elements(data, self._config.server.max_json_elements)
-            message = parse_object(data, self._config.server.max_json_depth)
+            message = await parse_body(data, self._config.server, self._budget.repairing)
             if message.get("type") == STEER:
                 self._let_go(held)
                 await self.send([steer_failed(message)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -17,6 +18,8 @@ from storage.client.barrier import Barrier
 from storage.client.channel import Channel
 from storage.client.cluster_channel import ClusterChannel
 from storage.client.dialer import Dialer
+from storage.client.followed import Followed
+from storage.client.named import NamedServer
 from storage.client.primary import Primary
 from storage.client.replicated import ReplicatedChannel
 from storage.client.server_channel import ServerChannel
@@ -108,48 +111,64 @@ def _sentinel(url: str, options: dict[str, Any], max_connections: int) -> Redis:
     return master
 
 
-def find_primary(client: Client) -> Primary | None:
-    """Return what follows the primary of a client for Sentinel; None for any other."""
-    pool = None if isinstance(client, RedisCluster) else client.connection_pool
-    return Primary(pool) if isinstance(pool, SentinelConnectionPool) else None
+def find_followed(client: Client) -> Followed | None:
+    """Return what follows the server of a client: Sentinel's primary, or where a name leads. None where nothing can.
+
+    A cluster's nodes are followed by its own client.
+    """
+    if isinstance(client, RedisCluster):
+        return None
+    pool = client.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        return Primary(pool)
+    host, port = pool.connection_kwargs.get("host", ""), pool.connection_kwargs.get("port", 6379)
+    return NamedServer(host, port) if host and not _is_ip(host) else None
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def open_channel(
-    client: Client, *, timeout_seconds: float, max_connections: int, primary: Primary | None = None
+    client: Client, *, timeout_seconds: float, max_connections: int, followed: Followed | None = None
 ) -> Channel:
     """Return the channel that the store talks over. timeout_seconds: for one exchange, its connection included.
 
-    primary: the client's, where it has one and the channel is to follow it.
+    followed: the client's server, where that may change and the channel is to follow it.
     """
     if isinstance(client, RedisCluster):
         # two are left for what blocks, and for what waits for replicas
         return ClusterChannel(client, limit=max(max_connections - 2, 1), timeout_seconds=timeout_seconds)
-    return _server_channel(client, primary, limit=max_connections, timeout_seconds=timeout_seconds)
+    return _server_channel(client, followed, limit=max_connections, timeout_seconds=timeout_seconds)
 
 
-def open_blocking_channel(client: Client, *, timeout_seconds: float, primary: Primary | None = None) -> Channel:
+def open_blocking_channel(client: Client, *, timeout_seconds: float, followed: Followed | None = None) -> Channel:
     """Return a channel for commands that the server keeps waiting: nothing else waits behind them."""
     if isinstance(client, RedisCluster):
         return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds)
-    return _server_channel(client, primary, limit=1, timeout_seconds=timeout_seconds, blocking=True)
+    return _server_channel(client, followed, limit=1, timeout_seconds=timeout_seconds, blocking=True)
 
 
 def open_replicated_channel(
-    client: Client, barrier: Barrier, *, timeout_seconds: float, primary: Primary | None = None
+    client: Client, barrier: Barrier, *, timeout_seconds: float, followed: Followed | None = None
 ) -> Channel:
     """Return a channel for writes that are to be with replicas before they are told."""
     if isinstance(client, RedisCluster):
         return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds, barrier=barrier)
-    channel = _server_channel(client, primary, limit=1, timeout_seconds=timeout_seconds)
+    channel = _server_channel(client, followed, limit=1, timeout_seconds=timeout_seconds)
     return ReplicatedChannel(channel, barrier)
 
 
 def _server_channel(
-    client: Redis, primary: Primary | None, *, limit: int, timeout_seconds: float, blocking: bool = False
+    client: Redis, followed: Followed | None, *, limit: int, timeout_seconds: float, blocking: bool = False
 ) -> ServerChannel:
-    primary = primary or find_primary(client)
-    dialer = Dialer(client.connection_pool, primary)
+    followed = followed or find_followed(client)
+    dialer = Dialer(client.connection_pool, followed)
     channel = ServerChannel(dialer, limit=limit, timeout_seconds=timeout_seconds, blocking=blocking)
-    if primary is not None:
-        primary.on_change(channel.drop)
+    if followed is not None:
+        followed.on_change(channel.drop)
     return channel

@@ -17,16 +17,16 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from storage.client.channel import Command
+from storage.client.followed import Followed
 from storage.client.pipelined import PipelinedConnection, Refused
-from storage.client.primary import Primary
 
 
 class Dialer:
-    """Opens connections to one primary; which one, it finds out each time: by DNS, or from `primary`, from Sentinel."""
+    """Opens connections to one primary; which one, it finds out each time: from `followed`, or by DNS."""
 
-    def __init__(self, pool: ConnectionPool, primary: Primary | None = None) -> None:
+    def __init__(self, pool: ConnectionPool, followed: Followed | None = None) -> None:
         self._pool = pool
-        self._primary = primary
+        self._followed = followed
         #: What redis-py knows about the server. It is never connected.
         self._options: Any = pool.make_connection()  # type: ignore[no-untyped-call]
 
@@ -50,7 +50,7 @@ class Dialer:
     async def _dial_once(self, changed: Callable[[PipelinedConnection], None]) -> PipelinedConnection:
         timeout_seconds: float = self._options.socket_connect_timeout
         deadline = asyncio.get_running_loop().time() + timeout_seconds
-        changes = self._primary.changes if self._primary else 0
+        changes = self._followed.changes if self._followed else 0
         async with asyncio.timeout_at(deadline):
             try:
                 transport, connection = await self._connect(partial(PipelinedConnection, changed))
@@ -61,8 +61,10 @@ class Dialer:
             try:
                 self._keep_alive(transport)
                 await self._greet(connection, deadline)
-                if self._primary and self._primary.changes != changes:
+                if self._followed and self._followed.changes != changes:
                     raise redis_errors.ConnectionError("another server became the primary meanwhile")
+                if self._followed:
+                    self._followed.reached(transport.get_extra_info("peername")[0])
             except BaseException:
                 connection.abort()
                 raise
@@ -75,8 +77,8 @@ class Dialer:
         if isinstance(options, UnixDomainSocketConnection):
             return await loop.create_unix_connection(protocol, options.path)
         host, port = options.host, options.port
-        if self._primary is not None:
-            host, port = await self._primary.address()
+        if self._followed is not None:
+            host, port = await self._followed.address()
         context = options.ssl_context.get() if isinstance(options, SSLConnection) else None
         return await loop.create_connection(protocol, host, port, ssl=context)
 

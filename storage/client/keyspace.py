@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from storage.client.channel import Argument
 from storage.client.keys import OwnerKeys, PartitionKeys
 from storage.client.scripts import Call, Scripts
 from storage.envelope import wrap
+from storage.errors import Unavailable
 from storage.partitions import partition_of
-from storage.records import Entry
+from storage.records import Conversation, Entry
 
 #: Digests that one call forgets.
 DIGESTS_AT_ONCE = 500
@@ -46,6 +48,14 @@ class Keyspace:
     def touch(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
         return self._touch(self.owner(owner).listings(project_id, referrer), conversation_id, "")
+
+    async def move_up(self, owner: str, conversation: Conversation) -> None:
+        """Note a conversation's activity in the owner's listings, where that can be noted.
+
+        What it did is done: whoever is told of an error here would take it for undone. Reading a listing puts it right.
+        """
+        with suppress(Unavailable):
+            await self.scripts.run(self.touch(owner, conversation.id, conversation.project_id, conversation.referrer))
 
     def touch_response(
         self, owner: str, response_id: str, conversation_id: str, project_id: str | None, referrer: str | None

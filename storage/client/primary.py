@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import SentinelConnectionPool
+
+from storage.client.followed import Followed
 
 #: Seconds that Sentinels get to answer once one has.
 OTHERS_SECONDS = 0.5
@@ -30,24 +31,18 @@ _BEGINS, _ABORTED, _SWITCHED = "+failover-state-*", "-failover-abort-*", "+switc
 _log = logging.getLogger(__name__)
 
 
-class Primary:
-    """The primary of one service. Channels that talk to it are told by `on_change`'s callbacks to drop connections."""
+class Primary(Followed):
+    """The primary of one service."""
 
     def __init__(self, pool: SentinelConnectionPool) -> None:
+        super().__init__()
         self._sentinels: list[Redis] = pool.sentinel_manager.sentinels
         self._service: str = pool.service_name
-        self._callbacks: list[Callable[[], None]] = []
         self._known: tuple[str, int] | None = None
         #: The Sentinels that can't be heard, and why.
         self._deaf: dict[Redis, Exception] = {}
         self._is_settled = asyncio.Event()
         self._is_settled.set()
-        #: Counts the changes: an address that was asked for before one is not to be used.
-        self.changes = 0
-
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called whenever the primary is about to be another server, or is one."""
-        self._callbacks.append(callback)
 
     async def address(self) -> tuple[str, int]:
         """Return host and port, as the Sentinel with the latest news has it; after a failover that has begun.
@@ -56,6 +51,9 @@ class Primary:
         """
         await self._is_settled.wait()
         return await self._ask()
+
+    def reached(self, host: str) -> None:
+        """Sentinel knows where it leads."""
 
     async def follow(self) -> None:
         """Listen to all Sentinels; once none can be heard the last one's failure is raised, as redis-py has it."""
@@ -153,11 +151,6 @@ class Primary:
 
     def _settle(self) -> None:
         self._is_settled.set()
-
-    def _change(self) -> None:
-        self.changes += 1
-        for callback in self._callbacks:
-            callback()
 
 
 async def _state(sentinel: Redis, service: str) -> dict[str, Any] | None:

@@ -70,10 +70,10 @@ class Looker:
 
 
 @asynccontextmanager
-async def looking(proxy: Proxy) -> AsyncIterator[Looker]:
-    """Run a browser."""
+async def looking(proxy: Proxy, *arguments: str) -> AsyncIterator[Looker]:
+    """Run a browser. arguments: of its command line, beside the usual ones."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
         try:
             yield Looker(proxy, browser)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
 import orjson
 
@@ -123,6 +124,19 @@ async def test_a_form_that_failed_comes_back_filled_in(visitor: Visitor):
     screen = await visitor.post(f"/ui/c/{conversation}/regenerate", form)
     assert screen.status == 400
     assert 'value="hot"' in screen.text
+
+
+async def test_a_form_that_is_too_large_or_none_is_refused(visitor: Visitor):
+    url, headers = f"{visitor.proxy.url}/ui/new", {**visitor.headers, "Sec-Fetch-Site": "same-origin"}
+    kinds = {
+        "application/x-www-form-urlencoded": (b"message=" + b"x" * 1_100_000, 413),
+        "multipart/form-data": (b"", 400),
+    }
+    for kind, (body, status) in kinds.items():
+        sent = {**headers, "Content-Type": kind}
+        async with visitor.proxy.http.post(url, data=io.BytesIO(body), headers=sent) as answer:
+            assert answer.status == status
+            assert "form" in await answer.text()
 
 
 async def test_a_branch_is_made_active_renamed_and_deleted(visitor: Visitor):

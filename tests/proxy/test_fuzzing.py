@@ -24,7 +24,7 @@ from proxy.backup.verifier import Backup, InvalidBackup
 from proxy.config.loading import ConfigError, load_config
 from proxy.config.schema import keys
 from proxy.config.settings import AuthConfig, Config, JwtConfig, Secret
-from proxy.http.body import parse_object
+from proxy.http.json_body import parse_object
 from proxy.protocol import ids, params
 from proxy.protocol.errors import ApiError, Unauthorized
 from proxy.protocol.request import read_request

@@ -4,11 +4,13 @@ from redis.asyncio import Redis
 from storage import (
     AlreadyThere,
     BranchNotFound,
+    ConversationNotFound,
     Entry,
     ItemNotFound,
     Origin,
     PageRequest,
     Store,
+    Unavailable,
     new_partition,
     partition_of,
 )
@@ -31,6 +33,7 @@ from tests.storage.builders import (
     read_all,
     reference,
     start,
+    store_on,
     take_turn,
     texts,
 )
@@ -296,3 +299,25 @@ async def test_an_item_may_be_any_bytes(store: Store):
 
 def test_ids_made_up_by_clients_lead_to_some_partition():
     assert len(partition_of("msg_mine")) == len(new_partition())
+
+
+async def test_what_was_done_is_told_as_done_though_the_listing_could_not_be_told(
+    valkey: Redis, valkey_url: str, valkey_store: Store
+):
+    conversation = await start(valkey_store, "one")
+    # all but the keys of owners
+    await valkey.acl_setuser("half", enabled=True, nopass=True, keys=["test:{*", "test:layout:*"], categories=["+@all"])
+    async with Redis.from_url(valkey_url, username="half", password="any") as client, store_on(client) as store:
+        added = await add(store, conversation, "two", "three")
+        await store.items.delete(OWNER, conversation.id, added[0])
+        await store.branches.update(OWNER, conversation.id, "MAIN", description="said")
+        assert await read_all(valkey_store, conversation) == ["one", "three"]
+        with pytest.raises(Unavailable) as unsure:
+            await store.conversations.update(OWNER, conversation.id, {"project_id": "p"})
+        assert unsure.value.unsure
+        await store.conversations.delete(OWNER, conversation.id)
+    with pytest.raises(ConversationNotFound):
+        await valkey_store.conversations.read(OWNER, conversation.id)
+    await valkey.acl_deluser("half")
+    # the listing drops what is gone when it is read later
+    await valkey.flushall()

@@ -19,7 +19,7 @@ from proxy.http.answers import json_answer, path_conversation_id, whole
 from proxy.http.keys import CONFIG, REQUEST_ID, STORE
 from proxy.page.actions.changes import branch_url, item_problem
 from proxy.page.content.forms import branch_in, id_in, message_turn, renewed, text_in
-from proxy.page.guard import as_api_error, error_screen
+from proxy.page.guard import as_api_error, error_screen, read_form
 from proxy.page.layout import ROOT_PATH, see_other
 from proxy.page.running import begin_turn, stop_turn
 from proxy.page.screens.conversations import conversation_screen, list_screen
@@ -46,7 +46,7 @@ Screen: TypeAlias = Callable[[web.Request, dict[str, Any], int], Awaitable[web.S
 
 async def do_begin(request: web.Request) -> web.StreamResponse:
     """POST /ui/new: message, model; a new conversation with its first turn."""
-    form, store, owner = await request.post(), request.app[STORE], request[CALLER].owner
+    form, store, owner = await read_form(request), request.app[STORE], request[CALLER].owner
     conversation_id = ids.new_conversation_id(new_partition())
     made = False
     try:
@@ -64,7 +64,7 @@ async def do_begin(request: web.Request) -> web.StreamResponse:
 
 async def do_send(request: web.Request) -> web.StreamResponse:
     """POST …/turn: message, model, branch; with `at` (an item or a response) as the first of a new branch, `name`."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     try:
         at, name = id_in(form, "at", required=False), branch_in(form, "name") or ids.new_branch_name("branch")
         place = {"at": at, "branch": name} if at else {"branch": branch_in(form)}
@@ -77,7 +77,7 @@ async def do_send(request: web.Request) -> web.StreamResponse:
 
 async def do_edit(request: web.Request) -> web.StreamResponse:
     """POST …/edit: item, branch, message; mode (answer, save, branch), name, model, response (that is replaced)."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     try:
         item_id, mode = id_in(form, "item"), text_in(form, "mode") or "answer"
         message = read_message({"content": text_in(form, "message", required=True)})
@@ -97,7 +97,7 @@ async def do_edit(request: web.Request) -> web.StreamResponse:
 
 async def do_regenerate(request: web.Request) -> web.StreamResponse:
     """POST …/regenerate: item, branch, model, temperature, response (that is replaced)."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     try:
         fork = Fork(ForkPoint.REPLY, id_in(form, "item"), backup=ids.new_branch_name(MAIN))
         source = TurnSource(conversation_id, branch=branch_in(form), fork=fork)
@@ -111,7 +111,7 @@ async def do_regenerate(request: web.Request) -> web.StreamResponse:
 
 async def do_go_on(request: web.Request) -> web.StreamResponse:
     """POST /ui/r/RESP/turn: message, model; in a conversation as the first turn of a new branch, `name`."""
-    response_id, form = path_response_id(request), await request.post()
+    response_id, form = path_response_id(request), await read_form(request)
     try:
         stored = await request.app[STORE].responses.read(request[CALLER].owner, response_id)
         conversation = orjson.loads(stored.body).get("conversation") or {}
@@ -128,7 +128,7 @@ async def do_go_on(request: web.Request) -> web.StreamResponse:
 
 async def do_stop(request: web.Request) -> web.StreamResponse:
     """POST …/stop: branch, response; what has come of its answer stays."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     branch = branch_in(form)
     await stop_turn(request, conversation_id, branch, id_in(form, "response"))
     return _told(request, branch_url(conversation_id, branch) + "#end")
@@ -191,7 +191,7 @@ async def _problem(request: web.Request, exc: ApiError | StoreError, screen: Scr
     if (told := _told_wrong(request, exc)) is not None:
         return told
     error = as_api_error(request, exc)
-    filled = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    filled = {name: value for name, value in (await read_form(request)).items() if isinstance(value, str)}
     return await screen(request, {**filled, "problem": error}, error.status)
 
 

@@ -17,7 +17,7 @@ from proxy.auth.caller import CALLER
 from proxy.http.answers import path_conversation_id, whole
 from proxy.http.keys import STORE
 from proxy.page.content.forms import branch_in, id_in, text_in
-from proxy.page.guard import as_api_error
+from proxy.page.guard import as_api_error, read_form
 from proxy.page.layout import ROOT_PATH, see_other
 from proxy.page.screens.branches import branches_screen
 from proxy.page.screens.conversations import item_screen
@@ -32,7 +32,7 @@ _POINTS = {"branch": ForkPoint.WITHOUT, "cascade": ForkPoint.BEFORE}
 
 async def do_fork(request: web.Request) -> web.StreamResponse:
     """POST …/fork: item, branch, name, description; a branch that ends with the item."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     try:
         body = {"name": text_in(form, "name", required=True), "fork_from_item_id": id_in(form, "item")}
         body |= {"parent_branch": branch_in(form), "description": text_in(form, "description")}
@@ -46,7 +46,7 @@ async def do_fork(request: web.Request) -> web.StreamResponse:
 
 async def do_activate(request: web.Request) -> web.StreamResponse:
     """POST …/activate: branch."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     name = branch_in(form)
     await whole(request.app[STORE].branches.activate(request[CALLER].owner, conversation_id, name))
     if form.get("back") == "branches":
@@ -56,7 +56,7 @@ async def do_activate(request: web.Request) -> web.StreamResponse:
 
 async def do_rename(request: web.Request) -> web.StreamResponse:
     """POST …/rename: title of the conversation; or branch, name, description."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     store, owner = request.app[STORE], request[CALLER].owner
     branch = branch_in(form)
     if not branch:
@@ -75,7 +75,7 @@ async def do_rename(request: web.Request) -> web.StreamResponse:
 
 async def do_delete_branch(request: web.Request) -> web.StreamResponse:
     """POST …/delete-branch: branch."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     try:
         await whole(request.app[STORE].branches.delete(request[CALLER].owner, conversation_id, branch_in(form)))
     except (ApiError, StoreError) as exc:
@@ -87,7 +87,7 @@ async def do_delete_branch(request: web.Request) -> web.StreamResponse:
 
 async def do_delete_item(request: web.Request) -> web.StreamResponse:
     """POST …/delete-item: item, branch, mode (branch, cascade: on a new MAIN; item: for good)."""
-    conversation_id, form = path_conversation_id(request), await request.post()
+    conversation_id, form = path_conversation_id(request), await read_form(request)
     store, owner = request.app[STORE], request[CALLER].owner
     try:
         item_id, branch, mode = id_in(form, "item"), branch_in(form), text_in(form, "mode")
@@ -123,7 +123,7 @@ def branch_url(conversation_id: str, branch: str, item_id: str = "") -> str:
 
 async def item_problem(request: web.Request, exc: ApiError | StoreError, opened: str) -> web.StreamResponse:
     """Return an item's screen with the form that failed, as it was filled in. opened: which form."""
-    form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    form = {name: value for name, value in (await read_form(request)).items() if isinstance(value, str)}
     error, item_id = as_api_error(request, exc), form.get("item", "")
     if not ids.is_valid(item_id):
         raise error

@@ -71,7 +71,6 @@
     const items = all('.item', thread);
     const extra = items.length - LONGEST;
     if (extra <= 0) return;
-    const gone = where === 'before' ? items.slice(-extra) : items.slice(0, extra);
     const edge = where === 'before' ? items[items.length - extra - 1] : items[extra];
     const link = make('a', { href: around(edge) }, `${extra} items were taken out; show them`);
     const pager = make('nav', { class: 'pager', 'aria-label': 'Items that were taken out' }, link);
@@ -83,7 +82,6 @@
       while (edge.previousSibling) edge.previousSibling.remove();
       thread.prepend(pager);
     }
-    return gone;
   }
 
   function around(item) {
@@ -259,7 +257,7 @@
 
   // --- forms that ask the model --------------------------------------------------------------------------------------
 
-  async function submit(form, button) {
+  async function submit(form) {
     const data = new URLSearchParams(new FormData(form));
     lock(form, true);
     all('.problem', form.parentElement).forEach((one) => one.remove());
@@ -419,7 +417,7 @@
     const form = event.target;
     if (form.matches('[data-turn]')) {
       event.preventDefault();
-      submit(form, event.submitter);
+      submit(form);
     } else if (form.action.endsWith('/stop')) {
       event.preventDefault();
       lock(form, true);

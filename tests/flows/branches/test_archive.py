@@ -19,6 +19,7 @@ from proxy.cli.commands.backup import run_export, run_import
 from proxy.cli.commands.maintenance import UpkeepError
 from proxy.config.settings import Config, RedisConfig, Secret
 from proxy.stores import open_store
+from storage import partition_of
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import model_answer, new_conversation
 from tests.items import user
@@ -74,6 +75,11 @@ async def everything(proxy: Proxy, conversation: str, responses: list[str]) -> l
     return [(await fetch(proxy, path))[1] for path in paths]
 
 
+def renamed(some_id: str, restored: str) -> str:
+    """What an id is after the import that made `restored`: it names another partition."""
+    return some_id.replace(partition_of(some_id), partition_of(restored))
+
+
 async def test_a_deleted_conversation_is_restored_with_its_ids(proxy: Proxy):
     conversation, responses = await converse(proxy, title="T", metadata={"a": "b"}, project_id="p")
     before = await everything(proxy, conversation, responses)
@@ -91,8 +97,10 @@ async def test_a_restored_conversation_goes_on_in_another_store(proxy: Proxy, st
     conversation, responses = await converse(proxy)
     # its reasoning is for the model server that made it
     there = await start_proxy(redis={"prefix": "there"}, upstream={"url": proxy.upstream.url})
-    assert (await restore(there, await export(proxy, conversation)))[0] == 201
-    for source in ({"conversation": conversation}, {"previous_response_id": responses[0]}):
+    status, restored, _ = await restore(there, await export(proxy, conversation))
+    assert status == 201
+    previous = renamed(responses[0], restored["id"])
+    for source in ({"conversation": restored["id"]}, {"previous_response_id": previous}):
         proxy.upstream.script(Reply.json(200, model_answer("three", REASONING, model="m")))
         status, _ = await there.call("POST", "/v1/responses", {"model": "m", "input": "go on", **source})
         assert status == 200
@@ -119,7 +127,7 @@ async def test_head_tells_of_an_export_without_reading_it(proxy: Proxy):
         assert (response.status, await response.read()) == (200, b"")
 
 
-async def test_a_foreign_conversation_is_an_unknown_one_to_export_and_a_taken_one_to_import(proxy: Proxy):
+async def test_a_foreign_conversation_is_an_unknown_one_to_export(proxy: Proxy):
     conversation, _ = await converse(proxy)
     unknown = conversation[:-1] + ("0" if conversation[-1] != "0" else "1")
     answers = []
@@ -129,8 +137,43 @@ async def test_a_foreign_conversation_is_an_unknown_one_to_export_and_a_taken_on
         answers.append((status, {**error, "message": error["message"].replace(one, "ID")}))
     assert answers[0] == answers[1]
     assert answers[0][0] == 404
-    status, body, headers = await restore(proxy, await export(proxy, conversation), "sk-mallory")
-    assert (status, body["code"], headers["x-should-retry"]) == (409, "conversation_exists", "false")
+
+
+async def test_a_foreign_conversation_is_an_unknown_one_to_import_and_so_is_one_that_was_deleted(
+    proxy: Proxy, start_proxy: StartProxy
+):
+    conversation, responses = await converse(proxy)
+    before, text = await everything(proxy, conversation, responses), await export(proxy, conversation)
+    there = await start_proxy(redis={"prefix": "there"})
+    answers = [await restore(one, text, "sk-mallory") for one in (proxy, there)]
+    assert await everything(proxy, conversation, responses) == before
+    await proxy.call("DELETE", f"/v1/conversations/{conversation}")
+    answers.append(await restore(proxy, text, "sk-mallory"))
+    assert [status for status, _, _ in answers] == [201, 201, 200]
+    assert [body for _, body, _ in answers] == [answers[0][1]] * 3
+    assert answers[0][1]["id"] != conversation
+    assert (await restore(proxy, text, "sk-bob"))[1]["id"] != answers[0][1]["id"]
+
+
+async def test_an_import_under_other_ids_has_them_everywhere(proxy: Proxy):
+    conversation, responses = await converse(proxy)
+    text = await export(proxy, conversation)
+    _, restored, _ = await restore(proxy, text, "sk-bob")
+    again = await export(proxy, restored["id"], "sk-bob")
+    assert partition_of(conversation).encode() not in again
+    lines, wanted = ([orjson.loads(line) for line in one.splitlines()] for one in (again, text))
+    assert len(lines) == len(wanted)
+    for response in responses:
+        status, found = await proxy.call("GET", f"/v1/responses/{renamed(response, restored['id'])}", key="sk-bob")
+        assert (status, found["id"]) == (200, renamed(response, restored["id"]))
+
+
+async def test_a_file_that_hides_its_id_is_refused(proxy: Proxy):
+    conversation, _ = await converse(proxy)
+    text = (await export(proxy, conversation)).replace(b'"conv_', b'"con\\u0076_', 1)
+    hidden = text.replace(partition_of(conversation).encode(), b"\\u0030" + b"0" * 15, 1)
+    status, body, _ = await restore(proxy, hidden, "sk-mallory")
+    assert (status, body["code"]) == (400, "invalid_import")
 
 
 async def test_whoever_imports_is_the_owner_whatever_the_file_says(proxy: Proxy, start_proxy: StartProxy):
@@ -138,9 +181,11 @@ async def test_whoever_imports_is_the_owner_whatever_the_file_says(proxy: Proxy,
     there = await start_proxy(redis={"prefix": "there"})
     head, rest = (await export(proxy, conversation)).split(b"\n", 1)
     text = orjson.dumps({**orjson.loads(head), "owner": "token:alice"}) + b"\n" + rest
-    assert (await restore(there, text, "sk-bob"))[0] == 201
-    assert (await there.call("GET", f"/v1/responses/{responses[0]}", key="sk-bob"))[0] == 200
-    assert (await there.call("GET", f"/v1/conversations/{conversation}"))[0] == 404
+    status, restored, _ = await restore(there, text, "sk-bob")
+    assert status == 201
+    response = renamed(responses[0], restored["id"])
+    assert (await there.call("GET", f"/v1/responses/{response}", key="sk-bob"))[0] == 200
+    assert (await there.call("GET", f"/v1/conversations/{restored['id']}"))[0] == 404
 
 
 async def test_a_file_that_is_cut_or_changed_is_refused_with_its_line_and_nothing_is_kept(
@@ -183,7 +228,14 @@ async def test_two_imports_at_once_restore_it_once(proxy: Proxy, start_proxy: St
     answers = await asyncio.gather(*(restore(there, text) for _ in range(6)))
     assert {status for status, _, _ in answers} <= {200, 201}
     assert 201 in {status for status, _, _ in answers}
-    assert await everything(there, conversation, responses) == await everything(proxy, conversation, responses)
+    (restored,) = {body["id"] for _, body, _ in answers}
+    found = await everything(there, restored, [renamed(one, restored) for one in responses])
+    wanted = await everything(proxy, conversation, responses)
+    assert [_plain(one, restored) for one in found] == [_plain(one, conversation) for one in wanted]
+
+
+def _plain(answer: bytes, conversation: str) -> bytes:
+    return answer.replace(conversation.encode(), b"CONVERSATION").replace(partition_of(conversation).encode(), b"PART")
 
 
 # The command line

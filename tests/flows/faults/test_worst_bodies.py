@@ -10,7 +10,7 @@ from tests.flows.streams import Stream, answer_after
 from tests.flows.talk import items_of, new_conversation
 
 ITEM = b'{"role":"user","content":"a"}'
-MANY_ITEMS = b'{"model":"echo","input":[' + b",".join([ITEM] * 10_000) + b"]}"
+MANY_ITEMS = b'{"model":"echo","input":[' + b",".join([ITEM] * 2_500) + b"]}"
 TOO_MANY_ITEMS = b'{"model":"echo","input":[' + b",".join([ITEM] * 40_000) + b"]}"
 MANY_ELEMENTS = b'{"model":"echo","input":"a","tools":[' + b",".join([b"{}"] * 249_000) + b"]}"
 TOO_MANY_ELEMENTS = b'{"model":"echo","input":"a","tools":[' + b",".join([b"{}"] * 3_000_000) + b"]}"

@@ -14,18 +14,19 @@ from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.recording.resending import CHAT, chat, only_conversation, said, say, texts_of, user
 from tests.flows.recording.witness import all_recorded, answer_events, completion
 from tests.flows.talk import model_answer, post, respond, stored_keys
+from tests.flows.telemetry.counted import number
 from tests.upstream import Reply
 
 
 async def test_a_resent_history_is_one_conversation_and_each_item_is_stored_once(proxy: Proxy):
     history: list[dict[str, Any]] = []
-    for number in range(6):
-        history.append(user(f"question {number}"))
-        await say(proxy, *history, answer=f"answer {number}")
-        history.append(said(f"answer {number}"))
+    for turn in range(6):
+        history.append(user(f"question {turn}"))
+        await say(proxy, *history, answer=f"answer {turn}")
+        history.append(said(f"answer {turn}"))
     conversation_id = await only_conversation(proxy)
     assert await texts_of(proxy, conversation_id) == [
-        text for number in range(6) for text in (f"question {number}", f"answer {number}")
+        text for turn in range(6) for text in (f"question {turn}", f"answer {turn}")
     ]
     _, listed = await proxy.call("GET", "/v1/conversations")
     assert [one["id"] for one in listed["data"]] == [conversation_id]
@@ -121,7 +122,7 @@ async def test_turns_on_a_websocket_are_recorded(proxy: Proxy):
 
 
 async def test_three_hundred_equal_conversations_stay_three_hundred(proxy: Proxy):
-    answers = [f"answer {turn}" for turn in range(3)]
+    answers = [f"answer {turn}" for turn in range(2)]
     history: list[dict[str, Any]] = []
     for turn, answer in enumerate(answers):
         history.append(user(f"question {turn}"))
@@ -132,7 +133,7 @@ async def test_three_hundred_equal_conversations_stay_three_hundred(proxy: Proxy
         history.append(said(answer))
     recorded = await all_recorded(proxy)
     assert len(recorded) == 300
-    assert {tuple(len(line.items) for line in one.lines.values()) for one in recorded.values()} == {(6,)}
+    assert {tuple(len(line.items) for line in one.lines.values()) for one in recorded.values()} == {(4,)}
 
 
 # Nothing is noticed
@@ -240,6 +241,7 @@ async def test_turns_that_were_dropped_are_filled_in(start_proxy: StartProxy):
     history = [user("one")]
     await chat(proxy, *history, answer="first")
     assert proxy.app[CHAT_RECORDER].dropped == 1
+    assert number(proxy.app, "recordings_missed_total", kind="chat") == 1
     history += [said("first"), user("two")]
     await say(proxy, *history, answer="second")
     for turn in range(3):
@@ -314,3 +316,11 @@ async def test_an_item_with_a_known_id_and_other_words_is_the_app_s_own_edit(pro
     (recorded,) = (await all_recorded(proxy)).values()
     assert [len(line.items) for line in recorded.lines.values()] == [2, 4]
     assert await texts_of(proxy, recorded.id) == ["one", "first, mended", "two", "second"]
+
+
+async def test_a_long_history_is_recorded_once_too(proxy: Proxy):
+    history = [message for turn in range(400) for message in (user(f"question {turn}"), said(f"answer {turn}"))]
+    await say(proxy, *history, user("first"), answer="one")
+    await say(proxy, *history, user("first"), said("one"), user("second"), answer="two")
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert [len(line.items) for line in recorded.lines.values()] == [804]

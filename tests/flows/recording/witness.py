@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +99,8 @@ def _kind(line: Line) -> str:
         return "rewritten"
     if line.name.startswith("side"):
         return "side_branch"
-    return "fork" if b'"role":"user"' in line.items[0][:200] else "regenerate"
+    begins = line.items[0][:200]
+    return "fork" if b'"role":"user"' in begins or b'_output"' in begins else "regenerate"
 
 
 def answer_object(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -126,12 +128,25 @@ def completion(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def chunks(message: dict[str, Any], *, cut: bool = False) -> list[bytes]:
-    """Return the same as the frames of a stream, its text in two pieces. cut: without its end."""
-    middle = len(message["content"]) // 2
-    deltas = [{"role": "assistant", "content": ""}, {"content": message["content"][:middle]}]
-    deltas.append({"content": message["content"][middle:]})
-    made: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    """Return the same as the frames of a stream, its texts and arguments in two pieces. cut: without its end."""
+    made: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in _deltas(message)]
     made += [] if cut else [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
     frames = [b"data: " + orjson.dumps({**head, "choices": [choice]}) + b"\n\n" for choice in made]
     return frames if cut else [*frames, b"data: [DONE]\n\n"]
+
+
+def _deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {"role": "assistant", "content": None if message["content"] is None else ""}
+    for name in ("reasoning_content", "content", "refusal"):
+        for piece in _halves(message.get(name) or ""):
+            yield {name: piece}
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield {"tool_calls": [{**call, "index": index, "function": {**call["function"], "arguments": ""}}]}
+        for piece in _halves(call["function"]["arguments"]):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def _halves(text: str) -> list[str]:
+    middle = len(text) // 2
+    return [text[:middle], text[middle:]] if text else []

@@ -226,13 +226,13 @@ async def test_an_attempt_that_failed_says_how(traced: Proxy, collector: Collect
 
 
 async def test_a_background_run_is_linked_to_the_request_that_queued_it(traced: Proxy, collector: Collector):
-    response = await turn(traced, background=True)
+    response = await turn(traced, background=True, conversation=await new_conversation(traced))
     (root,) = [span for span in await collector.until(POST) if span.name == POST]
     spans = await collector.until("background turn")
     (run,) = [span for span in spans if span.name == "background turn"]
     assert (run.kind, run.parent, run.links) == ("CONSUMER", "", [(root.trace_id, root.span_id)])
     assert "background turn > chat echo" in tree(spans)
-    assert "background turn > turn.commit > EVALSHA commit_turn" in tree(spans)
+    assert "background turn > turn.commit > EVALSHA record_turn" in tree(spans)
     (chat,) = [span for span in spans if span.name == "chat echo"]
     assert chat.attributes["gen_ai.response.id"] == response["id"]
 

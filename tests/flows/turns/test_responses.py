@@ -366,7 +366,8 @@ async def test_images_and_files_are_kept_whole(proxy: Proxy):
     assert proxy.upstream.requests[-1].json["input"][0]["content"] == parts
 
 
-async def test_a_history_of_10000_items_is_injected_whole_and_in_order(proxy: Proxy):
+async def test_a_history_of_10000_items_is_injected_whole_and_in_order(start_proxy: StartProxy):
+    proxy = await start_proxy(turns={"max_input_items": 10_000})
     client = proxy.client()
     first = await client.responses.create(
         model="echo", input=[{"role": "user", "content": f"n{i}"} for i in range(10_000)]

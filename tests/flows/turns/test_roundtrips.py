@@ -72,7 +72,7 @@ async def test_a_turn_is_two_round_trips_at_any_depth(proxy: Proxy, counter: Rou
 
 
 async def test_a_turn_with_a_long_history_and_references_is_two_round_trips(proxy: Proxy, counter: RoundTripCounter):
-    first = await respond(proxy, input=[ITEM] * 5000)
+    first = await respond(proxy, input=[ITEM] * 2500)
     other = await respond(proxy)
     references = [{"type": "item_reference", "id": one["output"][0]["id"]} for one in (first, other)]
     turn = {"previous_response_id": first["id"], "input": [*references, ITEM]}

@@ -181,7 +181,7 @@ async def test_a_message_may_come_as_bytes(proxy: Proxy):
 
 
 async def test_a_message_over_the_limit_is_told_so_and_ends_the_connection(start_proxy: StartProxy):
-    proxy = await start_proxy(server={"max_body_bytes": 2000})
+    proxy = await start_proxy(server={"max_json_bytes": 2000})
     async with Connection(proxy) as connection:
         await connection.turn(input="x" * 1900)
         await connection.create(input="x" * 2000)
@@ -400,7 +400,7 @@ async def test_messages_are_compressed_if_both_want_it(start_proxy: StartProxy, 
 
 
 async def test_a_message_that_grows_too_large_when_unpacked_is_refused(start_proxy: StartProxy):
-    proxy = await start_proxy(server={"max_body_bytes": 100_000})
+    proxy = await start_proxy(server={"max_json_bytes": 100_000})
     async with Connection(proxy, compress=15) as connection:
         await connection.create(input="x" * 5_000_000)
         assert await connection.closed() == 1009

@@ -190,6 +190,15 @@ def test_the_output_of_a_custom_tool_is_one_of_a_custom_tool():
     assert new.item["type"] == "custom_tool_call_output"
 
 
+def test_messages_that_follow_each_other_stay_apart():
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "Looking."}
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    thought = {"role": "assistant", "reasoning_content": "hm", "content": None}
+    for messages in ([said, called], [thought, said], [called, called], [said, said], [thought, called, said]):
+        assert write_messages(read_messages(messages)) == messages
+
+
 def test_what_is_no_message_yields_nothing():
     assert items_of(None, 1, "x", [], {"role": "user", "content": "hi"})[0]["content"][0]["text"] == "hi"
     assert items_of(None, 1, "x", []) == []
@@ -294,3 +303,22 @@ def test_a_patch_makes_one_value_of_another(ours: Any, theirs: Any):
 def test_a_patch_on_another_value_does_no_harm(ours: Any, theirs: Any, other: Any):
     if patch := difference(ours, theirs):
         patched(other, patch)
+
+
+class Counted(dict[str, Any]):
+    """A message that counts how often it is looked into."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        Counted.looks += 1
+        return super().get(key, default)
+
+
+def test_many_outputs_of_unknown_calls_are_read_in_one_pass():
+    looks = []
+    for many in (50, 500):
+        Counted.looks = 0
+        read_messages([Counted(role="tool", tool_call_id=f"c{number}", content="x") for number in range(many)])
+        looks.append(Counted.looks)
+    assert looks[1] <= looks[0] * 11

@@ -12,9 +12,11 @@ import zstandard
 from aiohttp import web
 
 from proxy.config.settings import Config, ServerConfig
-from proxy.http.body import is_deeper, iter_body, parse_object, read_json
+from proxy.http.body import iter_body, read_json
+from proxy.http.json_body import is_deeper, parse_body, parse_object
 from proxy.http.keys import CONFIG
 from proxy.protocol.errors import ApiError, BadRequest
+from proxy.protocol.json_size import SLICE_BYTES
 from tests.proxy.conftest import Exchange, Serve
 
 LIMIT = 1000
@@ -263,3 +265,52 @@ async def test_a_body_of_many_elements_is_refused_before_it_is_parsed(serve, cli
         async with client.post(url, data=body, headers={**JSON, "Content-Encoding": "gzip"}) as response:
             answered = await response.json()
             assert (answered[:2] == expected) if expected else ("a" in answered)
+
+
+# Large bodies: elsewhere, and the same
+
+
+LARGE = b'"' + b"a" * SLICE_BYTES + b'"'
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"1",
+        b"12345678901234567890123",
+        b"NaN",
+        b'"x\\ud83d"',
+        b'"x\xff"',
+        b'"\xed\xa0\xbd\xed\xb8\x80"',
+        b"[NaN, 12345678901234567890123]",
+    ],
+)
+async def test_a_large_body_says_what_a_small_one_does(field: bytes):
+    small = parse_object(b'{"a": %b}' % field, 8)
+    large = await parse_body(b'{"a": %b, "b": %b}' % (field, LARGE), ServerConfig(), asyncio.Lock())
+    assert orjson.dumps({"a": large["a"]}) == orjson.dumps(small)
+
+
+@pytest.mark.parametrize("text", [b'{"a": nan, "b": %b}', b"[%b]", b'{"b": %b, "a": [[[[[[[[[]]]]]]]]]}'])
+async def test_a_large_body_is_refused_as_a_small_one_is(text: bytes):
+    with pytest.raises(BadRequest) as small:
+        parse_object(text % b'"a"', 8)
+    with pytest.raises(BadRequest) as large:
+        await parse_body(text % LARGE, ServerConfig(max_json_depth=8), asyncio.Lock())
+    assert (large.value.code, large.value.message) == (small.value.code, small.value.message)
+
+
+async def test_others_have_their_turn_while_a_large_body_is_repaired():
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    taking = asyncio.create_task(take_turns())
+    repaired = await parse_body(b'{"a": "%b"}' % (b"\\ud83d" * SLICE_BYTES), ServerConfig(), asyncio.Lock())
+    taking.cancel()
+    assert repaired["a"] == "\ufffd" * SLICE_BYTES
+    assert turns > 100

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 from typing import Any
 
 import orjson
@@ -67,3 +69,16 @@ def test_an_integer_deeper_than_anything_is_written_is_no_failure():
 @given(st.recursive(st.none() | st.booleans() | st.integers(0, 9) | st.text(), st.lists))
 def test_what_is_json_is_read_as_ever(value: Any):
     assert loads_lenient(orjson.dumps(value)) == value
+
+
+def test_a_refusal_is_freed_with_its_last_holder():
+    """Its traceback leads to the frames that it came through; if one of them held it, only the collector would."""
+    gc.collect()
+    gc.disable()
+    try:
+        for data in (b"[DONE]", b'{"a":', b"\xff", b"[" * 5_000):
+            with contextlib.suppress(orjson.JSONDecodeError):
+                loads_lenient(data)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -127,6 +127,85 @@ def test_a_remembered_history_is_looked_at_as_if_it_were_new(items: list[dict[st
         assert found.ended(answer) == plain.ended(answer)
 
 
+def test_only_what_is_new_of_a_resent_history_is_looked_into():
+    seen: list[str] = []
+
+    def noted(element: dict[str, Any]) -> list[dict[str, Any]]:
+        seen.append(element["content"])
+        return [message(element["role"], element["content"])]
+
+    looker, said = (
+        Looker(),
+        [{"role": role, "content": f"{role} {i}"} for i in range(50) for role in ("user", "assistant")],
+    )
+    for turn in range(1, 50):
+        # instructions change with each turn
+        asked = [{"role": "system", "content": f"turn {turn}"}, *said[: 2 * turn + 1]]
+        look = looker.look(KEY, orjson.dumps(asked), noted)
+        assert look is not None
+    del seen[:]
+    again = looker.look(KEY, orjson.dumps([{"role": "system", "content": "now"}, *said]), noted)
+    assert seen == ["assistant 49"]
+    assert again is not None
+    assert (again.count, again.samples[-1].end, len(again.samples)) == (101, 101, 50)
+
+
+def test_a_memory_keeps_within_its_size():
+    looker = Looker(max_samples=100)
+    for number in range(50):
+        history = [message(role, f"{number} {i}") for i in range(10) for role in ("user", "assistant")]
+        looker.look(KEY, orjson.dumps(history))
+    assert looker.samples <= 100
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        {"type": "reasoning", "summary": []},
+        {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "x"}},
+        {"type": "message", "role": "system", "content": "x"},
+    ],
+)
+def test_what_is_not_compared_parts_nothing(between: dict[str, Any]):
+    answer = [message("user", "q"), message("assistant", "one "), between, message("assistant", "two")]
+    plain = [message("user", "q"), message("assistant", "one two")]
+    assert look_at(KEY, answer).samples[-1].full == look_at(KEY, plain).samples[-1].full
+
+
+def test_an_answer_that_is_no_text_is_one():
+    picture = {"type": "image_generation_call", "id": "ig_1", "result": "AAAA"}
+    drawn = look_at(KEY, [message("user", "a cat"), picture, message("user", "a dog")])
+    assert len(drawn.samples) == 1
+    # an app that keeps messages alone keeps an empty one
+    empty = look_at(KEY, [message("user", "a cat"), message("assistant", ""), message("user", "a dog")])
+    assert drawn.samples[0].full == empty.samples[0].full
+    thought = look_at(KEY, [message("user", "a"), {"type": "reasoning", "summary": []}, message("user", "b")])
+    assert thought.samples == []
+    assert thought.question == look_at(KEY, [message("user", "ab")]).question
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"),
+    [
+        ("<environment_context>\n<cwd>/a</cwd>\n</environment_context>\n", False),
+        ("# AGENTS.md instructions for /a\n…", False),
+        ("<b>bold</b> words", True),
+        ("<b", True),
+        ("look at <a></a>", True),
+    ],
+)
+def test_what_an_app_says_of_itself_is_no_message_of_its_user(text: str, is_said: bool):
+    assert bool(look_at(KEY, [message("user", text)]).said) is is_said
+
+
+def test_what_is_said_aloud_is_known_by_its_id():
+    spoken = {"id": "audio_1", "data": "UklG", "transcript": "Hi", "expires_at": 1}
+    answer = message_items({"role": "assistant", "content": None, "audio": spoken})
+    resent = message_items({"role": "assistant", "audio": {"id": "audio_1"}})
+    asked = look_at(KEY, [message("user", "q")])
+    assert asked.ended(answer) == asked.ended(resent)
+
+
 @given(conversations())
 def test_a_turns_end_is_found_by_what_is_resent_of_it(items: list[dict[str, Any]]):
     *asked, answer = items
@@ -174,3 +253,17 @@ def test_nothing_that_a_client_sends_is_too_strange(elements: list[Any], is_chat
     assert look is not None
     assert look.count == len(elements)
     assert look.wanted()
+
+
+def test_a_long_loop_of_tools_is_as_large_as_it_is_long():
+    elements: list[dict[str, Any]] = [message("user", "go")]
+    for number in range(20):
+        call = {"type": "function_call", "call_id": f"c{number}", "name": "f", "arguments": f'{{"a":{number}}}'}
+        elements += [call, {"type": "function_call_output", "call_id": f"c{number}", "output": "done"}]
+    samples = look_at(KEY, elements).samples
+    assert [len(one.outputs()) for one in samples] == list(range(20))
+    assert samples[-1].outputs()[-1] == (38, "c18")
+    last, before = samples[-1].last_output, samples[-2].last_output
+    # what they have in common is there once
+    assert last is not None
+    assert last.before is before

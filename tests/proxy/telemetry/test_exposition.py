@@ -98,7 +98,7 @@ def test_every_metric_is_told_with_its_type(scrape: Scrape):
     _, text = scrape(ProcessesCollector(Cells()))
     told = dict(line.split(" ")[2:4] for line in text.splitlines() if line.startswith("# TYPE branchline_"))
     assert told == {NAMESPACE + family.name: family.kind for family in FAMILIES}
-    assert len(told) == 28
+    assert len(told) == 29
     assert set(Metrics.__annotations__) == {family.name for family in FAMILIES}
 
 

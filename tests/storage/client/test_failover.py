@@ -8,11 +8,14 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from storage import ConversationNotFound, Reason, Safeguards, Store, Unavailable
+from storage.client.connection import connect, find_followed, open_channel
+from storage.client.named import NamedServer
 from tests.storage.builders import OWNER, PREFIX, RETENTION_SECONDS, draft
 from tests.storage.servers import SentinelWorld, free_ports, run_sentinel, run_valkey
 
@@ -156,3 +159,50 @@ async def test_without_enough_replicas_a_write_is_not_told_as_done():
             os.kill(replica.process.pid, signal.SIGCONT)
             await repeat
             await store.condition.look()
+
+
+async def test_a_name_that_leads_elsewhere_is_followed_though_the_old_server_goes_on(monkeypatch: pytest.MonkeyPatch):
+    (port,) = free_ports(1)
+    leads_to = ["127.0.0.1"]
+    loop = asyncio.get_running_loop()
+    look_up = loop.getaddrinfo
+
+    async def resolve(host: Any, *rest: Any, **options: Any) -> Any:
+        return await look_up(leads_to[0] if host == "store.example" else host, *rest, **options)
+
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    servers = [("--port", str(port), "--bind", address) for address in ("127.0.0.1", "127.0.0.2")]
+    with run_valkey(*servers[0]), run_valkey(*servers[1]):
+        client = connect(f"redis://store.example:{port}", timeout_seconds=TIMEOUT_SECONDS, max_connections=4)
+        named = NamedServer("store.example", port, look_seconds=0.02)
+        channel = open_channel(client, timeout_seconds=TIMEOUT_SECONDS, max_connections=4, followed=named)
+        following = asyncio.create_task(named.follow())
+        await channel.exchange([("SET", "where", "first")])
+        await asyncio.sleep(0.1)
+        assert await channel.exchange([("GET", "where")]) == [b"first"]
+        leads_to[0] = "127.0.0.2"
+        async with asyncio.timeout(10):
+            while await channel.exchange([("GET", "where")]) != [None]:  # noqa: ASYNC110 (another process)
+                await asyncio.sleep(0.01)
+        # what can't be looked up leads nowhere else
+        leads_to[0] = "no such name"
+        await asyncio.sleep(0.1)
+        assert await channel.exchange([("SET", "where", "second")]) == [b"OK"]
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await channel.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "is_followed"),
+    [
+        ("redis://store.example", True),
+        ("rediss://store.example:6380/1", True),
+        ("redis://10.0.0.1", False),
+        ("redis://[::1]:6379", False),
+        ("unix:///run/valkey.sock", False),
+        ("redis+cluster://store.example", False),
+    ],
+)
+async def test_names_are_followed_and_addresses_are_not(url: str, is_followed: bool):
+    assert isinstance(find_followed(connect(url, timeout_seconds=1, max_connections=1)), NamedServer) is is_followed

@@ -1,0 +1,197 @@
+"""What the worst bodies that the limits allow do to others: the longest turns of one caller while another sends them.
+
+    python -m benchmarks.costs.worst_bodies [--seconds 10] [--kind "many items"] [--most 3.0]
+
+One caller takes turns in a conversation, one after the other with a short pause, with nobody else there and then beside
+another who sends one body after the other, each kind in its turn. A lease that is lost is an error of the turn. The
+server and its store are processes of their own; so is the client that sends the bodies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import aiohttp
+import orjson
+
+from benchmarks.performance.target import Target, branchline
+from benchmarks.wire import HEADERS, MessageReader
+from proxy.config.settings import Config
+
+#: Seconds between the end of a turn and the next.
+PAUSE_SECONDS = 0.01
+LIMITS = Config()
+_MOST_BYTES, _MOST_ELEMENTS = LIMITS.server.max_json_bytes, LIMITS.server.max_json_elements
+_MOST_ITEMS = LIMITS.turns.max_input_items
+
+
+def _filled(head: bytes, filler: bytes, tail: bytes) -> bytes:
+    """Return as much of a filler between head and tail as a body may have."""
+    return head + filler * ((_MOST_BYTES - len(head) - len(tail)) // len(filler)) + tail
+
+
+def _items(content: bytes, count: int = _MOST_ITEMS) -> bytes:
+    item = b'{"role":"user","content":"%b"}' % content
+    return b'{"model":"m","input":[' + b",".join([item] * count) + b"]}"
+
+
+#: By what is bad about them; all are within the default limits, or have to be read to find out that they are not.
+BODIES: dict[str, Callable[[], bytes]] = {
+    "many items": lambda: _items(b"a"),
+    "many items, many bytes": lambda: _items(b"a" * (_MOST_BYTES // _MOST_ITEMS - 64)),
+    "one long text": lambda: _filled(b'{"model":"m","input":"', b"a", b'"}'),
+    "one long text of escapes": lambda: _filled(b'{"model":"m","input":"', rb"\u00e9", b'"}'),
+    "one long text of commas": lambda: _filled(b'{"model":"m","input":"', b",", b'"}'),
+    "half surrogates": lambda: _filled(b'{"model":"m","input":"', rb"\ud83d", b'"}'),
+    "no UTF-8": lambda: _filled(b'{"model":"m","input":"', b"\xff", b'"}'),
+    "long integers": lambda: _filled(b'{"model":"m","input":"a","x":[', b"123456789012345678901234567890,", b"1]}"),
+    "many elements": lambda: b'{"model":"m","input":"a","tools":[' + b",".join([b"{}"] * (_MOST_ELEMENTS - 9)) + b"]}",
+    "too many elements": lambda: _filled(b'{"model":"m","input":"a","tools":[', b"{},", b"{}]}"),
+    "not JSON": lambda: _filled(b'{"model":"m","input":"', b"a", b""),
+}
+
+
+class _Model(asyncio.Protocol):
+    """A connection to a model server that reads nothing of what it is asked: it must not be what is measured."""
+
+    def __init__(self) -> None:
+        self._reader = MessageReader(self._nothing, self._nothing, self._answer)
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+
+    def _nothing(self, _: bytes) -> None:
+        pass
+
+    def _answer(self) -> None:
+        part = {"type": "output_text", "text": "hello", "annotations": []}
+        message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        body = orjson.dumps({"id": "resp_1", "object": "response", "status": "completed", "output": [message]})
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        self._transport.write(head % len(body) + body)
+
+
+@asynccontextmanager
+async def running_model() -> AsyncIterator[str]:
+    """Run such a model server; gives its base URL."""
+    server = await asyncio.get_running_loop().create_server(_Model, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Durations of turns, in seconds. sent: bodies beside them. errors: turns that were not completed."""
+
+    seconds: list[float]
+    sent: int = 0
+    errors: int = 0
+
+    def part(self, share: float) -> float:
+        """Return the duration that this share of the turns did not exceed."""
+        return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
+
+
+async def take_turns(target: Target, seconds: float) -> Times:
+    """Take turns in a conversation for so long."""
+    times: list[float] = []
+    errors = 0
+    async with aiohttp.ClientSession(headers=HEADERS) as session:
+        async with session.post(f"{target.url}/v1/conversations", json={}) as made:
+            conversation = (await made.json())["id"]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            begun = time.perf_counter()
+            body = {"model": "m", "input": "hi", "conversation": conversation}
+            async with session.post(f"{target.url}/v1/responses", json=body) as answer:
+                told = await answer.json()
+            if told.get("status") != "completed":
+                errors += 1
+                print(str(told)[:300], file=sys.stderr)
+            times.append(time.perf_counter() - begun)
+            await asyncio.sleep(PAUSE_SECONDS)
+    return Times(times, errors=errors)
+
+
+@contextmanager
+def sending(target: Target, kind: str) -> Iterator[Callable[[], int]]:
+    """Send bodies from another process meanwhile; gives what stops it and returns how many were answered."""
+    arguments = [sys.executable, "-m", __spec__.name, "--send", kind, "--to", target.url]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sender:
+
+        def stop() -> int:
+            out, _ = sender.communicate("stop\n")
+            return len(out.split()) - 1
+
+        assert sender.stdout is not None
+        sender.stdout.readline()
+        yield stop
+        sender.kill()
+
+
+async def send(kind: str, url: str) -> None:
+    """Send one body after the other until a line comes; print the status of each."""
+    body = BODIES[kind]()
+    print("ready", flush=True)
+    stopping = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
+    headers = {"Authorization": "Bearer another", "Content-Type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        while not stopping.done():
+            async with session.post(f"{url}/v1/responses", data=body) as answer:
+                await answer.read()
+                print(answer.status, flush=True)
+
+
+async def measure(kinds: list[str], seconds: float) -> dict[str, tuple[Times, Times]]:
+    """Return the turns without and with each kind of body; those without just before."""
+    found = {}
+    async with running_model() as url, branchline(url) as target:
+        await take_turns(target, 2.0)
+        for kind in kinds:
+            alone = await take_turns(target, seconds)
+            with sending(target, kind) as stop:
+                beside = await take_turns(target, seconds)
+                found[kind] = alone, Times(beside.seconds, await asyncio.to_thread(stop), beside.errors)
+                print(_line(kind, *found[kind]), flush=True)
+    return found
+
+
+def _line(kind: str, alone: Times, beside: Times) -> str:
+    ratio = beside.part(0.99) / alone.part(0.99)
+    p99, p50 = (f"{1000 * alone.part(part):.1f} | {1000 * beside.part(part):.1f}" for part in (0.99, 0.5))
+    return f"| {kind} | {beside.sent} | {p50} | {p99} | {ratio:.1f} | {beside.errors} |"
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--kind", action="append", choices=list(BODIES))
+    parser.add_argument("--most", type=float, default=3.0)
+    parser.add_argument("--send", choices=list(BODIES), help=argparse.SUPPRESS)
+    parser.add_argument("--to", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.send:
+        await send(options.send, options.to)
+        return 0
+    print("| body | sent | median alone, ms | beside | p99 alone, ms | beside | ratio | errors |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    found = await measure(options.kind or list(BODIES), options.seconds)
+    worst = max(beside.part(0.99) / alone.part(0.99) for alone, beside in found.values())
+    failed = worst > options.most or any(beside.errors for _, beside in found.values())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(asyncio.run(main()))
