@@ -13,6 +13,8 @@ message can be made of both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -38,30 +40,29 @@ def read_messages(
     messages: Sequence[Any],
     *,
     only: Iterable[int] | None = None,
-    waiting: Sequence[str] = (),
     mint: Callable[[], str] = new_call_id,
 ) -> list[ChatItem]:
     """Return the items of a request's messages; what is no message yields nothing.
 
-    only: indexes of those that are wanted, all without. waiting: ids of stored calls that wait for an output, which
-    those without an id belong to. mint: makes ids for calls without.
+    only: indexes of those that are wanted, all without. mint: makes ids for calls without.
     """
-    reader = _Reader(messages, waiting, mint)
+    reader = _Reader(messages, mint)
     return [item for index in (range(len(messages)) if only is None else only) for item in reader.read(index)]
 
 
 class _Reader:
     """Reads messages one after the other, and knows which calls they made."""
 
-    def __init__(self, messages: Sequence[Any], waiting: Sequence[str], mint: Callable[[], str]) -> None:
+    def __init__(self, messages: Sequence[Any], mint: Callable[[], str]) -> None:
         self._messages = messages
         self._mint = mint
-        #: Ids of calls that have no output yet, as often as they were made.
-        self._unnamed = dict.fromkeys(waiting, 1)
+        #: Ids of calls without an output so far, as often as they were made.
+        self._unnamed: dict[str, int] = {}
         self._last = -1
-        #: Whether the tools of the calls are custom, by their ids, of so many messages.
+        #: Whether the tools of calls are custom, by their ids, and the last call without one, of so many messages.
         self._customs: dict[str, bool] = {}
-        self._named = 0
+        self._legacy: Item | None = None
+        self._seen = 0
 
     def read(self, index: int) -> list[ChatItem]:
         message = self._messages[index]
@@ -82,28 +83,38 @@ class _Reader:
     def _name_output(self, output: Item, index: int) -> None:
         """Complete what a tool message does not say: the call, where it has no id, and whether its tool is custom."""
         if not output["call_id"]:
-            output["call_id"] = next(iter(self._unnamed), None) or self._mint()
+            output["call_id"] = self._legacy_call(index) or next(iter(self._unnamed), None) or self._mint()
         call_id = output["call_id"]
         if call_id in self._unnamed:
             self._unnamed[call_id] -= 1
             if not self._unnamed[call_id]:
                 del self._unnamed[call_id]
-        for message in self._messages[self._named : index]:
-            self._customs.update(
-                {call["id"]: isinstance(call.get("custom"), dict) for call in _entries(message) if _has_id(call)}
-            )
-        self._named = max(self._named, index)
+        self._look_through(index)
         if call_id in self._customs:
             output["type"] = OUTPUTS[self._customs[call_id]]
+
+    def _legacy_call(self, index: int) -> str:
+        """Return the id of the function call that a message of role `function` answers, '' if it answers none."""
+        if self._messages[index].get("role") != "function":
+            return ""
+        self._look_through(index)
+        return _legacy_id(self._legacy) if self._legacy is not None else ""
+
+    def _look_through(self, index: int) -> None:
+        """Know the calls of all messages before one; each is looked at once."""
+        for message in self._messages[self._seen : index]:
+            for call in _entries(message):
+                if isinstance(call_id := call.get("id"), str):
+                    self._customs[call_id] = isinstance(call.get("custom"), dict)
+            legacy = message.get("function_call") if isinstance(message, dict) else None
+            if isinstance(legacy, dict):
+                self._legacy = legacy
+        self._seen = max(self._seen, index)
 
 
 def _follows(before: Any, message: Any) -> bool:
     """Whether two messages are the assistant's both, so that the items of the second might be parts of the first."""
     return isinstance(before, dict) and before.get("role") == message.get("role") == "assistant"
-
-
-def _has_id(call: Item) -> bool:
-    return isinstance(call.get("id"), str)
 
 
 def _entries(message: Any) -> list[Item]:
@@ -164,7 +175,7 @@ def assistant_items(message: Item, mint: Callable[[], str]) -> tuple[list[Item],
     thoughts, form = _thoughts(message)
     calls = [item for call in _entries(message) if (item := _call(call, mint)) is not None]
     if isinstance(legacy := message.get("function_call"), dict) and not calls:
-        calls = [_function(legacy, mint())]
+        calls = [_function(legacy, _legacy_id(legacy))]
         form = {**form, "legacy": str(legacy.get("name") or "")}
     parts, list_form = _parts(message.get("content"), by_model=True)
     form = {**form, **list_form}
@@ -224,6 +235,17 @@ def _function(function: Item, call_id: str) -> Item:
         "arguments": arguments if isinstance(arguments, str) else _as_json(arguments),
         "status": "completed",
     }
+
+
+def _legacy_id(function: Item) -> str:
+    """Return the id of a call of the time before tools, which has none: always the same for the same call."""
+    arguments = function.get("arguments")
+    with suppress(orjson.JSONDecodeError, TypeError):
+        arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    with suppress(orjson.JSONEncodeError):
+        told = orjson.dumps([function.get("name"), arguments], option=orjson.OPT_SORT_KEYS)
+        return f"call_{blake2b(told, digest_size=12).hexdigest()}"
+    return "call_"
 
 
 def _as_json(value: Any) -> str:
