@@ -42,7 +42,8 @@ class Leads:
         yield from self._of_end(hint, ended, now)
         question = hint.as_question(short(self.look.question))
         if self.look.samples:
-            yield DigestNote(digest_name(self.look.samples[-1].full), question.member, now)
+            # behind the turns that it lies beside: those that nobody has gone on from must be found among any number
+            yield DigestNote(digest_name(self.look.samples[-1].full), question.member, continued(now))
         elif session or not hint.is_delivered:
             # a retry finds what nobody took without a key, too
             yield DigestNote(digest_name(self.look.question), question.member, now)
