@@ -45,6 +45,7 @@ from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.recognition.recognition import (
+    BEFORE_ALL,
     MOST_MEMBERS,
     MOST_TOLD,
     DigestNote,
@@ -57,6 +58,7 @@ from storage.recognition.recognition import (
     RecordedTurn,
     RecordResult,
     Spot,
+    branch_spots,
 )
 from storage.records import (
     ArchivedAppend,
@@ -115,6 +117,7 @@ from storage.views.watching import MOST_WATCHED, WATCHED_SECONDS, StopResult
 __all__ = [
     "ALL_OWNERS",
     "ANYBODY",
+    "BEFORE_ALL",
     "LISTED_RESPONSES",
     "MOST_EXCERPTS",
     "MOST_HEADS",
@@ -237,6 +240,7 @@ __all__ = [
     "WatchedBranch",
     "Window",
     "WindowRequest",
+    "branch_spots",
     "new_partition",
     "new_token",
     "pair",

@@ -256,11 +256,15 @@ class CommitResult(StrEnum):
 
 @dataclass(slots=True)
 class Committed:
-    """What a commit did. branch: the one that a fork made, backup: what the old MAIN is called now."""
+    """What a commit did. branch: the one that a fork made, backup: what the old MAIN is called now.
+
+    places: of its entries on a branch, as a chain, inputs first; b"" where that is not known.
+    """
 
     result: CommitResult
     branch: Branch | None = None
     backup: str | None = None
+    places: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,8 +150,8 @@ class Turns:
         if isinstance(reply, StoreError):
             raise reply
         if isinstance(reply[0], int):
-            _, branch, backup = reply
-            return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None)
+            _, branch, backup, places = reply
+            return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None, places)
         result, lives = CommitResult(reply[0].decode()), reply[1]
         if not lives and turn.conversation_id:
             # the touch beside the commit has listed a deleted conversation again

@@ -126,7 +126,11 @@ class Looker:
             return None
         return _finish(self._streamed(key, elements, to_items))
 
-    def _streamed(self, key: bytes, elements: Sequence[msgspec.Raw], to_items: ToItems | None) -> RequestStream:
+    def look_at_stored(self, key: bytes, items: Sequence[bytes]) -> Look | None:
+        """Return the same of a history as it is stored, each item as JSON."""
+        return _finish(self._streamed(key, items, None)) if len(items) <= MAX_ELEMENTS else None
+
+    def _streamed(self, key: bytes, elements: Sequence[bytes], to_items: ToItems | None) -> RequestStream:
         start = _instructions(elements)
         begun = hash((key, to_items, start))
         chains = [begun]
@@ -196,7 +200,7 @@ def _is_reference(element: Item) -> bool:
     return kind == "item_reference" or (kind is None and "role" not in element)
 
 
-def _instructions(elements: Sequence[msgspec.Raw]) -> int:
+def _instructions(elements: Sequence[bytes]) -> int:
     """Return how many elements there are before the first that is no instruction."""
     for place, element in enumerate(elements):
         first = _parse(bytes(element))

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.recognition.decision import LONG_ENOUGH
-from proxy.recognition.hints import continued, digest_name, said_name, short
+from proxy.recognition.hints import Hint, continued, digest_name, said_name, short, short_call, short_key
 from storage import DigestNote
 
 if TYPE_CHECKING:
     from proxy.recognition.decision import Plan
-    from proxy.recognition.hints import Hint
     from proxy.recognition.look import Look
     from proxy.recognition.stream import Sample, TurnDigests
+    from proxy.recording.placing import PlacedTurn
     from proxy.recording.search import Asking
     from storage import Spot
 
 #: Answers in a history that is new here to each of which something is to lead: the last ones.
 MOST_SAMPLES = 64
+
+
+def leads_to(
+    look: Look,
+    plan: Plan,
+    asking: Asking,
+    partition: str,
+    placed: PlacedTurn,
+    answer: Iterable[dict[str, Any]],
+    *,
+    is_delivered: bool,
+) -> list[DigestNote]:
+    """Return what is to lead to an answer from now on, and to what its request brought. answer: its items."""
+    hint = Hint(
+        partition,
+        placed.last,
+        key=short_key(asking.session),
+        tools=short(asking.tools),
+        question=placed.asked[1:],
+        is_delivered=is_delivered,
+    )
+    items = list(answer)
+    calls = [item.get("call_id") for item in items if "output" not in item]
+    waiting = tuple(short_call(call_id) for call_id in calls if isinstance(call_id, str))
+    leads = Leads(look, plan, asking, hint, placed.ends)
+    return [*leads.of_history(), *leads.of_turn(look.ended(items), waiting)]
 
 
 @dataclass(slots=True)

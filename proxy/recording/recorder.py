@@ -17,7 +17,9 @@ from proxy.recognition.hints import HintMemory
 from proxy.recognition.keys import RequestMarks, read_marks
 from proxy.recognition.look import Looker
 from proxy.recognition.stream import stream_key
+from proxy.recording.followed import FollowedTurns
 from proxy.recording.notes import NoteQueue
+from storage import partition_of
 
 if TYPE_CHECKING:
     from proxy.runtime.tasks import Tasks
@@ -55,6 +57,7 @@ class Recorder:
         self.memory = HintMemory()
         self._missed = services.telemetry.metrics.recordings_missed_total
         self.notes = NoteQueue(services.store.recognition, lambda: self._missed.add("notes"))
+        self.followed = FollowedTurns(self, lambda: self._missed.add("notes"))
         self.taken: Counter[tuple[str, str]] = Counter()
         self.unplaced = 0
         self._is_late = False
@@ -62,8 +65,9 @@ class Recorder:
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[Recorder]:
         """Write notes for as long as the context lasts, and what is left of them at its end."""
-        async with self.notes.writing(tasks):
+        async with self.notes.writing(tasks), self.followed.serving(tasks):
             yield self
+            await self.followed.settle(LAST_NOTES_SECONDS)
             await self.notes.settle(LAST_NOTES_SECONDS)
 
     @property
@@ -84,6 +88,10 @@ class Recorder:
         """Return the id of the recorded conversation that lives in a partition, or will."""
         digits = hashlib.blake2b(partition.encode(), key=self._secret, digest_size=16, person=b"conversation")
         return f"conv_{digits.hexdigest()}{partition}"
+
+    def has_made(self, conversation_id: str) -> bool:
+        """Whether a conversation is one that recording has made."""
+        return conversation_id != "" and conversation_id == self.conversation_id(partition_of(conversation_id))
 
     @property
     def grace_seconds(self) -> float:

@@ -20,14 +20,14 @@ import orjson
 from proxy.context.input import moved_entry
 from proxy.protocol.ids import is_minted, new_branch_name
 from proxy.recognition.decision import Action, Plan
-from proxy.recognition.hints import Hint, short, short_call, short_key
 from proxy.recognition.look import look_at
-from proxy.recognition.tools import hashed_key, tools_digest
-from proxy.recording.leads import Leads
+from proxy.recording.followed import FollowedTurn
+from proxy.recording.leads import leads_to
 from proxy.recording.placing import PlacedTurn, place_turn, spot_of
-from proxy.recording.search import Asking, Search
+from proxy.recording.search import Search, asking_of
 from proxy.runtime.offload import MANY
 from storage import (
+    BEFORE_ALL,
     ConversationNotFound,
     DigestNote,
     DigestNotes,
@@ -37,8 +37,10 @@ from storage import (
     RecordAct,
     RecordedTurn,
     RecordResult,
+    Spot,
     StoreError,
     Unavailable,
+    branch_spots,
     new_partition,
     partition_of,
 )
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.recognition.look import Look, Looker, ToItems
     from proxy.recording.finished import FinishedTurn, RecordedAnswer
     from proxy.recording.recorder import Recorder
+    from storage import Committed, OpenedTurn
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class RequestRecording:
         self._branch = ""
         self._is_settled = False
         self._claimed: tuple[str, str] | None = None
+        self._followed: FollowedTurn | None = None
 
     # --- where it belongs ---------------------------------------------------------------------------------------------
 
@@ -116,13 +120,9 @@ class RequestRecording:
 
     def _begin(self, look: Look, tools: Any, places: frozenset[str]) -> Search | None:
         """Begin to search; return the search if it has to go on in the store."""
-        recorder, marks = self._recorder, self._marks
-        asking = Asking(
-            self._owner,
-            hashed_key(self._key, marks.key),
-            tuple(hashed_key(self._key, other) for other in marks.other_keys[:3]),
-            tools_digest(tools),
-            marks.retries,
+        recorder = self._recorder
+        asking = replace(
+            asking_of(self._owner, self._key, self._marks, tools),
             trusts_content=recorder.config.mode != "keys",
             places=places,
             home=self._home,
@@ -133,18 +133,25 @@ class RequestRecording:
             return None
         return self._search
 
-    def follow(self, conversation_id: str, chain: bytes) -> None:
-        """Take it that a request goes on from the end of a chain, if that is in a recorded conversation.
+    def follow(self, conversation_id: str, opened: OpenedTurn, tools: Any, *, is_placed: bool) -> None:
+        """Take it that a request goes on from the end of a history, if that is in a recorded conversation.
 
-        conversation_id: of the one that lives where the chain does, '' for none.
+        conversation_id: of the one that lives where the history does, '' for none. opened: with the history. tools: of
+        the request. is_placed: it names the conversation, and is committed there like any turn.
         """
         partition = partition_of(conversation_id)
-        if not chain or conversation_id != self._recorder.conversation_id(partition):
+        if not self._recorder.has_made(conversation_id):
             return
-        segment, _, stop = chain.rpartition(b",")[2].split(b":")
-        self._decide(
-            Plan(Action.CONTINUE, (), partition, int(segment), f"{int(segment)}:{int(segment)}:{int(stop) - 1}")
-        )
+        if opened.chain:
+            segment, _, stop = map(int, opened.chain.rpartition(b",")[2].split(b":"))
+            after = Spot(segment, segment, stop - 1)
+        elif is_placed:
+            after = BEFORE_ALL
+        else:
+            return
+        self._followed = FollowedTurn(self._owner, self._marks, tools, partition, opened.items, after)
+        if not is_placed:
+            self._decide(Plan(Action.CONTINUE, (), partition, after.line, ":".join(map(str, after))))
 
     def _see(self, looker: Looker, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
         try:
@@ -253,6 +260,7 @@ class RequestRecording:
             return False
         self._branch = recorded.branch
         if search is None:
+            self._put_followed(turn, recorded.spots, appended=not recorded.is_fork)
             return True
         placed = place_turn(plan, groups, recorded.spots)
         notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
@@ -262,6 +270,24 @@ class RequestRecording:
             self._recorder.memory.note(notes)
             self._recorder.notes.put(DigestNotes(self._owner, self._partition, notes))
         return True
+
+    def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
+        """Note a turn that was committed to a conversation which recording has made; of one of the app's own nothing.
+
+        appended: to the end of what it was opened with.
+        """
+        if self._followed is not None:
+            self._put_followed(turn, branch_spots(committed.places), appended=appended)
+
+    def _put_followed(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> None:
+        """Have found out, behind the answer, what leads to a turn that has named what it goes on from."""
+        inputs = [entry for group in turn.brings(range(turn.count)) for entry in group]
+        # what is left out of them, such as references that lead nowhere, makes their places unknown
+        if self._followed is not None and spots and len(spots) == len(inputs) + len(turn.answer.outputs):
+            followed = replace(
+                self._followed, inputs=inputs, answer=turn.answer, spots=spots, is_delivered=turn.is_delivered
+            )
+            self._recorder.followed.put(followed if appended else replace(followed, after=BEFORE_ALL))
 
     def release(self) -> None:
         """Let others go on from where this turn wanted to."""
@@ -350,19 +376,15 @@ class RequestRecording:
         self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, answer: RecordedAnswer
     ) -> list[DigestNote]:
         """Return what is to lead to an answer from now on, and to what its request brought."""
-        asking = search.asking
-        hint = Hint(
+        return leads_to(
+            search.look,
+            plan,
+            search.asking,
             self._partition,
-            placed.last,
-            key=short_key(asking.session),
-            tools=short(asking.tools),
-            question=placed.asked[1:],
+            placed,
+            answer.items,
             is_delivered=turn.is_delivered,
         )
-        leads = Leads(search.look, plan, asking, hint, placed.ends)
-        calls = [item.get("call_id") for item in answer.items if "output" not in item]
-        waiting = tuple(short_call(call_id) for call_id in calls if isinstance(call_id, str))
-        return [*leads.of_history(), *leads.of_turn(search.look.ended(answer.items), waiting)]
 
 
 def _anew(search: Search | None, plan: Plan) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxy.recognition.decision import LONG_ENOUGH, Action, Asked, Candidate, Plan, decide
 from proxy.recognition.hints import (
@@ -23,10 +23,12 @@ from proxy.recognition.hints import (
     short_key,
 )
 from proxy.recognition.look import Evidence
+from proxy.recognition.tools import hashed_key, tools_digest
 from storage import MOST_MEMBERS, MOST_TOLD, DigestNote, DigestQuery
 
 if TYPE_CHECKING:
     from proxy.recognition.hints import HintMemory
+    from proxy.recognition.keys import RequestMarks
     from proxy.recognition.look import Look
     from storage import Members, Recognition
 
@@ -62,6 +64,12 @@ class Asking:
     trusts_content: bool = True
     places: frozenset[str] = frozenset()
     home: str = ""
+
+
+def asking_of(owner: str, key: bytes, marks: RequestMarks, tools: Any) -> Asking:
+    """Return what is known of a request by what it says of itself. key: see `stream_key`. tools: of the request."""
+    others = tuple(hashed_key(key, other) for other in marks.other_keys[:3])
+    return Asking(owner, hashed_key(key, marks.key), others, tools_digest(tools), marks.retries)
 
 
 @dataclass(slots=True)

@@ -33,8 +33,10 @@ class TurnRecording(RequestRecording):
 
     def begin(self, request: TurnRequest, opened: OpenedTurn) -> None:
         """Find out where the turn belongs, once whoever begins it waits for something else. opened: what it found."""
-        if request.source.subject:
-            self.follow(opened.beside, opened.chain)
+        if source := request.source.subject:
+            is_placed = request.source.conversation_id is not None
+            conversation_id = source if is_placed else opened.beside
+            self.follow(conversation_id, opened, request.body.get("tools"), is_placed=is_placed)
             return
         self._waiting = request, opened.known
         asyncio.get_running_loop().call_soon(self._start)
@@ -73,15 +75,21 @@ def _elements(request: TurnRequest, known: Mapping[str, KnownItem]) -> list[Any]
 def recording_of(
     recorder: Recorder, owner: str, headers: Mapping[str, str], request: TurnRequest
 ) -> TurnRecording | None:
-    """Return what records a turn; None where it is in a conversation, or is not to be recorded."""
+    """Return what records a turn; None where it is in a conversation of the app's
+    own, or is not to be recorded.
+    """
     marks = marks_of(recorder, headers, request)
     return TurnRecording(recorder, owner, marks) if marks is not None else None
 
 
 def marks_of(recorder: Recorder, headers: Mapping[str, str], request: TurnRequest) -> RequestMarks | None:
-    """Return what a turn's request says of itself; None where it is in a conversation, or is not to be recorded."""
-    if request.source.conversation_id or not recorder.is_on or not (request.stored or recorder.config.store_false):
+    """Return what a turn's request says of itself; None where it is in a conversation of the app's
+    own, or is not to be recorded.
+    """
+    if not recorder.is_on or not (request.stored or recorder.config.store_false):
         return None
     if request.source.subject and not request.stored:
+        return None
+    if request.source.conversation_id and not recorder.has_made(request.source.conversation_id):
         return None
     return recorder.marks(headers, request.body)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Where a turn goes that names its conversation.
+_ON_A_BRANCH = frozenset({CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE})
+
 
 class Commit:
     """What one turn writes. call: knows who makes it. relay: makes the failure that is told if it can't be written."""
@@ -70,6 +73,9 @@ class Commit:
                 commit = self._to_commit(outcome, mode)
                 if not (mode is CommitMode.CHAIN and await self._record(outcome, commit, leaving=leaving)):
                     self._committed = await self._services.store.turns.commit(commit)
+                    if self._recording is not None and mode in _ON_A_BRANCH:
+                        turn = _finished(outcome, commit, leaving=leaving)
+                        self._recording.note_followed(turn, self._committed, appended=mode is CommitMode.APPEND)
             except Conflict:
                 logger.warning("turn %s lost its lock and the branch moved on", response_id)
                 outcome = self._relay.fail(
@@ -98,19 +104,8 @@ class Commit:
         recording, self._recording = self._recording, None
         if recording is None:
             return not self.keeps_items
-        answer = RecordedAnswer(commit.response_id, commit.status, commit.body, outcome.items, commit.outputs)
-        entries = commit.inputs
-        turn = FinishedTurn(
-            answer,
-            lambda new: [[entries[index]] for index in new if index < len(entries)],
-            commit.model,
-            commit.stored,
-            commit.job_token,
-            is_delivered=not leaving,
-            count=len(entries),
-        )
         try:
-            return await recording.record(turn) or not self.keeps_items
+            return await recording.record(_finished(outcome, commit, leaving=leaving)) or not self.keeps_items
         except Unavailable:
             self._recording = recording
             raise
@@ -185,3 +180,17 @@ class Commit:
             fork=request.source.fork,
             job_token=opening.identity.job_token,
         )
+
+
+def _finished(outcome: Outcome, commit: TurnCommit, *, leaving: bool) -> FinishedTurn:
+    """Return a turn as recording takes it. leaving: it was broken off."""
+    entries = commit.inputs
+    return FinishedTurn(
+        RecordedAnswer(commit.response_id, commit.status, commit.body, outcome.items, commit.outputs),
+        lambda new: [[entries[index]] for index in new if index < len(entries)],
+        commit.model,
+        commit.stored,
+        commit.job_token,
+        is_delivered=not leaving,
+        count=len(entries),
+    )

@@ -269,6 +269,12 @@ class Recognition:
         return Call("hold_digests", [self._keyspace.keys_of(batch.partition).head], [batch.owner, *names])
 
 
+def branch_spots(places: bytes) -> list[Spot]:
+    """Return where the items of a chain are that a branch ends with; see `Committed`."""
+    chain = read_chain(places)
+    return [Spot(chain[-1][0], segment, at) for segment, start, stop in chain for at in range(start, stop)]
+
+
 def _spots(line: int, places: bytes, count: int) -> list[Spot]:
     """Return where the last `count` items of a chain are."""
     spots = [Spot(line, segment, at) for segment, start, stop in read_chain(places) for at in range(start, stop)]

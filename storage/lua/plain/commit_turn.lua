@@ -152,6 +152,6 @@ if (on_branch or on_chain) and stored and job_token == '' and count > 0 and coun
         end
       end
     end
-    return { 'ok', milliseconds, {}, '' }
+    return { 'ok', milliseconds, {}, '', on_branch and segment .. ':' .. from .. ':' .. offset or '' }
   end
 end

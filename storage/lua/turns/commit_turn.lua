@@ -11,7 +11,8 @@
 --   mode append: to the conversation's branch. fork: to a new branch that starts with the base chain. promote: the
 --   same, and it becomes MAIN. chain: to the base chain, outside any conversation. record: the response with its
 --   items stays readable, but nothing that follows inherits them (a failed turn).
--- Returns {'ok', updated_at ms, branch (fork, promote: see describe; else empty), backup's name or ''};
+-- Returns {'ok', updated_at ms, branch (fork, promote: see describe; else empty), backup's name or '', on a branch the
+-- places of the entries as a chain, else ''};
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation or the branch is gone: the response was
 -- stored, the append was not; {'conflict'} when the lock was lost and the branch or its name taken: nothing was
 -- written, the lock is not ours; {'repeated', 1 if the conversation lives, else 0} when this commit has been done before. An
@@ -191,4 +192,9 @@ end
 if result == 'dropped' then
   return { result, lives and 1 or 0 }
 end
-return { result, milliseconds, mode ~= 'append' and on_branch and describe(conversation_key, line) or {}, backup }
+local places = {}
+for _, entry in ipairs(on_branch and entries or {}) do
+  add_span(places, entry.at[1], entry.at[2], entry.at[2] + 1)
+end
+local made = mode ~= 'append' and on_branch and describe(conversation_key, line) or {}
+return { result, milliseconds, made, backup, format_chain(places) }
