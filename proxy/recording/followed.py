@@ -11,36 +11,44 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from proxy.recognition.decision import Action, Plan
 from proxy.recognition.hints import TURN, Hint, continued, digest_name, kind_text
+from proxy.recognition.look import Looker
 from proxy.recording.leads import leads_to
 from proxy.recording.placing import PlacedTurn
 from proxy.recording.search import asking_of
-from proxy.runtime.offload import MANY
-from storage import BEFORE_ALL, MOST_TOLD, DigestNote, DigestNotes, DigestQuery, HistoryItems, Spot, StoreError
+from proxy.runtime.offload import beside
+from storage import MOST_TOLD, DigestNote, DigestNotes, DigestQuery, HistoryItems, Spot, StoreError
 
 if TYPE_CHECKING:
+    from proxy.config.settings import RecordingConfig
+    from proxy.recognition.hints import HintMemory
     from proxy.recognition.keys import RequestMarks
     from proxy.recognition.look import Look
-    from proxy.recording.finished import RecordedAnswer
-    from proxy.recording.recorder import Recorder
+    from proxy.recording.finished import FinishedTurn, RecordedAnswer
+    from proxy.recording.notes import NoteQueue
     from proxy.runtime.tasks import Tasks
-    from storage import Entry
+    from storage import Entry, Recognition
 
 logger = logging.getLogger(__name__)
+
+#: Samples of histories that are remembered; see `Looker`.
+MAX_FOLLOWED_SAMPLES = 25_000
 
 
 @dataclass(frozen=True, slots=True)
 class FollowedTurn:
-    """One turn. history: that it goes on from; after: where that ends, `BEFORE_ALL` if others have gone on from there.
+    """One turn. history: that it goes on from; after: where that ends, `BEFORE_ALL` if it is empty.
 
-    tools: of the request. inputs, answer: what it has added; spots: where they are.
+    key: see `stream_key`. tools: of the request. inputs, answer: what it has added; spots: where they are.
+    is_appended: to the line that its history is, not on a branch from there.
     """
 
     owner: str
+    key: bytes = field(repr=False)
     marks: RequestMarks
     tools: Any
     partition: str
@@ -49,7 +57,25 @@ class FollowedTurn:
     inputs: Sequence[Entry] = ()
     answer: RecordedAnswer | None = field(default=None, repr=False)
     spots: Sequence[Spot] = ()
+    is_appended: bool = False
     is_delivered: bool = True
+
+    def ended_by(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> FollowedTurn:
+        """Return the same as it has ended. spots: of its entries. appended: to the line that its history is."""
+        inputs = [entry for group in turn.brings(range(turn.count)) for entry in group]
+        return replace(
+            self,
+            inputs=inputs,
+            answer=turn.answer,
+            spots=spots,
+            is_appended=appended,
+            is_delivered=turn.is_delivered,
+        )
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known where all of it is: not where a reference led nowhere, or a commit was repeated."""
+        return self.answer is not None and 0 < len(self.spots) == len(self.inputs) + len(self.answer.outputs)
 
     @property
     def size(self) -> int:
@@ -63,9 +89,21 @@ class FollowedTurns:
     on_drop: is told of each.
     """
 
-    def __init__(self, recorder: Recorder, on_drop: Callable[[], object]) -> None:
-        self._recorder = recorder
+    def __init__(
+        self,
+        limits: RecordingConfig,
+        recognition: Recognition,
+        memory: HintMemory,
+        notes: NoteQueue,
+        on_drop: Callable[[], object],
+    ) -> None:
+        self._limits = limits
+        self._recognition = recognition
+        self._memory = memory
+        self._notes = notes
         self._on_drop = on_drop
+        #: Looks at one after the other, in a thread where that takes long.
+        self._looker = Looker(MAX_FOLLOWED_SAMPLES)
         self._waiting: deque[FollowedTurn] = deque()
         self._waiting_bytes = 0
         self._has_some = asyncio.Event()
@@ -75,9 +113,10 @@ class FollowedTurns:
 
     def put(self, turn: FollowedTurn) -> None:
         """Have a turn looked at soon."""
-        limits = self._recorder.config
-        is_full = len(self._waiting) >= limits.max_waiting
-        if is_full or (self._waiting and self._waiting_bytes + turn.size > limits.max_waiting_bytes):
+        if not turn.is_placed:
+            return
+        is_full = len(self._waiting) >= self._limits.max_waiting
+        if is_full or (self._waiting and self._waiting_bytes + turn.size > self._limits.max_waiting_bytes):
             self.dropped += 1
             self._on_drop()
             return
@@ -116,42 +155,35 @@ class FollowedTurns:
 
     async def _note(self, turn: FollowedTurn) -> None:
         """Note what leads to a turn, and that what it was appended to has been gone on from. Raises Unavailable."""
-        key = self._recorder.stream_key(turn.owner, turn.marks.end_user)
-        look, answer = await self._look(key, turn), turn.answer
-        if look is None or answer is None or not turn.spots:
+        items = [*turn.history, *(entry.data for entry in turn.inputs)]
+        look = await beside(len(items), lambda: self._looker.look_at_stored(turn.key, items))
+        answer = turn.answer
+        if look is None or answer is None:
             return
-        count, asking = len(turn.history), asking_of(turn.owner, key, turn.marks, turn.tools)
+        count, asking = len(turn.history), asking_of(turn.owner, turn.key, turn.marks, turn.tools)
         ends = {count + index: turn.spots[index] for index in range(len(turn.inputs))}
         asked = turn.spots[len(turn.inputs) - 1] if turn.inputs else turn.after
         placed = PlacedTurn(ends, asked, turn.spots[-1])
         plan = Plan(Action.CONTINUE, (), turn.partition, covered=count)
         leads = leads_to(look, plan, asking, turn.partition, placed, answer.items, is_delivered=turn.is_delivered)
         self._put(turn, leads)
-        if turn.after != BEFORE_ALL:
+        if turn.is_appended:
             self._put(turn, await self._marks(turn, look))
 
     def _put(self, turn: FollowedTurn, notes: Sequence[DigestNote]) -> None:
         if notes:
-            self._recorder.memory.note(notes)
-            self._recorder.notes.put(DigestNotes(turn.owner, turn.partition, notes))
-
-    async def _look(self, key: bytes, turn: FollowedTurn) -> Look | None:
-        recorder, items = self._recorder, [*turn.history, *(entry.data for entry in turn.inputs)]
-        if len(items) < MANY:
-            return recorder.looker.look_at_stored(key, items)
-        async with recorder.long_turnstile:
-            return await asyncio.to_thread(recorder.long_looker.look_at_stored, key, items)
+            self._memory.note(notes)
+            self._notes.put(DigestNotes(turn.owner, turn.partition, notes))
 
     async def _marks(self, turn: FollowedTurn, look: Look) -> list[DigestNote]:
         """Return what is to be noted of the turn that this one was appended to."""
-        recorder = self._recorder
         before = next((sample for sample in reversed(look.samples) if sample.end <= len(turn.history)), None)
         if before is None:
             return []
         query = DigestQuery(digest_name(before.full), kind_text(TURN), f"{turn.partition}:")
-        found = self._of_end(turn, query, recorder.memory.find(query, MOST_TOLD))
+        found = self._of_end(turn, query, self._memory.find(query, MOST_TOLD))
         if not found:
-            (told,) = await recorder.services.store.recognition.find(turn.owner, [query])
+            (told,) = await self._recognition.find(turn.owner, [query])
             found = self._of_end(turn, query, told)
         return found
 

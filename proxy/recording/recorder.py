@@ -57,7 +57,9 @@ class Recorder:
         self.memory = HintMemory()
         self._missed = services.telemetry.metrics.recordings_missed_total
         self.notes = NoteQueue(services.store.recognition, lambda: self._missed.add("notes"))
-        self.followed = FollowedTurns(self, lambda: self._missed.add("notes"))
+        self.followed = FollowedTurns(
+            self.config, services.store.recognition, self.memory, self.notes, lambda: self._missed.add("notes")
+        )
         self.taken: Counter[tuple[str, str]] = Counter()
         self.unplaced = 0
         self._is_late = False

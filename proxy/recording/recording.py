@@ -149,7 +149,15 @@ class RequestRecording:
             after = BEFORE_ALL
         else:
             return
-        self._followed = FollowedTurn(self._owner, self._marks, tools, partition, opened.items, after)
+        self._followed = FollowedTurn(
+            self._owner,
+            self._recorder.stream_key(self._owner, self._marks.end_user),
+            self._marks,
+            tools,
+            partition,
+            opened.items,
+            after,
+        )
         if not is_placed:
             self._decide(Plan(Action.CONTINUE, (), partition, after.line, ":".join(map(str, after))))
 
@@ -276,18 +284,11 @@ class RequestRecording:
 
         appended: to the end of what it was opened with.
         """
-        if self._followed is not None:
-            self._put_followed(turn, branch_spots(committed.places), appended=appended)
+        self._put_followed(turn, branch_spots(committed.places), appended=appended)
 
     def _put_followed(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> None:
-        """Have found out, behind the answer, what leads to a turn that has named what it goes on from."""
-        inputs = [entry for group in turn.brings(range(turn.count)) for entry in group]
-        # what is left out of them, such as references that lead nowhere, makes their places unknown
-        if self._followed is not None and spots and len(spots) == len(inputs) + len(turn.answer.outputs):
-            followed = replace(
-                self._followed, inputs=inputs, answer=turn.answer, spots=spots, is_delivered=turn.is_delivered
-            )
-            self._recorder.followed.put(followed if appended else replace(followed, after=BEFORE_ALL))
+        if self._followed is not None:
+            self._recorder.followed.put(self._followed.ended_by(turn, spots, appended=appended))
 
     def release(self) -> None:
         """Let others go on from where this turn wanted to."""

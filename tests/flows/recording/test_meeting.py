@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from proxy.config.settings import Secret
-from proxy.recording.recorder import RECORDER
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.recording.resending import chat, only_conversation, said, say, texts_of, user
 from tests.flows.recording.witness import all_recorded
-from tests.flows.talk import post
+from tests.flows.talk import model_answer, post, respond
+from tests.upstream import Reply
 
 #: What each of the tests says, questions and answers in turn.
 TALK = ["one", "first", "two", "second", "three", "third"]
@@ -114,13 +115,37 @@ async def test_a_turn_that_forks_is_gone_on_from_where_it_is(proxies: list[Proxy
     assert sorted(await lines_of(one)) == [4, 6]
 
 
+async def test_a_turn_in_the_background_is_gone_on_from(proxy: Proxy):
+    await chat(proxy, *HISTORY[:1], answer="first")
+    conversation_id = await only_conversation(proxy)
+    proxy.upstream.script(Reply.json(200, model_answer("second")))
+    accepted = await respond(proxy, input="two", conversation=conversation_id, background=True)
+    while (await proxy.call("GET", f"/v1/responses/{accepted['id']}"))[1]["status"] != "completed":  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    await chat(proxy, *HISTORY[:5], answer="third")
+    assert await texts_of(proxy, await only_conversation(proxy)) == TALK
+
+
+async def test_a_long_history_is_looked_through_beside(proxy: Proxy):
+    history = [(said if index % 2 else user)(f"text {index}") for index in range(601)]
+    await chat(proxy, *history, answer="text 601")
+    conversation_id = await only_conversation(proxy)
+    history.append(said("text 601"))
+    for turn in (602, 604):
+        await say(proxy, user(f"text {turn}"), answer=f"text {turn + 1}", conversation=conversation_id)
+        history += [user(f"text {turn}"), said(f"text {turn + 1}")]
+    await all_recorded(proxy)
+    await chat(proxy, *history, user("text 606"), answer="text 607")
+    assert await lines_of(proxy) == [608]
+
+
 async def test_a_turn_that_is_not_to_be_recorded_leads_nowhere(proxy: Proxy):
     await chat(proxy, *HISTORY[:1], answer="first")
     conversation_id = await only_conversation(proxy)
     before = set(await proxy.redis.keys("*"))
     body = {"model": "echo", "input": "two", "conversation": conversation_id}
-    told = await post(proxy, "/v1/responses", body, key=None, headers={"x-branchline-record": "off"})
-    assert told.status == 200
+    answer = await post(proxy, "/v1/responses", body, key=None, headers={"x-branchline-record": "off"})
+    assert answer.status == 200
     await all_recorded(proxy)
     assert not [key for key in set(await proxy.redis.keys("*")) - before if b"digest" in key]
 
@@ -129,5 +154,4 @@ async def test_a_conversation_of_the_app_s_own_is_not_looked_at(proxy: Proxy):
     _, made = await proxy.call("POST", "/v1/conversations")
     await say(proxy, user("one"), answer="first", conversation=made["id"])
     await all_recorded(proxy)
-    assert proxy.app[RECORDER].looker.samples == 0
     assert not [key for key in await proxy.redis.keys("*") if b"digest" in key]
