@@ -159,11 +159,16 @@ class RequestRecording:
         )
 
     def _see(self, looker: Looker, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
+        if isinstance(elements, str):
+            return look_at(self._key, [elements], to_items)
+        if len(elements) == 1:
+            # what would have to be known again is no more than what there is to look at
+            return look_at(self._key, elements, to_items)
         try:
             return looker.look(self._key, orjson.dumps(elements), to_items)
         except orjson.JSONEncodeError:
             # integers that have more than 64 bits
-            return look_at(self._key, elements if isinstance(elements, list) else [elements], to_items)
+            return look_at(self._key, elements, to_items)
 
     async def _ask(self, search: Search) -> None:
         started = time.monotonic()
@@ -301,7 +306,7 @@ class RequestRecording:
             inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
             outputs=answer.outputs,
             spot=_spot(plan.after),
-            name=new_branch_name("side" if is_side else "MAIN"),
+            name="" if act is RecordAct.NEW else new_branch_name("side" if is_side else "MAIN"),
             description=_DESCRIPTIONS.get(plan.action, ""),
             model=turn.model,
             status=answer.status,
