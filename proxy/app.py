@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -30,7 +31,8 @@ from proxy.api.passthrough import pass_through
 from proxy.auth.authenticators import create_authenticator
 from proxy.auth.caller import AUTHENTICATOR
 from proxy.background.worker import WORKER, Worker
-from proxy.config.settings import Config
+from proxy.config.settings import Config, upstream_settings
+from proxy.config.upstreams import ECHO
 from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.budget import BODY_BUDGET, BodyBudget
@@ -59,16 +61,15 @@ from proxy.telemetry.surveyor import SURVEYOR, Surveyor
 from proxy.telemetry.telemetry import TELEMETRY, Telemetry, create_telemetry
 from proxy.turns.running import TURNS, RunningTurns
 from proxy.turns.slots import TurnSlots
-from proxy.upstream.client import UPSTREAM, Upstream, create_session
+from proxy.upstream.choice import UPSTREAMS, open_upstreams
+from proxy.upstream.client import create_session
+from proxy.upstream.models import MODEL_LIST, ModelList
 from proxy.websocket import connection
 from proxy.websocket.connections import CONNECTIONS, Connections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-
-#: The `upstream.url` that stands for the built-in model.
-ECHO = "echo"
 
 #: Seconds that aiohttp waits for handlers, once before and once after it tells them that it stops; then it cuts.
 CLEANUP_SECONDS = 0.5
@@ -176,14 +177,16 @@ async def provide_idempotency_keys(app: web.Application) -> AsyncIterator[None]:
 
 
 async def provide_upstream(app: web.Application) -> AsyncIterator[None]:
-    """Open the upstream session, which the authenticator shares to fetch key sets."""
+    """Open the clients of the model servers, and the session by which the authenticator fetches key sets."""
     config = app[CONFIG]
     app[SEALER] = create_sealer(config)
-    async with _upstream_url(config) as url, create_session(config.upstream) as session:
+    async with _echo_url(config) as url, create_session(config.upstream) as session:
         app[AUTHENTICATOR] = create_authenticator(config, session)
-        async with Upstream(config.upstream, session, url) as upstream:
-            app[UPSTREAM] = upstream
-            app[TELEMETRY].locate_upstream(upstream.name, url)
+        async with open_upstreams(config, url) as upstreams:
+            app[UPSTREAMS], app[MODEL_LIST] = upstreams, ModelList(upstreams)
+            for one in upstreams:
+                app[TELEMETRY].locate_upstream(one.name, one.url, one.provider if one.is_named else "")
+                one.watch = partial(app[TELEMETRY].note_upstream, one.name)
             yield
 
 
@@ -198,7 +201,7 @@ async def provide_turns(app: web.Application) -> AsyncIterator[None]:
         app[TURNS] = turns
         app[SERVICES] = Services(
             app[STORE],
-            app[UPSTREAM],
+            app[UPSTREAMS],
             config,
             leases,
             app[SEALER],
@@ -289,10 +292,10 @@ async def _finish(running: set[asyncio.Task[object]], seconds: float) -> None:
 
 
 @asynccontextmanager
-async def _upstream_url(config: Config) -> AsyncIterator[str]:
-    """Give the upstream's base URL; serve the built-in model on a loopback port if that is what is configured."""
-    if config.upstream.url != ECHO:
-        yield config.upstream.url
+async def _echo_url(config: Config) -> AsyncIterator[str]:
+    """Serve the built-in model on a loopback port, if it is an upstream, and give its base URL, else ''."""
+    if all(one.url != ECHO for one in upstream_settings(config).values()):
+        yield ""
         return
     runner = web.AppRunner(create_echo_app(), access_log=None, shutdown_timeout=CLEANUP_SECONDS)
     try:

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from proxy.context.budget import TokenBudget
     from proxy.runtime.leases import Leases
     from proxy.sealing import Sealer
-    from proxy.upstream.client import Upstream
+    from proxy.upstream.choice import Upstreams
     from proxy.upstream.model_call import Inbound
     from storage import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What turns work with. capabilities: what the upstream turned out to lack."""
+    """What turns work with. capabilities: what upstreams turned out to lack."""
 
     store: Store
-    upstream: Upstream
+    upstreams: Upstreams
     config: Config
     leases: Leases
     sealer: Sealer
@@ -36,9 +36,9 @@ class Services:
     capabilities: Capabilities = field(default_factory=Capabilities)
 
     def model_call(self, caller: Caller, inbound: Inbound) -> ModelCall:
-        """Return what asks the model server on behalf of one request. inbound: what goes along of it."""
+        """Return what asks model servers on behalf of one request. inbound: what goes along of it."""
         pairs = self.config.turns.check_tool_calls
-        return ModelCall(self.upstream, self.capabilities, self.budget, caller, inbound, pairs=pairs)
+        return ModelCall(self.upstreams, self.capabilities, self.budget, caller, inbound, pairs=pairs)
 
 
 #: What a turn works with.

@@ -30,6 +30,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FILE = re.compile(
     r"`((?:[\w.]+/)*[\w.]+\.(?:py|md|lua|toml|yaml|json)|(?:proxy|storage|tests|docs|benchmarks)/[\w/]*)`"
 )
+_OF_AN_UPSTREAM = re.compile(rf"{ENVIRONMENT_PREFIX}UPSTREAMS_([A-Z]+)_[A-Z_]+")
 #: Example names that stand for a file of the reader's own.
 _READERS_OWN = {"config.toml"}
 
@@ -99,7 +100,10 @@ def test_settings_variables_and_flags_that_are_named_exist(page: Path):
     files = {name for name in named if name.rpartition(".")[2] in {"py", "md", "toml"}}
     assert named - files <= known.keys() | sections().keys()
     if page.name != "configuration.md":
-        assert set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+\b", text)) <= {key.variable for key in known.values()}
+        variables = set(re.findall(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+\b", text))
+        # the names of upstreams are the reader's
+        names = {found[1].lower() for one in variables if (found := _OF_AN_UPSTREAM.fullmatch(one))}
+        assert variables <= {key.variable for key in keys(names).values()}
     flags = {flag for _, code in blocks(text) for flag in re.findall(r"branchline serve.*?(--[a-z-]+)", code)}
     assert flags <= {flag for flag, _, _ in FLAGS.values()} | {"--config"}
 

@@ -86,8 +86,7 @@ class Compactor:
         if not any(not kind_of(item).is_standing and not is_summary(item) for item in items):
             raise BadRequest("There is nothing to compact.", param="input")
         mode, model = self._services.config.compaction.upstream, self._request.model
-        capabilities = self._services.capabilities
-        if mode == "own" or (mode == "auto" and capabilities.is_absent(PATH, model)):
+        if mode == "own" or (mode == "auto" and self._call.is_absent(PATH, model)):
             return await self._compact_here(items)
         try:
             body, headers = await self._forward(items)
@@ -97,7 +96,7 @@ class Compactor:
         else:
             if mode == "native" or _is_compaction(body):
                 return body, headers
-        capabilities.note_absent(PATH, model)
+        self._call.note_absent(PATH, model)
         return await self._compact_here(items)
 
     async def _read_window(self) -> list[bytes]:

@@ -1,6 +1,6 @@
 """Health: `/healthz` tells that the process answers, `/readyz` whether it can do its work.
 
-That is: the store takes writes, the upstream can be reached, and no task of the server fails.
+That is: the store takes writes, an upstream can be reached, and no task of the server fails.
 
 Both are open to everybody, so their answers carry no detail, and checks run at most once a second.
 """
@@ -16,11 +16,13 @@ from aiohttp import web
 
 from proxy.http.keys import STORE
 from proxy.runtime.tasks import TASKS
-from proxy.upstream.client import UPSTREAM
+from proxy.upstream.choice import UPSTREAMS
 from storage import Reason, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+    from proxy.upstream.choice import Upstreams
 
 #: Longest time that one check may take.
 CHECK_SECONDS = 2.0
@@ -61,7 +63,7 @@ class Readiness:
         async with self._lock:
             if loop.time() - self._checked_at >= CACHE_SECONDS:
                 store, upstream = await asyncio.gather(
-                    _check("store", app[STORE].condition.look()), _check("upstream", app[UPSTREAM].ping())
+                    _check("store", app[STORE].condition.look()), _check_upstreams(app[UPSTREAMS])
                 )
                 failing = app[TASKS].failing
                 tasks = f"failing: {', '.join(failing)}" if failing else "ok"
@@ -85,6 +87,19 @@ async def readyz(request: web.Request) -> web.Response:
     """`GET /readyz`: 200 when store, upstream and tasks are all right, else 503 and what is not."""
     result = await request.app[READINESS].check(request.app)
     return _answer(200 if result["status"] == "ok" else 503, result)
+
+
+async def _check_upstreams(upstreams: Upstreams) -> str:
+    """Return `ok` as soon as one of them can be reached, else why the first one can't."""
+    checks = [asyncio.ensure_future(_check(f"upstream {one.name}", one.ping())) for one in upstreams]
+    try:
+        for check in asyncio.as_completed(checks):
+            if await check == "ok":
+                return "ok"
+        return await checks[0]
+    finally:
+        for check in checks:
+            check.cancel()
 
 
 async def _check(name: str, ping: Awaitable[object]) -> str:

@@ -75,8 +75,7 @@ class TokenCount:
 
     async def _ask(self, request: TurnRequest, compose: Compose) -> tuple[bytes, Mapping[str, str]] | None:
         """Return the upstream's answer and its headers; None if it has no such endpoint. Raises ApiError."""
-        capabilities, model = self._services.capabilities, request.model
-        if capabilities.is_absent(INPUT_TOKENS, model):
+        if self._call.is_absent(INPUT_TOKENS, request.model):
             return None
         try:
             with await self._call.put(request, compose, INPUT_TOKENS) as answer:
@@ -86,7 +85,7 @@ class TokenCount:
         except UpstreamRefusal as refusal:
             if not means_absence(refusal):
                 raise
-        capabilities.note_absent(INPUT_TOKENS, model)
+        self._call.note_absent(INPUT_TOKENS, request.model)
         return None
 
 

@@ -18,6 +18,13 @@ _AUTH = {
 }
 
 
+def _upstreams(config: Config) -> list[str]:
+    if not config.upstreams:
+        return [f"  upstream  {describe_upstream(config.upstream.url)}"]
+    lines = [f"{name}: {', '.join(one.models)}" for name, one in config.upstreams.items()]
+    return [f"  {'upstreams' if place == 0 else '':<9} {line}" for place, line in enumerate(lines)]
+
+
 def render_banner(config: Config, address: tuple[str, int], store: str, workers: int = 1, *, metrics: str = "") -> str:
     """Return the start-up block.
 
@@ -30,7 +37,7 @@ def render_banner(config: Config, address: tuple[str, int], store: str, workers:
             f"Branchline {__version__} listens on {base.removesuffix('/v1')}",
             "",
             f"  store     {store}",
-            f"  upstream  {describe_upstream(config.upstream.url)}",
+            *_upstreams(config),
             f"  auth      {_AUTH[config.auth.mode]}",
             *([f"  workers   {workers}"] if workers > 1 else []),
             *([f"  metrics   {metrics}"] if metrics else []),

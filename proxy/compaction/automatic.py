@@ -12,9 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,7 +25,6 @@ from proxy.protocol.errors import ApiError, BadRequest, invalid_type, json_type
 from storage import OpenedTurn
 
 if TYPE_CHECKING:
-    from proxy.config.settings import Config
     from proxy.context.model_request import View
     from proxy.context.reader import Reader
     from proxy.delivery import TurnOutput
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 
 #: Least `compact_threshold`, in tokens; OpenAI's.
 MIN_THRESHOLD = 1000
-#: The host of the servers that are known to compact, and its regional ones.
-NATIVE_HOST = "api.openai.com"
 
 #: What is shown before there is anything.
 _NOTHING: View = OpenedTurn(), TurnInput([], [])
@@ -53,7 +48,8 @@ class Compaction:
     def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
         self._services = services
         self._owner = call.caller.owner
-        self._own = not is_native(services.config)
+        mode = services.config.compaction.upstream
+        self._own = mode == "own" or (mode == "auto" and not call.is_native(request.model))
         self._triggered = self._own and _read_trigger(request)
         self._threshold = _read_threshold(request.body) if self._own else None
         #: The request as the upstream gets it.
@@ -159,19 +155,6 @@ class Compaction:
         known = [*[""] * own, *paths][-own:] if own else []
         self._has_compactions = False
         self._view = replace(opened, items=items[:start]), replace(turn_input, items=items[start:], paths=known)
-
-
-def is_native(config: Config) -> bool:
-    """Whether the model server compacts by itself, as `compaction.upstream` says or as its host tells."""
-    if config.compaction.upstream != "auto":
-        return config.compaction.upstream == "native"
-    return _is_native(config.upstream.url)
-
-
-@lru_cache(maxsize=8)
-def _is_native(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host == NATIVE_HOST or host.endswith(f".{NATIVE_HOST}")
 
 
 def _read_trigger(request: TurnRequest) -> bool:

@@ -12,8 +12,10 @@ import orjson
 from proxy.context.input import TurnInput
 from proxy.context.model_request import ModelRequest
 from proxy.protocol import ids
-from proxy.protocol.errors import BadGateway
+from proxy.protocol.errors import ApiError, BadGateway
 from proxy.relay import Outcome, Ownership, Relay, Splicer
+from proxy.telemetry.records import CUT
+from proxy.upstream.failover import AnswerEnd
 from storage import OpenedTurn, TurnSource, new_partition
 
 if TYPE_CHECKING:
@@ -69,15 +71,21 @@ class Summariser:
         headers of an answer when that begins; again, if the question had to be asked again.
         Raises ApiError if the upstream refuses or can't be reached, BadGateway if there is no text or not all of it.
         """
-        outcome = await self._ask(opened, own_paths, begun)
-        if self._call.object(outcome.response["error"]):
-            outcome = await self._ask(opened, own_paths, begun)
+        while True:
+            try:
+                outcome, fault = await self._ask(opened, own_paths, begun)
+            except ApiError as failure:
+                if not self._call.goes_elsewhere(failure):
+                    raise
+            else:
+                if not self._call.asks_again(AnswerEnd.of(outcome, fault)):
+                    break
         self._call.learn(outcome.response["error"], self._request.source)
         return _read(outcome)
 
     async def _ask(
         self, opened: OpenedTurn, own_paths: Mapping[str, str], begun: Callable[[Mapping[str, str]], Awaitable[None]]
-    ) -> Outcome:
+    ) -> tuple[Outcome, str]:
         fields, added = self._fields()
         order = orjson.dumps(_message(self._config.instructions or INSTRUCTIONS))
         # a history that has outgrown the model's window could not be summarised otherwise
@@ -100,10 +108,11 @@ class Summariser:
         fields["model"] = self._config.model or asked.get("model")
         return fields, {"max_output_tokens": self._config.max_summary_tokens, "store": False, "stream": True}
 
-    async def _outcome_of(self, answer: ModelAnswer) -> Outcome:
+    async def _outcome_of(self, answer: ModelAnswer) -> tuple[Outcome, str]:
         relay = Relay(_ownership(self._request.body))
+        relay.origin = answer.origin
         if not await answer.is_stream(expected=True):
-            return relay.complete(await answer.read_json())
+            return relay.complete(await answer.read_json()), ""
         splicer = Splicer(relay, answer.max_event_bytes)
         async for chunk in answer.chunks(relay.patience):
             splicer.feed(chunk)
@@ -114,9 +123,10 @@ class Summariser:
             splicer.flush()
         if splicer.failure is not None and relay.outcome is None:
             raise BadGateway("The upstream sent an event that can't be read.") from splicer.failure
-        return relay.outcome or relay.fail(
-            "server_error", "The upstream ended its stream before the response was complete."
-        )
+        if relay.outcome is not None:
+            return relay.outcome, ""
+        broken_off = "The upstream ended its stream before the response was complete."
+        return relay.fail("server_error", broken_off), CUT
 
 
 def _read(outcome: Outcome) -> Summary:

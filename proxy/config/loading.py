@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,15 +18,18 @@ from typing import Any, TypeVar
 import msgspec
 
 from proxy.config.flags import FLAGS
-from proxy.config.schema import ENVIRONMENT_PREFIX, Key, keys, sections
-from proxy.config.section import Section
+from proxy.config.schema import ENVIRONMENT_PREFIX, Key, in_words, keys, sections, variable_part
+from proxy.config.section import Section, UpstreamName
 from proxy.config.settings import Config, Secret
+from proxy.config.upstreams import UPSTREAMS_TABLE, NamedUpstreamConfig
 from proxy.config.validation import violations
 
 SectionType = TypeVar("SectionType", bound=Section)
 
 #: Variables that Kubernetes sets in every container for a service whose name begins with `branchline`.
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+#: The variable that tells of an upstream by itself.
+_URL_VARIABLE = re.compile(rf"{ENVIRONMENT_PREFIX}{variable_part(UPSTREAMS_TABLE)}_([A-Z0-9][A-Z0-9_]{{0,31}})_URL")
 _SERVICE_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 #: Longest value that is quoted in a message, in characters.
@@ -66,23 +69,49 @@ def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[st
 
 def read_settings(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> SettingsRead:
     """Return what `load_config` does, and where it comes from. Raises ConfigError."""
-    known = keys()
+    table = _parse(path) if path is not None else {}
+    upstreams = upstream_names(table, path, environ)
+    known = keys(upstreams)
     settings = {
         setting.key.name: setting
-        for source in (_in_file(path, known), _in_environment(environ, known), _in_flags(flags, known))
+        for source in (_in_file(table, path, known), _in_environment(environ, known), _in_flags(flags, known))
         for setting in source
     }
-    config = build(Config, "", {name: _convert(setting) for name, setting in settings.items()})
+    config = build_config(upstreams, {name: _convert(setting) for name, setting in settings.items()})
     for name, problem in violations(config):
         origin = settings[name].origin if name in settings else "(not set)"
         raise ConfigError(f"{name} {origin}: {problem}")
     return SettingsRead(config, {name: setting.origin for name, setting in settings.items()})
 
 
-def _in_file(path: Path | None, known: Mapping[str, Key]) -> Iterator[_Setting]:
-    if path is None:
-        return
-    for name, value in _flatten(_parse(path), path):
+def upstream_names(table: Mapping[str, Any], path: Path | None, environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the upstreams: those of the file in its order, then those that only variables tell of.
+
+    table: the file's content. A name that variables alone have is told by the one of its URL. Raises ConfigError for
+    names that can't be used, or that share their variables.
+    """
+    named = table.get(UPSTREAMS_TABLE, {})
+    if not isinstance(named, dict):
+        raise ConfigError(f"{UPSTREAMS_TABLE} in {path}: expected sections, each written [{UPSTREAMS_TABLE}.NAME]")
+    found: dict[str, str] = {}
+    for name in named:
+        try:
+            msgspec.convert(name, UpstreamName)
+        except msgspec.ValidationError:
+            text = f"a name must be {in_words(UpstreamName)}"
+            raise ConfigError(f"{UPSTREAMS_TABLE}.{name[:_MAX_QUOTED]} in {path}: {text}") from None
+        if (other := found.setdefault(variable_part(name), name)) != name:
+            text = f"its variables would be those of {UPSTREAMS_TABLE}.{other}; choose another name"
+            raise ConfigError(f"{UPSTREAMS_TABLE}.{name} in {path}: {text}")
+    for variable, text in sorted(environ.items()):
+        if (only := _URL_VARIABLE.fullmatch(variable)) and text.strip():
+            found.setdefault(only[1], only[1].lower())
+    return list(found.values())
+
+
+def _in_file(table: Mapping[str, Any], path: Path | None, known: Mapping[str, Key]) -> Iterator[_Setting]:
+    places = {*sections(), UPSTREAMS_TABLE, *(name.rpartition(".")[0] for name in known)}
+    for name, value in _flatten(table, path, places):
         if name not in known:
             raise ConfigError(f"{name} in {path}: no such key{_suggestion(name, [*known, *sections()])}")
         yield _Setting(known[name], value, f"in {path}", is_text=False)
@@ -99,13 +128,15 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid TOML: {exc}") from exc
 
 
-def _flatten(table: Mapping[str, Any], path: Path, section: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    table: Mapping[str, Any], path: Path | None, places: Collection[str], section: str = ""
+) -> Iterator[tuple[str, Any]]:
     for field, value in table.items():
         name = f"{section}.{field}" if section else field
-        if name not in sections():
+        if name not in places:
             yield name, value
         elif isinstance(value, dict):
-            yield from _flatten(value, path, name)
+            yield from _flatten(value, path, places, name)
         else:
             raise ConfigError(f"{name} in {path}: expected a section, written [{name}]")
 
@@ -179,6 +210,12 @@ def _quoted(value: object, key: Key) -> str:
     if isinstance(value, str):
         return f', got "{value if len(value) <= _MAX_QUOTED else value[:_MAX_QUOTED] + "…"}"'
     return f", got {value}"
+
+
+def build_config(upstreams: Iterable[str], values: Mapping[str, Any]) -> Config:
+    """Return the whole tree with `values`; what they leave out has its default. upstreams: the names of all."""
+    named = {name: build(NamedUpstreamConfig, f"{UPSTREAMS_TABLE}.{name}", values) for name in upstreams}
+    return msgspec.structs.replace(build(Config, "", values), upstreams=named)
 
 
 def build(section: type[SectionType], name: str, values: Mapping[str, Any]) -> SectionType:

@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proxy.config.flags import FLAGS
-from proxy.config.schema import Key, keys, sections
+from proxy.config.schema import Key, keys, named_sections, sections
 from proxy.config.section import Section
 
 #: Width of the comments in the example, in characters.
 COMMENT_WIDTH = 100
+
+#: Where what model servers have in common stands, and each of several.
+_COMMON = "upstream"
+_NAMED = named_sections(["NAME"])
 
 _COMMENTED_FIELD = re.compile(r"((?:^    #: .*\n)+)^    (\w+):", re.MULTILINE)
 
@@ -38,8 +42,10 @@ A setting comes from, the last one winning:
 
 In the environment lists are separated by commas (`BRANCHLINE_AUTH_JWT_ALGORITHMS=RS256,ES256`), tables are written
 `name=value,name=value`, switches `true` or `false`, blanks around a value are dropped, and an empty variable counts
-as unset. Keys and variables that are not known are errors, so that a typing mistake does not pass unseen; only the
-variables that Kubernetes adds for a service (`BRANCHLINE_SERVICE_HOST`, `BRANCHLINE_PORT=tcp://…`) are passed over.
+as unset. In the names of `[upstreams.NAME]` a hyphen is an underscore there, and one that no file has is told by the
+variable of its URL: `BRANCHLINE_UPSTREAMS_QWEN_URL` makes `[upstreams.qwen]`. Keys and variables that are not known are
+errors, so that a typing mistake does not pass unseen; only the variables that Kubernetes adds for a service
+(`BRANCHLINE_SERVICE_HOST`, `BRANCHLINE_PORT=tcp://…`) are passed over.
 `branchline check` says whether the settings work without serving anything.
 
 The hash of a key for `auth.api_keys`: `printf %s "$KEY" | sha256sum`.
@@ -56,19 +62,38 @@ def markdown() -> str:
     """Return docs/configuration.md."""
     flags = "\n".join(f"| `{flag} {value}` | `{name}` |" for name, (flag, value, _) in FLAGS.items())
     parts = [_PREAMBLE, f"| flag | key |\n|---|---|\n{flags}\n"]
-    parts += [_section_table(name, section) for name, section in sections().items()]
+    parts += [_section_table(name, section) for name, section in _all_sections().items()]
     return "\n".join(parts)
 
 
 def example() -> str:
     """Return config.example.toml: every key, explained, at its default."""
     parts = [_EXAMPLE_PREAMBLE]
-    for name, section in sections().items():
-        lines = [*_comment(_purpose(section)), f"[{name}]"]
+    for name, section in _all_sections().items():
+        # a section that need not be there would be one more model server
+        mark = "# " if name in _NAMED else ""
+        lines = [*_comment(_purpose(section)), f"{mark}[{name}]"]
         for key in _keys_of(name):
-            lines += [*_comment(comments(section)[_field(key)]), f"{_field(key)} = {_toml(key.default)}"]
+            lines += [*_comment(comments(section)[_field(key)]), f"{mark}{_field(key)} = {_toml(_default(key))}"]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _all_sections() -> dict[str, type[Section]]:
+    """Return every section by its name, that of named upstreams behind that of the only one."""
+    found: dict[str, type[Section]] = {}
+    for name, section in sections().items():
+        found[name] = section
+        if name == _COMMON:
+            found |= _NAMED
+    return found
+
+
+def _default(key: Key) -> object:
+    """Return what holds where a key is left out."""
+    if key.default is None and key.name.rpartition(".")[0] in _NAMED:
+        return keys()[f"{_COMMON}.{_field(key)}"].default
+    return key.default
 
 
 def comments(section: type[Section]) -> dict[str, str]:
@@ -87,7 +112,7 @@ def write_reference() -> None:
 def _section_table(name: str, section: type[Section]) -> str:
     explained = comments(section)
     rows = [
-        f"| `{_field(key)}` | {_cell(key.expected)} | `{_toml(key.default)}` | {_cell(explained[_field(key)])} "
+        f"| `{_field(key)}` | {_cell(key.expected)} | `{_toml(_default(key))}` | {_cell(explained[_field(key)])} "
         f"`{key.variable}` |"
         for key in _keys_of(name)
     ]
@@ -96,7 +121,7 @@ def _section_table(name: str, section: type[Section]) -> str:
 
 
 def _keys_of(section: str) -> list[Key]:
-    return [key for key in keys().values() if key.name.rpartition(".")[0] == section]
+    return [key for key in keys(["NAME"]).values() if key.name.rpartition(".")[0] == section]
 
 
 def _field(key: Key) -> str:

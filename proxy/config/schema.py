@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from msgspec import inspect
 
 from proxy.config.section import Section
 from proxy.config.settings import Config, Secret
+from proxy.config.upstreams import UPSTREAMS_TABLE, NamedUpstreamConfig
 
 #: What every environment variable of ours begins with.
 ENVIRONMENT_PREFIX = "BRANCHLINE_"
@@ -27,7 +28,7 @@ class Key:
     @property
     def variable(self) -> str:
         """Name of the environment variable."""
-        return f"{ENVIRONMENT_PREFIX}{self.name.replace('.', '_').upper()}"
+        return f"{ENVIRONMENT_PREFIX}{variable_part(self.name)}"
 
     @property
     def is_secret(self) -> bool:
@@ -39,7 +40,7 @@ class Key:
         """What a value has to be, in words: `an integer between 0 and 65535`."""
         if typing.get_origin(self.type) is Literal:
             return "one of " + ", ".join(f'"{value}"' for value in typing.get_args(self.type))
-        return _words(inspect.type_info(self.type))
+        return in_words(self.type)
 
 
 def sections(section: type[Section] = Config, name: str = "") -> dict[str, type[Section]]:
@@ -52,9 +53,20 @@ def sections(section: type[Section] = Config, name: str = "") -> dict[str, type[
     return found
 
 
-def keys() -> dict[str, Key]:
-    """Return every key by its name, in the order of the tree."""
-    return {key.name: key for name, section in sections().items() for key in _keys(section, name)}
+def named_sections(upstreams: Iterable[str]) -> dict[str, type[Section]]:
+    """Return the sections of upstreams with these names."""
+    return {f"{UPSTREAMS_TABLE}.{name}": NamedUpstreamConfig for name in upstreams}
+
+
+def keys(upstreams: Iterable[str] = ()) -> dict[str, Key]:
+    """Return every key by its name, in the order of the tree. upstreams: names of those that are configured."""
+    known = {**sections(), **named_sections(upstreams)}
+    return {key.name: key for name, section in known.items() for key in _keys(section, name)}
+
+
+def variable_part(name: str) -> str:
+    """Return what stands for a name in an environment variable's: `upstreams.qwen-2.url` is `UPSTREAMS_QWEN_2_URL`."""
+    return name.replace(".", "_").replace("-", "_").upper()
 
 
 def _keys(section: type[Section], name: str) -> Iterator[Key]:
@@ -70,6 +82,11 @@ def _fields(section: type[Section]) -> list[tuple[str, Any]]:
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def in_words(annotation: Any) -> str:
+    """Return what a value of a type has to be, in words."""
+    return _words(inspect.type_info(annotation))
 
 
 def _words(info: inspect.Type) -> str:
@@ -90,7 +107,7 @@ def _words(info: inspect.Type) -> str:
         case inspect.LiteralType(values):
             return ", ".join(f'"{value}"' for value in values)
         case inspect.UnionType(types):
-            return " or ".join(map(_words, types))
+            return " or ".join(_words(one) for one in types if not isinstance(one, inspect.NoneType))
         case _:
             return "text"
 

@@ -16,6 +16,13 @@ Name = Annotated[
         pattern=r"^[A-Za-z0-9._-]{1,64}\Z", description="1 to 64 letters, digits, dots, underscores or hyphens"
     ),
 ]
+UpstreamName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}\Z",
+        description="1 to 32 letters, digits, underscores or hyphens, the first no hyphen",
+    ),
+]
 ModelName = Annotated[
     str,
     msgspec.Meta(pattern=r"^(\*|[^*\s]+\*?)\Z", description="a model's name, or the beginning of it with a * behind"),
@@ -39,3 +46,12 @@ KeyHash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="6
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every part of the tree: immutable, and a key that is not known is an error that names it."""
+
+
+class Secret(str):
+    """A string that never shows itself: `repr` is masked. Use it where the value is needed, never in a message."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('**********')" if self else "Secret('')"

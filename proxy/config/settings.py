@@ -6,6 +6,7 @@ Every key has an environment variable, `BRANCHLINE_` + section + `_` + key in ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -21,17 +22,12 @@ from proxy.config.section import (
     Positive,
     Section,
     SourceName,
+    UpstreamName,
 )
+from proxy.config.section import Secret as Secret
 from proxy.config.sources import KEY_SOURCES, USER_SOURCES
-
-
-class Secret(str):
-    """A string that never shows itself: `repr` is masked. Use it where the value is needed, never in a message."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "Secret('**********')" if self else "Secret('')"
+from proxy.config.upstreams import NamedUpstreamConfig
+from proxy.config.upstreams import UpstreamConfig as UpstreamConfig
 
 
 class ServerConfig(Section, frozen=True):
@@ -77,25 +73,6 @@ class ServerConfig(Section, frozen=True):
     #: credential is asked for: then only they, `localhost` and IP addresses are answered, so that no web page reaches
     #: this server through a name of its own (DNS rebinding).
     allowed_hosts: tuple[HostName, ...] = ()
-
-
-class UpstreamConfig(Section, frozen=True):
-    """The model server that requests go on to."""
-
-    #: Base URL with its `/v1`; `echo` is a built-in model that needs no key.
-    url: str = "https://api.openai.com/v1"
-    #: Sent as the bearer token; under `passthrough` it replaces the caller's own.
-    api_key: Secret = Secret("")
-    #: Seconds to wait for a connection.
-    connect_timeout_seconds: Positive = 10.0
-    #: Seconds of silence from the upstream after which a turn fails.
-    read_timeout_seconds: Positive = 600.0
-    #: Requests that may be on their way at once, each over a connection of its own; 0 means no limit.
-    max_connections: Annotated[int, msgspec.Meta(ge=0)] = 0
-    #: Largest answer of one turn that is held in memory, in bytes.
-    max_response_bytes: Count = 256 * 1024 * 1024
-    #: Largest single event of a stream, in bytes.
-    max_event_bytes: Count = 64 * 1024 * 1024
 
 
 class RedisConfig(Section, frozen=True):
@@ -157,7 +134,7 @@ class AuthConfig(Section, frozen=True):
     #: `passthrough`: the caller's own upstream key; `jwt`; `api_keys`; `none`: everybody is one owner.
     mode: Literal["passthrough", "jwt", "api_keys", "none"] = "passthrough"
     #: Owner name → SHA-256 (hex) of the key, for `api_keys`.
-    api_keys: dict[Name, KeyHash] = {}  # noqa: RUF012 (msgspec makes a new one each time)
+    api_keys: dict[Name, KeyHash] = msgspec.field(default_factory=dict)
     #: Token verification, for `jwt`.
     jwt: JwtConfig = JwtConfig()
     #: Allow `mode = "none"` on an address that is not loopback.
@@ -273,7 +250,7 @@ class ModelsConfig(Section, frozen=True):
     """What is known of models, by their name; `gpt-4*` means all whose name begins so, `*` all others."""
 
     #: Name → tokens of its context window: question and answer together. `truncation: "auto"` cuts the history to it.
-    windows: dict[ModelName, Count] = {}  # noqa: RUF012 (msgspec makes a new one each time)
+    windows: dict[ModelName, Count] = msgspec.field(default_factory=dict)
 
 
 class IdempotencyConfig(Section, frozen=True):
@@ -378,6 +355,8 @@ class Config(Section, frozen=True):
 
     server: ServerConfig = ServerConfig()
     upstream: UpstreamConfig = UpstreamConfig()
+    #: By name, in the order of the file; empty: `upstream` is the only one.
+    upstreams: dict[UpstreamName, NamedUpstreamConfig] = msgspec.field(default_factory=dict)
     redis: RedisConfig = RedisConfig()
     data: DataConfig = DataConfig()
     auth: AuthConfig = AuthConfig()
@@ -398,3 +377,16 @@ class Config(Section, frozen=True):
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()
     traces: TracesConfig = TracesConfig()
+
+
+def upstream_settings(config: Config) -> Mapping[str, UpstreamConfig]:
+    """Return each model server's settings by its name, in order; of the only one, which has no name, under `''`."""
+    common = config.upstream
+    if not config.upstreams:
+        return {"": common}
+    found = {}
+    for name, one in config.upstreams.items():
+        own = {field: getattr(one, field) for field in UpstreamConfig.__struct_fields__}
+        changes = {field: value for field, value in own.items() if value is not None}
+        found[name] = msgspec.structs.replace(common, **changes)
+    return found

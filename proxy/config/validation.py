@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
+from proxy.config.settings import upstream_settings
+from proxy.config.upstreams import ECHO, UPSTREAMS_TABLE, UpstreamConfig, is_meant_by
 from proxy.config.values import is_loopback, key_from_text
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
+    from proxy.config.upstreams import NamedUpstreamConfig
 
 Violation: TypeAlias = tuple[str, str]
 
@@ -36,9 +39,10 @@ def violations(config: Config) -> Iterator[Violation]:
 
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed but seldom meant, for the log at start-up."""
-    if config.auth.mode == "passthrough" and config.upstream.api_key and not is_loopback(config.server.host):
+    keys = [f"{_place(name)}.api_key" for name, one in upstream_settings(config).items() if one.api_key]
+    if config.auth.mode == "passthrough" and keys and not is_loopback(config.server.host):
         yield (
-            f'auth.mode = "passthrough" with upstream.api_key on {config.server.host}: any token spends that key; '
+            f'auth.mode = "passthrough" with {" and ".join(keys)} on {config.server.host}: any token spends that key; '
             'use "jwt" or "api_keys" for callers of your own'
         )
     if config.metrics.port and not is_loopback(config.metrics.host):
@@ -77,20 +81,54 @@ def _check_jwt(config: Config) -> Iterator[Violation]:
         yield "auth.jwt.algorithms", 'is empty; name the algorithms to accept, as in ["RS256"]'
 
 
-def _check_upstream(config: Config) -> Iterator[Violation]:
-    if config.upstream.url == "echo":
-        return
+def _check_upstreams(config: Config) -> Iterator[Violation]:
+    for name, one in upstream_settings(config).items():
+        if problem := _url_problem(one.url, _place(name)):
+            yield f"{_place(name)}.url", problem
+    if config.upstreams:
+        for field in ("url", "api_key"):
+            if getattr(config.upstream, field) != getattr(UpstreamConfig(), field):
+                others = ", ".join(map(_place, config.upstreams))
+                yield f"upstream.{field}", f"is not used beside {others}: set upstreams.NAME.{field}, or remove those"
+    for name, named in config.upstreams.items():
+        yield from _check_named(name, named, config.auth.mode)
+
+
+def _check_named(name: str, one: NamedUpstreamConfig, mode: str) -> Iterator[Violation]:
+    place = _place(name)
+    if not one.models:
+        yield f"{place}.models", 'is empty; name the models that it serves, as in ["gpt-4*"], or "*" for all'
+    for model in one.rename:
+        if not any(is_meant_by(pattern, model) for pattern in one.models):
+            yield f"{place}.rename", f'has "{model}", which none of {place}.models is'
+    if one.caller_key and one.api_key:
+        yield f"{place}.caller_key", f"must be false where there is {place}.api_key: only one of them can be sent"
+    elif one.caller_key and mode != "passthrough":
+        yield (
+            f"{place}.caller_key",
+            f'must be false under auth.mode "{mode}": what callers send is not for it',
+        )
+
+
+def _place(name: str) -> str:
+    """Return the section of a model server. name: '' for the only one."""
+    return f"{UPSTREAMS_TABLE}.{name}" if name else "upstream"
+
+
+def _url_problem(text: str, place: str) -> str:
+    """Return what is wrong with the URL of a model server, '' if nothing is. place: its section."""
+    if text == ECHO:
+        return ""
     try:
-        url = urlsplit(config.upstream.url)
+        url = urlsplit(text)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         usable = False
     if not usable:
-        yield "upstream.url", 'must be an http:// or https:// URL, or "echo"'
-    elif "@" in url.netloc:
-        yield "upstream.url", "must not hold credentials; put the key into upstream.api_key"
-    elif url.fragment:
-        yield "upstream.url", "must not have a fragment (#…)"
+        return f'must be an http:// or https:// URL, or "{ECHO}"'
+    if "@" in url.netloc:
+        return f"must not hold credentials; put the key into {place}.api_key"
+    return "must not have a fragment (#…)" if url.fragment else ""
 
 
 def _check_redis(config: Config) -> Iterator[Violation]:
@@ -172,7 +210,7 @@ def _names_hosts(rest: str) -> bool:
 _RULES = (
     _check_auth,
     _check_jwt,
-    _check_upstream,
+    _check_upstreams,
     _check_redis,
     _check_data,
     _check_sealing,

@@ -20,6 +20,7 @@ from proxy.context.reader import Reader
 from proxy.protocol import integers
 from proxy.protocol.item_types import ITEM_TYPES, ItemType, item_type_of
 from proxy.protocol.notes import ItemNote, is_broken, read_note
+from proxy.protocol.seals import sealed_by, without_marks
 
 #: How `items.dump` begins an item; a summary's message has no id.
 _HEAD = re.compile(rb'\{(?:"id":"([^"\\]*)",)?"type":"([^"\\]*)"(?:,"role":"([^"\\]*)")?')
@@ -36,7 +37,9 @@ _NAMELESS = re.compile(rb'(\{)"id":"item_[0-9a-f]{48,50}",')
 #: What a seal lies in: a field, or a part of an item's content.
 _SEALED_PART = "encrypted_content"
 #: The id of sealed reasoning, as `items.dump` writes it.
-_ID_OF_SEALED = re.compile(rb'\{("id":"[^"\\]*",)"type":"reasoning","encrypted_content":"')
+_ID_OF_SEALED = re.compile(
+    rb'\{("id":"[^"\\]*",)"type":"reasoning","encrypted_content":"((?:bls1\.[A-Za-z0-9_-]{1,32}\.)?)'
+)
 
 Fields = dict[str, msgspec.Raw]
 _FIELDS = msgspec.json.Decoder(Fields)
@@ -120,7 +123,10 @@ def form_of(piece: OutgoingItem, reader: Reader) -> bytes | None:
     if piece.type == "message":
         item = _message(piece)
     else:
-        is_own = reader.made(piece.note.maker) and piece.id not in objections.seals
+        sealer = sealed_by(piece.item)
+        is_own = reader.made(piece.note.maker, sealer) and piece.id not in objections.seals
+        if is_own and sealer:
+            piece.item = without_marks(piece.item)
         item = _SPECIAL.get(piece.type, _any_type)(piece, is_own)
     if item is not None and objections.fields and (unwanted := objections.fields_of(piece.type)):
         item = without_fields(item, unwanted)
@@ -208,7 +214,7 @@ def _agent_message(piece: OutgoingItem, is_own: bool) -> bytes | None:
 
 
 def sealed_form(item: bytes) -> bytes | None:
-    """Return sealed reasoning as its maker takes it, unparsed; None if it has to be looked into."""
+    """Return sealed reasoning as its maker takes it, unparsed, without a mark; None if it has to be looked into."""
     found = _ID_OF_SEALED.match(item)
     if found is None:
         return None
@@ -216,7 +222,7 @@ def sealed_form(item: bytes) -> bytes | None:
     rest = item[item.index(b'"', found.end()) :]
     if b'"status":' in rest or CREATED_BY in rest:
         return None
-    return item[: found.start(1)] + item[found.end(1) :]
+    return item[: found.start(1)] + item[found.end(1) : found.start(2)] + item[found.end(2) :]
 
 
 def _reasoning(piece: OutgoingItem, is_own: bool) -> bytes | None:

@@ -8,8 +8,9 @@ Items are stored as they came; what a model takes back is less:
     reasoning without the item that followed it               not sent
     reasoning, or a program, of another model                 the readable summary of reasoning, or nothing
     reasoning without seal, content and summary               not sent: it is only an id
-    a seal                                                    to its maker only, without the item's id: it is bound to
-                                                              the id that its maker gave, which nobody here knows
+    a seal                                                    to its maker only, without the mark of its server and
+                                                              without the item's id: it is bound to the id that its
+                                                              maker gave, which nobody here knows
     what the model was found to refuse (`Objections`)         not sent
     text in a message under the type of another role's        under that of its own
 
@@ -39,7 +40,9 @@ from proxy.context.item_form import (
 from proxy.context.plain import HEAD_BYTES, join_plain, plain_form
 from proxy.context.reader import Reader
 from proxy.protocol.item_types import ITEM_TYPES
+from proxy.protocol.items import item_id_of
 from proxy.protocol.notes import read_note
+from proxy.protocol.seals import sealed_by
 from storage import HistoryItems
 
 _MESSAGE, _ASSISTANT = b'"type":"message","role":"', b'"role":"assistant"'
@@ -110,7 +113,16 @@ def _may_be_plain(given: Given, reader: Reader) -> bool:
     for note in map(read_note, set(given.notes.values()) if given.notes else ()):
         if note.broken or not reader.made(note.maker):
             return False
+    if reader.name and not all(_is_sealed_for(reader, item, given) for item in given.items):
+        return False
     return not (given.severed and any(_THOUGHT in item[:HEAD_BYTES] for item in given.items))
+
+
+def _is_sealed_for(reader: Reader, item: bytes, given: Given) -> bool:
+    """Whether an item is no reasoning, or reasoning that one of several servers has thought."""
+    if _THOUGHT not in item[:HEAD_BYTES]:
+        return True
+    return reader.made(read_note(given.notes.get(item_id_of(item), "")).maker, sealed_by(item))
 
 
 def reads_compaction(item: bytes, notes: Mapping[str, str], reader: Reader) -> bool:

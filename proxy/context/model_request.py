@@ -80,7 +80,8 @@ class ModelRequest:
     def settings(self) -> dict[str, Any]:
         """All fields but the input."""
         refused = self.reader.objections.settings
-        return {**self.fields, **{name: value for name, value in self.added.items() if name not in refused}}
+        named = {"model": self.reader.alias} if self.reader.alias else {}
+        return {**self.fields, **{name: value for name, value in self.added.items() if name not in refused}, **named}
 
     def body(self) -> list[bytes]:
         """Return the request as JSON, cut anywhere, the items spliced in as they are."""

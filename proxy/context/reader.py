@@ -57,8 +57,10 @@ NO_OBJECTIONS = Objections()
 class Reader:
     """A model of a model server.
 
-    upstream: the server's name. model: as the request names it. exempt: tools whose calls need no output. pairs: it is
-    sent no call without its output, and no output without its call.
+    upstream: the server, as makers of items have it. model: as the request names it. exempt: tools whose calls need no
+    output. pairs: it is sent no call without its output, and no output without its call. name: the server's among
+    several, '' where there is one only. takes_rest: what is sealed, and nobody knows by whom, is taken for its own.
+    alias: what the server calls the model, '' if that is its name.
     """
 
     upstream: str
@@ -66,7 +68,19 @@ class Reader:
     objections: Objections = NO_OBJECTIONS
     exempt: AbstractSet[str] = _NOTHING
     pairs: bool = True
+    name: str = ""
+    takes_rest: bool = True
+    alias: str = ""
 
-    def made(self, maker: Maker | None) -> bool:
-        """Whether this model made what has that maker, or may have: nobody knows of what has none."""
-        return maker is None or (maker.upstream == self.upstream and self.model in (maker.asked, maker.model))
+    def made(self, maker: Maker | None, sealer: str | None = None) -> bool:
+        """Whether this model made what has that maker, or may have: nobody knows of what has none.
+
+        sealer: of several servers the one that sealed what is in it, see `seals.sealed_by`.
+        """
+        if maker is not None and self.model not in (maker.asked, maker.model):
+            return False
+        if self.name and sealer:
+            return sealer == self.name
+        if maker is not None:
+            return maker.upstream == self.upstream
+        return self.takes_rest or sealer is None

@@ -186,9 +186,14 @@ def _require_length(size: int, limit: int) -> None:
         raise PayloadTooLarge(f"The request body is too large: at most {limit} bytes.")
 
 
-def _require_json(request: web.Request) -> None:
+def is_json(request: web.Request) -> bool:
+    """Tell whether the head of a request says that its body is JSON; without a type it is taken for that."""
     if request.headers.get(hdrs.CONTENT_TYPE, _JSON) == _JSON:
-        return
+        return True
     media_type = request.content_type.lower()
-    if media_type != _JSON and not media_type.endswith("+json"):
+    return media_type == _JSON or media_type.endswith("+json")
+
+
+def _require_json(request: web.Request) -> None:
+    if not is_json(request):
         raise UnsupportedMedia("Unsupported Content-Type; send application/json.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.http.keys import Handler
 from proxy.page import live, sign_in
@@ -19,7 +19,9 @@ _RESPONSE = "/ui/r/{response_id}"
 
 
 async def enter(request: web.Request) -> web.StreamResponse:
-    """GET / and /ui: where the page is."""
+    """GET / and /ui: where the page is. / is that for browsers only; what else asks there has a wrong base URL."""
+    if request.path == "/" and "text/html" not in request.headers.get(hdrs.ACCEPT, ""):
+        raise web.HTTPNotFound
     return see_other(ROOT_PATH)
 
 

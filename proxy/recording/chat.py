@@ -59,6 +59,8 @@ class ChatTap:
     coding: str = ""
     is_answer: bool = False
     is_delivered: bool = False
+    #: The server that answers, as makers of items are noted.
+    upstream: str = ""
     size: int = 0
 
     def ask(self, data: bytes) -> None:
@@ -182,8 +184,7 @@ class ChatRecorder:
             partition = recording.settle(new_partition(), is_fresh=True)
             if not recording.is_placed:
                 raise Unavailable("a look-up", Reason.AWAY)
-            upstream = self._recorder.services.upstream.name
-            if not await recording.record(found.turn(partition, upstream, is_delivered=tap.is_delivered)):
+            if not await recording.record(found.turn(partition, tap.upstream, is_delivered=tap.is_delivered)):
                 self._drop("what it goes on from is gone")
         except Conflict:
             self._drop("somebody else has its place")

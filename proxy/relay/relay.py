@@ -11,11 +11,12 @@ is held back, so that the caller can commit first: whoever has seen it can chain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from proxy.protocol import integers, sse
 from proxy.protocol.item_types import item_type_of
+from proxy.protocol.origin import AnswerOrigin
 from proxy.protocol.response import (
     Ownership,
     complete_error,
@@ -28,6 +29,7 @@ from proxy.relay.frames import Frames, MalformedEvent
 from proxy.relay.item import merged, visible
 from proxy.relay.lane import Lane
 from proxy.relay.memo import Memo, learn
+from proxy.relay.outcome import CLOSING, LINGER_AFTER_CALLS_SECONDS, LINGER_SECONDS, TERMINAL, Outcome, Status
 from proxy.relay.output import Output
 from proxy.relay.reading import Sign, is_error, is_ping, nests_too_deeply, quick, read_event
 from proxy.relay.text import DELTAS
@@ -35,39 +37,9 @@ from proxy.relay.transcript import Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
 
-Status = Literal["completed", "incomplete", "failed", "cancelled"]
-
 _LIFECYCLE = ("response.created", "response.queued", "response.in_progress")
-#: Terminal events. Nobody specifies `response.cancelled`; some servers send it.
-_TERMINAL: dict[str, Status] = {
-    "response.completed": "completed",
-    "response.incomplete": "incomplete",
-    "response.failed": "failed",
-    "response.cancelled": "cancelled",
-}
-#: The event that tells an outcome. No client knows a `response.cancelled`.
-CLOSING: dict[Status, str] = {
-    "completed": "response.completed",
-    "incomplete": "response.incomplete",
-    "failed": "response.failed",
-    "cancelled": "response.incomplete",
-}
-#: Seconds that are waited after the end of a response for the end of its stream, or another response in it.
-LINGER_SECONDS = 1.0
-LINGER_AFTER_CALLS_SECONDS = 10.0
 #: An event with no more brackets than this can't nest too deeply to be written again, as part of a Response too.
 _SHALLOW = 200
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a turn ended; nobody changes it."""
-
-    status: Status
-    #: The complete Response object for the client, output included.
-    response: dict[str, Any]
-    #: The output items as they are to be stored: our ids, encrypted_content kept.
-    items: list[dict[str, Any]]
 
 
 class Relay:
@@ -98,6 +70,8 @@ class Relay:
         self._lasting = 0
         #: Usage of what the model was asked beside the question itself.
         self._spent: dict[str, Any] | None = None
+        #: Set before the answer of one of several servers is fed.
+        self.origin: AnswerOrigin | None = None
         #: The client was told that there is a response, and that it runs.
         self._created = False
         self._started = False
@@ -204,17 +178,19 @@ class Relay:
         told = response.get("status")
         if not isinstance(output, list) and response.get("object") != "response":
             error = response.get("error") or "The upstream's answer is not a Response object."
-            return self._conclude("failed", [], complete_error(error))
+            return self._conclude("failed", [], complete_error(error), error)
         if nests_too_deeply(response):
             return self._conclude("failed", [], complete_error("The upstream's answer is nested too deeply."))
+        if self.origin is not None:
+            self.origin.claim(response)
         self._remember(response)
-        status: Status = _TERMINAL.get(f"response.{told}", "completed")
+        status: Status = TERMINAL.get(f"response.{told}", "completed")
         if told in ("queued", "in_progress") or (told is None and response.get("error")):
             status = "failed"
         over = "completed" if status == "completed" else "incomplete"
         items = self._output.take(output if isinstance(output, list) else [], over)
         reason = response.get("error") or ("The upstream did not finish its answer." if told != "failed" else None)
-        return self._conclude(status, items, complete_error(reason) if status == "failed" else None)
+        return self._conclude(status, items, complete_error(reason) if status == "failed" else None, reason)
 
     def replay(self, outcome: Outcome) -> bytes:
         """Return the frames of a stream that would have ended in `outcome`, all but the terminal one."""
@@ -290,13 +266,15 @@ class Relay:
             return
         if data.count(b"{") + data.count(b"[") > _SHALLOW and nests_too_deeply(body):
             raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
+        if self.origin is not None:
+            self.origin.claim_event(body)
         kind = body["type"]
         if is_ping(kind):
             self.pings += 1
         elif kind in _LIFECYCLE:
             self._lifecycle(kind, body)
-        elif kind in _TERMINAL:
-            self._terminal(_TERMINAL[kind], body)
+        elif kind in TERMINAL:
+            self._terminal(TERMINAL[kind], body)
         elif is_error(kind, body):
             self._error(body)
         else:
@@ -350,7 +328,8 @@ class Relay:
         self._transcript.close()
         items = self._output.settle(output if isinstance(output, list) else [], status)
         self._extras = {name: value for name, value in body.items() if name not in ("type", "response")}
-        self._conclude(status, items, complete_error(response.get("error")) if status == "failed" else None)
+        reason = response.get("error")
+        self._conclude(status, items, complete_error(reason) if status == "failed" else None, reason)
 
     def _error(self, body: dict[str, Any]) -> None:
         self._start()
@@ -361,7 +340,7 @@ class Relay:
         # Flat: OpenAI's client ends the stream over a nested one before the program sees it.
         self._failure = {"type": "error", "code": None, "message": error["message"], "param": None, **texts}
         self._transcript.close()
-        self._conclude("failed", self._output.so_far(), error)
+        self._conclude("failed", self._output.so_far(), error, told)
 
     def _start(self) -> None:
         if not self._started:
@@ -388,10 +367,12 @@ class Relay:
             self._settings = complete_settings(self._response, self._ownership.request)
         return complete_response(self._response, self._ownership, status, output, error, self._settings)
 
-    def _conclude(self, status: Status, items: list[dict[str, Any]], error: dict[str, Any] | None = None) -> Outcome:
+    def _conclude(
+        self, status: Status, items: list[dict[str, Any]], error: dict[str, Any] | None = None, reason: Any = None
+    ) -> Outcome:
         output = [visible(item, show_encrypted=self._ownership.show_encrypted) for item in items]
         response = self._complete(status, output, error)
         if self._spent is not None:
             response["usage"] = total_usage(self._spent, response["usage"])
-        self.outcome = Outcome(status, response, items)
+        self.outcome = Outcome(status, response, items, reason)
         return self.outcome

@@ -11,7 +11,8 @@ from proxy.protocol import integers, sse
 from proxy.protocol.items import hide_sealed
 from proxy.protocol.response import Ownership
 from proxy.relay.frames import Frames
-from proxy.relay.relay import CLOSING, Outcome, Relay
+from proxy.relay.outcome import CLOSING, Outcome
+from proxy.relay.relay import Relay
 from storage import TurnSource
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,10 @@ class Telemetry:
         if self.tracing is not None:
             self.tracing.locate_upstream(name, url, provider)
 
+    def note_upstream(self, name: str, is_available: bool) -> None:
+        """Know whether a model server is asked in its turn."""
+        self.metrics.upstream_available.set(float(is_available), name)
+
     def request_ended(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request. route: its pattern. seconds: to the last byte of its answer."""
         cells = self._requests.get((route, method, status))
@@ -109,6 +114,9 @@ class Telemetry:
 
     def attempts_ended(self, record: TurnRecord) -> None:
         """Count what was asked of model servers."""
+        for before, after in pairwise(record.attempts):
+            if before.upstream != after.upstream and before.purpose == after.purpose:
+                self.metrics.upstream_failovers_total.add(before.upstream, after.upstream)
         for attempt in record.attempts:
             self._count_attempt(attempt)
             if record.outcome and not attempt.purpose:
@@ -151,4 +159,6 @@ class Telemetry:
 
 def create_telemetry(config: Config, metrics: Metrics | None = None, tracing: Tracing | None = None) -> Telemetry:
     """Return the telemetry of a process that serves with `config`. metrics: None to count in its own memory."""
-    return Telemetry(metrics, KnownModels([*config.models.windows, config.compaction.model]), tracing)
+    named = [model for one in config.upstreams.values() for model in one.models if not model.endswith("*")]
+    known = KnownModels([*config.models.windows, config.compaction.model, *named])
+    return Telemetry(metrics, known, tracing)

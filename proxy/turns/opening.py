@@ -153,6 +153,8 @@ async def open_turn(
 
     try:
         _check_history(services.config.turns, opened)
+        # refused here already where no server has the model
+        services.upstreams.choose(request.model)
         check_calls = services.config.turns.check_tool_calls
         takes_edits = options.recording is not None and not request.source.subject
         turn_input = await beside(

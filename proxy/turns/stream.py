@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from proxy.protocol import sse
 from proxy.protocol.errors import ApiError
 from proxy.relay import Splicer
+from proxy.telemetry.records import CUT, MALFORMED
+from proxy.upstream.body import ending_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +55,8 @@ class TurnStream:
         self._is_behind = self._is_waiting = self._is_over = False
         self._crash: Exception | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        #: Why there is no more, if the response has not ended.
-        self.failure = BROKEN_OFF
+        #: Why there is no more, if the response has not ended: in words, and as what it counts.
+        self.failure, self.fault = BROKEN_OFF, CUT
 
     async def run(self, answer: ModelAnswer) -> bool:
         """Relay an answer until it is over; return False if it was left because its client has gone."""
@@ -93,7 +95,10 @@ class TurnStream:
 
     def failed(self, error: Exception) -> None:
         """Note why nothing more comes."""
-        self._end(error.message if isinstance(error, ApiError) else BROKEN_OFF)
+        if isinstance(error, ApiError):
+            self._end(error.message, ending_of(error))
+        else:
+            self._end(BROKEN_OFF)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -114,7 +119,8 @@ class TurnStream:
             self._end(BROKEN_OFF)
             return
         if self._splicer.failure is not None:
-            self._end(_TOO_LARGE if isinstance(self._splicer.failure, sse.EventTooLarge) else _MALFORMED)
+            too_large = isinstance(self._splicer.failure, sse.EventTooLarge)
+            self._end(_TOO_LARGE if too_large else _MALFORMED, MALFORMED)
         elif relay.outcome is not None or relay.is_over or self._lingering is not None:
             self._linger()
         if relay.pings:
@@ -160,9 +166,9 @@ class TurnStream:
         elif (seconds := self._relay.patience()) is not None:
             self._lingering = self._loop.call_later(seconds, self._end, BROKEN_OFF)
 
-    def _end(self, failure: str) -> None:
+    def _end(self, failure: str, fault: str = CUT) -> None:
         if not self._is_over:
-            self._is_over, self.failure = True, failure
+            self._is_over, self.failure, self.fault = True, failure, fault
             self._wake()
 
     def _wake(self) -> None:

@@ -25,13 +25,14 @@ from proxy.protocol.errors import ApiError, GatewayTimeout, ServiceUnavailable
 from proxy.recording.turn import CONVERSATION_HEADER
 from proxy.relay import Outcome, Ownership, Relay
 from proxy.streams.event_log import watched_log
-from proxy.telemetry.records import CUT, IN_BAND, MALFORMED, outcome_of
+from proxy.telemetry.records import IN_BAND, outcome_of
 from proxy.turns.commit import Commit
 from proxy.turns.continuation import continuation_of
 from proxy.turns.observer import AnsweredBefore, TurnResult
 from proxy.turns.opening import open_turn
 from proxy.turns.options import TurnOptions
-from proxy.turns.stream import BROKEN_OFF, TurnStream
+from proxy.turns.stream import TurnStream
+from proxy.upstream.failover import AnswerEnd
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -77,6 +78,8 @@ class Turn:
         self._outcome: Outcome | None = None
         #: The model server answered with JSON, not with a stream.
         self._came_whole = False
+        #: How it ended what it was saying, if it did not say so itself.
+        self._fault = ""
         self._leaving = False
         self._stopping = False
         self._stopped = False
@@ -274,23 +277,31 @@ class Turn:
         compaction = self._compaction
         if (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
-        outcome = await self._answer()
-        # a refusal under a 200: nothing that the client knows contradicts another answer
-        if outcome is not None and self._relay.is_untold and self._call.object(outcome.response["error"]):
+        while True:
+            try:
+                outcome = await self._answer()
+            except ApiError as failure:
+                if not (self._relay.is_untold and self._call.goes_elsewhere(failure)):
+                    raise
+            else:
+                is_told = not self._relay.is_untold
+                if outcome is None or not self._call.asks_again(AnswerEnd.of(outcome, self._fault, is_told=is_told)):
+                    break
+            # nothing that the client knows contradicts another answer
             self._relay.start_over()
-            outcome = await self._answer()
         if self._came_whole and self._request.stream and outcome is not None:
             await self._output.send(self._relay.replay(outcome))
         return outcome
 
     async def _answer(self) -> Outcome | None:
-        """Ask the model server, once, and tell what it answers."""
+        """Put the question, once, and tell what is answered."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
         with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
             await self._place()
             self._headers = answer.headers
             self._note_header()
             self._output.begin(self._headers)
+            self._relay.origin, self._fault = answer.origin, ""
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
                 outcome: Outcome | None = self._relay.complete(await answer.read_json())
@@ -310,7 +321,8 @@ class Turn:
         if relay.skipped:
             logger.warning("turn %s: %d frames of the upstream's were no events", self.response_id, relay.skipped)
         if relay.outcome is None:
-            answer.attempt.spoil(CUT if stream.failure == BROKEN_OFF else MALFORMED)
+            self._fault = stream.fault
+            answer.attempt.spoil(stream.fault)
         return relay.outcome or relay.fail("server_error", stream.failure)
 
     def _interrupted(self) -> Outcome | None:

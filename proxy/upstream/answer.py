@@ -12,6 +12,7 @@ from aiohttp import hdrs
 from proxy.context.budget import OMITTED
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
+from proxy.protocol.origin import AnswerOrigin
 from proxy.telemetry.records import MALFORMED, Attempt
 from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
 from proxy.upstream.headers import response_headers
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from proxy.upstream.pool import UpstreamAnswer
     from proxy.upstream.wire import Consumer
 
+#: The header that says which of several model servers answers.
+ANSWERED_BY = "x-branchline-upstream"
 #: Bytes of a body that are looked at to tell what it is.
 _MAX_START_BYTES = 4096
 #: Bytes of a body that are kept for who pulls it, before the model server has to wait.
@@ -37,10 +40,16 @@ class ModelAnswer:
     or is closed if the answer was not read to its end.
     """
 
-    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, omitted: int, attempt: Attempt) -> None:
+    def __init__(self, answer: UpstreamAnswer, upstream: Upstream, attempt: Attempt, model: str, omitted: int) -> None:
         self._answer = answer
-        self.attempt = attempt
+        self._upstream = upstream
         self._omitted = omitted
+        #: The request that it answers.
+        self.attempt = attempt
+        #: What it is told with, None if that is how it comes.
+        self.origin: AnswerOrigin | None = None
+        if upstream.is_named and ((alias := upstream.alias(model)) or upstream.mark):
+            self.origin = AnswerOrigin(model if alias else "", upstream.mark)
         self._room = upstream.max_response_bytes
         self._consumer: Consumer | None = None
         #: How large an event of a stream may be.
@@ -67,6 +76,8 @@ class ModelAnswer:
     def headers(self) -> MutableMapping[str, str]:
         """What of its headers goes on to the client, with how many items the model was not shown."""
         headers = response_headers(self._answer.headers)
+        if self._upstream.is_named:
+            headers[ANSWERED_BY] = self._upstream.name
         if self._omitted:
             headers[OMITTED] = str(self._omitted)
         return headers

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 class UpstreamCut(BadGateway):
     """The upstream broke off in the middle of its answer: `response.failed` in a stream, else 502."""
 
-    def __init__(self) -> None:
-        super().__init__("The upstream broke off its answer.")
+    def __init__(self, message: str = "The upstream broke off its answer.") -> None:
+        super().__init__(message)
 
 
 class Readable(Protocol):
@@ -207,19 +208,24 @@ def ending_of(error: BaseException) -> str:
     return CUT
 
 
-def translate(exc: Exception) -> ApiError:
-    """Return our name for an exception that aiohttp's client raised before there was an answer."""
-    log.warning("upstream failed: %s", _describe(exc))
+def translate(exc: Exception, subject: str = "The upstream") -> ApiError:
+    """Return our name for an exception that aiohttp's client raised before there was an answer. subject: who failed."""
+    log.warning("%s failed: %s", subject.removeprefix("The "), _describe(exc))
     if isinstance(exc, TimeoutError):
-        return GatewayTimeout("The upstream did not answer in time.")
+        return GatewayTimeout(f"{subject} did not answer in time.")
     if problem := certificate_problem(exc):
-        return BadGateway(f"The upstream's certificate is not trusted: {problem}.", code="upstream_unreachable")
+        return BadGateway(f"{subject}'s certificate is not trusted: {problem}.", code="upstream_unreachable")
     if isinstance(exc, aiohttp.ClientConnectorError):
-        return BadGateway("The upstream can't be reached.", code="upstream_unreachable")
-    return BadGateway("The upstream broke off the connection or answered nonsense.")
+        return BadGateway(f"{subject} can't be reached.", code="upstream_unreachable")
+    broke_off = f"{subject} broke off the connection or answered nonsense."
+    if isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | aiohttp.ClientPayloadError):
+        return UpstreamCut(broke_off)
+    return BadGateway(broke_off)
 
 
 def _describe(exc: Exception) -> str:
-    # Not str(exc): some carry the URL, whose query may hold a key.
+    # Not str(exc): some carry the URL, whose query may hold a key. Nor asyncio's texts, which quote the address.
     reason = exc.strerror if isinstance(exc, OSError) else None
+    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:
+        reason = os.strerror(exc.errno)
     return f"{type(exc).__name__}: {reason}" if reason else type(exc).__name__

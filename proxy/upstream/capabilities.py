@@ -30,22 +30,22 @@ _UNKNOWN_ROUTE = re.compile(
 
 
 class Capabilities:
-    """What the upstream lacks, for a model: a gateway leads to several servers."""
+    """What a server lacks, for a model: a gateway leads to several servers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._until: dict[tuple[str, str], float] = {}
+        self._until: dict[tuple[str, str, str], float] = {}
         self._objections: dict[tuple[str, str], tuple[Objections, float]] = {}
 
-    def note_absent(self, path: str, model: str) -> None:
-        """Remember for a while that there is no `path` for a model."""
+    def note_absent(self, path: str, upstream: str, model: str) -> None:
+        """Remember for a while that a server has no `path` for a model."""
         if len(self._until) >= MAX_ABSENCES:
             del self._until[next(iter(self._until))]
-        self._until[path, model] = self._clock() + MEMORY_SECONDS
+        self._until[path, upstream, model] = self._clock() + MEMORY_SECONDS
 
-    def is_absent(self, path: str, model: str) -> bool:
+    def is_absent(self, path: str, upstream: str, model: str) -> bool:
         """Whether `path` is known to be missing."""
-        return self._until.get((path, model), 0.0) > self._clock()
+        return self._until.get((path, upstream, model), 0.0) > self._clock()
 
     def note_objections(self, upstream: str, model: str, objections: Objections) -> None:
         """Remember for a while what a model of a server objects to, with what it objected to before."""

@@ -275,6 +275,8 @@ def in_the_clients_words(refusal: UpstreamRefusal, asked: ModelRequest, source: 
         return f"{item.id}{found[3]}" if item.id else found[0]
 
     message = _IN_INPUT.sub(own, refusal.message)
+    if asked.reader.alias:
+        message = message.replace(asked.reader.alias, asked.reader.model)
     param = _IN_INPUT.sub(own, told["param"]) if isinstance(told["param"], str) else told["param"]
     stored = {item.id for item in sent if item.id and not item.path}
     named = [one for one in (*history, *_ID.findall(message)) if one in stored]

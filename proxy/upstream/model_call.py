@@ -4,10 +4,12 @@ reader     what is known of the model that is asked
 request    what it is asked, in the form that this reader takes (`context.model_request`)
 refusal    names something that the client never sent, or an item of its history: asked again without it, and the
            next questions too; anything else is the client's to know, in its own words (`upstream.complaints`)
+failure    of the server, before its first output: the next one that serves the model is asked (`upstream.failover`)
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -15,15 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxy.context.model_request import ModelRequest, View, turn_model_request
 from proxy.context.reader import NO_OBJECTIONS, Objections, Reader
-from proxy.protocol.errors import UpstreamRefusal
+from proxy.protocol.errors import ApiError, UpstreamRefusal
 from proxy.protocol.notes import Maker
 from proxy.runtime.offload import beside
 from proxy.telemetry.records import Attempt, TurnRecord
 from proxy.telemetry.traces import TRACESTATE
 from proxy.upstream.answer import ModelAnswer
+from proxy.upstream.attempts import is_for_others, is_the_servers_own
 from proxy.upstream.body import ending_of
-from proxy.upstream.client import RESPONSES
+from proxy.upstream.client import OPENAI, RESPONSES
 from proxy.upstream.complaints import find_objection, in_the_clients_words
+from proxy.upstream.failover import AnswerEnd, Route, newest_sealer
 from proxy.upstream.headers import request_headers
 
 if TYPE_CHECKING:
@@ -33,8 +37,11 @@ if TYPE_CHECKING:
     from proxy.context.budget import TokenBudget
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.capabilities import Capabilities
+    from proxy.upstream.choice import Upstreams
     from proxy.upstream.client import Upstream
     from storage import TurnSource
+
+log = logging.getLogger(__name__)
 
 #: Refusals after which a question is not asked once more; each of them has named something else.
 MAX_OBJECTIONS = 8
@@ -53,11 +60,11 @@ class Inbound:
 
 
 class ModelCall:
-    """Asks the upstream on behalf of one client request, as often as that takes. pairs: see `Reader`."""
+    """Asks upstreams on behalf of one client request, as often as that takes. pairs: see `Reader`."""
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstreams: Upstreams,
         capabilities: Capabilities,
         budget: TokenBudget,
         caller: Caller,
@@ -65,30 +72,47 @@ class ModelCall:
         *,
         pairs: bool = True,
     ) -> None:
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._capabilities = capabilities
         self._budget = budget
         self._inbound = inbound
         self._pairs = pairs
         self._asked: ModelRequest | None = None
+        #: Where the latest question goes; put again, the next one is still that question.
+        self._route: Route | None = None
+        self._goes_on = False
         #: What the model refused instead of an answer, and what it is asked without since.
         self._refused: Mapping[str, Any] | None = None
         self._left_out = NO_OBJECTIONS
         self.caller = caller
         #: What the request notes of itself, each attempt among it.
         self.record = TurnRecord()
+        #: The latest request of which is known how it ended.
+        self._judged: Attempt | None = None
         #: What the upstream calls the latest call, for the log.
         self.upstream_request_id = "-"
 
     def reader(self, request: TurnRequest, model: str = "") -> Reader:
         """Return what is known of the model that a request asks, or of another one."""
         name = model or request.model
-        objections = self._capabilities.objections(self._upstream.name, name) | self._left_out
-        return Reader(self._upstream.name, name, objections, request.exempt_tools, self._pairs)
+        return self._reader_at(self._server(name), name, request)
 
     def maker(self, request: TurnRequest, model: Any) -> Maker:
         """Return who makes what the upstream answers to a request. model: as it calls itself."""
-        return Maker(self._upstream.name, request.model, model if isinstance(model, str) else "")
+        address = self._server(request.model).address
+        return Maker(address, request.model, model if isinstance(model, str) else "")
+
+    def is_native(self, model: str) -> bool:
+        """Whether each server that serves a model is known to compact by itself. Raises BadRequest, NotFound."""
+        return all(server.provider == OPENAI for server in self._upstreams.choose(model))
+
+    def is_absent(self, path: str, model: str) -> bool:
+        """Whether the server that would be asked is known to have no such path. Raises BadRequest, NotFound."""
+        return self._capabilities.is_absent(path, self._server(model).name, model)
+
+    def note_absent(self, path: str, model: str) -> None:
+        """Remember that the server that was asked last has no such path."""
+        self._capabilities.note_absent(path, self._server(model).name, model)
 
     async def ask(self, request: TurnRequest, view: Callable[[Reader], View], *, keeps: bool) -> ModelAnswer:
         """Ask for a turn's answer. view: what a reader is shown. keeps: the answer's items will be stored.
@@ -111,37 +135,68 @@ class ModelCall:
         purpose: what it is for, where that is not the request's own answer.
         The answer is a context, which gives the connection back. Raises ApiError.
         """
-        reader = self.reader(request, model)
+        name = model or request.model
+        route, goes_on = self._route, self._goes_on
+        if route is None or not goes_on:
+            route = self._route = await self._new_route(request, name, compose)
+        self._goes_on = False
+        while True:
+            try:
+                return await self._put_to(route.server, request, name, compose, path, purpose)
+            except ApiError as failure:
+                if not self._fails_over(failure):
+                    raise
+
+    def goes_elsewhere(self, failure: ApiError) -> bool:
+        """Take how an answer failed of which the client knows nothing; return whether to ask another server."""
+        self._goes_on = self._fails_over(failure)
+        return self._goes_on
+
+    async def _put_to(
+        self, server: Upstream, request: TurnRequest, name: str, compose: Compose, path: str, purpose: str
+    ) -> ModelAnswer:
+        """Put a question to one server, as often as it objects to something that it can do without."""
+        reader = self._reader_at(server, name, request)
         refusals: list[tuple[UpstreamRefusal, Objections]] = []
         while True:
             asked_at = self.record.latest or perf_counter()
             self._asked, omitted = await compose(reader)
             try:
                 body = await beside(self._asked.unseen, self._asked.body)
-                attempt = Attempt(reader.upstream, reader.model, asked_at, purpose=purpose)
-                answer = await self._post(body, path, omitted, attempt)
+                attempt = Attempt(server.name, reader.model, asked_at, purpose=purpose)
+                answer = await self._post(server, name, body, path, omitted, attempt)
                 break
             except UpstreamRefusal as refusal:
                 found = self._object(refusal, refusals)
                 if found is None:
                     # not `from refusal`: it may be the same
                     raise in_the_clients_words(refusal, self._asked, request.source) from None
+                self._end(worked=True)
                 reader = replace(reader, objections=reader.objections | found)
         if refusals:
             self._remember(reader, refusals)
         return answer
 
-    def object(self, error: Mapping[str, Any] | None) -> bool:
-        """Take a refusal that came in place of an answer, under a 200; return whether to ask once more.
+    def asks_again(self, end: AnswerEnd) -> bool:
+        """Take how an answer ended; return whether to put the question once more.
 
-        error: of the Response, None if it did not fail. What it names is left out of what this call asks from now on.
+        Where it was a refusal in place of an answer, under a 200, what that names is left out of what this call asks
+        from now on; where the server failed, another one is asked.
         """
-        if error is None or self._refused is not None or self._asked is None:
+        if end.error is None or self._asked is None:
+            self._end(worked=True)
             return False
-        found = find_objection(UpstreamRefusal(400, error), self._asked)
-        if found is not None:
-            self._refused, self._left_out = error, found
-        return found is not None
+        if not end.is_told and not end.fault and self._refused is None:
+            found = find_objection(UpstreamRefusal(400, end.error), self._asked)
+            if found is not None:
+                self._refused, self._left_out = end.error, found
+                self._end(worked=True)
+                self._goes_on = True
+                return True
+        is_the_servers = bool(end.fault) or is_the_servers_own(end.reason)
+        is_new = self._end(worked=not is_the_servers)
+        self._goes_on = is_new and is_the_servers and not end.is_told and self._next()
+        return self._goes_on
 
     def learn(self, error: Mapping[str, Any] | None, source: TurnSource) -> Mapping[str, Any] | None:
         """Take how an answer ended: remember what the model objects to, and return the error as the client knows it.
@@ -156,13 +211,13 @@ class ModelCall:
             return error
         reader = self._asked.reader
         if left_out and error != refused:
-            self._capabilities.note_objections(reader.upstream, reader.model, left_out)
+            self._note(reader, left_out)
         if error is None:
             return None
         refusal = UpstreamRefusal(400, error)
         found = find_objection(refusal, self._asked)
         if found is not None and (found.seals or found.items or error.get("param")):
-            self._capabilities.note_objections(reader.upstream, reader.model, found)
+            self._note(reader, found)
         told = in_the_clients_words(refusal, self._asked, source)
         return error if told is refusal else {name: value for name, value in told.error.items() if value is not None}
 
@@ -188,13 +243,73 @@ class ModelCall:
         for _, objections in refusals:
             found |= objections
         if found:
-            self._capabilities.note_objections(reader.upstream, reader.model, found)
+            self._note(reader, found)
 
-    async def _post(self, body: Sequence[bytes], path: str, omitted: int, attempt: Attempt) -> ModelAnswer:
+    def _note(self, reader: Reader, found: Objections) -> None:
+        self._capabilities.note_objections(reader.name or reader.upstream, reader.model, found)
+
+    def _server(self, model: str) -> Upstream:
+        """Return the server that is asked about a model, or would be. Raises BadRequest, NotFound."""
+        if self._route is not None and self._route.model == model:
+            return self._route.server
+        return self._upstreams.choose(model)[0]
+
+    def _reader_at(self, server: Upstream, model: str, request: TurnRequest) -> Reader:
+        name = server.name if server.mark else ""
+        return Reader(
+            server.address,
+            model,
+            self._capabilities.objections(name or server.address, model) | self._left_out,
+            request.exempt_tools,
+            self._pairs,
+            name,
+            not name or server is self._upstreams.rest,
+            server.alias(model),
+        )
+
+    async def _new_route(self, request: TurnRequest, model: str, compose: Compose) -> Route:
+        """Return where a question goes: to the server that sealed what it has last, if that serves the model."""
+        servers = self._upstreams.choose(model)
+        if len(servers) == 1:
+            return Route(model, servers)
+        asked, _ = await compose(self._reader_at(servers[0], model, request))
+        return Route(model, servers, newest_sealer(asked, self._upstreams))
+
+    def _fails_over(self, failure: ApiError) -> bool:
+        is_elsewhere = is_for_others(failure)
+        return self._end(worked=not is_elsewhere) and is_elsewhere and self._next()
+
+    def _next(self) -> bool:
+        """Turn to the next server; return whether there is one."""
+        route = self._route
+        if route is None:
+            return False
+        before = route.server
+        if not route.advance():
+            return False
+        log.warning(
+            "upstream %s failed (%s), %s is asked", before.name, self.record.attempts[-1].status, route.server.name
+        )
+        # what the one before objected to says nothing of this one
+        self._refused, self._left_out = None, NO_OBJECTIONS
+        return True
+
+    def _end(self, *, worked: bool) -> bool:
+        """Know how the latest request ended; return False if that was known before."""
+        attempt = self.record.attempts[-1] if self.record.attempts else None
+        if attempt is None or attempt is self._judged or self._route is None:
+            return False
+        self._judged = attempt
+        self._route.server.note(worked=worked)
+        return True
+
+    async def _post(
+        self, server: Upstream, model: str, body: Sequence[bytes], path: str, omitted: int, attempt: Attempt
+    ) -> ModelAnswer:
         record = self.record
         record.attempts.append(attempt)
         record.omitted = omitted
-        headers = request_headers(self._inbound.headers, self.caller.credentials)
+        headers = request_headers(self._inbound.headers, server.credentials(self.caller.credentials))
         if record.trace is not None:
             attempt.span = record.trace.new_span_id()
             headers.popall(TRACESTATE, None)
@@ -202,10 +317,10 @@ class ModelCall:
         # the key stands for the client's request, not for this one, whose history may be another the next time
         headers.popall("Idempotency-Key", None)
         try:
-            answer = await self._upstream.create_response(body, headers, self._inbound.query, path=path)
+            answer = await server.create_response(body, headers, self._inbound.query, path=path)
         except BaseException as failure:
             attempt.end(ending_of(failure))
             raise
         attempt.begin(str(answer.status))
         self.upstream_request_id = answer.headers.get("x-request-id", "-")
-        return ModelAnswer(answer, self._upstream, omitted, attempt)
+        return ModelAnswer(answer, server, attempt, model, omitted)

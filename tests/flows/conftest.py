@@ -54,7 +54,10 @@ StartProxy = Callable[..., Awaitable[Proxy]]
 
 def configure(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
     """Return `config` with sections' keys replaced."""
-    sections = {name: msgspec.structs.replace(getattr(config, name), **keys) for name, keys in changes.items()}
+    sections: dict[str, Any] = {}
+    for name, keys in changes.items():
+        before = getattr(config, name)
+        sections[name] = keys if isinstance(before, dict) else msgspec.structs.replace(before, **keys)
     return msgspec.structs.replace(config, **sections)
 
 

@@ -534,3 +534,11 @@ async def test_a_foreign_page_may_not_act_for_callers_that_prove_nothing(
 async def test_a_page_of_the_same_host_may_call(proxy, client):
     async with client.get(proxy / "v1/models", headers={"Origin": str(proxy.origin())}) as answer:
         assert answer.status == 200
+
+
+async def test_browsers_are_led_to_the_page_and_other_clients_told_of_a_wrong_base_url(proxy, client):
+    async with client.get(proxy, headers={"Accept": "text/html,*/*;q=0.8"}, allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (303, "/ui/")
+    async with client.get(proxy, allow_redirects=False) as answer:
+        assert answer.status == 404
+        assert (await answer.json())["error"]["type"] == "invalid_request_error"

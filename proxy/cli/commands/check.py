@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Iterator
 from dataclasses import replace
@@ -14,15 +15,21 @@ import msgspec
 from proxy.auth.authenticators import create_authenticator
 from proxy.cli.commands.findings import Finding
 from proxy.cli.processors import worker_count
+from proxy.config.settings import upstream_settings
+from proxy.config.upstreams import ECHO, UPSTREAMS_TABLE
 from proxy.config.values import describe_redis, describe_upstream
-from proxy.protocol.errors import ApiError
+from proxy.protocol.errors import ApiError, UpstreamRefusal
+from proxy.telemetry.records import MALFORMED
+from proxy.upstream.body import ending_of
 from proxy.upstream.client import Upstream, create_session
 from proxy.upstream.errors import certificate_problem
+from proxy.upstream.models import read_models
 from storage import Reason, Safeguards, Store, Unavailable
 from storage.embedded import EmbeddedUnavailable, probe
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
+    from proxy.config.upstreams import UpstreamConfig
 
 #: Longest silence of the upstream that is waited for, in seconds.
 PATIENCE_SECONDS = 10.0
@@ -45,11 +52,10 @@ async def diagnose(config: Config) -> list[Finding]:
     Several workers are told too, as `auto` does not say how many it means.
     """
     workers = worker_count(config.server.workers)
-    patience = min(PATIENCE_SECONDS, config.upstream.read_timeout_seconds)
-    async with create_session(msgspec.structs.replace(config.upstream, read_timeout_seconds=patience)) as session:
+    async with create_session(config.upstream) as session:
         return [
             await _check_store(config),
-            await _finding("upstream", _check_upstream(config, session)),
+            *await asyncio.gather(*(_check_server(config, name) for name in upstream_settings(config))),
             await _finding("auth", _check_auth(config, session)),
             Finding("recording", works=True, text=_describe_recording(config)),
             *([Finding("workers", works=True, text=f"{workers} processes")] if workers > 1 else []),
@@ -78,7 +84,7 @@ async def _check_store(config: Config) -> Finding:
     if not config.redis.url:
         return await _finding("store", _check_embedded(config))
     risks: list[str] = []
-    finding = await _finding("store", _check_server(config, risks))
+    finding = await _finding("store", _check_redis(config, risks))
     return replace(finding, risks=tuple(risks))
 
 
@@ -89,7 +95,7 @@ async def _check_embedded(config: Config) -> str:
         raise Problem(str(exc)) from exc
 
 
-async def _check_server(config: Config, risks: list[str]) -> str:
+async def _check_redis(config: Config, risks: list[str]) -> str:
     """Return what is said of a server that works; its risks are added to `risks`."""
     place = describe_redis(config.redis.url)
     store = Store.connect(
@@ -112,37 +118,60 @@ async def _check_server(config: Config, risks: list[str]) -> str:
     return f"{place} answers"
 
 
-async def _check_upstream(config: Config, session: aiohttp.ClientSession) -> str:
-    place = describe_upstream(config.upstream.url)
-    if config.upstream.url == "echo":
+async def _check_server(config: Config, name: str) -> Finding:
+    """Look at one model server. name: '' for the only one."""
+    settings = upstream_settings(config)[name]
+    patience = min(PATIENCE_SECONDS, settings.read_timeout_seconds)
+    risks: list[str] = []
+    async with create_session(msgspec.structs.replace(settings, read_timeout_seconds=patience)) as session:
+        server = Upstream(settings, session, settings.url, config.upstreams.get(name), name=name)
+        look = _check_upstream(server, settings, config, risks)
+        finding = await _finding(f"upstream {name}" if name else "upstream", look)
+    return replace(finding, risks=tuple(risks))
+
+
+async def _check_upstream(server: Upstream, settings: UpstreamConfig, config: Config, risks: list[str]) -> str:
+    place = describe_upstream(settings.url)
+    if settings.url == ECHO:
         return place
-    key = config.upstream.api_key
+    key = settings.api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    upstream = Upstream(config.upstream, session, config.upstream.url)
     try:
-        async with upstream.forward("GET", "/models", "", headers, None) as response:
-            return f"{place} {_judge(response.status, config)}"
+        models = await read_models(server, headers)
+    except UpstreamRefusal as refusal:
+        section = f"{UPSTREAMS_TABLE}.{server.name}" if server.is_named else "upstream"
+        asks_callers = config.auth.mode == "passthrough" and (not server.is_named or server.takes_callers_key)
+        return f"{place} {_judge(refusal.status, place, section, has_key=bool(key), asks_callers=asks_callers)}"
     except ApiError as exc:
+        if ending_of(exc) == MALFORMED:
+            return f"{place} answers, but not with a list of models"
         raise Problem(f"{place}: {exc.message}{'' if certificate_problem(exc) else _system_reason(exc)}") from exc
-    except Problem as exc:
-        raise Problem(f"{place} {exc}") from exc
+    listed = {model["id"] for model in models}
+    for name in server.models if server.is_named else ():
+        told = server.alias(name) or name
+        if not name.endswith("*") and told not in listed:
+            risks.append(f"it does not list '{told}', which {UPSTREAMS_TABLE}.{server.name}.models counts on")
+    return f"{place} answers"
 
 
-def _judge(status: int, config: Config) -> str:
-    """Say what the status of `GET /models` means; Problem if turns would fail too."""
-    if status < 300:
-        return "answers"
-    if status < 400:
-        raise Problem(f"redirects ({status}); set upstream.url to where it leads")
-    if status in (401, 403) and config.upstream.api_key:
-        raise Problem(f"refuses upstream.api_key ({status})")
-    if status == 401 and config.auth.mode == "passthrough":
+def _judge(status: int, place: str, section: str, *, has_key: bool, asks_callers: bool) -> str:
+    """Say what the status of `GET /models` means; Problem if turns would fail too.
+
+    section: of the settings. asks_callers: callers' own keys go there.
+    """
+    if status == 401 and asks_callers and not has_key:
         return "is reachable, asks for a key"
     if status in (401, 403):
-        raise Problem(f"asks for a key ({status}), and upstream.api_key is not set")
-    if status == 404:
-        raise Problem("has no /models (404); upstream.url usually ends in /v1")
-    raise Problem(f"answers {status}")
+        problem = f"refuses {section}.api_key ({status})"
+        if not has_key:
+            problem = f"asks for a key ({status}), and {section}.api_key is not set"
+    elif status < 400:
+        problem = f"redirects ({status}); set {section}.url to where it leads"
+    elif status == 404:
+        problem = f"has no /models (404); {section}.url usually ends in /v1"
+    else:
+        problem = f"answers {status}"
+    raise Problem(f"{place} {problem}")
 
 
 def store_problem(exc: Unavailable) -> str:

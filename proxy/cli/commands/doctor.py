@@ -62,8 +62,11 @@ async def examine(config: Config) -> list[Finding]:
 def _advise(finding: Finding) -> Finding:
     """Return a finding with what to do about it."""
     advice = [_SETTINGS[name] for risk in finding.risks for name in _SETTINGS if risk.startswith(name)]
-    if not finding.works and finding.subject in _REMEDIES:
-        advice.insert(0, _REMEDIES[finding.subject])
+    # of several upstreams each is looked at: `upstream qwen`
+    part, _, name = finding.subject.partition(" ")
+    if not finding.works and part in _REMEDIES:
+        remedy = _REMEDIES[part]
+        advice.insert(0, remedy.replace("upstream.", f"upstreams.{name}.") if name else remedy)
     return replace(finding, advice=tuple(advice))
 
 

@@ -20,17 +20,22 @@ MASK = "********"
 def report_settings(read: SettingsRead, *, only_changed: bool, as_json: bool) -> None:
     """Print settings: a line each, or a JSON object each. only_changed: without those that have their default."""
     terminal, rows = Terminal(as_json=as_json), []
-    for key in keys().values():
+    for key in keys(read.config.upstreams).values():
         origin = read.origins.get(key.name, "default")
         if only_changed and origin == "default":
             continue
-        value = _shown(key, reduce(getattr, key.name.split("."), read.config))
+        value = _shown(key, reduce(_inner, key.name.split("."), read.config))
         if as_json:
             terminal.record({"key": key.name, "value": value, "origin": origin, "variable": key.variable})
         else:
             rows.append((key.name, Text(_text(value), "" if origin == "default" else "bold"), origin))
     if not as_json:
         terminal.table(("KEY", "VALUE", "FROM"), rows)
+
+
+def _inner(section: Any, name: str) -> Any:
+    """Return a setting or a section of a section, or of a table of sections."""
+    return section[name] if isinstance(section, dict) else getattr(section, name)
 
 
 def _shown(key: Key, value: Any) -> Any:
@@ -44,7 +49,10 @@ def _shown(key: Key, value: Any) -> Any:
         return dict.fromkeys(value, MASK) if key.name == "auth.api_keys" else dict(value)
     if isinstance(value, str) and key.name.endswith("url"):
         # a query may hold a key
-        return describe_upstream(value) if value != "echo" else value
+        return describe_upstream(value) if value not in ("", "echo") else value
+    if value is None:
+        # of a named upstream: what all have in common
+        return ""
     return list(value) if isinstance(value, tuple) else value
 
 

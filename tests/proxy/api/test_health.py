@@ -12,7 +12,7 @@ from proxy.config.settings import AuthConfig, Config, RedisConfig, Secret, Upstr
 from proxy.http.keys import STORE
 from proxy.protocol.errors import GatewayTimeout
 from proxy.runtime.tasks import TASKS, TaskRecord, Tasks
-from proxy.upstream.client import UPSTREAM
+from proxy.upstream.choice import UPSTREAMS
 from storage import Reason, Unavailable
 from tests.proxy.conftest import Serve, ServeProxy
 from tests.upstream import ScriptedUpstream
@@ -22,6 +22,7 @@ class Dependency:
     """Something to look at: counts the calls and does what it is told."""
 
     def __init__(self, fault: Exception | None = None, gate: asyncio.Event | None = None) -> None:
+        self.name = "upstream"
         self.pings = 0
         self.fault = fault
         self.gate = gate
@@ -49,7 +50,7 @@ def ready(serve: Serve):
         app = web.Application()
         app[health.READINESS] = health.Readiness()
         app[TASKS] = Tasks()
-        app[STORE], app[UPSTREAM] = store, upstream  # type: ignore[misc]
+        app[STORE], app[UPSTREAMS] = store, [upstream]  # type: ignore[misc]
         app.add_routes(health.ROUTES)
         return await serve(app) / "readyz"
 
@@ -153,7 +154,7 @@ async def test_readyz_and_the_log_say_why_the_store_takes_no_writes(ready, clien
 async def test_readyz_names_the_tasks_that_fail(serve: Serve, client):
     app = web.Application()
     app[health.READINESS] = health.Readiness()
-    app[STORE], app[UPSTREAM] = Dependency(), Dependency()  # type: ignore[misc]
+    app[STORE], app[UPSTREAMS] = Dependency(), [Dependency()]  # type: ignore[misc]
     app[TASKS] = Tasks()
     app[TASKS].records |= {"one": TaskRecord(), "two": TaskRecord(3, 1, "ValueError"), "a third": TaskRecord(1, 1)}
     app.add_routes(health.ROUTES)
@@ -164,7 +165,7 @@ async def test_readyz_names_the_tasks_that_fail(serve: Serve, client):
 async def test_a_task_without_which_requests_go_well_is_named_only(serve: Serve, client):
     app = web.Application()
     app[health.READINESS] = health.Readiness()
-    app[STORE], app[UPSTREAM] = Dependency(), Dependency()  # type: ignore[misc]
+    app[STORE], app[UPSTREAMS] = Dependency(), [Dependency()]  # type: ignore[misc]
     app[TASKS] = Tasks()
     app[TASKS].records["one"] = TaskRecord(1, 1, "ValueError", is_vital=False)
     app.add_routes(health.ROUTES)

@@ -2,7 +2,7 @@ import pytest
 
 from proxy.config.loading import ConfigError, load_config
 from proxy.config.schema import keys
-from proxy.config.settings import Config
+from proxy.config.settings import Config, upstream_settings
 
 HASH = "0123456789abcdef" * 4
 
@@ -207,3 +207,95 @@ def test_a_broken_rule_is_told_with_the_source_of_its_key(write):
     told = refusal(write("[server]\nhost = '0.0.0.0'"), environ)
     assert told.startswith('auth.mode from BRANCHLINE_AUTH_MODE: "none" makes everybody who reaches 0.0.0.0')
     assert refusal(write("[auth]\nmode = 'api_keys'")).startswith("auth.api_keys (not set): is empty")
+
+
+NAMED = """
+[upstream]
+read_timeout_seconds = 300
+[upstreams.qwen]
+url = "http://127.0.0.1:8001/v1"
+models = ["qwen3-32b"]
+[upstreams.qwen-2]
+url = "http://127.0.0.1:8002/v1"
+models = ["qwen3-32b"]
+read_timeout_seconds = 5
+[upstreams.azure]
+url = "https://RESOURCE.openai.azure.com/openai/v1"
+models = ["gpt-5-eu"]
+rename = { "gpt-5-eu" = "my-deployment" }
+"""
+
+
+def test_upstreams_come_in_the_order_of_the_file_with_what_they_have_in_common(write):
+    environ = {
+        "BRANCHLINE_UPSTREAMS_QWEN_2_API_KEY": "sk-2",
+        "BRANCHLINE_UPSTREAMS_EXTRA_1_URL": "http://extra/v1",
+        "BRANCHLINE_UPSTREAMS_EXTRA_1_MODELS": "a, b*",
+        "BRANCHLINE_UPSTREAMS_EXTRA_1_MAX_CONNECTIONS": "7",
+    }
+    config = load_config(write(NAMED), environ, {})
+    assert list(config.upstreams) == ["qwen", "qwen-2", "azure", "extra_1"]
+    assert config.upstreams["azure"].rename == {"gpt-5-eu": "my-deployment"}
+    assert config.upstreams["extra_1"].models == ("a", "b*")
+    settings = upstream_settings(config)
+    assert [one.read_timeout_seconds for one in settings.values()] == [300.0, 5.0, 300.0, 300.0]
+    assert [one.max_connections for one in settings.values()] == [0, 0, 0, 7]
+    assert settings["qwen-2"].api_key == "sk-2"
+    assert list(upstream_settings(Config())) == [""]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[upstreams]\nurl = 'http://x'", "upstreams.url in config.toml: expected a section"),
+        ("upstreams = 1", "upstreams in config.toml: expected sections, each written [upstreams.NAME]"),
+        ("[upstreams.'a.b']\nurl = 'http://x'", "upstreams.a.b in config.toml: a name must be 1 to 32 letters"),
+        (
+            "[upstreams.a]\nurl = 'http://x'\nmodels = ['m']\nmodel = 'x'",
+            "upstreams.a.model in config.toml: no such key",
+        ),
+        (
+            "[upstreams.a-1]\nurl = 'http://x'\n[upstreams.A_1]\nurl = 'http://y'",
+            "upstreams.A_1 in config.toml: its variables would be those of upstreams.a-1; choose another name",
+        ),
+        ("[upstreams.a]\nurl = 'x'\nmodels = ['m']", "upstreams.a.url in config.toml: must be an http"),
+        ("[upstreams.a]\nmodels = ['m']", "upstreams.a.url (not set): must be an http"),
+        ("[upstreams.a]\nurl = 'http://x'", "upstreams.a.models (not set): is empty"),
+        ("[upstreams.a]\nurl = 'http://x'\nmodels = ['a*b']", "upstreams.a.models in config.toml: expected a list"),
+        (
+            "[upstreams.a]\nurl = 'http://k@x'\nmodels = ['m']",
+            "upstreams.a.url in config.toml: must not hold credentials; put the key into upstreams.a.api_key",
+        ),
+        (
+            "[upstreams.a]\nurl = 'http://x'\nmodels = ['m']\nrename = { n = 'o' }",
+            'upstreams.a.rename in config.toml: has "n", which none of upstreams.a.models is',
+        ),
+        (
+            "[upstreams.a]\nurl = 'http://x'\nmodels = ['m']\napi_key = 'k'\ncaller_key = true",
+            "upstreams.a.caller_key in config.toml: must be false where there is upstreams.a.api_key",
+        ),
+        (
+            "auth.mode = 'none'\n[upstreams.a]\nurl = 'http://x'\nmodels = ['m']\ncaller_key = true",
+            'upstreams.a.caller_key in config.toml: must be false under auth.mode "none"',
+        ),
+        (
+            "upstream.url = 'http://y'\n[upstreams.a]\nurl = 'http://x'\nmodels = ['m']",
+            "upstream.url in config.toml: is not used beside upstreams.a: set upstreams.NAME.url, or remove those",
+        ),
+        (
+            "upstream.api_key = 'k'\n[upstreams.a]\nurl = 'http://x'\nmodels = ['m']",
+            "upstream.api_key in config.toml: is not used beside upstreams.a",
+        ),
+        (
+            "[upstreams.a]\nurl = 'http://x'\nmodels = ['m']\nread_timeout_seconds = 0",
+            "upstreams.a.read_timeout_seconds in config.toml: expected a number above 0, got 0",
+        ),
+    ],
+)
+def test_an_upstream_that_can_not_be_meant_is_refused(write, more, message):
+    assert refusal(write(more)).startswith(message)
+
+
+def test_a_variable_of_an_upstream_that_nobody_knows_is_refused(write):
+    told = refusal(write(NAMED), {"BRANCHLINE_UPSTREAMS_QEN_API_KEY": "sk-secret"})
+    assert told == "BRANCHLINE_UPSTREAMS_QEN_API_KEY: no such setting; did you mean BRANCHLINE_UPSTREAMS_QWEN_API_KEY?"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from proxy.config.loading import load_config
 from proxy.config.reference import comments, example, markdown
-from proxy.config.schema import keys, sections
+from proxy.config.schema import keys, named_sections, sections
 from proxy.config.settings import Config
 
 ROOT = Path(__file__).parents[3]
@@ -30,8 +30,18 @@ def test_the_example_and_the_page_have_every_key():
         assert key.variable in page
 
 
+def test_those_of_a_named_upstream_are_there_too():
+    lines, page = example().splitlines(), markdown()
+    start = lines.index("# [upstreams.NAME]")
+    for name, key in keys(["NAME"]).items():
+        if name.startswith("upstreams."):
+            assert any(line.startswith(f"# {name.rpartition('.')[2]} = ") for line in lines[start:])
+            assert key.variable in page
+
+
 def test_every_key_is_explained_in_the_code():
-    explained = {name: comments(section) for name, section in sections().items()}
-    for key in keys():
+    known = {**sections(), **named_sections(["NAME"])}
+    explained = {name: comments(section) for name, section in known.items()}
+    for key in keys(["NAME"]):
         section, _, field = key.rpartition(".")
         assert explained[section][field].endswith("."), key

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.delivery import TurnOutput
 from proxy.protocol import sse
-from proxy.protocol.errors import BadGateway
+from proxy.protocol.errors import GatewayTimeout
 from proxy.relay import MalformedEvent
-from proxy.telemetry.records import TurnRecord
+from proxy.telemetry.records import CUT, MALFORMED, TIMEOUT, TurnRecord
 from proxy.turns.stream import BROKEN_OFF, TurnStream
+from proxy.upstream.body import UpstreamCut
 from tests.virtual_time import in_virtual_time
 
 
@@ -55,8 +56,10 @@ class Relay:
         self.pings = 0
         self.linger_seconds = 5.0
         self.lane = None
+        self.is_untold = True
 
     def feed(self, event: sse.Event) -> bytes:
+        self.is_untold = self.is_untold and event.data in (b"ping", b"bad")
         match event.data:
             case b"bad":
                 raise MalformedEvent("bad")
@@ -230,22 +233,24 @@ async def test_a_stream_that_the_client_wants_as_json_tells_nothing():
 
 
 @pytest.mark.parametrize(
-    ("end", "failure"),
+    ("end", "failure", "fault"),
     [
-        (lambda consumer: consumer.data(frame("b") + frame("bad") + frame("c")), "can't be read"),
-        (lambda consumer: consumer.data(frame("b") + frame("x" * 200)), "too large"),
-        (lambda consumer: [consumer.data(frame("b") + b"data: bad"), consumer.end()], "can't be read"),
-        (lambda consumer: [consumer.data(frame("b")), consumer.failed(BadGateway("Cut."))], "Cut."),
-        (lambda consumer: [consumer.data(frame("b")), consumer.end()], BROKEN_OFF),
+        (lambda consumer: consumer.data(frame("b") + frame("bad") + frame("c")), "can't be read", MALFORMED),
+        (lambda consumer: consumer.data(frame("b") + frame("x" * 200)), "too large", MALFORMED),
+        (lambda consumer: [consumer.data(frame("b") + b"data: bad"), consumer.end()], "can't be read", MALFORMED),
+        (lambda consumer: [consumer.data(frame("b")), consumer.failed(UpstreamCut("Cut."))], "Cut.", CUT),
+        (lambda consumer: [consumer.data(frame("b")), consumer.failed(GatewayTimeout("."))], ".", TIMEOUT),
+        (lambda consumer: [consumer.data(frame("b")), consumer.end()], BROKEN_OFF, CUT),
     ],
 )
-async def test_a_failure_has_its_words_and_nothing_follows_it(end: Callable[[Any], object], failure: str):
+async def test_a_failure_has_its_words_and_nothing_follows_it(end: Callable[[Any], object], failure: str, fault: str):
     scene = await Scene().began("a")
     consumer = scene.answer.consumer
     end(consumer)
     consumer.data(frame("late"))
     assert await scene.running
     assert failure in scene.stream.failure
+    assert scene.stream.fault == fault
     told = b"".join(scene.client.got)
     assert told == frame("a") + frame("b")
 

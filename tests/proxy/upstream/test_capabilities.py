@@ -28,21 +28,22 @@ class Clock:
 def test_an_absence_is_remembered_for_a_while_for_that_path_and_model():
     clock = Clock()
     capabilities = Capabilities(clock)
-    capabilities.note_absent(PATH, "m")
-    assert capabilities.is_absent(PATH, "m")
-    assert not capabilities.is_absent(PATH, "other")
-    assert not capabilities.is_absent("/responses/compact", "m")
+    capabilities.note_absent(PATH, "u", "m")
+    assert capabilities.is_absent(PATH, "u", "m")
+    assert not capabilities.is_absent(PATH, "u", "other")
+    assert not capabilities.is_absent(PATH, "another server", "m")
+    assert not capabilities.is_absent("/responses/compact", "u", "m")
     clock.now += MEMORY_SECONDS
-    assert not capabilities.is_absent(PATH, "m")
+    assert not capabilities.is_absent(PATH, "u", "m")
 
 
 def test_no_more_are_remembered_than_there_is_room_for():
     capabilities = Capabilities(Clock())
     for n in range(MAX_ABSENCES + 1):
-        capabilities.note_absent(PATH, f"m{n}")
-    assert not capabilities.is_absent(PATH, "m0")
-    assert capabilities.is_absent(PATH, "m1")
-    assert capabilities.is_absent(PATH, f"m{MAX_ABSENCES}")
+        capabilities.note_absent(PATH, "u", f"m{n}")
+    assert not capabilities.is_absent(PATH, "u", "m0")
+    assert capabilities.is_absent(PATH, "u", "m1")
+    assert capabilities.is_absent(PATH, "u", f"m{MAX_ABSENCES}")
 
 
 def test_objections_are_remembered_for_a_while_for_that_server_and_model():

@@ -214,6 +214,8 @@ def test_every_exception_of_the_client_is_translated(cls, caplog):
         expected: tuple[type, str] = (errors.GatewayTimeout, "upstream_timeout")
     elif issubclass(cls, aiohttp.ClientConnectorError):
         expected = (errors.BadGateway, "upstream_unreachable")
+    elif issubclass(cls, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | aiohttp.ClientPayloadError):
+        expected = (UpstreamCut, "upstream_error")
     else:
         expected = (errors.BadGateway, "upstream_error")
     assert (type(error), error.code) == expected
