@@ -15,7 +15,7 @@ import base64
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from storage import DigestNote, Members, Spot
@@ -152,9 +152,15 @@ class HintMemory:
     def __init__(self, max_digests: int = MAX_DIGESTS) -> None:
         self._max_digests = max_digests
         self._known: OrderedDict[str, dict[str, tuple[str, int]]] = OrderedDict()
+        self._catch_up: Callable[[], object] = lambda: None
+
+    def behind(self, catch_up: Callable[[], object]) -> None:
+        """Have `catch_up` note what has been put off, before anything is looked up or forgotten."""
+        self._catch_up = catch_up
 
     def find(self, name: str) -> Members:
         """Return what a digest leads to as far as is known here."""
+        self._catch_up()
         return list(self._known.get(name, {}).values())
 
     def note(self, notes: Iterable[DigestNote]) -> None:
@@ -172,6 +178,7 @@ class HintMemory:
 
     def forget(self, partition: str) -> None:
         """Forget what leads to a partition: its conversation is gone."""
+        self._catch_up()
         for name, members in list(self._known.items()):
             left = {start: found for start, found in members.items() if not start.startswith(f"{partition}:")}
             if not left:
@@ -181,4 +188,5 @@ class HintMemory:
 
     def forget_all(self) -> None:
         """Forget everything."""
+        self._catch_up()
         self._known.clear()

@@ -29,7 +29,6 @@ from proxy.runtime.offload import MANY
 from storage import (
     ConversationNotFound,
     DigestNote,
-    DigestNotes,
     Entry,
     Origin,
     QuotaExceeded,
@@ -263,12 +262,16 @@ class RequestRecording:
         if search is None:
             return True
         placed = _place(plan, groups, recorded.spots)
-        notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
+        ends = [(plan, placed, turn.answer)]
         for number, other in enumerate(turn.others, start=1):
-            notes += await self._record_beside(search, turn, plan, placed, other, number)
-        if notes:
-            self._recorder.memory.note(notes)
-            self._recorder.notes.put(DigestNotes(self._owner, self._partition, notes))
+            if (beside := await self._record_beside(turn, placed, other, number)) is not None:
+                ends.append((replace(plan, covered=search.look.count), beside, other))
+
+        def make() -> list[DigestNote]:
+            leads = [note for end in ends for note in self._leads(search, turn, *end)]
+            return [*search.marks(plan), *leads]
+
+        self._recorder.notes.put(self._owner, self._partition, make)
         return True
 
     def release(self) -> None:
@@ -316,9 +319,9 @@ class RequestRecording:
         )
 
     async def _record_beside(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, other: RecordedAnswer, number: int
-    ) -> list[DigestNote]:
-        """Put one more answer to the same question on a branch; return what leads to it."""
+        self, turn: FinishedTurn, placed: _Placed, other: RecordedAnswer, number: int
+    ) -> _Placed | None:
+        """Put one more answer to the same question on a branch; return where it was put, None for nowhere."""
         record = RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
@@ -335,9 +338,8 @@ class RequestRecording:
         )
         recorded = await self._recognition.record(record)
         if recorded.result is not RecordResult.OK or not recorded.spots:
-            return []
-        beside = _Placed({}, placed.asked, recorded.spots[-1])
-        return list(self._leads(search, turn, replace(plan, covered=search.look.count), beside, other))
+            return None
+        return _Placed({}, placed.asked, recorded.spots[-1])
 
     def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
         """Return an item as it is stored here: with an id of this partition, unless it has one that stands for it.
