@@ -114,7 +114,7 @@ class Jobs:
         if (touch := self._keyspace.touch_response(owner, response_id, "", None, None)) is not None:
             calls.append(touch)
         # the job first: a record without one would never be run
-        batches = [calls] if not most_waiting else [[call] for call in calls]
+        batches = [calls] if not most_waiting else [calls[:1], calls[1:]]
         for batch in batches:
             for reply in await self._scripts.run_all(batch):
                 if isinstance(reply, Conflict):

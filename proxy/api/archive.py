@@ -55,13 +55,13 @@ async def import_conversation(request: web.Request) -> web.Response:
 async def restore(store: Store, owner: str, file: IO[bytes]) -> tuple[Conversation, bool]:
     """Check and restore what was written to `file`; return the conversation, and whether that changed anything.
 
-    It gets its own ids back where they are the owner's, else others, whether they are anybody else's or nobody's.
+    It gets its own ids back, unless they are somebody else's: then it gets others, and the answer is the same.
     Raises BadRequest (`invalid_import`), AlreadyExists, ServiceUnavailable.
     """
     try:
         conversation_id = conversation_in(file)
         with SpooledTemporaryFile(SPOOL_BYTES) as renamed:
-            if await store.archive.owner_of(conversation_id) != owner:
+            if await store.archive.owner_of(conversation_id) not in ("", owner):
                 await asyncio.to_thread(rename, file, renamed, conversation_id, owner)
                 file = renamed
             file.seek(0)

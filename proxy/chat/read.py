@@ -13,6 +13,8 @@ message can be made of both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -38,25 +40,24 @@ def read_messages(
     messages: Sequence[Any],
     *,
     only: Iterable[int] | None = None,
-    waiting: Sequence[str] = (),
     mint: Callable[[], str] = new_call_id,
 ) -> list[ChatItem]:
     """Return the items of a request's messages; what is no message yields nothing.
 
-    only: indexes of those that are wanted, all without. waiting: ids of stored calls that wait for an output, which
-    those without an id belong to. mint: makes ids for calls without.
+    only: indexes of those that are wanted, all without. mint: makes ids for calls without.
     """
-    reader = _Reader(messages, waiting, mint)
+    reader = _Reader(messages, mint)
     return [item for index in (range(len(messages)) if only is None else only) for item in reader.read(index)]
 
 
 class _Reader:
     """Reads messages one after the other, and knows which calls they made."""
 
-    def __init__(self, messages: Sequence[Any], waiting: Sequence[str], mint: Callable[[], str]) -> None:
+    def __init__(self, messages: Sequence[Any], mint: Callable[[], str]) -> None:
         self._messages = messages
         self._mint = mint
-        self._unnamed = list(waiting)
+        #: Ids of calls without an output so far.
+        self._unnamed: list[str] = []
         self._last = -1
 
     def read(self, index: int) -> list[ChatItem]:
@@ -76,7 +77,7 @@ class _Reader:
     def _name_output(self, output: Item, index: int) -> None:
         """Complete what a tool message does not say: the call, where it has no id, and whether its tool is custom."""
         if not output["call_id"]:
-            output["call_id"] = self._unnamed[0] if self._unnamed else self._mint()
+            output["call_id"] = self._legacy_call(index) or (self._unnamed[0] if self._unnamed else self._mint())
         if output["call_id"] in self._unnamed:
             self._unnamed.remove(output["call_id"])
         for earlier in reversed(self._messages[:index]):
@@ -84,6 +85,16 @@ class _Reader:
                 if call.get("id") == output["call_id"]:
                     output["type"] = OUTPUTS[isinstance(call.get("custom"), dict)]
                     return
+
+    def _legacy_call(self, index: int) -> str:
+        """Return the id of the function call that a message of role `function` answers, '' if it answers none."""
+        if self._messages[index].get("role") != "function":
+            return ""
+        for earlier in reversed(self._messages[:index]):
+            call = earlier.get("function_call") if isinstance(earlier, dict) else None
+            if isinstance(call, dict):
+                return _legacy_id(call)
+        return ""
 
 
 def _follows(before: Any, message: Any) -> bool:
@@ -149,7 +160,7 @@ def assistant_items(message: Item, mint: Callable[[], str]) -> tuple[list[Item],
     thoughts, form = _thoughts(message)
     calls = [item for call in _entries(message) if (item := _call(call, mint)) is not None]
     if isinstance(legacy := message.get("function_call"), dict) and not calls:
-        calls = [_function(legacy, mint())]
+        calls = [_function(legacy, _legacy_id(legacy))]
         form = {**form, "legacy": str(legacy.get("name") or "")}
     parts, list_form = _parts(message.get("content"), by_model=True)
     form = {**form, **list_form}
@@ -209,6 +220,17 @@ def _function(function: Item, call_id: str) -> Item:
         "arguments": arguments if isinstance(arguments, str) else _as_json(arguments),
         "status": "completed",
     }
+
+
+def _legacy_id(function: Item) -> str:
+    """Return the id of a call of the time before tools, which has none: always the same for the same call."""
+    arguments = function.get("arguments")
+    with suppress(orjson.JSONDecodeError, TypeError):
+        arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    with suppress(orjson.JSONEncodeError):
+        told = orjson.dumps([function.get("name"), arguments], option=orjson.OPT_SORT_KEYS)
+        return f"call_{blake2b(told, digest_size=12).hexdigest()}"
+    return "call_"
 
 
 def _as_json(value: Any) -> str:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from proxy.protocol import ids
-from storage import JobEntry, OpenedTurn, QueueFull, Store, Submission, new_partition
+from storage import JobEntry, OpenedTurn, QueueFull, Store, Submission, Unavailable, new_partition
 from storage.client.keys import QueueKeys
-from tests.storage.builders import OWNER, PREFIX, STRANGER, connect
+from tests.storage.builders import OWNER, PREFIX, STRANGER, connect, store_on
 
 KEYS = QueueKeys(PREFIX)
 
@@ -149,3 +149,18 @@ async def test_whatever_happens_each_is_drawn_once_and_nobody_is_passed_over(val
         while any(rehearsal.waiting.values()):
             await rehearsal.take("10")
         await client.flushall()
+
+
+@pytest.mark.parametrize("most", [0, 5])
+async def test_what_was_queued_is_not_told_as_refused_because_it_could_not_be_listed(
+    valkey: Redis, valkey_url: str, valkey_store: Store, most: int
+):
+    # all but the keys of owners
+    keys = ["test:{*", "test:layout:*", "test:jobs:*"]
+    await valkey.acl_setuser("half", enabled=True, nopass=True, keys=keys, categories=["+@all"])
+    async with Redis.from_url(valkey_url, username="half", password="any") as client, store_on(client) as store:
+        with pytest.raises(Unavailable) as unknown:
+            await queue(store, most=most)
+    assert unknown.value.unsure
+    await valkey.acl_deluser("half")
+    await drain(valkey_store, await take(valkey_store, 1))

@@ -232,7 +232,7 @@ async def test_a_background_run_is_linked_to_the_request_that_queued_it(traced: 
     (run,) = [span for span in spans if span.name == "background turn"]
     assert (run.kind, run.parent, run.links) == ("CONSUMER", "", [(root.trace_id, root.span_id)])
     assert "background turn > chat echo" in tree(spans)
-    assert "background turn > turn.commit > EVALSHA record_turn" in tree(spans)
+    assert "background turn > turn.commit > EVALSHA commit_turn" in tree(spans)
     (chat,) = [span for span in spans if span.name == "chat echo"]
     assert chat.attributes["gen_ai.response.id"] == response["id"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
 
 import orjson
@@ -122,7 +121,7 @@ ROWS: dict[str, tuple[Message, list[dict[str, Any]]]] = {
     ),
     "function_call": (
         {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
-        [{"type": "function_call", "call_id": "call_new", "name": "f", "arguments": "{}"}],
+        [{"type": "function_call", "call_id": "call_cb63644afa740e19881c7789", "name": "f", "arguments": "{}"}],
     ),
     "audio": (
         {"role": "assistant", "audio": {"id": "audio_1"}},
@@ -168,15 +167,20 @@ def test_what_most_apps_send_leaves_nothing_beside_its_items():
 
 
 def test_a_legacy_output_belongs_to_the_call_before_it():
-    call = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    calls = [
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": f'{{"a":{i}}}'}}
+        for i in range(2)
+    ]
     output = {"role": "function", "name": "f", "content": "1"}
-    numbers = count()
-    taken = read_messages([call, output, call, output], mint=lambda: f"call_{next(numbers)}")
-    assert [one.item["call_id"] for one in taken] == ["call_0", "call_0", "call_1", "call_1"]
-    assert write_messages(taken) == [call, output, call, output]
+    messages = [calls[0], output, calls[1], output]
+    first, its, second, other = (one.item["call_id"] for one in read_messages(messages))
+    assert (first, second) == (its, other)
+    assert first != second
+    assert write_messages(read_messages(messages)) == messages
     # the call is stored already, and its output is all that is new
-    (new,) = read_messages([call, output], only=[1], waiting=["call_stored"])
-    assert new.item["call_id"] == "call_stored"
+    (new,) = read_messages(messages, only=[3])
+    assert new.item["call_id"] == second
+    assert items_of(output)[0]["call_id"] == "call_new"
 
 
 def test_the_output_of_a_custom_tool_is_one_of_a_custom_tool():

@@ -135,8 +135,9 @@ async def test_check_lists_what_works_and_fails_with_what_does_not(tmp_path):
         ["ok", "store"],
         ["ok", "upstream"],
         ["ok", "auth"],
+        ["ok", "recording"],
     ]
-    assert run("check", "--upstream", "echo", "--data-dir", tmp_path, "--workers", "3").stdout.splitlines()[3:] == [
+    assert run("check", "--upstream", "echo", "--data-dir", tmp_path, "--workers", "3").stdout.splitlines()[4:] == [
         "ok    workers   3 processes"
     ]
     told = run("check", "--upstream", "echo", "--redis", "redis://:hunter2@127.0.0.1:9")
