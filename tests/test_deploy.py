@@ -169,7 +169,7 @@ def test_the_page_names_every_alert():
     assert [name.strip("`") for name, *_ in rows("Alerts")] == [rule["alert"] for rule in RULES]
 
 
-#: For each alert: series as promtool takes them, a value a minute, that make it fire at this minute, and others that don't.
+#: For each alert: series, a value a minute, that make it fire at this minute, and others that don't.
 FIRING: dict[str, tuple[dict[str, str], dict[str, str], int]] = {
     "BranchlineDown": ({'up{job="branchline"}': "0x20"}, {'up{job="branchline"}': "1x20"}, 3),
     "BranchlineErrors": (
