@@ -45,6 +45,8 @@ from storage.maintenance.sweeper import Swept
 from storage.partitions import new_partition, partition_of, random_hex
 from storage.quotas import ALL_OWNERS, Allowance, Quotas, TurnSlot
 from storage.recognition.recognition import (
+    MOST_MEMBERS,
+    MOST_TOLD,
     DigestNote,
     DigestNotes,
     DigestQuery,
@@ -116,6 +118,8 @@ __all__ = [
     "LISTED_RESPONSES",
     "MOST_EXCERPTS",
     "MOST_HEADS",
+    "MOST_MEMBERS",
+    "MOST_TOLD",
     "MOST_WATCHED",
     "WATCHED_SECONDS",
     "Allowance",

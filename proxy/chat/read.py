@@ -56,9 +56,13 @@ class _Reader:
     def __init__(self, messages: Sequence[Any], mint: Callable[[], str]) -> None:
         self._messages = messages
         self._mint = mint
-        #: Ids of calls without an output so far.
-        self._unnamed: list[str] = []
+        #: Ids of calls without an output so far, as often as they were made.
+        self._unnamed: dict[str, int] = {}
         self._last = -1
+        #: Whether the tools of calls are custom, by their ids, and the last call without one, of so many messages.
+        self._customs: dict[str, bool] = {}
+        self._legacy: Item | None = None
+        self._seen = 0
 
     def read(self, index: int) -> list[ChatItem]:
         message = self._messages[index]
@@ -68,7 +72,9 @@ class _Reader:
         if items[0]["type"] in OUTPUTS:
             self._name_output(items[0], index)
         else:
-            self._unnamed += [item["call_id"] for item in items if item["type"] in CALLS]
+            for item in items:
+                if item["type"] in CALLS:
+                    self._unnamed[item["call_id"]] = self._unnamed.get(item["call_id"], 0) + 1
         if self._last == index - 1 and _follows(self._messages[index - 1], message):
             form = {**form, "begins": True}
         self._last = index
@@ -77,24 +83,33 @@ class _Reader:
     def _name_output(self, output: Item, index: int) -> None:
         """Complete what a tool message does not say: the call, where it has no id, and whether its tool is custom."""
         if not output["call_id"]:
-            output["call_id"] = self._legacy_call(index) or (self._unnamed[0] if self._unnamed else self._mint())
-        if output["call_id"] in self._unnamed:
-            self._unnamed.remove(output["call_id"])
-        for earlier in reversed(self._messages[:index]):
-            for call in _entries(earlier):
-                if call.get("id") == output["call_id"]:
-                    output["type"] = OUTPUTS[isinstance(call.get("custom"), dict)]
-                    return
+            output["call_id"] = self._legacy_call(index) or next(iter(self._unnamed), None) or self._mint()
+        call_id = output["call_id"]
+        if call_id in self._unnamed:
+            self._unnamed[call_id] -= 1
+            if not self._unnamed[call_id]:
+                del self._unnamed[call_id]
+        self._look_through(index)
+        if call_id in self._customs:
+            output["type"] = OUTPUTS[self._customs[call_id]]
 
     def _legacy_call(self, index: int) -> str:
         """Return the id of the function call that a message of role `function` answers, '' if it answers none."""
         if self._messages[index].get("role") != "function":
             return ""
-        for earlier in reversed(self._messages[:index]):
-            call = earlier.get("function_call") if isinstance(earlier, dict) else None
-            if isinstance(call, dict):
-                return _legacy_id(call)
-        return ""
+        self._look_through(index)
+        return _legacy_id(self._legacy) if self._legacy is not None else ""
+
+    def _look_through(self, index: int) -> None:
+        """Know the calls of all messages before one; each is looked at once."""
+        for message in self._messages[self._seen : index]:
+            for call in _entries(message):
+                if isinstance(call_id := call.get("id"), str):
+                    self._customs[call_id] = isinstance(call.get("custom"), dict)
+            legacy = message.get("function_call") if isinstance(message, dict) else None
+            if isinstance(legacy, dict):
+                self._legacy = legacy
+        self._seen = max(self._seen, index)
 
 
 def _follows(before: Any, message: Any) -> bool:

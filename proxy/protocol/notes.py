@@ -22,6 +22,14 @@ from proxy.protocol.item_types import item_type_of
 _NOTES_READ = 1024
 
 
+def _plain(value: Any) -> msgspec.Raw:
+    # integers beyond 64 bits are fragments of their digits
+    return msgspec.Raw(orjson.dumps(value))
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+
+
 class Maker(msgspec.Struct, frozen=True, array_like=True):
     """Who made an item. upstream: name of the model server. asked: the model's name in the request; model: its own."""
 
@@ -45,7 +53,7 @@ def note_of(item: dict[str, Any], maker: Maker | None = None, chat: dict[str, An
     broken = row.is_call and is_broken(item)
     if not (keeps_maker or broken or chat):
         return ""
-    return msgspec.json.encode(ItemNote(maker if keeps_maker else None, broken, chat)).decode()
+    return _ENCODER.encode(ItemNote(maker if keeps_maker else None, broken, chat)).decode()
 
 
 @lru_cache(_NOTES_READ)

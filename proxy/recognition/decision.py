@@ -212,7 +212,8 @@ def _answer(look: Look, turn: Candidate, action: Action) -> Plan:
 
 def _unrecorded(look: Look, sample: Sample, one: Candidate) -> tuple[int, ...]:
     """Return the elements behind a match, and outputs before its end for calls that had none when the turn ended."""
-    return (*[index for index, call_id in sample.outputs if call_id in one.waiting], *range(sample.end, look.count))
+    outputs = sample.outputs() if one.waiting else ()
+    return (*[index for index, call_id in outputs if call_id in one.waiting], *range(sample.end, look.count))
 
 
 def _by_key(look: Look, asked: Asked, found: Sequence[Candidate]) -> Plan:

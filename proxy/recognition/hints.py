@@ -15,10 +15,11 @@ import base64
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import NamedTuple
 
-from storage import DigestNote, Members, Spot
+from storage import DigestNote, DigestQuery, Members, Spot
 
 #: Digests that a process remembers, some 600 bytes each.
 MAX_DIGESTS = 30_000
@@ -29,7 +30,8 @@ MAX_MEMBERS = 1024
 _NAME_BYTES, _KEY_BYTES, _MARK_BYTES = 12, 6, 3
 #: By how much a turn that was gone on from scores less than one that was not; scores are ms of Unix time.
 _CONTINUED = 10**14
-_TURN, _QUESTION, _SAID = "t", "q", "s"
+#: What hints lead to: the end of a turn; a question; a user message, or a session.
+TURN, QUESTION, SAID = "t", "q", "s"
 _NOT_DELIVERED = "x"
 _MEMBER = re.compile(
     r"(\w+):(\d+)(?::(\d+):(\d+))?([tqs]) ([\w-]*)\.([\w-]*)\.([\w-]*)\.(-?\d+):(-?\d+)\.([\w-]*)\.(x?)\.([\w,-]*)",
@@ -47,7 +49,7 @@ class Hint(NamedTuple):
 
     partition: str
     spot: Spot
-    kind: str = _TURN
+    kind: str = TURN
     key: str = ""
     tools: str = ""
     strict: str = ""
@@ -85,7 +87,7 @@ class Hint(NamedTuple):
         """The hint as text."""
         line, segment, offset = self.spot
         place, asked = f"{line}:{segment}:{offset}", self.question
-        if self.kind == _SAID:
+        if self.kind == SAID:
             place, asked = f"{line}", (segment, offset)
         flags = "" if self.is_delivered else _NOT_DELIVERED
         facts = (self.key, self.tools, self.strict, f"{asked[0]}:{asked[1]}", self.mark, flags, ",".join(self.calls))
@@ -94,16 +96,16 @@ class Hint(NamedTuple):
     @property
     def is_question(self) -> bool:
         """Whether it leads to a question."""
-        return self.kind == _QUESTION
+        return self.kind == QUESTION
 
     def as_question(self, mark: str) -> Hint:
         """Return the hint that leads to the question of a turn, for what was asked in the same words."""
         spot = Spot(self.spot.line, *self.question)
-        return Hint(self.partition, spot, _QUESTION, self.key, self.tools, "", self.question, mark, self.is_delivered)
+        return Hint(self.partition, spot, QUESTION, self.key, self.tools, "", self.question, mark, self.is_delivered)
 
     def as_said(self, spot: Spot) -> Hint:
         """Return the hint that leads to a user message of a turn, or to its session."""
-        return Hint(self.partition, spot, _SAID, self.key, self.tools)
+        return Hint(self.partition, spot, SAID, self.key, self.tools)
 
 
 def digest_name(digest: bytes) -> str:
@@ -146,6 +148,17 @@ def newness(score: int) -> int:
     return score + _CONTINUED if score < 0 else score
 
 
+def kind_text(kind: str) -> str:
+    """Return what only members of a kind have in them."""
+    return f"{kind} "
+
+
+def _place(member: str) -> tuple[str, str]:
+    """Return partition and place of the end of a turn that a member leads to."""
+    partition, _, place = member.partition(" ")[0].partition(":")
+    return partition, place.removesuffix(TURN)
+
+
 class HintMemory:
     """What this process has noted lately: what it knows itself is found without asking the store."""
 
@@ -158,18 +171,31 @@ class HintMemory:
         """Have `catch_up` note what has been put off, before anything is looked up or forgotten."""
         self._catch_up = catch_up
 
-    def find(self, name: str) -> Members:
-        """Return what a digest leads to as far as is known here."""
+    def find(self, query: DigestQuery, most: int, taken: Collection[tuple[str, str]] = ()) -> Members:
+        """Return what a digest leads to as far as is known here, as the store would.
+
+        taken: turns that come last, by partition and place.
+        """
         self._catch_up()
-        return list(self._known.get(name, {}).values())
+        found = [member for member in self._known.get(query.digest, {}).values() if query.kind in member[0]]
+        if len(found) <= most:
+            return found
+        found.sort(key=lambda member: (_place(member[0]) not in taken, member[1]), reverse=True)
+        named = (member for member in found[most:] if query.text and query.text in member[0])
+        return [*found[:most], *islice(named, most)]
+
+    def known(self, digest: str, members: Members) -> Members:
+        """Return what is known here of members that the store has told."""
+        self._catch_up()
+        here = self._known.get(digest, {})
+        return [here[start] for member, _ in members if (start := member.partition(" ")[0]) in here]
 
     def note(self, notes: Iterable[DigestNote]) -> None:
         """Remember what the store is about to be told."""
         for note in notes:
             members = self._known.setdefault(note.digest, {})
             start = note.member.partition(" ")[0]
-            if note.adds or start in members:
-                members[start] = (note.member, note.score)
+            members[start] = (note.member, note.score)
             if len(members) > MAX_MEMBERS:
                 members.pop(next(iter(members)))
             self._known.move_to_end(note.digest)

@@ -48,13 +48,24 @@ class Hash(Protocol):
         ...
 
 
+class Outputs(NamedTuple):
+    """What a tool put out: its element and its call's id. before: the one before it, None for the first.
+
+    Each knows those before it, so that the samples of a thousand calls share what they have in common.
+    """
+
+    element: int
+    call_id: str
+    before: Outputs | None
+
+
 class Sample(NamedTuple):
     """What a request says up to the end of an answer in it.
 
     end: how many elements that is. full: digest of all; anchor: of the answers; pair: of the last question and the last
     answer, b"" if there is no question. length, pair_length: characters that anchor and pair are of. strict: digest of
-    texts as they are, of media and of what tools put out, too. outputs: those of tools among the elements since the
-    last text, as (element, call id).
+    texts as they are, of media and of what tools put out, too. last_output: of tools, the last one since the last text;
+    see `outputs`.
     """
 
     end: int
@@ -64,7 +75,15 @@ class Sample(NamedTuple):
     length: int
     pair_length: int
     strict: bytes
-    outputs: tuple[tuple[int, str], ...] = ()
+    last_output: Outputs | None = None
+
+    def outputs(self) -> list[tuple[int, str]]:
+        """Return what tools put out since the last text, as (element, call id), in order."""
+        found, one = [], self.last_output
+        while one is not None:
+            found.append((one.element, one.call_id))
+            one = one.before
+        return found[::-1]
 
 
 class TurnDigests(NamedTuple):
@@ -112,7 +131,7 @@ class RequestStream:
         self._is_said = False
         self._texts: list[str] = []
         self._calls: list[bytes] = []
-        self._outputs: tuple[tuple[int, str], ...] = ()
+        self._outputs: Outputs | None = None
 
     def copy(self) -> RequestStream:
         """Return another stream that goes on from here."""
@@ -208,7 +227,7 @@ class RequestStream:
         if self._run == _ANSWER:
             self._end_answer()
         body = output_text(item)
-        self._outputs = (*self._outputs, (self.count, str(item.get("call_id") or "")))
+        self._outputs = Outputs(self.count, str(item.get("call_id") or ""), self._outputs)
         self._tail.update(_OUTPUT + canonical_text(body).encode("utf-8", "surrogatepass"))
         self._note(_OUTPUT, body.encode("utf-8", "surrogatepass"))
 
@@ -217,7 +236,7 @@ class RequestStream:
             return
         self._end_answer()
         self._run = _QUESTION
-        self._outputs = ()
+        self._outputs = None
 
     def _begin_answer(self) -> None:
         if self._run != _ANSWER:
@@ -255,7 +274,7 @@ class RequestStream:
             self._pair = self._hash(b"pair")
             self._pair.update((self._question or b"") + _ANSWER)
             self._pair_length = self._question_length
-            self._outputs = ()
+            self._outputs = None
             self._tail = self._hash(b"tail")
             self._anchor.update(_ANSWER)
         data = text.encode("utf-8", "surrogatepass")

@@ -23,6 +23,7 @@ from proxy.recording.recording import RequestRecording
 from storage import Conflict, Reason, Unavailable, new_partition
 
 if TYPE_CHECKING:
+    from proxy.recording.finished import FinishedTurn
     from proxy.recording.recorder import Recorder
     from proxy.runtime.tasks import Tasks
 
@@ -101,6 +102,8 @@ class ChatRecorder:
         self._missed = recorder.services.telemetry.metrics.recordings_missed_total
         self._waiting: deque[ChatTap] = deque()
         self._waiting_bytes = 0
+        #: What is being written, of the first that waits.
+        self._begun: tuple[RequestRecording, FinishedTurn] | None = None
         self._has_some = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,7 +160,7 @@ class ChatRecorder:
         try:
             await self._record(tap)
         except Unavailable:
-            # it stays the first
+            # it stays the first, and what was to be written is written again as it is: it may be there already
             raise
         except BaseException:
             self._take_first()
@@ -165,31 +168,48 @@ class ChatRecorder:
         self._take_first()
 
     def _take_first(self) -> None:
+        if self._begun is not None:
+            self._begun[0].release()
+            self._begun = None
         self._waiting_bytes -= self._waiting.popleft().size
         if not self._waiting:
             self._has_some.clear()
             self._idle.set()
 
     async def _record(self, tap: ChatTap) -> None:
+        begun = self._begun = self._begun or await self._begin(tap)
+        if begun is None:
+            return
+        recording, turn = begun
+        try:
+            if not await recording.record(turn):
+                self._drop("what it goes on from is gone")
+        except Conflict:
+            self._drop("somebody else has its place")
+
+    async def _begin(self, tap: ChatTap) -> tuple[RequestRecording, FinishedTurn] | None:
+        """Return what is to be written, and where; None if nothing is. Raises Unavailable."""
         found = await asyncio.to_thread(_read, tap) if tap.size >= LARGE_BYTES else _read(tap)
         if found is None or not self._is_wanted(found.request):
-            return
+            return None
         marks = self._recorder.marks(tap.headers, found.request)
         if marks is None:
-            return
+            return None
         recording = RequestRecording(self._recorder, tap.owner, marks)
         try:
             recording.look(found.messages, found.tools, message_items)
             await recording.placed(LOOK_UP_SECONDS)
             partition = recording.settle(new_partition(), is_fresh=True)
+            if recording.is_hopeless:
+                self._drop("its history can't be looked at")
+                return None
             if not recording.is_placed:
                 raise Unavailable("a look-up", Reason.AWAY)
-            if not await recording.record(found.turn(partition, tap.upstream, is_delivered=tap.is_delivered)):
-                self._drop("what it goes on from is gone")
-        except Conflict:
-            self._drop("somebody else has its place")
-        finally:
+            turn = found.turn(partition, tap.upstream, is_delivered=tap.is_delivered)
+        except BaseException:
             recording.release()
+            raise
+        return recording, turn
 
     def _is_wanted(self, request: Mapping[str, Any]) -> bool:
         store = request.get("store")

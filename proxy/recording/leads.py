@@ -41,12 +41,13 @@ class Leads:
         hint = self.hint._replace(strict=short(ended.strict), calls=calls)
         yield from self._of_end(hint, ended, now)
         if self.look.samples:
-            asked = self.look.samples[-1].full
+            # behind the turns that it lies beside: those that nobody has gone on from must be found among any number
+            asked, score = self.look.samples[-1].full, continued(now)
         else:
             # a retry finds what nobody took without a key, too
-            asked = self.look.question if session or not hint.is_delivered else b""
+            asked, score = self.look.question if session or not hint.is_delivered else b"", now
         if asked:
-            yield DigestNote(digest_name(asked), hint.as_question(short(self.look.question)).member, now)
+            yield DigestNote(digest_name(asked), hint.as_question(short(self.look.question)).member, score)
         for index, digest in self.look.said if session else ():
             if (spot := self.ends.get(index)) is not None:
                 yield DigestNote(said_name(session, digest), hint.as_said(spot).member, now)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,6 +24,7 @@ from proxy.recognition.hints import Hint, short, short_call, short_key
 from proxy.recognition.look import look_at
 from proxy.recognition.tools import hashed_key, tools_digest
 from proxy.recording.leads import Leads
+from proxy.recording.placing import PlacedTurn, place_turn, spot_of
 from proxy.recording.search import Asking, Search
 from proxy.runtime.offload import MANY
 from storage import (
@@ -35,7 +36,6 @@ from storage import (
     RecordAct,
     RecordedTurn,
     RecordResult,
-    Spot,
     StoreError,
     Unavailable,
     new_partition,
@@ -63,18 +63,6 @@ _ACTS = {
 #: What is not known of its branch before it is written.
 _ON_A_LINE = frozenset({Action.CONTINUE, Action.SIDE_BRANCH, Action.RETRY})
 _DESCRIPTIONS = {Action.REWRITTEN: "rewritten history", Action.SIDE_BRANCH: "asked beside, without tools"}
-
-
-@dataclass(slots=True)
-class _Placed:
-    """Where the entries of a turn were put. ends: of each element that was new, by its index. last: the turn's last.
-
-    asked: the last of what was asked.
-    """
-
-    ends: Mapping[int, Spot]
-    asked: Spot
-    last: Spot
 
 
 class RequestRecording:
@@ -180,6 +168,9 @@ class RequestRecording:
             self._decide(plan)
         except StoreError as error:
             self._recorder.note_unplaced(f"{type(error).__name__} {error}")
+        except Exception:
+            logger.exception("a history can't be looked up")
+            self._search = None
 
     async def _home_of(self, places: frozenset[str]) -> str:
         """Return the one of some partitions that has a recorded conversation, '' if none has."""
@@ -225,6 +216,11 @@ class RequestRecording:
         return self._plan is not None
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether asking the store again would not tell where the request belongs: there is nothing to ask for."""
+        return self._plan is None and self._search is None and (self._task is None or self._task.done())
+
+    @property
     def header(self) -> str:
         """Where the turn is recorded, as far as it is known now; '' if it is not known, or is not."""
         if self._plan is None or not self._partition:
@@ -246,8 +242,9 @@ class RequestRecording:
         groups = turn.brings(plan.new) if search is not None else turn.brings(range(turn.count))
         try:
             recorded = await self._recognition.record(self._record(turn, plan, groups))
-            if recorded.result is RecordResult.MOVED:
-                plan = await self._plan_anew(search, plan)
+            if recorded.result in (RecordResult.MOVED, RecordResult.ASTRAY):
+                is_moved = recorded.result is RecordResult.MOVED
+                plan = await self._plan_anew(search, plan) if is_moved else _anew(search, plan)
                 if search is not None:
                     groups = turn.brings(plan.new)
                 recorded = await self._recognition.record(self._record(turn, plan, groups))
@@ -261,7 +258,7 @@ class RequestRecording:
         self._branch = recorded.branch
         if search is None:
             return True
-        placed = _place(plan, groups, recorded.spots)
+        placed = place_turn(plan, groups, recorded.spots)
         ends = [(plan, placed, turn.answer)]
         for number, other in enumerate(turn.others, start=1):
             if (beside := await self._record_beside(turn, placed, other, number)) is not None:
@@ -308,7 +305,7 @@ class RequestRecording:
             body=answer.body,
             inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
             outputs=answer.outputs,
-            spot=_spot(plan.after),
+            spot=spot_of(plan.after),
             name="" if act is RecordAct.NEW else new_branch_name("side" if is_side else "MAIN"),
             description=_DESCRIPTIONS.get(plan.action, ""),
             model=turn.model,
@@ -319,8 +316,8 @@ class RequestRecording:
         )
 
     async def _record_beside(
-        self, turn: FinishedTurn, placed: _Placed, other: RecordedAnswer, number: int
-    ) -> _Placed | None:
+        self, turn: FinishedTurn, placed: PlacedTurn, other: RecordedAnswer, number: int
+    ) -> PlacedTurn | None:
         """Put one more answer to the same question on a branch; return where it was put, None for nowhere."""
         record = RecordedTurn(
             owner=self._owner,
@@ -337,9 +334,9 @@ class RequestRecording:
             stored=turn.stored,
         )
         recorded = await self._recognition.record(record)
-        if recorded.result is not RecordResult.OK or not recorded.spots:
+        if recorded.result not in (RecordResult.OK, RecordResult.REPEATED) or not recorded.spots:
             return None
-        return _Placed({}, placed.asked, recorded.spots[-1])
+        return PlacedTurn({}, placed.asked, recorded.spots[-1])
 
     def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
         """Return an item as it is stored here: with an id of this partition, unless it has one that stands for it.
@@ -357,7 +354,7 @@ class RequestRecording:
         return facts
 
     def _leads(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: _Placed, answer: RecordedAnswer
+        self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, answer: RecordedAnswer
     ) -> list[DigestNote]:
         """Return what is to lead to an answer from now on, and to what its request brought."""
         asking = search.asking
@@ -375,16 +372,8 @@ class RequestRecording:
         return [*leads.of_history(), *leads.of_turn(search.look.ended(answer.items), waiting)]
 
 
-def _place(plan: Plan, groups: Sequence[Sequence[Entry]], spots: Sequence[Spot]) -> _Placed:
-    """Return where entries were put. groups: by elements, as `plan.new` has them. spots: of all, in order."""
-    ends, at, asked = {}, 0, _spot(plan.after)
-    for index, group in zip(plan.new, groups, strict=False):
-        at += len(group)
-        if group and at <= len(spots):
-            asked = ends[index] = spots[at - 1]
-    return _Placed(ends, asked, spots[-1] if spots else asked)
-
-
-def _spot(place: str) -> Spot:
-    """Return what a plan names as the item that new ones come after."""
-    return Spot(*map(int, place.split(":"))) if place else Spot()
+def _anew(search: Search | None, plan: Plan) -> Plan:
+    """Return the plan for a history whose branch was deleted: all of it on another one."""
+    if search is None:
+        return plan
+    return Plan(Action.REWRITTEN, tuple(range(search.look.count)), plan.conversation, is_main=True)

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.recognition.decision import LONG_ENOUGH, Action, Asked, Candidate, Plan, decide
 from proxy.recognition.hints import (
+    QUESTION,
+    SAID,
+    TURN,
     Hint,
     continued,
     digest_name,
     is_continued,
+    kind_text,
     newness,
     said_name,
     short,
@@ -19,7 +23,7 @@ from proxy.recognition.hints import (
     short_key,
 )
 from proxy.recognition.look import Evidence
-from storage import DigestNote, DigestQuery
+from storage import MOST_MEMBERS, MOST_TOLD, DigestNote, DigestQuery
 
 if TYPE_CHECKING:
     from proxy.recognition.hints import HintMemory
@@ -30,15 +34,16 @@ if TYPE_CHECKING:
 FIRST, ALL = 3, 64
 #: What says that nothing of the history was found, and older samples may.
 _NOT_FOUND = frozenset({Action.NEW, Action.SEPARATE, Action.REWRITTEN})
+#: What is done where all that was found has been gone on from.
+_BESIDE = frozenset({Action.FORK, Action.REGENERATE})
 
 
 class Wanted(NamedTuple):
-    """One thing that is looked up: evidence of what, its digest, what the store calls it, and see `DigestQuery`."""
+    """One thing that is looked up: evidence of what, its digest, and how the store is asked for it."""
 
     evidence: Evidence
     digest: bytes
-    name: str
-    text: str = ""
+    query: DigestQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,9 @@ class Search:
     taken: Collection[tuple[str, str]]
     #: What was found, by what it was found by, and the candidates that it makes.
     _found: dict[tuple[Evidence, bytes, str], tuple[Wanted, Hint, int]] = field(default_factory=dict)
-    _has_asked_all: bool = False
+    _calls: dict[str, set[str]] | None = None
+    #: The store had more turns with one history than it told.
+    _is_crowded: bool = False
 
     def at_once(self) -> Plan | None:
         """Return the plan if this process knows enough to make it."""
@@ -79,8 +86,8 @@ class Search:
             # without an answer in common only a key leads anywhere, or a retry
             is_new = not asking.session and not asking.retries
             return Plan(Action.NEW, tuple(range(look.count))) if is_new else None
-        last = self._last()
-        self._take(last, self.memory.find(last.name))
+        for wanted in self._last():
+            self._take(wanted, self._remembered(wanted))
         known = [
             hint
             for (evidence, _, _), (_, hint, score) in self._found.items()
@@ -97,6 +104,9 @@ class Search:
         Raises Unavailable.
         """
         plan = await self._ask(self._wanted(FIRST))
+        if plan.action in _BESIDE and self._is_crowded:
+            # others have gone on from all that was told, as is known here; there may be more
+            plan = await self._ask(self._wanted(FIRST), MOST_MEMBERS)
         if plan.action in _NOT_FOUND and len(self.look.samples) > FIRST:
             plan = await self._ask(self._wanted(ALL)[FIRST:])
         if plan.action is Action.NEW and self.asking.others:
@@ -108,7 +118,7 @@ class Search:
         if plan.action is not Action.CONTINUE:
             return []
         return [
-            DigestNote(wanted.name, hint.member, continued(score), adds=False)
+            DigestNote(wanted.query.digest, hint.member, continued(score), adds=False)
             for wanted, hint, score in self._found.values()
             if not hint.is_question and hint_place(hint) == (plan.conversation, plan.after)
         ]
@@ -130,41 +140,53 @@ class Search:
     def _is_taken(self, hint: Hint) -> bool:
         return hint_place(hint) in self.taken
 
-    def _last(self) -> Wanted:
-        digest = self.look.samples[-1].full
-        return Wanted(Evidence.FULL, digest, digest_name(digest), f".{short(self.look.question)}.")
+    def _last(self) -> list[Wanted]:
+        """Return what leads to turns that the request goes on from, and to those with the same question."""
+        digest, mark = self.look.samples[-1].full, f".{short(self.look.question)}."
+        return [
+            self._want(Evidence.FULL, digest),
+            self._want(Evidence.FULL, digest, kind=QUESTION, text=mark),
+        ]
+
+    def _want(self, evidence: Evidence, digest: bytes, name: str = "", kind: str = TURN, text: str = "") -> Wanted:
+        if not text and self.asking.session and kind != SAID:
+            text = f" {short_key(self.asking.session)}."
+        return Wanted(evidence, digest, DigestQuery(name or digest_name(digest), kind_text(kind), text))
 
     def _wanted(self, limit: int) -> list[Wanted]:
         look, session = self.look, self.asking.session
-        mine = f" {short_key(session)}." if session else ""
         samples = look.samples[: -limit - 1 : -1]
-        wanted = [Wanted(Evidence.FULL, one.full, digest_name(one.full), mine) for one in samples]
+        wanted = [self._want(Evidence.FULL, one.full) for one in samples]
         if samples:
-            # once for turns with the same key, once for the same question
-            wanted.append(self._last())
+            wanted.append(self._last()[1])
         elif session or self.asking.retries:
-            wanted.append(Wanted(Evidence.QUESTION, look.question, digest_name(look.question), mine))
+            wanted.append(self._want(Evidence.QUESTION, look.question, kind=QUESTION))
         for one in samples:
             if session or one.length >= LONG_ENOUGH:
-                wanted.append(Wanted(Evidence.ANCHOR, one.anchor, digest_name(one.anchor), mine))
+                wanted.append(self._want(Evidence.ANCHOR, one.anchor))
             if one.pair and (session or one.pair_length >= LONG_ENOUGH):
-                wanted.append(Wanted(Evidence.PAIR, one.pair, digest_name(one.pair), mine))
+                wanted.append(self._want(Evidence.PAIR, one.pair))
         if session:
             said = look.said[-limit * 2 :]
-            wanted += [Wanted(Evidence.SAID, digest, said_name(session, digest)) for _, digest in said]
-            wanted += [Wanted(Evidence.SESSION, key, digest_name(key)) for key in (session, *self.asking.others)]
-        else:
-            wanted += [Wanted(Evidence.SESSION, key, digest_name(key)) for key in self.asking.others]
+            wanted += [self._want(Evidence.SAID, digest, said_name(session, digest), SAID) for _, digest in said]
+        for key in (session, *self.asking.others):
+            if key:
+                wanted.append(self._want(Evidence.SESSION, key, kind=SAID))
         return wanted
 
-    async def _ask(self, wanted: Sequence[Wanted]) -> Plan:
-        queries = [DigestQuery(one.name, one.text) for one in wanted]
-        for one, members in zip(wanted, await self.recognition.find(self.asking.owner, queries), strict=True):
+    async def _ask(self, wanted: Sequence[Wanted], most: int = MOST_TOLD) -> Plan:
+        told = await self.recognition.find(self.asking.owner, [one.query for one in wanted], most)
+        for one, members in zip(wanted, told, strict=True):
             self._take(one, members)
+            self._take(one, self.memory.known(one.query.digest, members))
+            self._is_crowded = self._is_crowded or (one.evidence is Evidence.FULL and len(members) >= most)
         # what was noted here may not be written yet
         for one in wanted:
-            self._take(one, self.memory.find(one.name))
+            self._take(one, self._remembered(one, most))
         return decide(self.look, self._asked, self._candidates())
+
+    def _remembered(self, wanted: Wanted, most: int = MOST_TOLD) -> Members:
+        return self.memory.find(wanted.query, most, self.taken)
 
     def _take(self, wanted: Wanted, members: Members) -> None:
         for member, score in members:
@@ -213,8 +235,23 @@ class Search:
     def _waiting(self, hint: Hint) -> frozenset[str]:
         if not hint.calls:
             return frozenset()
-        calls = {call_id for sample in self.look.samples for _, call_id in sample.outputs}
-        return frozenset(call_id for call_id in calls if short_call(call_id) in hint.calls)
+        resent = self._resent_calls()
+        return frozenset(call_id for mark in hint.calls for call_id in resent.get(mark, ()))
+
+    def _resent_calls(self) -> dict[str, set[str]]:
+        """Return the ids of calls whose outputs the request resends, by how hints have them."""
+        if self._calls is not None:
+            return self._calls
+        seen: set[int] = set()
+        found = self._calls = {}
+        for sample in reversed(self.look.samples):
+            one = sample.last_output
+            # those before one that was seen were, too
+            while one is not None and one.element not in seen:
+                seen.add(one.element)
+                found.setdefault(short_call(one.call_id), set()).add(one.call_id)
+                one = one.before
+        return found
 
     def _parent(self) -> str:
         """Return the conversation of a session that a request names beside its own: its oldest."""

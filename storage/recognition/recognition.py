@@ -24,7 +24,7 @@ from storage.records import Entry
 MOST_MEMBERS = 1024
 #: Notes that one call writes at most.
 MOST_NOTES = 500
-#: Members of a digest that a look-up tells.
+#: Members of a digest that a look-up tells, and as many that have the text that it asks for.
 MOST_TOLD = 16
 #: Milliseconds by which digests outlive conversations that expire, and the share of their life that those get more.
 GRACE_MS, MORE_LIFE = 60_000, 17 / 16
@@ -46,7 +46,8 @@ class RecordResult(StrEnum):
     OK = "ok"
     REPEATED = "repeated"  #: it had been done before
     MOVED = "moved"  #: the line has gone on; nothing was written
-    DROPPED = "dropped"  #: what it goes on from is gone; nothing was written
+    ASTRAY = "astray"  #: the item that it goes on from is on no line any more; nothing was written
+    DROPPED = "dropped"  #: the conversation that it goes on in is gone; nothing was written
 
 
 class Spot(NamedTuple):
@@ -122,9 +123,10 @@ class DigestNotes(NamedTuple):
 
 
 class DigestQuery(NamedTuple):
-    """A digest that is looked up. text: members that have it are told, however many there are."""
+    """A digest that is looked up. kind: a text that members have that are told. text: further ones that have it are."""
 
     digest: str
+    kind: str = ""
     text: str = ""
 
 
@@ -202,13 +204,17 @@ class Recognition:
     async def _unlist(self, turn: RecordedTurn) -> None:
         await self._scripts.run(self._keyspace.drop(turn.owner, turn.conversation_id, None, None))
 
-    async def find(self, owner: str, queries: Sequence[DigestQuery]) -> list[Members]:
-        """Return what each digest leads to, as far as the store knows, in one round trip. Raises Unavailable."""
+    async def find(self, owner: str, queries: Sequence[DigestQuery], most: int = MOST_TOLD) -> list[Members]:
+        """Return what each digest leads to, as far as the store knows, in one round trip. Raises Unavailable.
+
+        most: members of each that are told, and further ones that have its text.
+        """
         if not queries:
             return []
         keys = self._keyspace.owner(owner)
         names = [keys.digest(one.digest) for one in queries]
-        reply = await self._scripts.run(Call("find_digests", names, [MOST_TOLD, *(one.text for one in queries)]))
+        texts = [text for one in queries for text in (one.kind, one.text)]
+        reply = await self._scripts.run(Call("find_digests", names, [most, *texts]))
         return [
             [(member.decode(), int(float(score))) for member, score in zip(flat[::2], flat[1::2], strict=True)]
             for flat in reply

@@ -149,7 +149,7 @@ async def use_recognition(store: Store) -> None:
         spot = done.spots[0] if act is RecordAct.GROW else done.spots[-1]
         notes = [DigestNote(digest, f"{partition}:{spot.offset} x", 1) for digest in ("one", "two")]
         await store.recognition.note([DigestNotes(OWNER, partition, notes)])
-    await store.recognition.find(OWNER, [DigestQuery("one"), DigestQuery("two", "x")])
+    await store.recognition.find(OWNER, [DigestQuery("one"), DigestQuery("two", "t ", "x")])
     await store.recognition.drop(OWNER, partition, ["two"])
 
 

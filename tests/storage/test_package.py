@@ -11,6 +11,8 @@ FOLDER = Path(storage.__file__).parent
 
 def test_the_public_names_of_storage_are_these():
     assert set(storage.__all__) == {
+        "MOST_MEMBERS",
+        "MOST_TOLD",
         "ALL_OWNERS",
         "ANYBODY",
         "Allowance",

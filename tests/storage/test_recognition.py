@@ -189,7 +189,7 @@ async def test_a_line_that_is_gone_is_not_gone_on_with(store: Store):
     side = await store.recognition.record(turn(conversation_id, RecordAct.SIDE, "x", spot=first.spots[-1], name="s"))
     await store.branches.delete(OWNER, conversation_id, "s")
     done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "y", spot=side.spots[-1]))
-    assert done.result is RecordResult.DROPPED
+    assert done.result is RecordResult.ASTRAY
 
 
 async def test_the_partition_of_somebody_else_is_not_written(store: Store):
@@ -231,8 +231,8 @@ async def note(store: Store, conversation_id: str, *notes: DigestNote, owner: st
     await store.recognition.note([DigestNotes(owner, partition_of(conversation_id), notes)])
 
 
-async def found(store: Store, digest: str, text: str = "", owner: str = OWNER) -> list[str]:
-    (members,) = await store.recognition.find(owner, [DigestQuery(digest, text)])
+async def found(store: Store, digest: str, text: str = "", owner: str = OWNER, kind: str = "") -> list[str]:
+    (members,) = await store.recognition.find(owner, [DigestQuery(digest, kind, text)])
     return [one for one, _ in members]
 
 
@@ -287,6 +287,14 @@ async def test_of_many_members_those_with_the_text_are_told(store: Store):
     await note(store, conversation_id, *many)
     assert len(await found(store, "d")) == 16
     assert member(conversation_id, "0:0:3", "key3.") in await found(store, "d", "key3.")
+
+
+async def test_what_is_not_asked_for_is_in_nobody_s_way(store: Store):
+    conversation_id, _ = await begin(store, "u1")
+    many = [DigestNote("d", member(conversation_id, f"0:0:{i}q", f"key{i}."), i) for i in range(1, 200)]
+    await note(store, conversation_id, DigestNote("d", member(conversation_id, "0:0:0t"), 0), *many)
+    assert await found(store, "d", kind="t ") == [member(conversation_id, "0:0:0t")]
+    assert len(await found(store, "d", "key", kind="q ")) == 32
 
 
 async def test_digests_go_with_their_conversation(store: Store, redis: Redis):

@@ -14,7 +14,8 @@
 -- Returns {'ok', updated_at ms, what was done ('new', 'appended', 'forked'), line, its name, the places of the entries
 -- as a chain}; {'repeated', 1 if the conversation lives, else 0, line, its name, places} when it was done before;
 -- {'moved', 1} for a tip that is none any more: nothing was written;
--- {'dropped', 1 if the conversation lives, else 0} when the conversation, or the item, is gone: nothing was written;
+-- {'astray', 1} when the item is on no line any more: nothing was written;
+-- {'dropped', 1 if the conversation lives, else 0} when the conversation is gone: nothing was written;
 -- {'conflict'} when the response has been taken over by another run: nothing was written. An unknown reference among
 -- the entries is left out. It never waits: where a lock is held, the turn gets a line of its own.
 
@@ -67,7 +68,7 @@ if act ~= 'new' and segment >= 0 then
     line, chain = branch_with(conversation_key, branches_key, places)
   end
   if not chain or redis.call('LLEN', segment_key(segment)) <= offset then
-    return { 'dropped', 1 }
+    return { 'astray', 1 }
   end
   local i, at = find_on_chain(chain, places, true)
   base = cut(chain, i, at + 1)

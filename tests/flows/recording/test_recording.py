@@ -11,43 +11,11 @@ import pytest
 from proxy.recording.chat import CHAT_RECORDER
 from proxy.recording.recorder import RECORDER
 from tests.flows.conftest import Proxy, StartProxy
+from tests.flows.recording.resending import CHAT, chat, only_conversation, said, say, texts_of, user
 from tests.flows.recording.witness import all_recorded, answer_events, completion
-from tests.flows.talk import items_of, model_answer, post, respond, stored_keys
+from tests.flows.talk import model_answer, post, respond, stored_keys
 from tests.flows.telemetry.counted import number
 from tests.upstream import Reply
-
-CHAT = "/v1/chat/completions"
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def said(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
-
-
-async def say(proxy: Proxy, *history: dict[str, Any], answer: str = "ok", **fields: Any) -> dict[str, Any]:
-    """Take a turn that resends its history."""
-    proxy.upstream.script(Reply.json(200, model_answer(answer)))
-    return await respond(proxy, input=list(history), **fields)
-
-
-async def chat(proxy: Proxy, *history: dict[str, Any], answer: str = "ok", **fields: Any) -> None:
-    """Take the same over Chat Completions."""
-    proxy.upstream.script(Reply.json(200, completion(said(answer))), path=CHAT)
-    told = await post(proxy, CHAT, {"model": "m", "messages": list(history), "store": True, **fields}, key=None)
-    assert told.status == 200
-
-
-async def texts_of(proxy: Proxy, conversation_id: str, branch: str = "MAIN") -> list[str]:
-    items = await items_of(proxy, conversation_id, f"&branch={branch}")
-    return ["".join(part.get("text", "") for part in item.get("content", ())) for item in items]
-
-
-async def only_conversation(proxy: Proxy) -> str:
-    (conversation_id,) = await all_recorded(proxy)
-    return conversation_id
 
 
 async def test_a_resent_history_is_one_conversation_and_each_item_is_stored_once(proxy: Proxy):
@@ -246,6 +214,23 @@ async def test_a_deleted_conversation_leaves_no_digest(proxy: Proxy):
     assert len(await texts_of(proxy, await only_conversation(proxy))) == 8
     await proxy.call("DELETE", "/v1/responses")
     assert await stored_keys(proxy) == []
+
+
+async def test_what_goes_on_from_a_deleted_branch_is_on_a_branch_of_its_own(proxy: Proxy):
+    history = [user("one"), said("first"), user("two")]
+    await say(proxy, *history[:1], answer="first")
+    await say(proxy, *history, answer="second")
+    await say(proxy, *history, answer="another")
+    conversation_id = await only_conversation(proxy)
+    (recorded,) = (await all_recorded(proxy)).values()
+    await proxy.call("DELETE", f"/v1/conversations/{conversation_id}/branches/{recorded.lines[0].name}")
+    for turn in range(3):
+        history += [said("second" if not turn else f"answer {turn}"), user(f"question {turn}")]
+        await say(proxy, *history, answer=f"answer {turn + 1}")
+    expected = [message["content"] for message in [*history, said("answer 3")]]
+    assert await texts_of(proxy, await only_conversation(proxy)) == expected
+    (recorded,) = (await all_recorded(proxy)).values()
+    assert len(recorded.lines) == 2
 
 
 # The record heals

@@ -307,3 +307,22 @@ def test_a_patch_makes_one_value_of_another(ours: Any, theirs: Any):
 def test_a_patch_on_another_value_does_no_harm(ours: Any, theirs: Any, other: Any):
     if patch := difference(ours, theirs):
         patched(other, patch)
+
+
+class Counted(dict[str, Any]):
+    """A message that counts how often it is looked into."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        Counted.looks += 1
+        return super().get(key, default)
+
+
+def test_many_outputs_of_unknown_calls_are_read_in_one_pass():
+    looks = []
+    for many in (50, 500):
+        Counted.looks = 0
+        read_messages([Counted(role="tool", tool_call_id=f"c{number}", content="x") for number in range(many)])
+        looks.append(Counted.looks)
+    assert looks[1] <= looks[0] * 11

@@ -253,3 +253,17 @@ def test_nothing_that_a_client_sends_is_too_strange(elements: list[Any], is_chat
     assert look is not None
     assert look.count == len(elements)
     assert look.wanted()
+
+
+def test_a_long_loop_of_tools_is_as_large_as_it_is_long():
+    elements: list[dict[str, Any]] = [message("user", "go")]
+    for number in range(20):
+        call = {"type": "function_call", "call_id": f"c{number}", "name": "f", "arguments": f'{{"a":{number}}}'}
+        elements += [call, {"type": "function_call_output", "call_id": f"c{number}", "output": "done"}]
+    samples = look_at(KEY, elements).samples
+    assert [len(one.outputs()) for one in samples] == list(range(20))
+    assert samples[-1].outputs()[-1] == (38, "c18")
+    last, before = samples[-1].last_output, samples[-2].last_output
+    # what they have in common is there once
+    assert last is not None
+    assert last.before is before
