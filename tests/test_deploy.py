@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +167,118 @@ def test_the_page_names_every_metric_with_its_type_and_labels():
 
 def test_the_page_names_every_alert():
     assert [name.strip("`") for name, *_ in rows("Alerts")] == [rule["alert"] for rule in RULES]
+
+
+#: For each alert: series, a value a minute, that make it fire at this minute, and others that don't.
+FIRING: dict[str, tuple[dict[str, str], dict[str, str], int]] = {
+    "BranchlineDown": ({'up{job="branchline"}': "0x20"}, {'up{job="branchline"}': "1x20"}, 3),
+    "BranchlineErrors": (
+        {
+            'branchline_http_requests_total{status="200"}': "0+60x30",
+            'branchline_http_requests_total{status="503"}': "0+6x30",
+        },
+        {
+            'branchline_http_requests_total{status="200"}': "0+600x30",
+            'branchline_http_requests_total{status="503"}': "0+6x30",
+        },
+        12,
+    ),
+    "BranchlineStoreUnavailable": ({"branchline_store_up": "0x20"}, {"branchline_store_up": "1x20"}, 2),
+    "BranchlineAnswersUnsaved": (
+        {'branchline_turns_total{outcome="unsaved"}': "0 0 1x20"},
+        {'branchline_turns_total{outcome="completed"}': "0+9x20"},
+        4,
+    ),
+    "BranchlineSlow": (
+        {
+            'branchline_loop_lag_seconds_bucket{le="0.1"}': "0+90x30",
+            'branchline_loop_lag_seconds_bucket{le="0.5"}': "0+100x30",
+            'branchline_loop_lag_seconds_bucket{le="+Inf"}': "0+100x30",
+        },
+        {
+            'branchline_loop_lag_seconds_bucket{le="0.05"}': "0+100x30",
+            'branchline_loop_lag_seconds_bucket{le="+Inf"}': "0+100x30",
+        },
+        17,
+    ),
+    "BranchlineUpstreamFailing": (
+        {
+            'branchline_upstream_requests_total{upstream="one",status="200"}': "0+60x30",
+            'branchline_upstream_requests_total{upstream="one",status="connect"}': "0+30x30",
+        },
+        {
+            'branchline_upstream_requests_total{upstream="one",status="200"}': "0+60x30",
+            'branchline_upstream_requests_total{upstream="one",status="404"}': "0+30x30",
+        },
+        12,
+    ),
+    "BranchlineBackgroundStuck": (
+        {"branchline_background_oldest_seconds": "601x20"},
+        {"branchline_background_oldest_seconds": "599x20"},
+        7,
+    ),
+    "BranchlineStoreFilling": (
+        {
+            'branchline_store_memory_bytes{kind="used"}': "90x30",
+            'branchline_store_memory_bytes{kind="limit"}': "100x30",
+        },
+        {
+            'branchline_store_memory_bytes{kind="used"}': "90x30",
+            'branchline_store_memory_bytes{kind="limit"}': "0x30",
+        },
+        12,
+    ),
+}
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Prometheus")
+
+
+def promtool(*arguments: object) -> str:
+    """Run it; return what it says, which the test fails with."""
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_each_alert_has_an_example():
+    assert FIRING.keys() == {rule["alert"] for rule in RULES}
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", FIRING)
+def test_an_alert_fires_when_it_should_and_not_otherwise(name: str, tmp_path: Path):
+    bad, good, minute = FIRING[name]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": _of_one(series), "values": values} for series, values in inputs.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) or vector(0)',
+                    "eval_time": f"{minute}m",
+                    "exp_samples": [{"labels": "{}", "value": fires}],
+                }
+            ],
+        }
+        for inputs, fires in ((bad, 1), (good, 0))
+    ]
+    (tmp_path / "alerts.yaml").write_text((DEPLOY / "alerts.yaml").read_text("utf-8"), "utf-8")
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": ["alerts.yaml"], "evaluation_interval": "15s", "tests": tests}))
+    promtool("test", "rules", file)
+
+
+def _of_one(series: str) -> str:
+    """A series of one instance, as Prometheus has it."""
+    name, brace, labels = series.partition("{")
+    return f'{name}{{instance="i",{labels}' if brace else f'{name}{{instance="i"}}'
+
+
+@needs_promtool
+def test_prometheus_reads_every_expression_of_the_dashboard(tmp_path: Path):
+    found = sorted({one for _, one in expressions() if not one.startswith("label_values")})
+    ranged = [re.sub(r"\$__\w+", "5m", one) for one in found]
+    rules = [{"record": f"dashboard_{number}", "expr": one} for number, one in enumerate(ranged)]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in promtool("check", "rules", file)

@@ -21,7 +21,7 @@ from proxy.recording.leads import leads_to
 from proxy.recording.placing import PlacedTurn
 from proxy.recording.search import asking_of
 from proxy.runtime.offload import beside
-from storage import MOST_TOLD, DigestNote, DigestNotes, DigestQuery, HistoryItems, Spot, StoreError
+from storage import MOST_TOLD, DigestNote, DigestQuery, HistoryItems, Spot, StoreError
 
 if TYPE_CHECKING:
     from proxy.config.settings import RecordingConfig
@@ -166,14 +166,9 @@ class FollowedTurns:
         placed = PlacedTurn(ends, asked, turn.spots[-1])
         plan = Plan(Action.CONTINUE, (), turn.partition, covered=count)
         leads = leads_to(look, plan, asking, turn.partition, placed, answer.items, is_delivered=turn.is_delivered)
-        self._put(turn, leads)
-        if turn.is_appended:
-            self._put(turn, await self._marks(turn, look))
-
-    def _put(self, turn: FollowedTurn, notes: Sequence[DigestNote]) -> None:
-        if notes:
-            self._memory.note(notes)
-            self._notes.put(DigestNotes(turn.owner, turn.partition, notes))
+        self._notes.put(turn.owner, turn.partition, lambda: leads)
+        if turn.is_appended and (marks := await self._marks(turn, look)):
+            self._notes.put(turn.owner, turn.partition, lambda: marks)
 
     async def _marks(self, turn: FollowedTurn, look: Look) -> list[DigestNote]:
         """Return what is to be noted of the turn that this one was appended to."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage import Spot
+from storage import BEFORE_ALL, Spot
 
 if TYPE_CHECKING:
     from proxy.recognition.decision import Plan
@@ -33,6 +33,14 @@ def place_turn(plan: Plan, groups: Sequence[Sequence[Entry]], spots: Sequence[Sp
         if group and at <= len(spots):
             asked = ends[index] = spots[at - 1]
     return PlacedTurn(ends, asked, spots[-1] if spots else asked)
+
+
+def end_of(chain: bytes) -> Spot:
+    """Return where a closed chain ends."""
+    if not chain:
+        return BEFORE_ALL
+    segment, _, stop = map(int, chain.rpartition(b",")[2].split(b":"))
+    return Spot(segment, segment, stop - 1)
 
 
 def spot_of(place: str) -> Spot:

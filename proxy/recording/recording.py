@@ -23,14 +23,12 @@ from proxy.recognition.decision import Action, Plan
 from proxy.recognition.look import look_at
 from proxy.recording.followed import FollowedTurn
 from proxy.recording.leads import leads_to
-from proxy.recording.placing import PlacedTurn, place_turn, spot_of
+from proxy.recording.placing import PlacedTurn, end_of, place_turn, spot_of
 from proxy.recording.search import Search, asking_of
 from proxy.runtime.offload import MANY
 from storage import (
-    BEFORE_ALL,
     ConversationNotFound,
     DigestNote,
-    DigestNotes,
     Entry,
     Origin,
     QuotaExceeded,
@@ -139,16 +137,9 @@ class RequestRecording:
         conversation_id: of the one that lives where the history does, '' for none. opened: with the history. tools: of
         the request. is_placed: it names the conversation, and is committed there like any turn.
         """
-        partition = partition_of(conversation_id)
-        if not self._recorder.has_made(conversation_id):
+        if not (opened.chain or is_placed) or not self._recorder.has_made(conversation_id):
             return
-        if opened.chain:
-            segment, _, stop = map(int, opened.chain.rpartition(b",")[2].split(b":"))
-            after = Spot(segment, segment, stop - 1)
-        elif is_placed:
-            after = BEFORE_ALL
-        else:
-            return
+        partition, after = partition_of(conversation_id), end_of(opened.chain)
         self._followed = FollowedTurn(
             self._owner,
             self._recorder.stream_key(self._owner, self._marks.end_user),
@@ -162,11 +153,16 @@ class RequestRecording:
             self._decide(Plan(Action.CONTINUE, (), partition, after.line, ":".join(map(str, after))))
 
     def _see(self, looker: Looker, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
+        if isinstance(elements, str):
+            return look_at(self._key, [elements], to_items)
+        if len(elements) == 1:
+            # what would have to be known again is no more than what there is to look at
+            return look_at(self._key, elements, to_items)
         try:
             return looker.look(self._key, orjson.dumps(elements), to_items)
         except orjson.JSONEncodeError:
             # integers that have more than 64 bits
-            return look_at(self._key, elements if isinstance(elements, list) else [elements], to_items)
+            return look_at(self._key, elements, to_items)
 
     async def _ask(self, search: Search) -> None:
         started = time.monotonic()
@@ -271,12 +267,16 @@ class RequestRecording:
             self._put_followed(turn, recorded.spots, appended=not recorded.is_fork)
             return True
         placed = place_turn(plan, groups, recorded.spots)
-        notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
+        ends = [(plan, placed, turn.answer)]
         for number, other in enumerate(turn.others, start=1):
-            notes += await self._record_beside(search, turn, plan, placed, other, number)
-        if notes:
-            self._recorder.memory.note(notes)
-            self._recorder.notes.put(DigestNotes(self._owner, self._partition, notes))
+            if (beside := await self._record_beside(turn, placed, other, number)) is not None:
+                ends.append((replace(plan, covered=search.look.count), beside, other))
+
+        def make() -> list[DigestNote]:
+            leads = [note for end in ends for note in self._leads(search, turn, *end)]
+            return [*search.marks(plan), *leads]
+
+        self._recorder.notes.put(self._owner, self._partition, make)
         return True
 
     def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
@@ -325,7 +325,7 @@ class RequestRecording:
             inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
             outputs=answer.outputs,
             spot=spot_of(plan.after),
-            name=new_branch_name("side" if is_side else "MAIN"),
+            name="" if act is RecordAct.NEW else new_branch_name("side" if is_side else "MAIN"),
             description=_DESCRIPTIONS.get(plan.action, ""),
             model=turn.model,
             status=answer.status,
@@ -335,9 +335,9 @@ class RequestRecording:
         )
 
     async def _record_beside(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, other: RecordedAnswer, number: int
-    ) -> list[DigestNote]:
-        """Put one more answer to the same question on a branch; return what leads to it."""
+        self, turn: FinishedTurn, placed: PlacedTurn, other: RecordedAnswer, number: int
+    ) -> PlacedTurn | None:
+        """Put one more answer to the same question on a branch; return where it was put, None for nowhere."""
         record = RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
@@ -354,9 +354,8 @@ class RequestRecording:
         )
         recorded = await self._recognition.record(record)
         if recorded.result not in (RecordResult.OK, RecordResult.REPEATED) or not recorded.spots:
-            return []
-        beside = PlacedTurn({}, placed.asked, recorded.spots[-1])
-        return list(self._leads(search, turn, replace(plan, covered=search.look.count), beside, other))
+            return None
+        return PlacedTurn({}, placed.asked, recorded.spots[-1])
 
     def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
         """Return an item as it is stored here: with an id of this partition, unless it has one that stands for it.
