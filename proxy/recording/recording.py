@@ -280,10 +280,7 @@ class RequestRecording:
         return True
 
     def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
-        """Note a turn that was committed to a conversation which recording has made; of one of the app's own nothing.
-
-        appended: to the end of what it was opened with.
-        """
+        """Note a turn that was committed to its conversation. appended: to the end of what it was opened with."""
         self._put_followed(turn, branch_spots(committed.places), appended=appended)
 
     def _put_followed(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> None:

@@ -75,17 +75,13 @@ def _elements(request: TurnRequest, known: Mapping[str, KnownItem]) -> list[Any]
 def recording_of(
     recorder: Recorder, owner: str, headers: Mapping[str, str], request: TurnRequest
 ) -> TurnRecording | None:
-    """Return what records a turn; None where it is in a conversation of the app's
-    own, or is not to be recorded.
-    """
+    """Return what records a turn; None where it is not to be recorded, or is in a conversation of the app's own."""
     marks = marks_of(recorder, headers, request)
     return TurnRecording(recorder, owner, marks) if marks is not None else None
 
 
 def marks_of(recorder: Recorder, headers: Mapping[str, str], request: TurnRequest) -> RequestMarks | None:
-    """Return what a turn's request says of itself; None where it is in a conversation of the app's
-    own, or is not to be recorded.
-    """
+    """Return what a turn's request says of itself; None where nothing records it, see `recording_of`."""
     if not recorder.is_on or not (request.stored or recorder.config.store_false):
         return None
     if request.source.subject and not request.stored:

@@ -11,6 +11,7 @@ FOLDER = Path(storage.__file__).parent
 
 def test_the_public_names_of_storage_are_these():
     assert set(storage.__all__) == {
+        "BEFORE_ALL",
         "MOST_MEMBERS",
         "MOST_TOLD",
         "ALL_OWNERS",
@@ -135,6 +136,7 @@ def test_the_public_names_of_storage_are_these():
         "WatchedBranch",
         "Window",
         "WindowRequest",
+        "branch_spots",
         "new_partition",
         "new_token",
         "pair",
