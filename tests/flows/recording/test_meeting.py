@@ -11,7 +11,7 @@ from proxy.config.settings import Secret
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.recording.resending import chat, only_conversation, said, say, texts_of, user
 from tests.flows.recording.witness import all_recorded
-from tests.flows.talk import model_answer, post, respond
+from tests.flows.talk import items_of, model_answer, post, respond
 from tests.upstream import Reply
 
 #: What each of the tests says, questions and answers in turn.
@@ -155,3 +155,23 @@ async def test_a_conversation_of_the_app_s_own_is_not_looked_at(proxy: Proxy):
     await say(proxy, user("one"), answer="first", conversation=made["id"])
     await all_recorded(proxy)
     assert not [key for key in await proxy.redis.keys("*") if b"digest" in key]
+
+
+@pytest.mark.parametrize("way", ["edit", "regenerate"])
+async def test_what_was_revised_by_id_is_gone_on_from(proxy: Proxy, way: str):
+    await chat(proxy, *HISTORY[:1], answer="first")
+    await chat(proxy, *HISTORY[:3], answer="second")
+    conversation_id = await only_conversation(proxy)
+    ids = [item["id"] for item in await items_of(proxy, conversation_id)]
+    proxy.upstream.script(Reply.json(200, model_answer("anew")))
+    body = {"model": "m", **({"content": "else", "regenerate": True} if way == "edit" else {})}
+    status, told = await proxy.call("POST", f"/v1/conversations/{conversation_id}/items/{ids[2]}/{way}", body)
+    assert status == 200, told
+    await all_recorded(proxy)
+    question = user("else") if way == "edit" else user("two")
+    await chat(proxy, *HISTORY[:2], question, said("anew"), user("three"), answer="third")
+    texts = ["one", "first", question["content"], "anew", "three", "third"]
+    assert await texts_of(proxy, await only_conversation(proxy)) == texts
+    assert await lines_of(proxy) == [4, 4 if way == "edit" else 3]
+    await chat(proxy, *HISTORY[:2], question, answer="once more")
+    assert (await lines_of(proxy))[2:] == [1]
