@@ -20,7 +20,12 @@ from proxy.config.schema import ENVIRONMENT_PREFIX, keys, sections
 from proxy.protocol.errors import ApiError
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    # what `make examples` installs has pages of its own
+    page
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    if "node_modules" not in page.parts
+)
 API_PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
 HTTP_API = "\n".join(page.read_text("utf-8") for page in API_PAGES)
 
