@@ -33,6 +33,7 @@ for _, name in ipairs({ 'LRANGE', 'LTRIM', 'ZCOUNT', 'ZRANGE', 'ZRANGEBYSCORE', 
 end
 try('HINCRBY', probe, 'field', 1)
 try('HSCAN', probe, 0)
+try('ZSCAN', probe, 0)
 try('HSET', probe, 'field', '')
 try('LREM', probe, 0, '')
 try('LSET', probe, 0, '')
