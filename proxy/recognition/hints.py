@@ -15,7 +15,7 @@ import base64
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -165,12 +165,18 @@ class HintMemory:
     def __init__(self, max_digests: int = MAX_DIGESTS) -> None:
         self._max_digests = max_digests
         self._known: OrderedDict[str, dict[str, tuple[str, int]]] = OrderedDict()
+        self._catch_up: Callable[[], object] = lambda: None
+
+    def behind(self, catch_up: Callable[[], object]) -> None:
+        """Have `catch_up` note what has been put off, before anything is looked up or forgotten."""
+        self._catch_up = catch_up
 
     def find(self, query: DigestQuery, most: int, taken: Collection[tuple[str, str]] = ()) -> Members:
         """Return what a digest leads to as far as is known here, as the store would.
 
         taken: turns that come last, by partition and place.
         """
+        self._catch_up()
         found = [member for member in self._known.get(query.digest, {}).values() if query.kind in member[0]]
         if len(found) <= most:
             return found
@@ -180,6 +186,7 @@ class HintMemory:
 
     def known(self, digest: str, members: Members) -> Members:
         """Return what is known here of members that the store has told."""
+        self._catch_up()
         here = self._known.get(digest, {})
         return [here[start] for member, _ in members if (start := member.partition(" ")[0]) in here]
 
@@ -197,6 +204,7 @@ class HintMemory:
 
     def forget(self, partition: str) -> None:
         """Forget what leads to a partition: its conversation is gone."""
+        self._catch_up()
         for name, members in list(self._known.items()):
             left = {start: found for start, found in members.items() if not start.startswith(f"{partition}:")}
             if not left:
@@ -206,4 +214,5 @@ class HintMemory:
 
     def forget_all(self) -> None:
         """Forget everything."""
+        self._catch_up()
         self._known.clear()

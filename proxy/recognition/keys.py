@@ -7,7 +7,7 @@ a user is no key; it parts the callers behind one API key.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
@@ -58,12 +58,13 @@ def read_marks(
     for name, value in headers.items():
         named.setdefault(name.lower(), value.strip())
     found: dict[str, str] = {}
-    for place in _places(tuple(sources)):
+    names = frozenset(named)
+    for place in _present(tuple(sources), names, body):
         for key in place.values(named, body):
             if len(key) <= MAX_KEY:
                 found.setdefault(key, place.source)
     keys = list(found)
-    places = _places(tuple(end_users))
+    places = _present(tuple(end_users), names, body)
     users = [f"{place.source}={value}" for place in places for value in place.values(named, body)]
     return RequestMarks(
         key=keys[0] if keys else "",
@@ -89,10 +90,14 @@ class _Place:
         """Return what stands there, without what is empty. headers: by names in lower case."""
         if self.path:
             return self._of_body(body)
-        if self.pattern is not None:
-            fits, others = self.pattern.fullmatch, self.others
-            return [value for name, value in headers.items() if value and fits(name) and name not in others]
-        return (value,) if (value := headers.get(self.source)) else ()
+        return [value for name in self.named(headers) if (value := headers[name])]
+
+    def named(self, names: Collection[str]) -> Sequence[str]:
+        """Return which of some headers' names are meant."""
+        if self.pattern is None:
+            return (self.source,) if self.source in names else ()
+        fits, others = self.pattern.fullmatch, self.others
+        return [name for name in names if fits(name) and name not in others]
 
     def _of_body(self, body: Mapping[str, Any]) -> Sequence[str]:
         value: Any = body
@@ -101,6 +106,17 @@ class _Place:
                 return ()
         text = str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
         return (text,) if text else ()
+
+
+def _present(sources: tuple[str, ...], names: frozenset[str], body: Mapping[str, Any]) -> Sequence[_Place]:
+    """Return the places that a request has. names: of its headers, in lower case."""
+    return [place for place in _among(sources, names) if not place.path or place.path[0] in body]
+
+
+@lru_cache(256)
+def _among(sources: tuple[str, ...], names: frozenset[str]) -> tuple[_Place, ...]:
+    """Return the places in bodies, and those that are among some headers: a client always sends the same ones."""
+    return tuple(place for place in _places(sources) if place.path or place.named(names))
 
 
 @lru_cache(16)

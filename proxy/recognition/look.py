@@ -169,7 +169,7 @@ def look_at(key: bytes, elements: Sequence[Any], to_items: ToItems | None = None
     stream = RequestStream(key)
     for element in elements:
         _feed(stream, element, to_items)
-    return _finish(stream)
+    return _finish(stream, is_shared=False)
 
 
 def raw_field(body: bytes, name: str) -> bytes:
@@ -205,8 +205,9 @@ def _instructions(elements: Sequence[msgspec.Raw]) -> int:
     return len(elements)
 
 
-def _finish(stream: RequestStream) -> Look:
-    closed = stream.copy()
+def _finish(stream: RequestStream, *, is_shared: bool = True) -> Look:
+    """Return what a stream says. is_shared: it will be fed more, as another request's."""
+    closed = stream.copy() if is_shared or stream.is_answering else stream
     closed.close()
     # a question ends once: its answer is fed to what was closed
     before_answer = stream if stream.is_answering else closed

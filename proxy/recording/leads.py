@@ -40,13 +40,14 @@ class Leads:
             return
         hint = self.hint._replace(strict=short(ended.strict), calls=calls)
         yield from self._of_end(hint, ended, now)
-        question = hint.as_question(short(self.look.question))
         if self.look.samples:
             # behind the turns that it lies beside: those that nobody has gone on from must be found among any number
-            yield DigestNote(digest_name(self.look.samples[-1].full), question.member, continued(now))
-        elif session or not hint.is_delivered:
+            asked, score = self.look.samples[-1].full, continued(now)
+        else:
             # a retry finds what nobody took without a key, too
-            yield DigestNote(digest_name(self.look.question), question.member, now)
+            asked, score = self.look.question if session or not hint.is_delivered else b"", now
+        if asked:
+            yield DigestNote(digest_name(asked), hint.as_question(short(self.look.question)).member, score)
         for index, digest in self.look.said if session else ():
             if (spot := self.ends.get(index)) is not None:
                 yield DigestNote(said_name(session, digest), hint.as_said(spot).member, now)
@@ -63,9 +64,9 @@ class Leads:
                 yield from self._of_end(hint, sample, score)
 
     def _of_end(self, hint: Hint, end: Sample | TurnDigests, score: int) -> Iterator[DigestNote]:
-        session = self.asking.session
-        yield DigestNote(digest_name(end.full), hint.member, score)
+        session, member = self.asking.session, hint.member
+        yield DigestNote(digest_name(end.full), member, score)
         if session or end.length >= LONG_ENOUGH:
-            yield DigestNote(digest_name(end.anchor), hint.member, score)
+            yield DigestNote(digest_name(end.anchor), member, score)
         if end.pair and (session or end.pair_length >= LONG_ENOUGH):
-            yield DigestNote(digest_name(end.pair), hint.member, score)
+            yield DigestNote(digest_name(end.pair), member, score)

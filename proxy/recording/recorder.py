@@ -54,7 +54,7 @@ class Recorder:
         self.long_looker, self.long_turnstile = Looker(), asyncio.Lock()
         self.memory = HintMemory()
         self._missed = services.telemetry.metrics.recordings_missed_total
-        self.notes = NoteQueue(services.store.recognition, lambda: self._missed.add("notes"))
+        self.notes = NoteQueue(services.store.recognition, self.memory, lambda: self._missed.add("notes"))
         self.taken: Counter[tuple[str, str]] = Counter()
         self.unplaced = 0
         self._is_late = False

@@ -30,7 +30,6 @@ from proxy.runtime.offload import MANY
 from storage import (
     ConversationNotFound,
     DigestNote,
-    DigestNotes,
     Entry,
     Origin,
     QuotaExceeded,
@@ -147,11 +146,16 @@ class RequestRecording:
         )
 
     def _see(self, looker: Looker, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
+        if isinstance(elements, str):
+            return look_at(self._key, [elements], to_items)
+        if len(elements) == 1:
+            # what would have to be known again is no more than what there is to look at
+            return look_at(self._key, elements, to_items)
         try:
             return looker.look(self._key, orjson.dumps(elements), to_items)
         except orjson.JSONEncodeError:
             # integers that have more than 64 bits
-            return look_at(self._key, elements if isinstance(elements, list) else [elements], to_items)
+            return look_at(self._key, elements, to_items)
 
     async def _ask(self, search: Search) -> None:
         started = time.monotonic()
@@ -255,12 +259,16 @@ class RequestRecording:
         if search is None:
             return True
         placed = place_turn(plan, groups, recorded.spots)
-        notes = [*search.marks(plan), *self._leads(search, turn, plan, placed, turn.answer)]
+        ends = [(plan, placed, turn.answer)]
         for number, other in enumerate(turn.others, start=1):
-            notes += await self._record_beside(search, turn, plan, placed, other, number)
-        if notes:
-            self._recorder.memory.note(notes)
-            self._recorder.notes.put(DigestNotes(self._owner, self._partition, notes))
+            if (beside := await self._record_beside(turn, placed, other, number)) is not None:
+                ends.append((replace(plan, covered=search.look.count), beside, other))
+
+        def make() -> list[DigestNote]:
+            leads = [note for end in ends for note in self._leads(search, turn, *end)]
+            return [*search.marks(plan), *leads]
+
+        self._recorder.notes.put(self._owner, self._partition, make)
         return True
 
     def release(self) -> None:
@@ -298,7 +306,7 @@ class RequestRecording:
             inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
             outputs=answer.outputs,
             spot=spot_of(plan.after),
-            name=new_branch_name("side" if is_side else "MAIN"),
+            name="" if act is RecordAct.NEW else new_branch_name("side" if is_side else "MAIN"),
             description=_DESCRIPTIONS.get(plan.action, ""),
             model=turn.model,
             status=answer.status,
@@ -308,9 +316,9 @@ class RequestRecording:
         )
 
     async def _record_beside(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, other: RecordedAnswer, number: int
-    ) -> list[DigestNote]:
-        """Put one more answer to the same question on a branch; return what leads to it."""
+        self, turn: FinishedTurn, placed: PlacedTurn, other: RecordedAnswer, number: int
+    ) -> PlacedTurn | None:
+        """Put one more answer to the same question on a branch; return where it was put, None for nowhere."""
         record = RecordedTurn(
             owner=self._owner,
             conversation_id=self._recorder.conversation_id(self._partition),
@@ -327,9 +335,8 @@ class RequestRecording:
         )
         recorded = await self._recognition.record(record)
         if recorded.result not in (RecordResult.OK, RecordResult.REPEATED) or not recorded.spots:
-            return []
-        beside = PlacedTurn({}, placed.asked, recorded.spots[-1])
-        return list(self._leads(search, turn, replace(plan, covered=search.look.count), beside, other))
+            return None
+        return PlacedTurn({}, placed.asked, recorded.spots[-1])
 
     def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
         """Return an item as it is stored here: with an id of this partition, unless it has one that stands for it.

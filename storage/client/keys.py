@@ -54,7 +54,7 @@ def escape_glob(text: str) -> str:
 
 
 def probe_key(prefix: str, tag: str) -> str:
-    """Return a key that is never there, in the slot of a hash tag."""
+    """Return a key that holds nothing and is gone after a moment, in the slot of a hash tag."""
     return f"{prefix}:probe:{{{tag}}}"
 
 

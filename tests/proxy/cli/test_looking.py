@@ -63,6 +63,10 @@ def entry(conversation_id: str, text: str) -> Entry:
 async def test_conversations_are_listed_the_last_used_first(config: Config, store: Store):
     first = await make(store, "key:alice", "hello there", "and")
     second = await make(store, "key:bob", title="A plan")
+    while second.updated_at <= first.updated_at:
+        # both may be of one millisecond
+        await store.items.append("key:bob", second.id, "", [entry(second.id, "a step")])
+        second = await store.conversations.read("key:bob", second.id)
     told = await tell(config, "conversations", "list")
     assert (told.returncode, told.stderr) == (0, "")
     rows = [line.split("\t") for line in told.stdout.splitlines()]
