@@ -10,17 +10,24 @@ from redis import exceptions as redis_errors
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 
 from storage.client.barrier import Barrier
-from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command
+from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoAnswerInTime, Unanswered
 
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
+
+
+class SlotMoving(Unanswered, redis_errors.TryAgainError):
+    """The keys are on their way to another node, and each of the two refused for too long.
+
+    redis-py does not say whether an attempt before that was answered.
+    """
 
 
 class ClusterChannel(Channel):
     """A cluster: each command goes to the node of its first key, all at the same time.
 
     redis-py sends each command over whichever connection to the node is free. It refuses a command for which there is
-    none, so no more than `limit` are under way.
+    none, so no more than `limit` are under way to a node; those to others don't wait for one that does not answer.
 
     barrier: what has to be answered behind the commands, on each node.
     """
@@ -32,7 +39,8 @@ class ClusterChannel(Channel):
     ) -> None:
         self._client = client
         self._barrier = barrier
-        self._room = asyncio.Semaphore(limit)
+        self._limit = limit
+        self._rooms: dict[str, asyncio.Semaphore] = {}
         self._timeout_seconds = timeout_seconds
         for name in ("HSCAN", "ZSCAN", "XRANGE", "XREAD", "XREADGROUP"):
             # replies as a single server gives them, not as redis-py's clients shape them
@@ -40,18 +48,20 @@ class ClusterChannel(Channel):
 
     async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         """Send all, one exchange a command, concurrently."""
-        async with asyncio.timeout(self._timeout_seconds):
-            if self._barrier is not None:
+        sent = False
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
                 await self._client.initialize()
                 nodes = {tag: self._client.get_node_from_key(tag) for tag in _tags_of(requests)}
-            try:
+                sent = True
                 replies = list(await asyncio.gather(*(self._send(request) for request in requests)))
-            except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
-                # redis-py does not say whether it was sent
-                raise AnswerLost(*error.args) from error
-            if self._barrier is not None:
-                await asyncio.gather(*(self._pass(self._barrier, tag, node) for tag, node in nodes.items()))
-            return replies
+                if self._barrier is not None:
+                    await asyncio.gather(*(self._pass(self._barrier, tag, node) for tag, node in nodes.items()))
+                return replies
+        except TimeoutError as error:
+            if sent:
+                raise NoAnswerInTime("no answer in time") from error
+            raise
 
     async def _pass(self, barrier: Barrier, tag: str, node: ClusterNode | None) -> None:
         """Wait until the replicas of the node that was written to have what was written.
@@ -63,17 +73,29 @@ class ClusterChannel(Channel):
             raise AnswerLost("the key has moved to another node")
         commands = [PipelineCommand(i, *command) for i, command in enumerate(barrier.commands(tag))]
         try:
-            await node.execute_pipeline(commands)
+            async with self._room(node):
+                await node.execute_pipeline(commands)
         except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
             raise AnswerLost(*error.args) from error
         barrier.check([command.result for command in commands])
 
     async def _send(self, request: Command) -> Any:
+        tag = _tag_of(request)
+        node = self._client.get_node_from_key(tag) if tag else None
         try:
-            async with self._room:
+            async with self._room(node):
                 return await self._client.execute_command(*request)
         except redis_errors.ResponseError as error:
             return error
+        except redis_errors.ClusterError as error:
+            raise SlotMoving(*error.args) from error
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+            # redis-py does not say whether it was sent
+            raise AnswerLost(*error.args) from error
+
+    def _room(self, node: ClusterNode | None) -> asyncio.Semaphore:
+        """Return what the commands to a node share; None: those that name no key."""
+        return self._rooms.setdefault(node.name if node is not None else "", asyncio.Semaphore(self._limit))
 
     async def tags(self) -> list[str]:
         """Return a tag for each primary. Raises what `exchange` raises."""
@@ -114,8 +136,14 @@ class ClusterChannel(Channel):
 
 def _tags_of(requests: Sequence[Command]) -> set[str]:
     """Return the hash tags of the first keys of scripts."""
-    keys = [str(command[3]) for command in requests if str(command[0]).startswith("EVAL")]
-    return {key[key.index("{") + 1 : key.index("}")] for key in keys}
+    return {_tag_of(request) for request in requests if str(request[0]).startswith("EVAL")}
+
+
+def _tag_of(request: Command) -> str:
+    """Return the hash tag of a command's first key, nothing if it has none."""
+    first = 3 if str(request[0]).startswith("EVAL") else 1
+    key = next((part for part in request[first:] if isinstance(part, str) and "{" in part), "")
+    return key.partition("{")[2].partition("}")[0]
 
 
 def _unshaped(response: Any, **_: Any) -> Any:

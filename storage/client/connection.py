@@ -141,8 +141,9 @@ def open_channel(
     followed: the client's server, where that may change and the channel is to follow it.
     """
     if isinstance(client, RedisCluster):
-        # two are left for what blocks, and for what waits for replicas
-        return ClusterChannel(client, limit=max(max_connections - 2, 1), timeout_seconds=timeout_seconds)
+        # one is left for what blocks, and a quarter for what waits for replicas
+        limit = max(max_connections - 1 - _waiting_limit(max_connections), 1)
+        return ClusterChannel(client, limit=limit, timeout_seconds=timeout_seconds)
     return _server_channel(client, followed, limit=max_connections, timeout_seconds=timeout_seconds)
 
 
@@ -154,13 +155,19 @@ def open_blocking_channel(client: Client, *, timeout_seconds: float, followed: F
 
 
 def open_replicated_channel(
-    client: Client, barrier: Barrier, *, timeout_seconds: float, followed: Followed | None = None
+    client: Client, barrier: Barrier, *, timeout_seconds: float, max_connections: int, followed: Followed | None = None
 ) -> Channel:
     """Return a channel for writes that are to be with replicas before they are told."""
     if isinstance(client, RedisCluster):
-        return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds, barrier=barrier)
+        limit = _waiting_limit(max_connections)
+        return ClusterChannel(client, limit=limit, timeout_seconds=timeout_seconds, barrier=barrier)
     channel = _server_channel(client, followed, limit=1, timeout_seconds=timeout_seconds)
     return ReplicatedChannel(channel, barrier)
+
+
+def _waiting_limit(max_connections: int) -> int:
+    """Return how many connections to a node of a cluster wait for its replicas at most."""
+    return max(max_connections // 4, 1)
 
 
 def _server_channel(

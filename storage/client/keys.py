@@ -17,7 +17,7 @@
 <prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
-<prefix>:probe:{<tag>}                  none    never there: what a server is asked about whether it takes writes
+<prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
 <prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run
 <prefix>:jobs:{jobs}:owners             list    owners whose responses wait, in turn
@@ -54,7 +54,7 @@ def escape_glob(text: str) -> str:
 
 
 def probe_key(prefix: str, tag: str) -> str:
-    """Return a key that is never there, in the slot of a hash tag."""
+    """Return a key that holds nothing and is gone after a moment, in the slot of a hash tag."""
     return f"{prefix}:probe:{{{tag}}}"
 
 

@@ -43,7 +43,7 @@ class Auditor:
         self._reader = PartitionReader(channel, keyspace)
         #: What keys begin with that stand beside partitions.
         jobs = QueueKeys(keyspace.prefix)
-        self._beside = tuple(f"{keyspace.prefix}:{name}:" for name in ("owner", "quota"))
+        self._beside = tuple(f"{keyspace.prefix}:{name}:" for name in ("owner", "quota", "probe"))
         self._beside += (jobs.owners, jobs.drawn, jobs.waiting(""))
 
     async def audit(self, owner: str = "", on_progress: Callable[[Report], None] = lambda _: None) -> Report:

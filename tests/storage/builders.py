@@ -240,7 +240,8 @@ async def take_turn(
     partition = partition_of(place) if place else new_partition()
     opened = await open_turn(store, conversation=conversation, previous=previous, owner=owner)
     commit = finished(opened, partition=partition, conversation=conversation, owner=owner, **facts)
-    assert (await store.turns.commit(commit)).result is CommitResult.OK
+    done = await store.turns.commit(commit)
+    assert done.result is CommitResult.OK, done
     return commit.response_id
 
 

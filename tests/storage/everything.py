@@ -134,7 +134,8 @@ async def use_archive(store: Store) -> None:
     lines = [line async for line in write_lines(await store.archive.export(OWNER, conversation.id))]
     await store.conversations.delete(OWNER, conversation.id)
     await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
-    assert (await store.auditor.audit()).complaints == []
+    report = await store.auditor.audit()
+    assert report.complaints == [], report
 
 
 async def use_recognition(store: Store) -> None:

@@ -33,14 +33,17 @@ class OwnServer:
 
 
 @contextlib.contextmanager
-def run_valkey(*options: str, config: Path | None = None, password: str | None = None) -> Iterator[OwnServer]:
+def run_valkey(
+    *options: str, config: Path | None = None, password: str | None = None, binary: Path | None = None
+) -> Iterator[OwnServer]:
     """Run a real server with further command line options. Nothing it holds is kept.
 
-    config: its configuration file, which a Sentinel writes too. password: of its default user.
+    config: its configuration file, which a Sentinel writes too. password: of its default user. binary: a server other
+    than Branchline's own.
     """
     folder = Path(tempfile.mkdtemp(prefix="branchline-test-"))
     address = folder / "valkey.sock"
-    program = [str(find_binary()), *([str(config)] if config else [])]
+    program = [str(binary or find_binary()), *([str(config)] if config else [])]
     command = [*program, "--port", "0", "--unixsocket", str(address), "--save", "", "--appendonly", "no"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--dir", str(folder), *options], stdout=log, stderr=log)
@@ -104,8 +107,11 @@ def run_sentinel(folder: Path, *, replicas: int = 1) -> Iterator[SentinelWorld]:
 
 
 @contextlib.contextmanager
-def run_cluster_node() -> Iterator[tuple[int, int]]:
-    """Run a node of a cluster, which has no slots and knows no others; give its port, and that for other nodes."""
+def run_cluster_node(*options: str) -> Iterator[tuple[int, int]]:
+    """Run a node of a cluster, which has no slots and knows no others; give its port, and that for other nodes.
+
+    options: further ones of its command line.
+    """
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
@@ -115,7 +121,7 @@ def run_cluster_node() -> Iterator[tuple[int, int]]:
     listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
     with (
         tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
-        run_valkey(*listening, "--cluster-enabled", "yes", "--cluster-config-file", f"{folder}/nodes.conf"),
+        run_valkey(*listening, "--cluster-enabled", "yes", "--cluster-config-file", f"{folder}/nodes.conf", *options),
     ):
         yield port, bus
 

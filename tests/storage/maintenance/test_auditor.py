@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import Conversation, Fork, ForkPoint, Report, Store, Unavailable, new_partition, partition_of
+from storage.client.keys import probe_key
 from storage.maintenance.auditor import READINGS
 from storage.maintenance.invariants import complaints
 from tests.fake import connect_fake
@@ -287,6 +288,13 @@ async def test_a_busy_store_gives_no_false_alarm(valkey: Redis, valkey_store: St
         assert (await valkey_store.auditor.audit()).complaints == []
     stop.set()
     assert min(await asyncio.gather(*workers)) > 0
+
+
+async def test_what_a_server_is_asked_with_is_no_fault(redis: Redis, store: Store):
+    key = probe_key(PREFIX, new_partition())
+    await redis.set(key, "", px=60_000)
+    assert (await store.auditor.audit()).complaints == []
+    await redis.delete(key)
 
 
 async def test_a_server_that_is_gone_is_unavailable():
