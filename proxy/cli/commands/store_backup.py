@@ -173,7 +173,7 @@ def _warn_of_key(config: Config, head: BackupHead) -> None:
         has = "is another one" if ours else "is not there"
         print(
             f"branchline: the sealing key ({key_place(config)}) {has}: compactions and background responses that wait"
-            " can't be read without the one of the backup's server",
+            " can't be read without the one of the backup's server, and what apps resend is not known again",
             file=sys.stderr,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import stat
 from argparse import Namespace
 from pathlib import Path
@@ -82,6 +83,9 @@ async def test_the_drill(serve: Serve, tmp_path: Path):
         assert str(tmp_path / "data" / "sealing.key") in told.stdout
         await ask(http, "POST", f"{served.url}/responses", {**body, "input": "this came later"})
         await served.kill()
+        # as `backup` says: the key is kept beside it
+        (tmp_path / "new").mkdir()
+        shutil.copy(tmp_path / "data" / "sealing.key", tmp_path / "new")
         told = await asyncio.to_thread(run, "restore", file, "--data-dir", tmp_path / "new")
         assert (told.returncode, told.stderr) == (0, "")
         assert told.stdout.splitlines()[-1].startswith("restored 1 conversation, 1 response, 10 keys, ")
