@@ -63,7 +63,7 @@ async def test_each_step_is_done_once_in_order_whoever_comes(redis: Redis, store
         done.append("first")
 
     async def second(channel: Any, keyspace: Any, keep: Any) -> None:
-        await channel.exchange([("SET", f"{keyspace.prefix}:probe:{{x}}", "", "PX", 1)])
+        await channel.exchange([("DEL", f"{keyspace.prefix}:probe:{{x}}")])
         done.append("second")
 
     layout = layout_of(store, first, second)
