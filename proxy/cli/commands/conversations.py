@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from rich.tree import Tree
 
+from proxy.api.rendering import render, render_branch
 from proxy.cli.commands.check import store_problem
 from proxy.cli.commands.item_text import TextLine, line_of
 from proxy.cli.commands.maintenance import UpkeepError, nothing_found
@@ -62,7 +63,7 @@ async def run_list(config: Config, options: Namespace) -> int:
             print(f"branchline: there are no conversations in {store.description}", file=sys.stderr)
     if terminal.as_json:
         for owner, one in found:
-            terminal.record({"owner": owner, **describe_conversation(one)})
+            terminal.record({"owner": owner, **render(one)})
         return 0
     rows = [
         (one.id, age(one.updated_at / 1000), owner, title) for (owner, one), title in zip(found, titles, strict=True)
@@ -84,7 +85,7 @@ async def run_show(config: Config, options: Namespace) -> int:
         branches = await read_branches(store, owner, conversation.id)
     branch = next(one for one in branches if one.name == (options.branch or conversation.active_branch))
     if terminal.as_json:
-        facts = {"owner": owner, **describe_conversation(conversation), "branches": len(branches)}
+        facts = {"owner": owner, **render(conversation), "branches": len(branches)}
         terminal.record({**facts, "branch": branch.name, "item_count": branch.item_count})
         for item in reversed(page.items):
             print(item.decode())
@@ -110,7 +111,7 @@ async def run_tree(config: Config, options: Namespace) -> int:
         branches = await read_branches(store, owner, conversation.id)
     if terminal.as_json:
         for branch in branches:
-            terminal.record(_describe_branch(branch))
+            terminal.record(render_branch(branch))
         return 0
     tree = Tree(Text(conversation.title or conversation.id, "bold"))
     names = {branch.name for branch in branches}
@@ -202,21 +203,6 @@ async def read_branches(store: Store, owner: str, conversation_id: str) -> Seque
         after = found.branches[-1].name
 
 
-def describe_conversation(conversation: Conversation) -> dict[str, Any]:
-    """Return a conversation as JSON, as the API has it; times in seconds."""
-    return {
-        "id": conversation.id,
-        "object": "conversation",
-        "created_at": conversation.created_at,
-        "updated_at": conversation.updated_at // 1000,
-        "title": conversation.title,
-        "active_branch": conversation.active_branch,
-        "project_id": conversation.project_id,
-        "referrer": conversation.referrer,
-        "metadata": dict(conversation.metadata),
-    }
-
-
 def draw_line(line: TextLine, limit: int | None) -> Text:
     """Return an item as it is shown. limit: characters of its text at most."""
     text = line.text if limit is None or len(line.text) <= limit else f"{line.text[:limit]}…"
@@ -292,20 +278,6 @@ def _facts(owner: str, one: Conversation, branch: Branch, branches: int) -> list
 
 def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
-
-
-def _describe_branch(branch: Branch) -> dict[str, Any]:
-    return {
-        "name": branch.name,
-        "item_count": branch.item_count,
-        "is_active": branch.is_active,
-        "parent_branch": branch.parent_branch,
-        "forked_at": branch.forked_at,
-        "forked_from_item_id": branch.forked_from_item_id,
-        "description": branch.description,
-        "created_at": branch.created_at,
-        "updated_at": branch.updated_at,
-    }
 
 
 def _draw_branch(branch: Branch) -> Text:

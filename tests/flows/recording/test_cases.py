@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -103,55 +105,55 @@ def check(name: str, played: list[tuple[dict[str, Any], Any]]) -> None:
     assert len(set(letters.values())) == len(letters)
 
 
+#: Sends one step of a case to a replica.
+Take = Callable[[Proxy, dict[str, Any]], Awaitable[None]]
+
+
+async def play(name: str, steps: Iterable[dict[str, Any]], proxies: Sequence[Proxy], take: Take) -> None:
+    """Send a case's steps to the replicas in turn, and compare what each of them adds to the record."""
+    played = []
+    before = await all_recorded(proxies[0])
+    for number, step in enumerate(steps):
+        proxy = proxies[number % len(proxies)]
+        await take(proxy, step)
+        after = await all_recorded(proxy)
+        played.append((step, difference(before, after)))
+        before = after
+    check(name, played)
+    for one, other in CASES[name].get("distinct", []):
+        assert played[one][1].conversation != played[other][1].conversation
+
+
+async def take_step(proxy: Proxy, step: dict[str, Any], *, streamed: bool) -> None:
+    """Send a step over the API that it is written for."""
+    if step["path"] == CHAT:
+        await take_completion(proxy, step, streamed=streamed)
+    else:
+        await take_response(proxy, step, step["body"], streamed=streamed)
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("name", CASES)
 async def test_responses_are_recorded_as_what_they_are(start_proxy: StartProxy, name: str, *, streamed: bool):
     """Also what the cases say of completions: it holds for either API."""
     proxy = await start_proxy()
-    case, played = CASES[name], []
-    before = await all_recorded(proxy)
-    for step in takewhile(lambda step: not step.get("aborted"), case["steps"]):
+
+    async def take(proxy: Proxy, step: dict[str, Any]) -> None:
         await take_response(proxy, step, as_request(step["body"]), streamed=streamed)
-        after = await all_recorded(proxy)
-        played.append((step, difference(before, after)))
-        before = after
-    check(name, played)
-    for one, other in case.get("distinct", []):
-        assert played[one][1].conversation != played[other][1].conversation
+
+    steps = takewhile(lambda step: not step.get("aborted"), CASES[name]["steps"])
+    await play(name, steps, [proxy], take)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("name", CASES)
 async def test_cases_are_recorded(start_proxy: StartProxy, name: str, *, streamed: bool):
     proxy = await start_proxy(recording={"chat": "all"})
-    case, played = CASES[name], []
-    before = await all_recorded(proxy)
-    for step in case["steps"]:
-        if step["path"] == CHAT:
-            await take_completion(proxy, step, streamed=streamed)
-        else:
-            await take_response(proxy, step, step["body"], streamed=streamed)
-        after = await all_recorded(proxy)
-        played.append((step, difference(before, after)))
-        before = after
-    check(name, played)
-    for one, other in case.get("distinct", []):
-        assert played[one][1].conversation != played[other][1].conversation
+    await play(name, CASES[name]["steps"], [proxy], partial(take_step, streamed=streamed))
 
 
 @pytest.mark.parametrize("name", CASES)
 async def test_cases_are_recorded_over_two_replicas(start_proxy: StartProxy, name: str):
     """Steps go to one and the other in turn."""
     proxies = [await start_proxy(recording={"chat": "all"}, sealing={"key": SECRET}) for _ in range(2)]
-    case, played = CASES[name], []
-    before = await all_recorded(proxies[0])
-    for number, step in enumerate(case["steps"]):
-        proxy = proxies[number % 2]
-        if step["path"] == CHAT:
-            await take_completion(proxy, step, streamed=False)
-        else:
-            await take_response(proxy, step, step["body"], streamed=False)
-        after = await all_recorded(proxy)
-        played.append((step, difference(before, after)))
-        before = after
-    check(name, played)
+    await play(name, CASES[name]["steps"], proxies, partial(take_step, streamed=False))
