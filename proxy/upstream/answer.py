@@ -152,11 +152,9 @@ class ModelAnswer:
         self._room -= len(chunk)
         if self._room < 0:
             self.failed(BadGateway("The upstream's answer is too large.", code="upstream_response_too_large"))
-        elif self._over:
-            return
         elif self._consumer is not None:
             self._consumer.data(chunk)
-        else:
+        elif not self._over:
             self._pieces.append(chunk)
             self._kept_bytes += len(chunk)
             if self._kept_bytes > _READ_AHEAD_BYTES:
