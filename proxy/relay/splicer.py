@@ -68,15 +68,14 @@ class Splicer:
 
     def _feed(self, chunk: bytes, at: int, told: list[bytes]) -> None:
         """Tell events in the ordinary way from `at` on, but for those between them that are of a known shape."""
-        if not self._memos:
-            self._decode(chunk[at:] if at else chunk, told)
-            return
         blank_line = b"\r\n\r\n" if b"\r" in chunk else b"\n\n"
-        while at < len(chunk) and self.failure is None:
+        while self._memos and at < len(chunk) and self.failure is None:
             end = chunk.find(blank_line, at)
             end = len(chunk) if end < 0 else end + len(blank_line)
             self._decode(chunk[at:end], told)
             at = self._splice(chunk, end, told) if self._memos and self._is_idle else end
+        if at < len(chunk) and self.failure is None:
+            self._decode(chunk[at:] if at else chunk, told)
 
     def _splice(self, chunk: bytes, at: int, told: list[bytes]) -> int:
         """Tell the pieces of known shapes from `at` on; return where the first other event begins."""
