@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from proxy.config.settings import Config
-    from proxy.http.handover import Take
+    from proxy.http.handover import TakeConnection
 
 #: What the index of a bulk worker is more than that of the process beside which it is, for the first, second, ...
 FIRST_INDEX = 1000
 #: Seconds without taking a connection after which one is killed: it does nothing else for so long.
-STUCK_SECONDS = 60.0
+HUNG_SECONDS = 60.0
 #: Seconds after one could not be started until that is tried again.
 FAILED_PAUSE = 5.0
-#: Seconds beyond `server.shutdown_timeout_seconds` that they get to stop before they are killed.
-STOP_GRACE_SECONDS = 5.0
+#: Seconds beyond `server.shutdown_timeout_seconds` that they get to stop before they are killed: fewer than a
+#: supervisor gives to whom they belong to.
+LAST_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +76,12 @@ class BulkWorkers:
         """The process of each that lives, by index."""
         return {worker.index: worker.pid for worker in tuple(self._workers.values())}
 
-    async def find(self, owner: str) -> Take | None:
+    async def find(self, owner: str) -> TakeConnection | None:
         """Return what takes a request of this owner, once it is there; None if there is nothing that does."""
         place = crc32(owner.encode()) % self._size
         worker = self._workers.get(place)
-        if worker is not None and worker.stuck_seconds > STUCK_SECONDS:
-            logger.error("%s has not answered for %d s and is killed", worker, STUCK_SECONDS)
+        if worker is not None and worker.stuck_seconds > HUNG_SECONDS:
+            logger.error("%s has not answered for %d s and is killed", worker, HUNG_SECONDS)
             worker.kill()
             await asyncio.wait([worker.ended])
             worker = None
@@ -100,7 +101,7 @@ class BulkWorkers:
 
     async def _end(self) -> None:
         self.stop()
-        seconds = self._config.server.shutdown_timeout_seconds + STOP_GRACE_SECONDS
+        seconds = self._config.server.shutdown_timeout_seconds + LAST_SECONDS
         try:
             async with asyncio.timeout(seconds):
                 await self.wait()
@@ -137,14 +138,18 @@ class BulkWorkers:
         if hiring is None:
             hiring = self._hiring[place] = asyncio.create_task(self._hire(place))
             hiring.add_done_callback(lambda _: self._hiring.pop(place))
-        return await asyncio.shield(hiring)
+        await asyncio.wait([hiring])
+        return None if hiring.cancelled() else hiring.result()
 
     async def _hire(self, place: int) -> WorkerProcess | None:
         index = FIRST_INDEX * (place + 1) + self._index
         try:
-            worker = await WorkerProcess.spawn(Assignment(index, _settings(self._config, self._store_url), self._cells, is_bulk=True))
+            worker = await WorkerProcess.spawn(
+                Assignment(index, _settings(self._config, self._store_url), self._cells, is_bulk=True)
+            )
         except StartError as exc:
-            return self._fail(exc)
+            self._note_failure(exc)
+            return None
         self._workers[place] = worker
         worker.ended.add_done_callback(partial(self._dismiss, place, worker))
         self._changed(self.processes)
@@ -152,13 +157,14 @@ class BulkWorkers:
             await worker.until_ready()
         except StartError as exc:
             worker.kill()
-            return self._fail(exc)
+            self._note_failure(exc)
+            return None
         except BaseException:
             worker.kill()
             raise
         return worker
 
-    def _fail(self, error: StartError) -> None:
+    def _note_failure(self, error: StartError) -> None:
         logger.error("large requests are handled among all others: %s", error)
         self._failed_at = time.monotonic()
 
@@ -171,20 +177,19 @@ class BulkWorkers:
 
 
 async def _give(worker: WorkerProcess, connection: int, received: Sequence[bytes]) -> bool:
-    with await asyncio.to_thread(_filed, received) as file:
+    with _nameless_file() as file:
+        await asyncio.to_thread(_write, file, received)
         return worker.give_begun(connection, file.fileno())
 
 
-def _filed(pieces: Sequence[bytes]) -> BinaryIO:
-    """Return a file without a name that has these bytes."""
-    file: BinaryIO = _in_memory() if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+def _nameless_file() -> IO[bytes]:
+    """Return a file that is gone when nobody has it open any more, in memory where the system has such."""
+    return os.fdopen(os.memfd_create("received"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+
+
+def _write(file: IO[bytes], pieces: Sequence[bytes]) -> None:
     file.writelines(pieces)
     file.flush()
-    return file
-
-
-def _in_memory() -> BinaryIO:
-    return open(os.memfd_create("received"), "w+b")  # noqa: SIM115 (whoever gets it closes it)
 
 
 def _settings(config: Config, url: str) -> Config:

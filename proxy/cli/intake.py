@@ -105,7 +105,7 @@ class Intake:
                 os.close(descriptor)
             return
         connection, received = descriptors
-        with open(received, "rb") as file:
+        with os.fdopen(received, "rb") as file:
             # whoever wrote it is at its end
             file.seek(0)
             sent = file.read()

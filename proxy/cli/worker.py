@@ -68,7 +68,9 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
     leaving, stopping = asyncio.Event(), asyncio.Event()
     cells = Cells.mapped(Path(assigned.cells), assigned.index) if assigned.cells else Cells()
     app = create_app(assigned.config, start_telemetry(assigned.config, cells))
-    bulk = BulkWorkers(assigned.config, assigned.index, assigned.cells, lambda found: intake.tell(BulkProcesses(found)))
+    bulk = BulkWorkers(
+        assigned.config, assigned.index, assigned.cells, lambda found: intake.tell(BulkProcesses(dict(found)))
+    )
     app.cleanup_ctx.append(bulk.provide)
     app.on_response_prepare.append(_ask_to_reconnect(lambda: assigned.is_bulk or leaving.is_set()))
     runner = create_runner(app)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from proxy.http.budget import BODY_BUDGET, FREE_BYTES
-from proxy.http.handover import HANDOVER, LARGE_BYTES, UNCOUNTED_BYTES, hand_over, is_crowded
+from proxy.http.handover import HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, hand_over, is_heavy
 from proxy.http.json_body import check_elements, parse_body
 from proxy.http.keys import CONFIG
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
@@ -156,11 +156,11 @@ async def iter_content(request: web.Request, limit: int) -> AsyncIterator[bytes]
 async def _read(request: web.Request, limit: int) -> bytes:
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
     arrived = _BODY not in request and request.content.is_eof()
-    if coding in _PLAIN and arrived and (request.content_length or 0) <= min(limit, LARGE_BYTES):
+    if coding in _PLAIN and arrived and (request.content_length or 0) <= min(limit, LARGE_BODY_BYTES):
         # The usual small body has arrived with its head: no clock is needed to wait for it.
         body = request.content.read_nowait()
         _require_length(len(body), limit)
-        if len(body) > UNCOUNTED_BYTES and is_crowded(body):
+        if len(body) > UNCOUNTED_BYTES and is_heavy(body):
             await hand_over(request, [body])
         return body
     return await _read_slowly(request, limit)
@@ -171,7 +171,7 @@ async def _read_slowly(request: web.Request, limit: int) -> bytes:
     length = request.content_length
     _require_length(length or 0, limit)
     watched = HANDOVER in request.app and _BODY not in request
-    if watched and (length or 0) >= LARGE_BYTES:
+    if watched and (length or 0) >= LARGE_BODY_BYTES:
         await hand_over(request)
     await _hold(request, length or 0)
     is_counted = length is not None and request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() in _PLAIN
@@ -184,7 +184,7 @@ async def _read_slowly(request: web.Request, limit: int) -> bytes:
         if unheld >= HELD_AT_ONCE:
             await _hold(request, unheld)
             unheld = 0
-        if watched and not is_counted and size >= LARGE_BYTES:
+        if watched and not is_counted and size >= LARGE_BODY_BYTES:
             async for _ in iter_body(request, limit):
                 pass
             await hand_over(request, received)
@@ -192,7 +192,7 @@ async def _read_slowly(request: web.Request, limit: int) -> bytes:
             request[_BODY] = b"".join(received)
             return await _read_slowly(request, limit)
     body = b"".join(pieces)
-    if watched and is_crowded(body):
+    if watched and size < LARGE_BODY_BYTES and is_heavy(body):
         await hand_over(request, received)
     return body
 

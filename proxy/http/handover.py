@@ -25,12 +25,12 @@ from proxy.http.keys import NOTES
 from proxy.protocol.errors import ServiceUnavailable
 
 #: Bytes from which on a body is large.
-LARGE_BYTES = 256 * 1024
+LARGE_BODY_BYTES = 256 * 1024
 #: Bytes up to which nobody counts what is in a body, and objects from which on it is crowded: some 20 ms of work.
 UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
 
 #: Takes a connection: its descriptor, and all that was received there. Returns whether that was possible.
-Take: TypeAlias = Callable[[int, Sequence[bytes]], Awaitable[bool]]
+TakeConnection: TypeAlias = Callable[[int, Sequence[bytes]], Awaitable[bool]]
 
 #: What is said once before the body, or framed differently there.
 _NOT_PASSED = frozenset({b"expect", b"content-length", b"transfer-encoding"})
@@ -39,7 +39,7 @@ _NOT_PASSED = frozenset({b"expect", b"content-length", b"transfer-encoding"})
 class Handover(Protocol):
     """The processes that requests are given to."""
 
-    async def find(self, owner: str) -> Take | None:
+    async def find(self, owner: str) -> TakeConnection | None:
         """Return what takes a request of this owner, once it is there; None where it is to be handled here."""
         ...
 
@@ -48,8 +48,10 @@ class Handover(Protocol):
 HANDOVER: web.AppKey[Handover] = web.AppKey("handover")
 
 
-def is_crowded(body: bytes) -> bool:
-    """Whether a body that is not large takes long all the same."""
+def is_heavy(body: bytes) -> bool:
+    """Whether a body takes long: it is large, or crowded."""
+    if len(body) >= LARGE_BODY_BYTES:
+        return True
     return len(body) > UNCOUNTED_BYTES and body.count(b"{") > CROWDED_OBJECTS
 
 

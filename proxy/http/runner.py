@@ -42,6 +42,7 @@ class ClientServer(web.Server):
         self._most = limits.most
 
     def __call__(self) -> ClientConnection:
+        """Return a connection for a client that has just come."""
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def resuming(self, sent: bytes) -> ClientConnection:
