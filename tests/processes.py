@@ -107,7 +107,7 @@ def _main(arguments: Sequence[str], variables: Mapping[str, str], *outputs: Conn
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(ROOT)
-    # as the interpreter begins, told `-m proxy`; a supervisor starts its workers with that
+    # as the interpreter begins, told `-m proxy`; what it starts itself is this command once more
     sys.orig_argv = [sys.executable, "-m", "proxy", *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTHONWARNINGS" in variables:
