@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.client.values import place_of, read_chain
 from storage.conversations import read_facts
 from storage.envelope import unwrap, unwrap_all
@@ -51,14 +53,15 @@ class Branches:
         BranchExists, NotAUserMessage, NotAMessage, NoUserMessage.
         """
         fork_arguments = [fork.point.value, fork.target, fork.name, fork.backup, fork.description or ""]
-        arguments = [source_branch, *fork_arguments, *flatten(entries)]
-        keys = self._keyspace.keys(conversation_id).common
-        call = Call("fork_branch", keys, [owner, conversation_id, *arguments], conversation_id)
-        facts, described, anchor, source, backup, *items = await self._scripts.run(call)
+        keys = self._keyspace.keys(conversation_id)
+        stage = Stage(self._keyspace, keys.staged(secrets.token_hex(8)), entries)
+        arguments = [source_branch, *fork_arguments, *stage.arguments]
+        call = Call("fork_branch", [*keys.common, *stage.keys], [owner, conversation_id, *arguments], conversation_id)
+        facts, described, anchor, source, backup, *items = await stage.run(call)
         await self._keyspace.move_up(owner, read_facts(facts))
         return Forked(
             branch=branch_from(described),
-            items=unwrap_all(items),
+            items=unwrap_all(stage.fill(items)),
             anchor=anchor.decode() or None,
             source=source.decode() or None,
             backup=backup.decode() or None,

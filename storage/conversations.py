@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call, Scripts
+from storage.client.staging import Stage
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError, Unavailable
 from storage.partitions import partition_of
@@ -54,13 +55,15 @@ class Conversations:
         """
         metadata = [part for pair in draft.metadata.items() for part in pair]
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
-        arguments = [*facts, len(draft.metadata), *metadata, *flatten(entries)]
-        call = Call("create_conversation", self._keyspace.keys(draft.id).common, arguments, draft.id)
+        keys = self._keyspace.keys(draft.id)
+        stage = Stage(self._keyspace, keys.staged(draft.id), entries)
+        arguments = [*facts, len(draft.metadata), *metadata, *stage.arguments]
+        call = Call("create_conversation", [*keys.common, *stage.keys], arguments, draft.id)
         touch = self._keyspace.touch(owner, draft.id, draft.project_id, draft.referrer)
         if (reserve := self._keyspace.reserve(owner, draft.id)) is not None:
             await self._scripts.run(reserve)
         # The listing first: an entry without its conversation is repaired when read; the reverse is never seen.
-        _, reply = await self._scripts.run_all([touch, call])
+        _, reply = await stage.run_all([touch, call])
         if isinstance(reply, StoreError):
             await self._scripts.run(self._keyspace.drop(owner, draft.id, draft.project_id, draft.referrer))
             raise reply
@@ -75,7 +78,7 @@ class Conversations:
                 referrer=draft.referrer,
                 metadata=draft.metadata,
             ),
-            unwrap_all(items),
+            unwrap_all(stage.fill(items)),
         )
 
     async def read(self, owner: str, conversation_id: str) -> Conversation:

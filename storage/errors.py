@@ -11,6 +11,7 @@ StoreError
 ├── TooManyMetadata           the merged metadata has too many pairs
 ├── HistoryFull               the branch would have more items than it may have
 ├── AlreadyThere              the conversation has this item already
+├── Unstaged                  what was staged for the call is gone; whoever stages brings it again
 ├── QueueFull                 the owner has as many background responses waiting as it may have
 ├── QuotaExceeded             the owner has as many conversations as it may have
 ├── ConversationExists        what is imported would take the place of something else
@@ -98,6 +99,10 @@ class HistoryFull(StoreError):
     """The branch would have more items than it may have; nothing was added."""
 
 
+class Unstaged(StoreError):
+    """What was staged for the call is not there, or not all of it; nothing was written."""
+
+
 class ConversationExists(StoreError):
     """An import's conversation would share its partition with another owner's, or with responses; none was written."""
 
@@ -183,4 +188,5 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"quota_exceeded": QuotaExceeded,
     b"queue_full": QueueFull,
     b"history_full": HistoryFull,
+    b"unstaged": Unstaged,
 }

@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.conversations import read_facts
 from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
@@ -55,11 +56,13 @@ class Items:
         ItemNotFound, AlreadyThere, HistoryFull.
         """
         keys = self._keyspace.keys(conversation_id)
-        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *flatten(entries)]
-        call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
-        facts, *items = await self._scripts.run(call)
+        token = secrets.token_hex(8)
+        stage = Stage(self._keyspace, keys.staged(token), entries)
+        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *stage.arguments]
+        call = Call("append_items", [*keys.common, keys.commit(token), *stage.keys], arguments, conversation_id)
+        facts, *items = await stage.run(call)
         await self._keyspace.move_up(owner, read_facts(facts))
-        return unwrap_all(items)
+        return unwrap_all(stage.fill(items))
 
     async def list_page(
         self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "", at: str = ""

@@ -17,6 +17,7 @@
 <prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for ten minutes
 <prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
 <prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run
@@ -153,6 +154,10 @@ class PartitionKeys:
     def commit(self, token: str) -> str:
         """Marker of one commit."""
         return self._key(f"commit:{token}")
+
+    def staged(self, token: str) -> str:
+        """List of what one call is about to store."""
+        return self._key(f"staged:{token}")
 
 
 @dataclass(frozen=True, slots=True)

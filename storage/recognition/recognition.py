@@ -13,8 +13,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
@@ -148,6 +149,8 @@ class Recognition:
         QuotaExceeded (nor then), Unavailable (unknown whether it was: repeat).
         """
         keys = self._keyspace.keys(turn.conversation_id)
+        token = turn.job_token or turn.response_id
+        stage = Stage(self._keyspace, keys.staged(token), turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,
@@ -165,10 +168,9 @@ class Recognition:
             turn.job_token,
             len(turn.metadata),
             *(part for pair in turn.metadata.items() for part in pair),
-            *flatten(turn.inputs),
-            *flatten(turn.outputs),
+            *stage.arguments,
         ]
-        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
+        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
         if turn.act is RecordAct.NEW and (reserve := self._keyspace.reserve(turn.owner, turn.conversation_id)):
             await self._scripts.run(reserve)
         # the listing first, as for any conversation that is made
@@ -177,7 +179,7 @@ class Recognition:
             keyspace = self._keyspace
             touch = keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None) or touch
         calls = [touch, Call("record_turn", record_keys, arguments, turn.conversation_id)]
-        _, reply = await self._scripts.run_all(calls)
+        _, reply = await stage.run_all(calls)
         if isinstance(reply, StoreError):
             if turn.act is RecordAct.NEW:
                 await self._unlist(turn)

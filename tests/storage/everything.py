@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from storage import (
     EventQuery,
     Fork,
     ForkPoint,
+    ItemNotFound,
     Job,
     JobEntry,
     KeptAnswer,
@@ -46,6 +48,7 @@ from storage import (
     new_partition,
     partition_of,
 )
+from storage.client.keyspace import Portion
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -97,10 +100,19 @@ async def use_everything(store: Store) -> None:
     await store.responses.delete(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
+    await use_staging(store)
     await use_keys(store)
     await use_recognition(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
+
+
+async def use_staging(store: Store) -> None:
+    """Store more items than one script does, and be refused with as many."""
+    many = ["x"] * (Portion().items + 1)
+    conversation = await start(store, *many)
+    with suppress(ItemNotFound):
+        await add(store, conversation, *many, reference("msg_unknown"))
 
 
 async def use_views(store: Store, conversation: Conversation) -> None:

@@ -162,7 +162,7 @@ GO_ON = {
     *("claim_layout", "list_restored", "note_layout"),
     *("drop_digests", "hold_digests", "note_digests"),
     *("import_appends", "import_branches", "return_job"),
-    *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
+    *("drop_staged", "open_turn", "release_turn", "renew_lease", "stage_items", "withdraw_turn"),
     *("mark_stop", "mark_watched"),
     *("sweep_index", "sweep_segment", "sweep_survey"),
 }

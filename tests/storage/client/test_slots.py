@@ -13,9 +13,11 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from storage import Store, new_partition
+from storage import Safeguards, Store, new_partition
 from storage.client.channel import Channel, Command
+from storage.client.keyspace import Portion
 from storage.client.library import load_scripts
+from storage.store import Hosting
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
 from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
 from tests.storage.servers import run_cluster_node
@@ -163,7 +165,7 @@ def is_same(before: Mapping[bytes, Held], after: Mapping[bytes, Held]) -> bool:
     return before.keys() == after.keys() and all(held.is_like(after[key]) for key, held in before.items())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ports() -> Iterator[list[tuple[int, int]]]:
     with run_cluster_node() as here, run_cluster_node() as there:
         yield [here, there]
@@ -188,8 +190,10 @@ async def join(here: Node, there: Node) -> None:
             node.id = (await node.ask("CLUSTER", "MYID")).decode()
 
 
-async def test_a_script_that_meets_a_moving_slot_is_refused_whole_or_done_whole(moving: MovingSlots):
-    store = Store(moving, moving, prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
+@pytest.mark.parametrize("portion", [Portion(), Portion(items=1)], ids=["plain", "staged"])
+async def test_a_script_that_meets_a_moving_slot_is_refused_whole_or_done_whole(moving: MovingSlots, portion: Portion):
+    hosting = Hosting(Safeguards(portion=portion))
+    store = Store(moving, moving, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=hosting)
     await use_everything(store)
     await store.turns.withdraw(new_partition(), "token", "name")
     await store.condition.look()
