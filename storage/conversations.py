@@ -14,6 +14,7 @@ from storage.client.staging import Stage
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError, Unavailable
 from storage.partitions import partition_of
+from storage.quotas import Ledger
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
 from storage.views.shapes import MOST_HEADS, ConversationHead, Excerpt
 
@@ -45,16 +46,18 @@ class Conversations:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def create(
         self, owner: str, draft: Conversation, entries: Sequence[Entry]
     ) -> tuple[Conversation, list[bytes]]:
         """Create `draft` (its times are ignored) with its first items; return both as stored.
 
-        Raises ItemNotFound, QuotaExceeded.
+        Raises ItemNotFound, QuotaExceeded, BytesExceeded.
         """
         metadata = [part for pair in draft.metadata.items() for part in pair]
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
+        await self._ledger.require(owner)
         keys = self._keyspace.keys(draft.id)
         stage = Stage(self._keyspace, keys.staged(draft.id), entries)
         arguments = [*facts, len(draft.metadata), *metadata, *stage.arguments]
@@ -67,6 +70,7 @@ class Conversations:
         if isinstance(reply, StoreError):
             await self._scripts.run(self._keyspace.drop(owner, draft.id, draft.project_id, draft.referrer))
             raise reply
+        await self._ledger.charge(owner, partition_of(draft.id), draft.id, stage.size, in_conversation=True)
         created_at, updated_at, *items = reply
         return (
             Conversation(
@@ -143,6 +147,7 @@ class Conversations:
     async def delete(self, owner: str, conversation_id: str) -> None:
         """Hide a conversation and its items at once. Raises ConversationNotFound."""
         facts, digests = await self._scripts.run(self._delete_call(owner, conversation_id))
+        await self._ledger.forget(owner, partition_of(conversation_id))
         # it is gone: a listing that still names it drops it when it is read
         with suppress(Unavailable):
             await self._scripts.run_all(self._drop_calls(owner, read_facts(facts), digests))
@@ -161,6 +166,7 @@ class Conversations:
                     raise reply
                 else:
                     deleted += 1
+                    await self._ledger.forget(owner, partition_of(conversation_id))
                     drops += self._drop_calls(owner, read_facts(reply[0]), reply[1])
             await self._scripts.run_all(drops)
             cursor = cursor_after(*entries[-1])

@@ -14,6 +14,7 @@ StoreError
 ├── Unstaged                  what was staged for the call is gone; whoever stages brings it again
 ├── QueueFull                 the owner has as many background responses waiting as it may have
 ├── QuotaExceeded             the owner has as many conversations as it may have
+├── BytesExceeded             the owner has stored as many bytes as it may have
 ├── ConversationExists        what is imported would take the place of something else
 ├── BranchExists              the conversation has a branch of this name, or a running turn is about to make it
 ├── BranchProtected           MAIN and the active branch stay, and MAIN keeps its name
@@ -123,6 +124,10 @@ class QuotaExceeded(StoreError):
     """The owner has as many conversations as it may have; nothing was changed."""
 
 
+class BytesExceeded(StoreError):
+    """The owner has stored as many bytes as it may have; nothing was changed."""
+
+
 class BranchExists(StoreError):
     """The name is taken; nothing was changed."""
 
@@ -186,6 +191,7 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"conflict": Conflict,
     b"conversation_exists": ConversationExists,
     b"quota_exceeded": QuotaExceeded,
+    b"bytes_exceeded": BytesExceeded,
     b"queue_full": QueueFull,
     b"history_full": HistoryFull,
     b"unstaged": Unstaged,

@@ -16,6 +16,7 @@ from storage.errors import StoreError
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
+from storage.quotas import Ledger
 from storage.recollection import Recollection, Recollections, turn_place
 from storage.records import (
     CommitMode,
@@ -58,6 +59,7 @@ class Turns:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._items = items
+        self._ledger = Ledger(keyspace)
         self._recollections = Recollections()
 
     async def open(
@@ -151,6 +153,9 @@ class Turns:
         reply = (await stage.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
+        size = stage.size + (len(turn.body) if turn.stored else 0)
+        is_in = turn.mode in _IN_CONVERSATION
+        await self._ledger.charge(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
         if isinstance(reply[0], int):
             _, branch, backup, places = reply
             return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None, places)

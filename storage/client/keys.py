@@ -28,6 +28,9 @@
 <prefix>:owner:{<owner>}:responses      sorted set  the latest responses, by when they were accepted or ended, in ms
 <prefix>:quota:{<owner>}:requests       string  when all requests of a minute are back, in ms (quotas/count_request)
 <prefix>:quota:{<owner>}:turns          sorted set  running turns → until when, in ms; of all owners under `all`
+<prefix>:quota:{<owner>}:stored         hash    partition → bytes, and `total`, where they are limited
+<prefix>:quota:{<owner>}:ends           sorted set  partitions of those that expire → when, in ms
+<prefix>:quota:{<owner>}:charged:<token>  string  marks a change of those as counted
 <prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
 <prefix>:owner:{<owner>}:digest:<name>  sorted set  what the digest of a history leads to (recognition)
 <prefix>:{<partition>}:digests          list    names of the digests that lead to the conversation here
@@ -86,7 +89,7 @@ class QueueKeys:
 
 
 def quota_key(prefix: str, owner: str, name: str) -> str:
-    """Return the key of what is counted of an owner; apart from its listings: a purge gives it nothing back."""
+    """Return the key of what is counted of an owner."""
     return f"{prefix}:quota:{{{owner}}}:{name}"
 
 

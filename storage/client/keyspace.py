@@ -34,7 +34,8 @@ class Keyspace:
     """One keyspace. prefix: before every key; retention_seconds: a response's time to live.
 
     conversation_seconds: a conversation's after its last use, 0: for ever. most_conversations: of one owner, 0: any.
-    listed_responses: of one owner, the latest; 0: none. portion: what one script stores.
+    listed_responses: of one owner, the latest; 0: none. portion: what one script stores. counts_bytes: whether it is
+    counted what owners have stored; most_bytes: of one owner, 0: any number.
     """
 
     scripts: Scripts
@@ -44,6 +45,8 @@ class Keyspace:
     most_conversations: int = 0
     listed_responses: int = 0
     portion: Portion = Portion()
+    counts_bytes: bool = False
+    most_bytes: int = 0
 
     def keys(self, some_id: str) -> PartitionKeys:
         """Return the keys of the partition that an id leads to."""

@@ -37,7 +37,11 @@ class Stage:
             count += len(entries)
             for entry in entries:
                 size += len(entry.data)
+                if entry.note:
+                    size += len(wrap(b"", entry.note))
         self._is_used = count > portion.items or size > portion.bytes
+        #: Bytes of the items that come with the call.
+        self.size = size
 
     @property
     def keys(self) -> list[str]:

@@ -19,6 +19,8 @@ from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
+from storage.partitions import partition_of
+from storage.quotas import Ledger
 from storage.records import Entry
 
 #: Members that one digest has at most; equal conversations are as many.
@@ -141,6 +143,7 @@ class Recognition:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def record(self, turn: RecordedTurn) -> Recorded:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
@@ -184,7 +187,12 @@ class Recognition:
             if turn.act is RecordAct.NEW:
                 await self._unlist(turn)
             raise reply
-        return await self._read_record(turn, reply)
+        recorded = await self._read_record(turn, reply)
+        if recorded.result in (RecordResult.OK, RecordResult.REPEATED):
+            size = stage.size + (len(turn.body) if turn.stored else 0)
+            partition = partition_of(turn.conversation_id)
+            await self._ledger.charge(turn.owner, partition, turn.response_id, size, in_conversation=True)
+        return recorded
 
     async def _read_record(self, turn: RecordedTurn, reply: list[bytes]) -> Recorded:
         first: bytes | int = reply[0]

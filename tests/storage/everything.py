@@ -49,6 +49,8 @@ from storage import (
     partition_of,
 )
 from storage.client.keyspace import Portion
+from storage.maintenance.recounter import Recounter
+from storage.quotas import Ledger
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -273,6 +275,19 @@ async def use_quotas(store: Store) -> None:
     reserve = keyspace.reserve(OWNER, made)
     assert reserve is not None
     await keyspace.scripts.run_all([reserve, keyspace.drop(OWNER, made, None, None)])
+    await use_ledger(store)
+
+
+async def use_ledger(store: Store) -> None:
+    """Call every method of the ledger, and count everything anew; what is counted is left."""
+    keyspace = replace(store.conversations._keyspace, counts_bytes=True, most_bytes=10**9)
+    ledger, partition = Ledger(keyspace), new_partition()
+    for _ in range(2):
+        await ledger.require(OWNER)
+        await ledger.charge(OWNER, partition, "token", 10, in_conversation=False)
+    await ledger.forget(OWNER, partition)
+    await start(store, "one")
+    assert await Recounter(store._channel, keyspace).recount()
 
 
 async def use_jobs(store: Store) -> None:

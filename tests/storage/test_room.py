@@ -154,6 +154,7 @@ def test_what_is_kept_free_of_memory_is_a_share_and_not_too_much(used: int, limi
 #: told of them as done, so that no replica has to have them.
 GO_ON = {
     *("count_request", "enter_turn", "keep_turns", "leave_turn", "reserve_index"),
+    *("charge_bytes", "check_bytes", "set_bytes"),
     *("draw_jobs", "requeue_job", "withdraw_job"),
     *("answer_key", "claim_key", "free_key", "keep_key"),
     *("append_events", "claim_events"),

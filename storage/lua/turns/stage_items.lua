@@ -1,7 +1,7 @@
 -- stage_items: bring a part of what a large call is about to store to where the call will find it.
--- needs: layout
+-- needs: nothing
 -- KEYS  staged list
--- ARGV  offset of the first of these items, life s, items… (at most CHUNK)
+-- ARGV  offset of the first of these items, life s, items… (a few hundred: they go through the Lua stack)
 -- Returns {'ok', length of the list}: shorter than the offset when what came before is gone, then nothing was written.
 -- Nobody reads the list before the script of the call makes a segment of it (append.lua), and it expires if that never
 -- comes. What is there already is not written again.
