@@ -12,6 +12,9 @@ from aiohttp import hdrs, web
 from proxy.http.connection import ClientConnection, client_connection
 from proxy.protocol import sse
 
+#: Bytes of a body that are sent in one go; of a larger one these at a time.
+MOST_AT_ONCE, SENT_AT_A_TIME = 8 * 1024 * 1024, 256 * 1024
+
 logger = logging.getLogger(__name__)
 
 
@@ -133,13 +136,29 @@ class HttpDelivery:
 
     async def finish(self, body: bytes | None = None) -> web.StreamResponse:
         """Return the answer: one JSON body, or the stream, which is ended cleanly."""
-        if body is not None:
+        if body is not None and len(body) <= MOST_AT_ONCE:
             return web.Response(body=body, headers=self._headers, content_type="application/json")
         self._ended = True
+        if body is not None:
+            return await self._send_slowly(body)
         response = self._response or web.StreamResponse(headers=self._headers)
         if not self.gone:
             try:
                 await response.write_eof()
             except ConnectionError:
                 self.gone = True
+        return response
+
+    async def _send_slowly(self, body: bytes) -> web.StreamResponse:
+        """Send a large body as fast as it is read: aiohttp would copy it, and have the socket take it in one go."""
+        response = web.StreamResponse(headers=self._headers)
+        response.content_type, response.content_length = "application/json", len(body)
+        view = memoryview(body)
+        try:
+            await response.prepare(self._request)
+            for start in range(0, len(body), SENT_AT_A_TIME):
+                await response.write(view[start : start + SENT_AT_A_TIME])
+            await response.write_eof()
+        except ConnectionError:
+            self.gone = True
         return response
