@@ -155,7 +155,7 @@ class PartitionKeys:
         return self._key(f"commit:{token}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OwnerKeys:
     """The listings, idempotency keys and digests of one owner; the owner is their hash tag."""
 
