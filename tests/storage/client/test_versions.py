@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from redis import Redis as SyncRedis
 
-from storage import Store
+from storage import Safeguards, Store
 from tests.certificates import make_certificate
-from tests.storage.builders import PREFIX, connect, take_turn
+from tests.storage.builders import PREFIX, RETENTION_SECONDS, connect, take_turn
+from tests.storage.clusters import wait_until
 from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
 from tests.storage.servers import free_ports, run_valkey
 
@@ -107,3 +108,30 @@ def knows_tls(binary: Path) -> bool:
 async def test_the_documented_rights_suffice(few_rights: str):
     async with connect(few_rights) as store:
         await walk(store)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_the_documented_rights_suffice_where_replicas_are_waited_for(on_disk: bool):
+    (port,) = free_ports(1)
+    kept = ("--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0")
+    with (
+        run_valkey(*kept, "--port", str(port), "--bind", "127.0.0.1") as server,
+        run_valkey(*kept, "--replicaof", f"127.0.0.1 {port}"),
+        SyncRedis(port=port) as operator,
+    ):
+        wait_until(lambda: operator.info("replication")["connected_slaves"] == 1)
+        rules = ["on", f">{PASSWORD}", f"~{PREFIX}:*", "resetchannels", "-@all", *rules_for(operator)]
+        operator.execute_command("ACL SETUSER", "app", *rules)
+        store = Store.connect(
+            server.url.replace("unix://", f"unix://app:{PASSWORD}@"),
+            prefix=PREFIX,
+            timeout_seconds=5.0,
+            max_connections=8,
+            retention_seconds=RETENTION_SECONDS,
+            safeguards=Safeguards(min_replicas=1, replicas_on_disk=on_disk),
+        )
+        try:
+            # with WAITAOF one call takes up to a second: so only some
+            await (take_turn(store) if on_disk else walk(store))
+        finally:
+            await store.close()
