@@ -61,6 +61,7 @@ from tests.storage.builders import (
     texts,
 )
 from tests.storage.lossy import LossyProxy
+from tests.storage.servers import run_valkey
 from tests.storage.twins import contents_of
 
 #: So little that everything with three items is staged.
@@ -206,6 +207,32 @@ async def test_a_commit_that_was_broken_off_goes_on_where_it_was(store: Store, r
     assert (await store.turns.commit(commit)).result is CommitResult.OK
     assert (await store.turns.commit(commit)).result is CommitResult.REPEATED
     assert await read_all(store, conversation) == ["one", *SEVEN]
+
+
+@pytest.mark.parametrize("left", [2, 4, 6])
+async def test_a_server_that_is_killed_between_two_portions_has_what_was_acknowledged(tmp_path: Path, left: int):
+    options = ("--appendonly", "yes", "--appendfsync", "always", "--dir", str(tmp_path))
+    with run_valkey(*options) as server:
+        async with Redis.from_url(server.url) as redis:
+            await load_all(redis)
+            async with staging_store(*channels_to(redis)) as store:
+                conversation = await start(store, "one")
+                opened = await open_turn(store, conversation=conversation)
+            commit = committed(partition_of(conversation.id), opened, conversation)
+            async with staging_store(*(DyingChannel(one, left) for one in channels_to(redis))) as dying:
+                if left < TRIPS:
+                    with pytest.raises(Unavailable):
+                        await dying.turns.commit(commit)
+                else:
+                    await dying.turns.commit(commit)
+            server.kill()
+    with run_valkey(*options) as server:
+        async with Redis.from_url(server.url) as redis, staging_store(*channels_to(redis)) as store:
+            assert await read_all(store, conversation) == ["one", *(SEVEN if left == TRIPS else [])]
+            assert (await store.auditor.audit()).complaints == []
+            done = await store.turns.commit(commit)
+            assert done.result is (CommitResult.REPEATED if left == TRIPS else CommitResult.OK)
+            assert await read_all(store, conversation) == ["one", *SEVEN]
 
 
 @pytest.mark.parametrize("skipped", range(TRIPS))
