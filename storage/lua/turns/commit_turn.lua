@@ -20,13 +20,14 @@
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
 local response_key, marker_key, staged_key = KEYS[5], KEYS[6], KEYS[7]
-local owner, mode, conversation_id, line, lock = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local owner, mode, conversation_id, line, lock = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local token, fence, base_chain, base_pending = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local retention, marker_life, stored, status = tonumber(ARGV[10]), ARGV[11], ARGV[12] == '1', ARGV[13]
+local retention, marker_life, stored, status = ARGV[10], ARGV[11], ARGV[12] == '1', ARGV[13]
 local body, response_id, model, new_name, anchor = ARGV[14], ARGV[15], ARGV[16], ARGV[17], ARGV[18]
 local job_token = ARGV[19]
 local inputs_at = 20
 
+line = tonumber(line)
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at')
 local unfinished = is_unfinished(accepted[1])
 if (accepted[1] and not unfinished) or redis.call('EXISTS', marker_key) == 1 then
