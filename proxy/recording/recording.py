@@ -267,13 +267,14 @@ class RequestRecording:
             self._put_followed(turn, recorded.spots, appended=not recorded.is_fork)
             return True
         placed = place_turn(plan, groups, recorded.spots)
-        ends = [(plan, placed, turn.answer)]
+        # not the turn itself: what was written of it need not be kept until then
+        ends, is_delivered = [(plan, placed, turn.answer.items)] if self._may_come_back(turn) else [], turn.is_delivered
         for number, other in enumerate(turn.others, start=1):
             if (beside := await self._record_beside(turn, placed, other, number)) is not None:
-                ends.append((replace(plan, covered=search.look.count), beside, other))
+                ends.append((replace(plan, covered=search.look.count), beside, other.items))
 
         def make() -> list[DigestNote]:
-            leads = [note for end in ends for note in self._leads(search, turn, *end)]
+            leads = [note for end in ends for note in self._leads(search, *end, is_delivered=is_delivered)]
             return [*search.marks(plan), *leads]
 
         self._recorder.notes.put(self._owner, self._partition, make)
@@ -284,8 +285,12 @@ class RequestRecording:
         self._put_followed(turn, branch_spots(committed.places), appended=appended)
 
     def _put_followed(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> None:
-        if self._followed is not None:
+        if self._followed is not None and self._may_come_back(turn):
             self._recorder.followed.put(self._followed.ended_by(turn, spots, appended=appended))
+
+    def _may_come_back(self, turn: FinishedTurn) -> bool:
+        """Whether an answer can be resent at all: a request may not be of any size."""
+        return sum(len(entry.data) for entry in turn.answer.outputs) <= self._recorder.most_resent_bytes
 
     def release(self) -> None:
         """Let others go on from where this turn wanted to."""
@@ -370,17 +375,17 @@ class RequestRecording:
         return facts
 
     def _leads(
-        self, search: Search, turn: FinishedTurn, plan: Plan, placed: PlacedTurn, answer: RecordedAnswer
+        self, search: Search, plan: Plan, placed: PlacedTurn, answer: Sequence[dict[str, Any]], *, is_delivered: bool
     ) -> list[DigestNote]:
-        """Return what is to lead to an answer from now on, and to what its request brought."""
+        """Return what is to lead to an answer from now on, and to what its request brought. answer: its items."""
         return leads_to(
             search.look,
             plan,
             search.asking,
             self._partition,
             placed,
-            answer.items,
-            is_delivered=turn.is_delivered,
+            answer,
+            is_delivered=is_delivered,
         )
 
 
