@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from storage.embedded import find_binary
@@ -81,27 +81,17 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-@contextmanager
-def giving_way(processes: Sequence[int], niceness: int) -> Iterator[None]:
-    """Give processes less priority than all others; 0 is this one. They keep it, their sessions do not.
+def give_way(pid: int, niceness: int) -> None:
+    """Give a process less priority than all others have; 0 is this one.
 
     Where Linux shares processors out by session (`sched_autogroup_enabled`, which most distributions set), a niceness
-    counts only among the processes of one session; so each one's session is given it too.
+    counts only within a session. So it is given to the session too, if that is the process's own and ends with it.
     """
-    for pid in processes:
-        os.setpriority(os.PRIO_PROCESS, pid, niceness)
-        _set_session_niceness(pid, niceness)
-    try:
-        yield
-    finally:
-        for pid in processes:
-            _set_session_niceness(pid, 0)
-
-
-def _set_session_niceness(pid: int, niceness: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    leader = pid or os.getpid()
     # a kernel without such sessions has no such file
-    with suppress(FileNotFoundError):
-        Path(f"/proc/{pid or 'self'}/autogroup").write_text(str(niceness))
+    if os.getsid(pid) == leader and (session := Path(f"/proc/{leader}/autogroup")).exists():
+        session.write_text(str(niceness))
 
 
 def children(pid: int) -> list[int]:

@@ -27,7 +27,7 @@ from benchmarks.performance.load import (
 from benchmarks.performance.statistics import OURS, Samples
 from benchmarks.performance.streams import open_used
 from benchmarks.performance.target import Memory, Target, branchline
-from benchmarks.processes import cpu_seconds, giving_way
+from benchmarks.processes import cpu_seconds, give_way
 from benchmarks.servers.model import delta_text, expected_text
 from benchmarks.wire import Connection, connected, together
 
@@ -189,7 +189,8 @@ async def measure_workers(samples: Samples, model: str, model_pid: int, plan: Wo
             )
             for workers in (1, 2)
         ]
-        stack.enter_context(giving_way([model_pid, 0], plan.niceness))
+        for pid in (model_pid, 0):
+            give_way(pid, plan.niceness)
 
         def load() -> float:
             """Return the processor time of load generator and model server."""

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import giving_way
+from benchmarks.processes import give_way
 
-AUTOGROUPS = Path("/proc/self/autogroup")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel does not share processors out by session"
+)
 
 
-@pytest.mark.skipif(not AUTOGROUPS.exists(), reason="this kernel does not share processors out by session")
-def test_who_gives_way_does_so_to_other_sessions_too():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as other:
-        session = Path(f"/proc/{other.pid}/autogroup")
-        with giving_way([other.pid], 5):
-            assert session.read_text().endswith(" nice 5\n")
-        assert session.read_text().endswith(" nice 0\n")
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_process_gives_way_to_other_sessions_too_if_the_session_is_its_own(is_own: bool):
+    before = Path("/proc/self/autogroup").read_text()
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=is_own) as other:
+        give_way(other.pid, 5)
         assert os.getpriority(os.PRIO_PROCESS, other.pid) == 5
+        assert Path(f"/proc/{other.pid}/autogroup").read_text().endswith(" nice 5\n") == is_own
         other.communicate(b"\n")
+    assert Path("/proc/self/autogroup").read_text() == before
