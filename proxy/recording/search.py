@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
     query: DigestQuery
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asking:
     """What is known of a request beside its history.
 
@@ -72,6 +72,11 @@ def asking_of(owner: str, key: bytes, marks: RequestMarks, tools: Any) -> Asking
     return Asking(owner, hashed_key(key, marks.key), others, tools_digest(tools), marks.retries)
 
 
+def begins(look: Look, asking: Asking) -> bool:
+    """Whether a request begins a conversation: without an answer in common only a key leads anywhere, or a retry."""
+    return not (look.samples or asking.session or asking.retries)
+
+
 @dataclass(slots=True)
 class Search:
     """One request's search. taken: what other requests of this process are going on from, as `hint_place` has it."""
@@ -91,16 +96,14 @@ class Search:
         """Return the plan if this process knows enough to make it."""
         look, asking = self.look, self.asking
         if not look.samples:
-            # without an answer in common only a key leads anywhere, or a retry
-            is_new = not asking.session and not asking.retries
-            return Plan(Action.NEW, tuple(range(look.count))) if is_new else None
+            return None
         for wanted in self._last():
             self._take(wanted, self._remembered(wanted))
-        known = [
-            hint
-            for (evidence, _, _), (_, hint, score) in self._found.items()
-            if evidence is Evidence.FULL and not is_continued(score) and not self._is_taken(hint)
-        ]
+        ends = [(hint, score) for (evidence, *_), (_, hint, score) in self._found.items() if evidence is Evidence.FULL]
+        if len(ends) > 1:
+            # of several equal conversations others may have gone on with, elsewhere
+            return None
+        known = [hint for hint, score in ends if not is_continued(score) and not self._is_taken(hint)]
         mine = short_key(asking.session)
         if not any(hint.key == mine or not mine for hint in known) or not self._is_home(known):
             return None

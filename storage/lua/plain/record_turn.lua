@@ -3,13 +3,16 @@
 --
 -- Left to the general case: forks and branches beside, replaced answers, a line that is locked, an item that was deleted
 -- at its end; a turn that leaves no response, or one that was accepted before it ran; items that came with an id;
--- conversations that expire; repeats; every refusal.
+-- conversations that expire; what may lead to a place that something leads to already; repeats; every refusal.
 
 local pair_count = tonumber(ARGV[metadata_at])
 local inputs_at = metadata_at + 1 + pair_count * 2
 local input_count = tonumber(ARGV[inputs_at])
 local outputs_at = inputs_at + 1 + input_count * FIELDS
 local count = input_count + tonumber(ARGV[outputs_at])
+local marks_at = inputs_at + 2 + count * FIELDS
+local leads_at = marks_at + 1 + ARGV[marks_at] * MARK_FIELDS
+local leads_end = leads_at + ARGV[leads_at] * LEAD_FIELDS
 local is_settled = CONVERSATION_SECONDS == 0 and stored and job_token == ''
 if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUNK / FIELDS then
   local call = redis.call
@@ -58,6 +61,29 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
     at, to = at + FIELDS, to + 1
   end
 
+  -- What leads here: names of digests, their keys, and one after the other what they get.
+  local names, keys, scores, members = {}, {}, {}, {}
+  for i = leads_at + 1, from and leads_end or 0, LEAD_FIELDS do
+    local number, after, asked, rest, is_behind, replaces, digests = unpack(ARGV, i, i + LEAD_FIELDS - 1)
+    if number == '0' or asked == '0' then
+      from = false
+      break
+    end
+    local place = number ~= '' and ':' .. line .. ':' .. from + number - 1 or ''
+    local asked_at = asked == '-1' and '-1:-1' or line .. ':' .. from + asked - 1
+    local member = string.match(BASE, '{(.*)}') .. ':' .. line .. place .. after .. asked_at .. rest
+    for digest in string.gmatch(digests, '%S+') do
+      local key = digests_at .. digest
+      names[#names + 1], keys[#keys + 1], members[#members + 1] = digest, key, member
+      scores[#scores + 1] = is_behind == '1' and behind or 0
+      from = from and (replaces == '0' or call('EXISTS', key) == 0) and from
+    end
+    if not from then
+      break
+    end
+  end
+  from = #names <= CHUNK and from
+
   if from then
     -- Everything is checked: from here on the script only writes.
     local pending = {}
@@ -82,20 +108,17 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
     if not head[4] then
       facts[5], facts[6] = 'edition', response_id
     end
-    local function note_reach(one, stop)
+    local reach = {}
+    for one, _, stop in string.gmatch(open .. to, SPAN) do
+      reach[one] = math.max(reach[one] or 0, tonumber(stop))
+    end
+    for one, stop in pairs(reach) do
       local until_ms, old = milliseconds + retention * 1000, not is_new and call('HGET', PARTITION, 'reach:' .. one)
       local old_until, old_to = string.match(old or '', '^(%d+):(%d+)$')
       if old_until and tonumber(old_until) > milliseconds then
         until_ms, stop = math.max(until_ms, tonumber(old_until)), math.max(stop, tonumber(old_to))
       end
       facts[#facts + 1], facts[#facts + 2] = 'reach:' .. one, string.format('%.0f:%.0f', until_ms, stop)
-    end
-    local reach = {}
-    for one, _, stop in string.gmatch(open .. to, SPAN) do
-      reach[one] = math.max(reach[one] or 0, tonumber(stop))
-    end
-    for one, stop in pairs(reach) do
-      note_reach(one, stop)
     end
     if is_new then
       local made = { 'id', conversation_id, 'created_at', seconds, 'updated_at', milliseconds, 'active_branch', 'MAIN' }
@@ -115,6 +138,19 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
       call('HSET', conversation_key, 'updated_at', milliseconds)
     end
     call(unpack(facts))
+    for i = marks_at + 1, leads_at - 1, MARK_FIELDS do
+      call('ZADD', digests_at .. ARGV[i], 'XX', ARGV[i + 2], ARGV[i + 1])
+    end
+    if #names > 0 then
+      local known = call('EXISTS', unpack(keys)) > 0
+      for i, key in ipairs(keys) do
+        call('ZADD', key, string.format('%.0f', milliseconds - scores[i]), members[i])
+        if known then
+          call('ZREMRANGEBYRANK', key, 0, -1 - most)
+        end
+      end
+      call('RPUSH', BASE .. 'digests', unpack(names))
+    end
     return { 'ok', milliseconds, is_new and 'new' or 'appended', line, name, line .. ':' .. from .. ':' .. to }
   end
 end

@@ -1,16 +1,24 @@
 -- record_turn: write a turn of an app that keeps no ids: to the line that its history goes on, or beside it.
--- needs: append
+-- needs: append, digests
 -- prolongs: whole
 -- KEYS  partition, conversation, branches, index, response, commit marker
 -- ARGV  1 owner  2 conversation id  3 act  4 line, 5 segment and 6 offset of the item that the turn comes after (-1: its
 --       history begins here)  7 name of a new branch beside the others, or of what was MAIN  8 description of a new
 --       branch ('' = none)  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body  14 id of the
 --       response  15 model  16 token of a response that was accepted before its turn ran ('' = none)
---       17 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…
+--       17 what the keys of digests begin with  18 most members that one may have  19 their time to live in ms (0 = none)
+--       20 what is taken off the score of what was gone on from
+--       21 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…,
+--       number of marks, marks…, number of leads, leads…
 --   act new: the conversation is made, with these metadata. grow: appended if the item is the line's last and no other
 --   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but nothing is done if the
 --   item is the line's last no more. replace: the same as grow, but what comes after the item on its line goes.
 --   side: a new branch from the item on.
+--   A mark scores anew what a digest leads to: name, member, score. A lead is what digests lead to from now on: where it
+--   leads, as the number of an entry (from 1, inputs first; 0: the item that the turn comes after; '': the line alone);
+--   what comes behind that place; what was asked, as a number too (-1: nothing); what comes behind that; 1 if it was
+--   gone on from, else 0; 1 if it takes the place of what begins like it, else 0; names of the digests, with blanks
+--   between. They are hints, and written with the turn or not at all.
 -- Returns {'ok', updated_at ms, what was done ('new', 'appended', 'forked'), line, its name, the places of the entries
 -- as a chain}; {'repeated', 1 if the conversation lives, else 0, line, its name, places} when it was done before;
 -- {'moved', 1} for a tip that is none any more: nothing was written;
@@ -24,7 +32,8 @@ local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], tonumber(AR
 local segment, offset, name, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local retention, marker_life, stored, status = tonumber(ARGV[9]), ARGV[10], ARGV[11] == '1', ARGV[12]
 local body, response_id, model, job_token = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-local metadata_at = 17
+local digests_at, most, life, behind = ARGV[17], tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20])
+local metadata_at = 21
 
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
 local unfinished = is_unfinished(accepted[1])
@@ -48,16 +57,21 @@ elseif act ~= 'new' and not lives then
 end
 
 local first_pair, last_pair, inputs_at = list_at(metadata_at, 2)
+-- All entries by number, false for those that are left out.
+local numbered = {}
 local function live_entries(at)
   local entries = {}
   local first, last, after = list_at(at, FIELDS)
   for i = first, last, FIELDS do
-    entries[#entries + 1] = read_entry(i, conversation_key, index_key)
+    local entry = read_entry(i, conversation_key, index_key)
+    entries[#entries + 1], numbered[#numbered + 1] = entry, entry or false
   end
   return entries, after
 end
 local inputs, outputs_at = live_entries(inputs_at)
-local outputs = live_entries(outputs_at)
+local outputs, marks_at = live_entries(outputs_at)
+local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
+local first_lead, last_lead = list_at(leads_at, LEAD_FIELDS)
 
 -- Where the turn goes: behind `base`, on `line` if that ends there.
 local base, pending, anchor, appends, replaced = {}, {}, '', false, nil
@@ -190,4 +204,32 @@ if stored then
 else
   redis.call('SET', marker_key, format_chain(places), 'EX', marker_life)
 end
+
+local touched, held = {}, {}
+for i = first_mark, last_mark, MARK_FIELDS do
+  redis.call('ZADD', digests_at .. ARGV[i], 'XX', ARGV[i + 2], ARGV[i + 1])
+end
+-- Where an entry lies, nil where it was left out.
+local function place_at(number)
+  if number < 1 then
+    return number == 0 and segment .. ':' .. offset or '-1:-1'
+  end
+  local entry = numbered[number]
+  return entry and entry.at[1] .. ':' .. entry.at[2] or nil
+end
+for i = first_lead, last_lead, LEAD_FIELDS do
+  local to, after, asked, rest, is_behind, replaces, digests = unpack(ARGV, i, i + LEAD_FIELDS - 1)
+  local place, asked_at = to ~= '' and place_at(tonumber(to)), place_at(tonumber(asked))
+  if place ~= nil and asked_at then
+    local member = string.match(BASE, '{(.*)}') .. ':' .. line .. (place and ':' .. place or '') .. after .. asked_at
+      .. rest
+    local score = string.format('%.0f', milliseconds - (is_behind == '1' and behind or 0))
+    for digest in string.gmatch(digests, '%S+') do
+      lead_to(digests_at .. digest, member, score, most, replaces == '1')
+      touched[#touched + 1], held[#held + 1] = digests_at .. digest, digest
+    end
+  end
+end
+let_live(touched, life)
+push_chunked('RPUSH', BASE .. 'digests', held)
 return { 'ok', milliseconds, done, line, redis.call('HGET', branch_key(line), 'name'), format_chain(places) }
