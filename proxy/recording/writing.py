@@ -40,6 +40,8 @@ _ACTS = {
     Action.SIDE_BRANCH: RecordAct.SIDE,
     Action.RETRY: RecordAct.REPLACE,
 }
+#: What makes no branch.
+_UNNAMED = frozenset({RecordAct.NEW, RecordAct.TIP})
 _WRITTEN = frozenset({RecordResult.OK, RecordResult.REPEATED})
 _DESCRIPTIONS = {Action.REWRITTEN: "rewritten history", Action.SIDE_BRANCH: "asked beside, without tools"}
 
@@ -149,7 +151,7 @@ class TurnWriter:
             inputs=[self._moved(entry, act, stored=turn.stored) for entry in inputs],
             outputs=answer.outputs,
             spot=spot_of(plan.after),
-            name="" if act is RecordAct.NEW else new_branch_name("side" if is_side else "MAIN"),
+            name="" if act in _UNNAMED else new_branch_name("side" if is_side else "MAIN"),
             description=_DESCRIPTIONS.get(plan.action, ""),
             model=turn.model,
             status=answer.status,

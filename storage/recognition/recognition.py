@@ -23,7 +23,7 @@ from storage.items import COMMIT_MARKER_SECONDS
 from storage.partitions import partition_of
 from storage.records import Entry
 
-#: Members that one digest has at most; equal conversations are as many.
+#: Members that one digest has at most (`lua/lib/layout.lua`); equal conversations are as many.
 MOST_MEMBERS = 1024
 #: Notes that one call writes at most.
 MOST_NOTES = 500
@@ -31,6 +31,8 @@ MOST_NOTES = 500
 MOST_TOLD = 16
 #: By how much what was gone on from scores less than what was not; scores are ms of Unix time.
 CONTINUED = 10**14
+#: Between the parts of a lead as scripts take it.
+LEAD_BREAK = "|"
 #: Milliseconds by which digests outlive conversations that expire, and the share of their life that those get more.
 GRACE_MS, MORE_LIFE = 60_000, 17 / 16
 
@@ -40,7 +42,7 @@ class RecordAct(StrEnum):
 
     NEW = "new"  #: into a conversation that it begins
     GROW = "grow"  #: behind an item: to its line if that ends there, else to a new line, which becomes MAIN
-    TIP = "tip"  #: the same, if the line ends there; else nothing is done
+    TIP = "tip"  #: to its line, if that ends there and no other turn runs on it; else nothing is done
     REPLACE = "replace"  #: behind an item, in the place of what follows it on its line
     SIDE = "side"  #: behind an item, on a branch beside the line
 
@@ -50,7 +52,7 @@ class RecordResult(StrEnum):
 
     OK = "ok"
     REPEATED = "repeated"  #: it had been done before
-    MOVED = "moved"  #: the line has gone on; nothing was written
+    MOVED = "moved"  #: the line has gone on, or is about to; nothing was written
     ASTRAY = "astray"  #: the item that it goes on from is on no line any more; nothing was written
     DROPPED = "dropped"  #: the conversation that it goes on in is gone; nothing was written
 
@@ -99,6 +101,12 @@ class Lead(NamedTuple):
     rest: str
     is_behind: bool = False
     replaces: bool = False
+
+    def as_argument(self) -> str:
+        """Return the lead as scripts take it; see `record_turn`."""
+        number = "" if self.entry == ON_LINE else self.entry
+        flags = f"{self.is_behind:d}{self.replaces:d}"
+        return LEAD_BREAK.join((f"{number}", self.text, f"{self.asked}", self.rest, flags, " ".join(self.digests)))
 
     def note(self, partition: str, line: int, spots: Sequence[Spot], now: int) -> DigestNote | None:
         """Return what the first of the digests leads to; None where the entry was left out.
@@ -219,9 +227,7 @@ class Recognition:
             turn.model.replace(FIELD_BREAK, ""),
             turn.job_token,
             self._keyspace.owner(turn.owner).digest(""),
-            MOST_MEMBERS,
             self._life,
-            CONTINUED,
             len(turn.metadata),
         ]
         for pair in turn.metadata.items():
@@ -261,9 +267,7 @@ class Recognition:
         for mark in turn.marks:
             arguments += mark[:3]
         arguments.append(len(turn.leads))
-        for digests, entry, text, asked, rest, is_behind, replaces in turn.leads:
-            number = "" if entry == ON_LINE else entry
-            arguments += (number, text, asked, rest, int(is_behind), int(replaces), " ".join(digests))
+        arguments += [lead.as_argument() for lead in turn.leads]
         return arguments
 
     async def _lead_apart(self, turn: RecordedTurn, recorded: Recorded) -> None:
@@ -348,7 +352,7 @@ class Recognition:
     def _note_call(self, owner: str, notes: Sequence[DigestNote]) -> Call:
         keys = self._keyspace.owner(owner)
         numbers: dict[str, int] = {}
-        arguments: list[Argument] = [self._life, MOST_MEMBERS]
+        arguments: list[Argument] = [self._life]
         for note in notes:
             number = numbers.setdefault(note.digest, len(numbers) + 1)
             arguments += (number, "add" if note.adds else "set", note.member, note.score)

@@ -1,5 +1,5 @@
 -- digests: what the digests of histories lead to, sorted sets of one owner. They lie elsewhere than what they lead to.
--- needs: nothing
+-- needs: leads
 
 -- The members of a key that begin with a text; the server looks for them, for equal conversations are many.
 local function beginning(key, start, count)
@@ -16,7 +16,7 @@ end
 
 -- Has a digest lead to a member. replaces: in the place of all that begin as it does, up to its first space. Over the
 -- most, those with the lowest scores go.
-local function lead_to(key, member, score, most, replaces)
+local function lead_to(key, member, score, replaces)
   local count = redis.call('ZCARD', key)
   if replaces and count > 0 then
     for _, other in ipairs(beginning(key, string.match(member, '^[^ ]* ') or member, count)) do
@@ -26,8 +26,8 @@ local function lead_to(key, member, score, most, replaces)
     end
   end
   redis.call('ZADD', key, score, member)
-  if count >= most then
-    redis.call('ZREMRANGEBYRANK', key, 0, -1 - most)
+  if count >= MOST_MEMBERS then
+    redis.call('ZREMRANGEBYRANK', key, 0, -1 - MOST_MEMBERS)
   end
 end
 

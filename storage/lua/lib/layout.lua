@@ -17,7 +17,5 @@ local FIELD_BREAK, FIRST_FIELD = '\31', '^[^\31]*'
 local SPAN = '(%d+):(%d+):(%d+)'
 -- Arguments that an entry takes (append.lua).
 local FIELDS = 4
--- Arguments that a mark takes, and a lead (record_turn.lua).
-local MARK_FIELDS, LEAD_FIELDS = 3, 7
 -- Milliseconds by which the keys of a conversation that expires outlive its partition's (retention.lua).
 local GRACE = 60000

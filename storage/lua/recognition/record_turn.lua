@@ -6,22 +6,20 @@
 --       history begins here)  7 name of a new branch beside the others, or of what was MAIN  8 description of a new
 --       branch ('' = none)  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body  14 id of the
 --       response  15 model  16 token of a response that was accepted before its turn ran ('' = none)
---       17 what the keys of digests begin with  18 most members that one may have  19 their time to live in ms (0 = none)
---       20 what is taken off the score of what was gone on from
---       21 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…,
+--       17 what the keys of digests begin with  18 their time to live in ms (0 = none)
+--       19 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…,
 --       number of marks, marks…, number of leads, leads…
 --   act new: the conversation is made, with these metadata. grow: appended if the item is the line's last and no other
---   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but nothing is done if the
---   item is the line's last no more. replace: the same as grow, but what comes after the item on its line goes.
---   side: a new branch from the item on.
---   A mark scores anew what a digest leads to: name, member, score. A lead is what digests lead to from now on: where it
---   leads, as the number of an entry (from 1, inputs first; 0: the item that the turn comes after; '': the line alone);
---   what comes behind that place; what was asked, as a number too (-1: nothing); what comes behind that; 1 if it was
---   gone on from, else 0; 1 if it takes the place of what begins like it, else 0; names of the digests, with blanks
---   between. They are hints, and written with the turn or not at all.
+--   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but else nothing is done.
+--   replace: the same as grow, but what comes after the item on its line goes. side: a new branch from the item on.
+--   A mark scores anew what a digest leads to: name, member, score. A lead is what digests lead to from now on, its parts
+--   with | between: where it leads, as the number of an entry (from 1, inputs first; 0: the item that the turn
+--   comes after; '': the line alone); what comes behind that place; what was asked, as a number too (-1: nothing); what
+--   comes behind that; 1 if it was gone on from, else 0, and 1 if it takes the place of what begins like it, else 0; names
+--   of the digests, with blanks between. They are written with the turn or not at all.
 -- Returns {'ok', updated_at ms, what was done ('new', 'appended', 'forked'), line, its name, the places of the entries
 -- as a chain}; {'repeated', 1 if the conversation lives, else 0, line, its name, places} when it was done before;
--- {'moved', 1} for a tip that is none any more: nothing was written;
+-- {'moved', 1} for a tip that is none any more, or not free: nothing was written;
 -- {'astray', 1} when the item is on no line any more: nothing was written;
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation is gone: nothing was written;
 -- {'conflict'} when the response has been taken over by another run: nothing was written. An unknown reference among
@@ -32,8 +30,8 @@ local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], tonumber(AR
 local segment, offset, name, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local retention, marker_life, stored, status = tonumber(ARGV[9]), ARGV[10], ARGV[11] == '1', ARGV[12]
 local body, response_id, model, job_token = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-local digests_at, most, life, behind = ARGV[17], tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20])
-local metadata_at = 21
+local digests_at, life = ARGV[17], tonumber(ARGV[18])
+local metadata_at = 19
 
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
 local unfinished = is_unfinished(accepted[1])
@@ -71,7 +69,7 @@ end
 local inputs, outputs_at = live_entries(inputs_at)
 local outputs, marks_at = live_entries(outputs_at)
 local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
-local first_lead, last_lead = list_at(leads_at, LEAD_FIELDS)
+local first_lead, last_lead = list_at(leads_at, 1)
 
 -- Where the turn goes: behind `base`, on `line` if that ends there.
 local base, pending, anchor, appends, replaced = {}, {}, '', false, nil
@@ -88,7 +86,7 @@ if act ~= 'new' and segment >= 0 then
   base = cut(chain, i, at + 1)
   local rest = add_rest({}, chain, i, at)
   local is_tip, is_free = not last_item(rest), redis.call('EXISTS', BASE .. 'lock:' .. line) == 0
-  if act == 'tip' and not is_tip then
+  if act == 'tip' and not (is_tip and is_free) then
     return { 'moved', 1 }
   end
   -- an answer that nobody took goes only where it lies on its line alone
@@ -217,15 +215,15 @@ local function place_at(number)
   local entry = numbered[number]
   return entry and entry.at[1] .. ':' .. entry.at[2] or nil
 end
-for i = first_lead, last_lead, LEAD_FIELDS do
-  local to, after, asked, rest, is_behind, replaces, digests = unpack(ARGV, i, i + LEAD_FIELDS - 1)
+for i = first_lead, last_lead do
+  local to, after, asked, rest, is_behind, replaces, digests = string.match(ARGV[i], LEAD)
   local place, asked_at = to ~= '' and place_at(tonumber(to)), place_at(tonumber(asked))
   if place ~= nil and asked_at then
     local member = string.match(BASE, '{(.*)}') .. ':' .. line .. (place and ':' .. place or '') .. after .. asked_at
       .. rest
-    local score = string.format('%.0f', milliseconds - (is_behind == '1' and behind or 0))
+    local score = string.format('%.0f', milliseconds - (is_behind == '1' and CONTINUED or 0))
     for digest in string.gmatch(digests, '%S+') do
-      lead_to(digests_at .. digest, member, score, most, replaces == '1')
+      lead_to(digests_at .. digest, member, score, replaces == '1')
       touched[#touched + 1], held[#held + 1] = digests_at .. digest, digest
     end
   end

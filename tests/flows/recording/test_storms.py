@@ -120,8 +120,10 @@ async def test_a_turn_that_was_answered_is_gone_on_from_after_a_kill(tmp_path: P
                 body = {"model": "echo", "input": [question], "previous_response_id": previous["id"]}
             previous = await server.call("POST", "/v1/responses", body)
             os.kill(server.pid, signal.SIGKILL)
-            history += [question, *previous["output"]]
+            history += [question, said(previous["output"][0]["content"][0]["text"])]
     async with running_server(port, "--upstream", "echo", "--data-dir", str(tmp_path)) as server:
         (conversation,) = (await server.call("GET", "/v1/conversations"))["data"]
         page = await server.call("GET", f"/v1/conversations/{conversation['id']}/items?order=asc")
+        branches = await server.call("GET", f"/v1/conversations/{conversation['id']}/branches")
+    assert len(branches["data"]) == 1
     assert [item["role"] for item in page["data"]] == ["user", "assistant"] * 3
