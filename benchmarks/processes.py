@@ -90,9 +90,9 @@ def children(pid: int) -> list[int]:
     ]
 
 
-def memory_bytes(pid: int) -> int:
-    """Return how much memory a process has resident. Linux only."""
-    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+def memory_bytes(pid: int, kind: str = "VmRSS") -> int:
+    """Return how much memory a process has resident, or has had at most (`VmHWM`). Linux only."""
+    match = re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) * 1024 if match else 0
 
 

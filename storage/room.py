@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -111,10 +111,10 @@ class Room:
         self.of = ""
         self.left_bytes = math.inf
 
-    def admit(self, script: str, arguments: Sequence[bytes | str | float]) -> None:
+    def admit(self, script: str, arguments: Sequence[Sized | float]) -> None:
         """Raise Unavailable for a script that takes what is not there."""
         if self.left_bytes < math.inf and script not in _ONLY_READ:
-            size = sum(len(one) if isinstance(one, bytes | str) else 1 for one in arguments)
+            size = sum(len(one) if isinstance(one, Sized) else 1 for one in arguments)
             self.left_bytes -= MEMORY_FACTOR * size
             if self.left_bytes < 0 and self.shortage is Shortage.NONE:
                 self.shortage, self.of = Shortage.NOTHING_NEW, "memory"

@@ -14,7 +14,7 @@ from fakeredis.commands_mixins.scripting_mixin import LUA_MODULE
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from storage.client.channel import Channel, Command
+from storage.client.channel import Channel, Command, plain
 from storage.client.connection import open_blocking_channel, open_channel
 
 PIECE_BYTES = 4096
@@ -47,7 +47,7 @@ class FakeChannel(Channel):
         connection = self._idle.pop() if self._idle else self._pool.make_connection()
         await connection.connect()
         try:
-            await connection.send_packed_command(connection.pack_commands(requests))
+            await connection.send_packed_command(connection.pack_commands([plain(request) for request in requests]))
             replies = [await self._read(connection) for _ in requests]
         except BaseException:
             # replies may still be on their way

@@ -75,4 +75,6 @@ def _serve(arguments: Sequence[str], variables: Mapping[str, str]) -> None:
         os.dup2(nowhere, stream.fileno())
     os.environ.clear()
     os.environ.update(variables)
+    # as what it starts is started: this command once more
+    sys.orig_argv = [sys.executable, "-m", "proxy", "serve", *arguments]
     main(["serve", *arguments])

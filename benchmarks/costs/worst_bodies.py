@@ -16,13 +16,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import aiohttp
 import orjson
 
 from benchmarks.performance.target import Target, branchline
+from benchmarks.processes import cpu_seconds
 from benchmarks.wire import HEADERS, MessageReader
 from proxy.config.settings import Config
 
@@ -93,11 +94,16 @@ async def running_model() -> AsyncIterator[str]:
 
 @dataclass(frozen=True)
 class Times:
-    """Durations of turns, in seconds. sent: bodies beside them. errors: turns that were not completed."""
+    """Durations of turns, in seconds. sent: bodies beside them. errors: turns that were not completed.
+
+    serving, store: processor time of the process that serves and of the store, a turn, in seconds.
+    """
 
     seconds: list[float]
     sent: int = 0
     errors: int = 0
+    serving: float = 0.0
+    store: float = 0.0
 
     def part(self, share: float) -> float:
         """Return the duration that this share of the turns did not exceed."""
@@ -112,6 +118,7 @@ async def take_turns(target: Target, seconds: float) -> Times:
         async with session.post(f"{target.url}/v1/conversations", json={}) as made:
             conversation = (await made.json())["id"]
         end = time.monotonic() + seconds
+        serving, store = _cpu_of(target)
         while time.monotonic() < end:
             begun = time.perf_counter()
             body = {"model": "m", "input": "hi", "conversation": conversation}
@@ -122,7 +129,13 @@ async def take_turns(target: Target, seconds: float) -> Times:
                 print(str(told)[:300], file=sys.stderr)
             times.append(time.perf_counter() - begun)
             await asyncio.sleep(PAUSE_SECONDS)
-    return Times(times, errors=errors)
+        serving, store = (after - before for after, before in zip(_cpu_of(target), (serving, store), strict=True))
+    return Times(times, 0, errors, serving / len(times), store / len(times))
+
+
+def _cpu_of(target: Target) -> tuple[float, float]:
+    """Return the processor time of the process that serves, without those beside it, and of the store."""
+    return cpu_seconds(target.proxies[0]), sum(map(cpu_seconds, target.stores))
 
 
 @contextmanager
@@ -163,7 +176,7 @@ async def measure(kinds: list[str], seconds: float) -> dict[str, tuple[Times, Ti
             alone = await take_turns(target, seconds)
             with sending(target, kind) as stop:
                 beside = await take_turns(target, seconds)
-                found[kind] = alone, Times(beside.seconds, await asyncio.to_thread(stop), beside.errors)
+                found[kind] = alone, replace(beside, sent=await asyncio.to_thread(stop))
                 print(_line(kind, *found[kind]), flush=True)
     return found
 
@@ -171,7 +184,10 @@ async def measure(kinds: list[str], seconds: float) -> dict[str, tuple[Times, Ti
 def _line(kind: str, alone: Times, beside: Times) -> str:
     ratio = beside.part(0.99) / alone.part(0.99)
     p99, p50 = (f"{1000 * alone.part(part):.1f} | {1000 * beside.part(part):.1f}" for part in (0.99, 0.5))
-    return f"| {kind} | {beside.sent} | {p50} | {p99} | {ratio:.1f} | {beside.errors} |"
+    serving, store = (
+        f"{1000 * getattr(alone, name):.1f} | {1000 * getattr(beside, name):.1f}" for name in ("serving", "store")
+    )
+    return f"| {kind} | {beside.sent} | {p50} | {p99} | {ratio:.1f} | {beside.errors} | {serving} | {store} |"
 
 
 async def main() -> int:
@@ -185,8 +201,11 @@ async def main() -> int:
     if options.send:
         await send(options.send, options.to)
         return 0
-    print("| body | sent | median alone, ms | beside | p99 alone, ms | beside | ratio | errors |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| body | sent | median alone, ms | beside | p99 alone, ms | beside | ratio | errors "
+        "| serving, CPU ms a turn alone | beside | store, CPU ms a turn alone | beside |"
+    )
+    print("|---" * 12 + "|", flush=True)
     found = await measure(options.kind or list(BODIES), options.seconds)
     worst = max(beside.part(0.99) / alone.part(0.99) for alone, beside in found.values())
     failed = worst > options.most or any(beside.errors for _, beside in found.values())

@@ -72,8 +72,10 @@ class Crew:
 
     @property
     def processes(self) -> dict[int, int]:
-        """The process of each living worker, by index."""
-        return {worker.index: worker.pid for worker in tuple(self._members)}
+        """The process of each living worker, and of their bulk workers, by index."""
+        members = tuple(self._members)
+        bulk = {index: process for worker in members for index, process in worker.bulk_processes.items()}
+        return bulk | {worker.index: worker.pid for worker in members}
 
     async def start(self) -> None:
         """Start all; return when all take connections. Raises StartError, and leaves none running then."""

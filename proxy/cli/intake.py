@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from proxy.cli.messages import CONNECTION, LEAVE, Load, WorkerReport, write_report
+from proxy.cli.messages import BEGUN, CONNECTION, LEAVE, Load, WorkerReport, write_report
 from proxy.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from proxy.http.connection import ClientConnection
+    from proxy.http.runner import ClientServer
 
 #: Orders and connections that are taken before anything else has its turn.
 TAKEN_AT_ONCE = 16
@@ -22,6 +24,8 @@ REPORT_SECONDS = 1.0
 
 #: Descriptors that come in are closed in whatever is executed; where the system can't say so, nothing is.
 _FLAGS = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+_TOO_MANY_FILES = "a connection is lost: this process has too many open files"
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class Intake:
             logger.debug("the supervisor was not told: %s", exc)
 
     @asynccontextmanager
-    async def taking(self, server: web.Server, tasks: Tasks) -> AsyncIterator[None]:
+    async def taking(self, server: ClientServer, tasks: Tasks) -> AsyncIterator[None]:
         """Let `server` answer the connections that come for as long as the context lasts."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel, self._read, server)
@@ -58,19 +62,21 @@ class Intake:
             loop.remove_reader(self._channel)
             await asyncio.gather(*self._adopting)
 
-    async def _report(self, server: web.Server) -> None:
+    async def _report(self, server: ClientServer) -> None:
         self._tell_load(server)
 
-    def _read(self, server: web.Server) -> None:
+    def _read(self, server: ClientServer) -> None:
         for _ in range(TAKEN_AT_ONCE):
             try:
-                order, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1, _FLAGS)
+                order, descriptors, _, _ = socket.recv_fds(self._channel, 1, 2, _FLAGS)
             except BlockingIOError:
                 break
             except OSError:
                 order, descriptors = b"", []
             if order == CONNECTION:
                 self._take(server, descriptors)
+            elif order == BEGUN:
+                self._resume(server, descriptors)
             elif order == LEAVE:
                 self._leave()
             else:
@@ -84,28 +90,45 @@ class Intake:
             logger.error("the supervisor is gone; stopping")
         self._stop()
 
-    def _take(self, server: web.Server, descriptors: list[int]) -> None:
+    def _take(self, server: ClientServer, descriptors: list[int]) -> None:
         self._taken += 1
         if not descriptors:
-            logger.error("a connection is lost: this process has too many open files")
+            logger.error(_TOO_MANY_FILES)
         for descriptor in descriptors:
-            task = asyncio.create_task(_adopt(server, descriptor))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            self._adopt(server, descriptor)
 
-    def _tell_load(self, server: web.Server) -> None:
+    def _resume(self, server: ClientServer, descriptors: list[int]) -> None:
+        self._taken += 1
+        if len(descriptors) < 2:
+            logger.error(_TOO_MANY_FILES)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        connection, received = descriptors
+        with os.fdopen(received, "rb") as file:
+            # whoever wrote it is at its end
+            file.seek(0)
+            sent = file.read()
+        self._adopt(lambda: server.resuming(sent), connection)
+
+    def _adopt(self, make: Callable[[], ClientConnection], descriptor: int) -> None:
+        task = asyncio.create_task(_adopt(make, descriptor))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    def _tell_load(self, server: ClientServer) -> None:
         load = Load(self._taken, len(server.connections) + len(self._adopting))
         if load != self._told:
             self._told = load
             self.tell(load)
 
 
-async def _adopt(server: web.Server, descriptor: int) -> None:
-    """Let the server answer on an accepted connection."""
+async def _adopt(make: Callable[[], ClientConnection], descriptor: int) -> None:
+    """Let a server answer on an accepted connection. make: its side of it."""
     connection = socket.socket(fileno=descriptor)
     try:
         connection.settimeout(0)
-        await asyncio.get_running_loop().connect_accepted_socket(server, connection)
+        await asyncio.get_running_loop().connect_accepted_socket(make, connection)
     except OSError as exc:
         # the client has gone again
         logger.debug("a connection was lost: %s", exc)

@@ -3,6 +3,7 @@
 A worker is this very command again, `CHANNEL_VARIABLE` in its environment. On its standard input it gets its
 `Assignment`; then both talk over a socket pair, the channel. Down it come orders of one byte, a `CONNECTION` with the
 descriptor of a client's socket; up it come `WorkerReport`s, a line of JSON each. Its end says that the other one died.
+A bulk worker (`proxy.cli.bulk`) is a worker whose supervisor is the process that gives it its large requests.
 
 Metrics do not go over the channel: each worker counts in files (`proxy.telemetry.cells`) that are named by
 `Assignment.index`. An index belongs to one process at a time and is given again after that one ended, so its counters
@@ -23,6 +24,8 @@ CHANNEL_VARIABLE = "_BRANCHLINE_WORKER_CHANNEL"
 
 #: Take this connection; its descriptor comes along.
 CONNECTION = b"c"
+#: Take this connection, on which a request has begun: a second descriptor is that of a file with what has come of it.
+BEGUN = b"b"
 #: Others take new connections from now on: leave when what is open has ended.
 LEAVE = b"l"
 #: Stop as on SIGTERM.
@@ -32,12 +35,13 @@ STOP = b"s"
 class Assignment(msgspec.Struct, frozen=True):
     """What a worker is started with. index: its number from 1, of its own while it lives. config: all settings.
 
-    cells: the folder in which it counts, '' for its own memory.
+    cells: the folder in which it counts, '' for its own memory. is_bulk: it is there for large requests.
     """
 
     index: int
     config: Config
     cells: str = ""
+    is_bulk: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -58,7 +62,13 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     open: int
 
 
-WorkerReport: TypeAlias = Ready | Failed | Load
+class BulkProcesses(msgspec.Struct, frozen=True, tag=True):
+    """The worker has bulk workers of its own. processes: those that live, by their indexes."""
+
+    processes: dict[int, int]
+
+
+WorkerReport: TypeAlias = Ready | Failed | Load | BulkProcesses
 
 _decode_report = msgspec.json.Decoder(WorkerReport)
 

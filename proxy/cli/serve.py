@@ -10,10 +10,11 @@ from aiohttp import web
 
 from proxy.app import create_app, create_runner, stop
 from proxy.cli.banner import render_banner
+from proxy.cli.bulk import BulkWorkers
 from proxy.cli.process import listen_error, loop_factory, on_signals, set_up_logging, start_services, telemetry_needed
 from proxy.config.validation import warnings
 from proxy.http.keys import STORE
-from proxy.telemetry.offering import offering_metrics, start_telemetry, tell_build
+from proxy.telemetry.offering import cells_folder, offering_metrics, start_telemetry, tell_build
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
@@ -36,17 +37,22 @@ def serve(config: Config) -> None:
 async def _serve(config: Config) -> None:
     telemetry = start_telemetry(config)
     tell_build(telemetry.metrics, config)
-    with offering_metrics(config, telemetry.metrics.cells) as metrics_url:
-        await _run(create_runner(create_app(config, telemetry)), config, metrics_url)
+    with cells_folder(config) as folder:
+        bulk = BulkWorkers(config, cells=str(folder or ""))
+        with offering_metrics(config, telemetry.metrics.cells, folder, lambda: bulk.processes) as metrics_url:
+            app = create_app(config, telemetry)
+            app.cleanup_ctx.append(bulk.provide)
+            await _run(create_runner(app), config, metrics_url, bulk)
 
 
-async def _run(runner: web.AppRunner, config: Config, metrics_url: str) -> None:
+async def _run(runner: web.AppRunner, config: Config, metrics_url: str, bulk: BulkWorkers) -> None:
     starting = asyncio.create_task(_start(runner, config))
     stopping = asyncio.Event()
 
     def begin_stop() -> None:
         stopping.set()
         starting.cancel()
+        bulk.stop()
 
     on_signals(begin_stop)
     try:

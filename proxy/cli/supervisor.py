@@ -90,7 +90,8 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until a signal says stop. Raises StartError: it can't be begun, or went wrong for good."""
         tell_build(self._metrics, self._config)
-        with offering_metrics(self._config, self._metrics.cells, self._cells, self._living) as self._metrics_url:
+        metrics = self._metrics.cells, self._cells, self._living
+        with offering_metrics(self._config, *metrics, name="supervisor") as self._metrics_url:
             await self._run()
 
     async def _run(self) -> None:

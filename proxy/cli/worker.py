@@ -23,10 +23,12 @@ from aiohttp import hdrs, web
 
 from proxy.app import create_app, create_runner, stop
 from proxy.background.worker import WORKER
+from proxy.cli.bulk import BulkWorkers
 from proxy.cli.intake import Intake
-from proxy.cli.messages import CHANNEL_VARIABLE, Assignment, Failed, Ready, read_assignment
+from proxy.cli.messages import CHANNEL_VARIABLE, Assignment, BulkProcesses, Failed, Ready, read_assignment
 from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
 from proxy.http.middleware import RUNNING
+from proxy.http.runner import ClientServer
 from proxy.runtime.tasks import TASKS
 from proxy.telemetry.cells import Cells
 from proxy.telemetry.offering import start_telemetry
@@ -36,6 +38,8 @@ from proxy.websocket.connections import CONNECTIONS
 #: Seconds that a connection may be silent before a worker that leaves closes it: longer than clients and reverse
 #: proxies keep one that they do not use (nginx 60 s, Go 90 s), so that it is not closed under a request on its way.
 SILENT_SECONDS = 100.0
+#: How much lower the priority of a bulk worker is.
+BULK_NICENESS = 10
 #: Seconds between two looks at what is left.
 LEAVING_PAUSE = 0.1
 
@@ -64,7 +68,11 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
     leaving, stopping = asyncio.Event(), asyncio.Event()
     cells = Cells.mapped(Path(assigned.cells), assigned.index) if assigned.cells else Cells()
     app = create_app(assigned.config, start_telemetry(assigned.config, cells))
-    app.on_response_prepare.append(_ask_to_reconnect(leaving))
+    bulk = BulkWorkers(
+        assigned.config, assigned.index, assigned.cells, lambda found: intake.tell(BulkProcesses(dict(found)))
+    )
+    app.cleanup_ctx.append(bulk.provide)
+    app.on_response_prepare.append(_ask_to_reconnect(lambda: assigned.is_bulk or leaving.is_set()))
     runner = create_runner(app)
     starting = asyncio.create_task(start_services(runner))
 
@@ -72,18 +80,27 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
         leaving.set()
         stopping.set()
         starting.cancel()
+        bulk.stop()
+
+    def begin_leaving() -> None:
+        leaving.set()
+        bulk.leave()
 
     on_signals(begin_stop)
-    intake = Intake(channel, leave=leaving.set, stop=begin_stop)
+    intake = Intake(channel, leave=begin_leaving, stop=begin_stop)
     try:
         await asyncio.wait({starting})
         if not starting.cancelled():
             starting.result()
+            if assigned.is_bulk:
+                # those in the background are others' to run; whoever else has work goes first
+                await app[WORKER].drain(None)
+                os.nice(BULK_NICENESS)
             async with intake.taking(_server(runner), app[TASKS]):
                 intake.tell(Ready())
                 await leaving.wait()
                 if not stopping.is_set():
-                    await _until(stopping, _leave(runner))
+                    await _until(stopping, _leave(runner, bulk))
     except StartError as exc:
         intake.tell(Failed(str(exc), exc.status))
         return exc.status
@@ -92,8 +109,8 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
     return 0
 
 
-def _server(runner: web.AppRunner) -> web.Server:
-    if runner.server is None:
+def _server(runner: web.AppRunner) -> ClientServer:
+    if not isinstance(runner.server, ClientServer):
         raise RuntimeError("the application was not set up")
     return runner.server
 
@@ -111,12 +128,12 @@ async def _until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         working.result()
 
 
-async def _leave(runner: web.AppRunner) -> None:
+async def _leave(runner: web.AppRunner, bulk: BulkWorkers) -> None:
     """Wait for the end of everything that this process has begun or that is still asked of it."""
     logger.info("others take new connections; leaving when what is open here has ended")
     app = runner.app
     await asyncio.gather(app[WORKER].drain(None), _finish_requests(app, _server(runner)))
-    await app[TURNS].drain(None)
+    await asyncio.gather(app[TURNS].drain(None), bulk.wait())
     logger.info("left")
 
 
@@ -128,11 +145,11 @@ async def _finish_requests(app: web.Application, server: web.Server) -> None:
         await asyncio.sleep(LEAVING_PAUSE)
 
 
-def _ask_to_reconnect(leaving: asyncio.Event) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Return what has every answer, once this process is leaving, tell its client that its connection ends with it."""
+def _ask_to_reconnect(is_due: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return what has every answer, while that is due, tell its client that its connection ends with it."""
 
     async def ask(_: web.Request, response: web.StreamResponse) -> None:
-        if leaving.is_set() and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        if is_due() and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
             response.headers[hdrs.CONNECTION] = "close"
             response.force_close()
 

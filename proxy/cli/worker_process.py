@@ -10,14 +10,17 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from contextlib import suppress
 
 from proxy.cli.messages import (
+    BEGUN,
     CHANNEL_VARIABLE,
     CONNECTION,
     LEAVE,
     STOP,
     Assignment,
+    BulkProcesses,
     Failed,
     Load,
     Ready,
@@ -42,8 +45,11 @@ class WorkerProcess:
     index: its number from 1, which no other living worker has. ended: how it ended, as an exit code, once it has.
     """
 
-    def __init__(self, index: int, process: Process, channel: socket.socket) -> None:
-        self.index = index
+    def __init__(self, assignment: Assignment, process: Process, channel: socket.socket) -> None:
+        self.index = assignment.index
+        self._kind = "bulk worker" if assignment.is_bulk else "worker"
+        #: The bulk workers that it has, by their indexes.
+        self.bulk_processes: Mapping[int, int] = {}
         self._process = process
         self._channel = channel
         self._unread = b""
@@ -70,7 +76,7 @@ class WorkerProcess:
         except BaseException:
             ours.close()
             raise
-        worker = cls(assignment.index, process, ours)
+        worker = cls(assignment, process, ours)
         try:
             await _hand_in(process, write_assignment(assignment))
         except BaseException:
@@ -79,7 +85,7 @@ class WorkerProcess:
         return worker
 
     def __str__(self) -> str:
-        return f"worker {self.index} (process {self._process.pid})"
+        return f"{self._kind} {self.index} (process {self._process.pid})"
 
     @property
     def pid(self) -> int:
@@ -97,10 +103,14 @@ class WorkerProcess:
         return time.monotonic() - self._ready_at if self._ready_at else 0.0
 
     @property
+    def stuck_seconds(self) -> float:
+        """For how long it has not taken a connection that it was given."""
+        return max(0.0, time.monotonic() - self._waits_since)
+
+    @property
     def busyness(self) -> tuple[bool, int]:
         """The worker with the least gets the next connection: whether it takes none at all, and how many it has."""
-        is_stuck = time.monotonic() - self._waits_since > STUCK_SECONDS
-        return is_stuck, self._given - self._load.taken + self._load.open
+        return self.stuck_seconds > STUCK_SECONDS, self._given - self._load.taken + self._load.open
 
     async def until_ready(self) -> None:
         """Wait until it takes connections. Raises StartError: it ended, said why it can't, or took too long."""
@@ -112,8 +122,15 @@ class WorkerProcess:
 
     def give(self, connection: socket.socket) -> bool:
         """Pass a connection on, which the caller then closes; return whether that was possible."""
+        return self._send(CONNECTION, [connection.fileno()])
+
+    def give_begun(self, connection: int, received: int) -> bool:
+        """Pass a connection on that a request has begun on. received: the descriptor of a file with what has come."""
+        return self._send(BEGUN, [connection, received])
+
+    def _send(self, order: bytes, descriptors: list[int]) -> bool:
         try:
-            socket.send_fds(self._channel, [CONNECTION], [connection.fileno()])
+            socket.send_fds(self._channel, [order], descriptors)
         except OSError as exc:
             # it has just died, or has not taken any for long
             logger.debug("%s was given no connection: %s", self, exc)
@@ -176,6 +193,8 @@ class WorkerProcess:
                 logger.info("%s is ready", self)
             case Failed(message, status) if not self._ready.done():
                 self._fail(StartError(message, status=status))
+            case BulkProcesses(processes):
+                self.bulk_processes = processes
             case Load() as load:
                 if load.taken > self._load.taken:
                     self._waits_since = time.monotonic() if load.taken < self._given else math.inf

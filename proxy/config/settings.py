@@ -40,6 +40,10 @@ class ServerConfig(Section, frozen=True):
     #: Processes that serve on this port; `auto`: one for each processor. More than one have a supervisor above them,
     #: which replaces those that die and reads the settings anew on SIGHUP.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1
+    #: Processes beside each that serves, for requests with bodies of 256 KiB and more, or of some 1,000 objects: they
+    #: hold nobody else up there. Each is started when it is first needed, and takes the memory of another worker; all
+    #: requests of one caller go to the same. 0: such requests are handled among all others.
+    bulk_workers: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     #: Connections that one process has open at most, and not more than half of the files that it may open. Beyond that
     #: the oldest that waits for a request makes room; if none does, a new one gets a 503.
     max_connections: Count = 10_000
@@ -52,7 +56,7 @@ class ServerConfig(Section, frozen=True):
     #: Largest request body, in bytes, as sent and after decompression.
     max_body_bytes: Count = 64 * 1024 * 1024
     #: Largest body, or message of a WebSocket, that is read here as a whole; others are only passed on, or imported
-    #: line by line. While one is parsed nobody else has their turn: a millisecond or two for each MiB.
+    #: line by line.
     max_json_bytes: Count = 32 * 1024 * 1024
     #: Bytes of request bodies that one process holds at a time, until their requests are over; more wait 10 seconds for
     #: room, then get a 503.

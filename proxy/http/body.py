@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from proxy.http.budget import BODY_BUDGET, FREE_BYTES
+from proxy.http.handover import HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, hand_over, is_heavy
 from proxy.http.json_body import check_elements, parse_body
 from proxy.http.keys import CONFIG
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
@@ -29,6 +30,9 @@ _HELD: web.RequestKey[int] = web.RequestKey("held_bytes", int)
 
 #: The whole body as it was sent, where somebody had to see it before the handler.
 _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
+
+#: The same in the pieces in which it comes, while it is read.
+_RECEIVED: web.RequestKey[list[bytes]] = web.RequestKey("received", list)
 
 #: What OpenAI's client for Azure puts into every query.
 _EVERYWHERE = frozenset({"api-version"})
@@ -90,19 +94,18 @@ async def iter_body(
     while chunk := await _next_chunk(request, min(silence_seconds, end - clock())):
         received += len(chunk)
         _require_length(received, limit)
+        if (pieces := request.get(_RECEIVED)) is not None:
+            pieces.append(chunk)
         yield chunk
 
 
 async def hold_body(request: web.Request) -> bytes:
     """Read the whole body, undone from its coding, and leave it to be read once more. Raises as `iter_content`."""
     limits = request.app[CONFIG].server
-    limit = _json_limit(limits)
-    _require_length(request.content_length or 0, limit)
-    await _hold(request, request.content_length or 0)
-    request[_BODY] = b"".join([chunk async for chunk in iter_body(request, limit)])
-    if request.content_length is None:
-        await _hold(request, len(request[_BODY]))
-    content = b"".join([piece async for piece in iter_content(request, limit)])
+    request[_RECEIVED] = []
+    content = await _read_slowly(request, _json_limit(limits))
+    received = request.pop(_RECEIVED)
+    request.setdefault(_BODY, b"".join(received))
     await check_elements(content, limits.max_json_elements)
     return content
 
@@ -153,22 +156,45 @@ async def iter_content(request: web.Request, limit: int) -> AsyncIterator[bytes]
 async def _read(request: web.Request, limit: int) -> bytes:
     coding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
     arrived = _BODY not in request and request.content.is_eof()
-    if coding in _PLAIN and arrived and (request.content_length or 0) <= limit:
+    if coding in _PLAIN and arrived and (request.content_length or 0) <= min(limit, LARGE_BODY_BYTES):
         # The usual small body has arrived with its head: no clock is needed to wait for it.
         body = request.content.read_nowait()
         _require_length(len(body), limit)
+        if len(body) > UNCOUNTED_BYTES and is_heavy(body):
+            await hand_over(request, [body])
         return body
-    _require_length(request.content_length or 0, limit)
-    await _hold(request, request.content_length or 0)
-    counted = coding in _PLAIN and request.content_length is not None
-    pieces, unheld = [], 0
+    return await _read_slowly(request, limit)
+
+
+async def _read_slowly(request: web.Request, limit: int) -> bytes:
+    """Read a body that has not arrived yet, or is coded. One that turns out to be large goes to another process."""
+    length = request.content_length
+    _require_length(length or 0, limit)
+    watched = HANDOVER in request.app and _BODY not in request
+    if watched and (length or 0) >= LARGE_BODY_BYTES:
+        await hand_over(request)
+    await _hold(request, length or 0)
+    is_counted = length is not None and request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() in _PLAIN
+    received = request.setdefault(_RECEIVED, [])
+    pieces, size, unheld = [], 0, 0
     async for piece in iter_content(request, limit):
         pieces.append(piece)
-        unheld += 0 if counted else len(piece)
+        size += len(piece)
+        unheld += 0 if is_counted else len(piece)
         if unheld >= HELD_AT_ONCE:
             await _hold(request, unheld)
             unheld = 0
-    return b"".join(pieces)
+        if watched and not is_counted and size >= LARGE_BODY_BYTES:
+            async for _ in iter_body(request, limit):
+                pass
+            await hand_over(request, received)
+            # nobody has taken it
+            request[_BODY] = b"".join(received)
+            return await _read_slowly(request, limit)
+    body = b"".join(pieces)
+    if watched and size < LARGE_BODY_BYTES and is_heavy(body):
+        await hand_over(request, received)
+    return body
 
 
 async def _iter_decoded(request: web.Request, decoder: ContentDecoder, limit: int) -> AsyncIterator[bytes]:

@@ -62,11 +62,13 @@ class ConnectionLimits:
 class ClientConnection(web.RequestHandler):
     """One client's connection. Its requests are answered one after the other."""
 
-    __slots__ = ("_head_timer", "_heads", "_limits", "_only_reads", "on_leave", "probe")
+    __slots__ = ("_head_timer", "_heads", "_limits", "_only_reads", "_sent", "on_leave", "probe")
 
-    def __init__(self, server: web.Server, *, limits: ConnectionLimits, **settings: Any) -> None:
+    def __init__(self, server: web.Server, *, limits: ConnectionLimits, sent: bytes = b"", **settings: Any) -> None:
         super().__init__(server, **settings)
         self._limits = limits
+        #: What another process has received on it before.
+        self._sent = sent
         self._head_timer: asyncio.TimerHandle | None = None
         #: Requests before the one whose head `_head_timer` is for.
         self._heads = -1
@@ -81,6 +83,33 @@ class ClientConnection(web.RequestHandler):
     def is_waiting(self) -> bool:
         """Whether it waits for a whole request."""
         return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def has_next(self) -> bool:
+        """Whether another request has come behind the one that is answered."""
+        return bool(self._messages)
+
+    def stop_reading(self) -> int:
+        """Leave to another process what is still to come; return the descriptor of the connection."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client has left")
+        transport.pause_reading()
+        descriptor: int = transport.get_extra_info("socket").fileno()
+        return descriptor
+
+    def let_go(self) -> None:
+        """Forget the connection, which another process has: it is closed here only."""
+        self.on_leave = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with what has come already."""
+        super().connection_made(transport)
+        if sent := self._sent:
+            self._sent = b""
+            self.data_received(sent)
 
     async def caught_up(self) -> None:
         """Return when the client has read enough of what it was sent. Raises ConnectionError if it has gone."""

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
-from proxy.http.connection import client_connection
+from proxy.http.connection import ClientConnection, client_connection
 from proxy.protocol import sse
+
+#: Bytes of a body that are sent in one go; of a larger one these at a time.
+MOST_AT_ONCE, SENT_AT_A_TIME = 8 * 1024 * 1024, 256 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ class HttpDelivery:
         self._unread_seconds = unread_seconds
         self._headers: Mapping[str, str] = {}
         self._response: web.StreamResponse | None = None
+        #: From when the stream has begun.
+        self._connection: ClientConnection
+        self._transport: asyncio.Transport
         self.gone = False
         #: A stream was sent to its end: whether the client leaves after that is all the same.
         self.delivered = False
@@ -61,37 +67,44 @@ class HttpDelivery:
         if self.gone:
             return False
         try:
-            if self._response is None:
-                self._response = _EventStream(headers=self._headers)
-                client_connection(self._request).probe = self._probe
-                await self._response.prepare(self._request)
-                self._chunked = hdrs.TRANSFER_ENCODING in self._response.headers
+            response = self._response or await self._begin_stream()
             self._last_sent = time.monotonic()
             if frames.endswith(sse.DONE):
                 # the last frames and the end of the body leave in one write
                 self._ended = True
                 client_connection(self._request).probe = None
-                await self._response.write_eof(frames)
+                await response.write_eof(frames)
                 self.delivered = True
             else:
-                await self._response.write(frames)
+                await response.write(frames)
         except ConnectionError:
             logger.debug("client left its stream")
             self.gone = True
         return not self.gone
 
+    async def _begin_stream(self) -> web.StreamResponse:
+        connection = self._connection = client_connection(self._request)
+        response = self._response = _EventStream(headers=self._headers)
+        connection.probe = self._probe
+        await response.prepare(self._request)
+        self._chunked = hdrs.TRANSFER_ENCODING in response.headers
+        if connection.transport is None:
+            raise ConnectionResetError
+        self._transport = connection.transport
+        return response
+
     def push(self, frames: bytes) -> bool:
         """Send whole frames after `send` has begun the stream, in one write; return whether the client keeps up."""
         if self.gone:
             return True
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             self.gone = True
             return True
         self._last_sent = time.monotonic()
         # as aiohttp would write it, which can't be called without waiting
         transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._chunked else frames)
-        return not self._request.protocol.writing_paused
+        return not self._connection.writing_paused
 
     async def caught_up(self) -> None:
         """Return when the client has read enough of what it was sent, or has gone."""
@@ -123,13 +136,29 @@ class HttpDelivery:
 
     async def finish(self, body: bytes | None = None) -> web.StreamResponse:
         """Return the answer: one JSON body, or the stream, which is ended cleanly."""
-        if body is not None:
+        if body is not None and len(body) <= MOST_AT_ONCE:
             return web.Response(body=body, headers=self._headers, content_type="application/json")
         self._ended = True
+        if body is not None:
+            return await self._send_slowly(body)
         response = self._response or web.StreamResponse(headers=self._headers)
         if not self.gone:
             try:
                 await response.write_eof()
             except ConnectionError:
                 self.gone = True
+        return response
+
+    async def _send_slowly(self, body: bytes) -> web.StreamResponse:
+        """Send a large body as fast as it is read: aiohttp would copy it, and have the socket take it in one go."""
+        response = web.StreamResponse(headers=self._headers)
+        response.content_type, response.content_length = "application/json", len(body)
+        view = memoryview(body)
+        try:
+            await response.prepare(self._request)
+            for start in range(0, len(body), SENT_AT_A_TIME):
+                await response.write(view[start : start + SENT_AT_A_TIME])
+            await response.write_eof()
+        except ConnectionError:
+            self.gone = True
         return response

@@ -31,16 +31,23 @@ class ClientRunner(web.AppRunner):
         handler = made.request_handler
         if (route := find_post(self.app, self._shorten)) is not None:
             handler = Shortcut(self.app, route, handler).handle
-        return _ClientServer(handler, limits=self._limits, request_factory=made.request_factory, **self._kwargs)
+        return ClientServer(handler, limits=self._limits, request_factory=made.request_factory, **self._kwargs)
 
 
-class _ClientServer(web.Server):
+class ClientServer(web.Server):
+    """Makes the connections of clients, and has no more than there may be."""
+
     def __init__(self, handler: Any, *, limits: ConnectionLimits, **settings: Any) -> None:
         super().__init__(handler, limits=limits, **settings)
         self._most = limits.most
 
     def __call__(self) -> ClientConnection:
+        """Return a connection for a client that has just come."""
         return ClientConnection(self, loop=self._loop, **self._kwargs)
+
+    def resuming(self, sent: bytes) -> ClientConnection:
+        """Return a connection on which another process has received something, but answered nothing."""
+        return ClientConnection(self, loop=self._loop, sent=sent, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Refuse a connection that there is no room for."""

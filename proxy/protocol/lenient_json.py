@@ -24,7 +24,7 @@ from proxy.protocol import integers
 _BOM = b"\xef\xbb\xbf"
 
 
-def loads_lenient(data: bytes, *, torn: str = "") -> Any:
+def loads_lenient(data: bytes | bytearray, *, torn: str = "") -> Any:
     """Return what `data` says. Raises orjson.JSONDecodeError, with the strict parser's words.
 
     torn: a field of the outermost object that may end in half a surrogate pair, or begin with one: such halves are
@@ -34,7 +34,7 @@ def loads_lenient(data: bytes, *, torn: str = "") -> Any:
         return integers.loads_exact(data)
     except orjson.JSONDecodeError as strict:
         try:
-            return _repaired(data, torn)
+            return _repaired(bytes(data), torn)
         except (ValueError, RecursionError):
             # from here: its traceback must not lead to a frame that holds it
             raise strict from None

@@ -22,11 +22,11 @@ from proxy.runtime.offload import beside
 from storage import MOST_TOLD, DigestNote, DigestQuery, Spot, StoreError
 
 if TYPE_CHECKING:
+    from proxy.protocol.item_types import Item
     from proxy.protocol.items import InputItem
     from proxy.recognition.hints import HintMemory
     from proxy.recognition.look import Look
     from proxy.recognition.stream import RequestStream
-    from proxy.recording.finished import RecordedAnswer
     from proxy.recording.search import Asking
     from storage import Entry, Members, Recognition
 
@@ -90,13 +90,16 @@ class FollowedTurn:
         return look_behind(self._before, [entry.data for entry in inputs])
 
     def leads(
-        self, look: Look, inputs: Sequence[Entry], answer: RecordedAnswer, *, is_tip: bool, is_delivered: bool
+        self, look: Look, asked: int, last: int, answer: Sequence[Item], is_delivered: bool, *, is_tip: bool
     ) -> tuple[Leads, list[DigestNote]]:
-        """Return what leads to the turn, and what is to be noted of what it was appended to."""
-        count, asked = len(self.history), len(inputs)
+        """Return what leads to the turn, and what is to be noted of what it was appended to, if it was (is_tip).
+
+        asked: entries that it brings, last: with its answer's, whose items are in `answer`.
+        """
+        count = len(self.history)
         ends = {count + index: index + 1 for index in range(asked)}
-        turn = NumberedTurn(ends, asked, asked + len(answer.outputs), count, is_tip=is_tip)
-        answered, calls = look.answered(answer.items), waiting_calls(answer.items)
+        turn = NumberedTurn(ends, asked, last, count, is_tip=is_tip)
+        answered, calls = look.answered(answer), waiting_calls(answer)
         leads = Leads(look, answered, self.asking, turn, calls, is_delivered)
         return leads, self._marks(look) if is_tip else []
 

@@ -53,6 +53,8 @@ class Recorder:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.config = services.config.recording
+        #: Most bytes of an answer that may come back in a later request.
+        self.most_resent_bytes = services.config.server.max_json_bytes
         self.looker = Looker()
         #: Looks at long histories, in a thread, one at a time.
         self.long_looker, self.long_turnstile = Looker(), asyncio.Lock()

@@ -279,13 +279,16 @@ class RequestRecording:
     ) -> tuple[Leads | None, Sequence[DigestNote]]:
         """Return what is to lead to a turn, and what is to be noted of what it goes on from."""
         look, asking, answer, is_tip = self._look, self._asking, turn.answer, plan.action is Action.CONTINUE
+        marks = self._search.marks(plan) if is_tip and self._search is not None else ()
+        if not self._may_come_back(turn):
+            return None, marks
         if self._followed is not None:
-            inputs = [entry for group in groups for entry in group]
-            look = await self._followed.looked_at(inputs)
+            look = await self._followed.looked_at([entry for group in groups for entry in group])
             if look is None:
                 self._recorder.note_unled()
                 return None, ()
-            return self._followed.leads(look, inputs, answer, is_tip=is_tip, is_delivered=turn.is_delivered)
+            last = turn.count + len(answer.outputs)
+            return self._followed.leads(look, turn.count, last, answer.items, turn.is_delivered, is_tip=is_tip)
         if look is None or asking is None:
             return None, ()
         ends, count = numbered_groups(plan.new, map(len, groups))
@@ -293,22 +296,29 @@ class RequestRecording:
         numbered = NumberedTurn(ends, count, count + len(answer.outputs), plan.covered, is_new=is_new, is_tip=is_tip)
         calls = waiting_calls(answer.items)
         leads = Leads(look, look.answered(answer.items), asking, numbered, calls, turn.is_delivered)
-        return leads, self._search.marks(plan) if is_tip and self._search is not None else ()
+        return leads, marks
+
+    def _may_come_back(self, turn: FinishedTurn) -> bool:
+        """Whether an answer can be resent at all: a request may not be of any size."""
+        return sum([len(entry.data) for entry in turn.answer.outputs]) <= self._recorder.most_resent_bytes
 
     async def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
         """Note a turn that was committed to its conversation. appended: to the end of what it was opened with."""
-        inputs, answer = [entry for group in turn.brings(range(turn.count)) for entry in group], turn.answer
         followed, placed = self._followed, branch_spots(committed.places)
-        if followed is None or not placed or len(placed) != len(inputs) + len(answer.outputs):
+        if followed is None or not placed or len(placed) != turn.count + len(turn.answer.outputs):
             return
-        look = await followed.looked_at(inputs)
+        if not self._may_come_back(turn):
+            return
+        look = await followed.looked_at([entry for group in turn.brings(range(turn.count)) for entry in group])
         if look is None:
             self._recorder.note_unled()
             return
         spots, now = [followed.after, *placed], time.time_ns() // 1_000_000
+        # not the turn itself: what was written of it need not be kept until then
+        asked, last, items, is_delivered = turn.count, len(placed), turn.answer.items, turn.is_delivered
 
         def make() -> list[DigestNote]:
-            leads, marks = followed.leads(look, inputs, answer, is_tip=appended, is_delivered=turn.is_delivered)
+            leads, marks = followed.leads(look, asked, last, items, is_delivered, is_tip=appended)
             notes = [lead.notes(followed.partition, spots[-1].line, spots, now) for lead in leads.given]
             followed.remember(leads, spots[-1])
             return [*marks, *(note for some in notes for note in some)]

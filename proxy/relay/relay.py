@@ -16,6 +16,7 @@ from typing import Any
 
 from proxy.protocol import integers, sse
 from proxy.protocol.item_types import item_type_of
+from proxy.protocol.json_size import is_deeper
 from proxy.protocol.origin import AnswerOrigin
 from proxy.protocol.response import (
     Ownership,
@@ -38,6 +39,8 @@ from proxy.relay.transcript import Transcript
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
 
 _LIFECYCLE = ("response.created", "response.queued", "response.in_progress")
+#: Levels of a JSON answer that can be written again, some of them as part of what is told: orjson writes 254.
+_DEEPEST = 246
 #: An event with no more brackets than this can't nest too deeply to be written again, as part of a Response too.
 _SHALLOW = 200
 
@@ -179,7 +182,7 @@ class Relay:
         if not isinstance(output, list) and response.get("object") != "response":
             error = response.get("error") or "The upstream's answer is not a Response object."
             return self._conclude("failed", [], complete_error(error), error)
-        if nests_too_deeply(response):
+        if is_deeper(response, _DEEPEST):
             return self._conclude("failed", [], complete_error("The upstream's answer is nested too deeply."))
         if self.origin is not None:
             self.origin.claim(response)

@@ -32,6 +32,8 @@ class Splicer:
         #: The decoder waits for the first byte of an event.
         self._is_idle = False
         self._remember_after = remember_after
+        #: What was fed last had more in it than pieces of known shapes.
+        self.has_parsed = False
         #: What is known of the shapes of pieces; what fitted last comes first.
         self._memos: list[Memo] = []
         #: Why nothing more is taken: the stream can't be read from there on.
@@ -42,14 +44,14 @@ class Splicer:
 
         Raises nothing; after what can't be read, `failure` is set.
         """
-        told: list[bytes] = []
-        at = 0
+        self.has_parsed = False
         if self._memos and self._is_idle:
             memo = self._memos[0]
-            if memo.lane.memo is memo:
-                at = memo.splice(chunk, 0, self._max_event_bytes, told)
-            if at < len(chunk):
-                at = self._splice(chunk, at, told)
+            # most reads bring one piece, of the shape of the one before
+            if memo.lane.memo is memo and len(chunk) <= self._max_event_bytes and (frame := memo.tell(chunk)):
+                return frame
+        told: list[bytes] = []
+        at = self._splice(chunk, 0, told) if self._memos and self._is_idle else 0
         if at < len(chunk) and self.failure is None:
             self._feed(chunk, at, told)
         return told[0] if len(told) == 1 else b"".join(told)
@@ -66,15 +68,14 @@ class Splicer:
 
     def _feed(self, chunk: bytes, at: int, told: list[bytes]) -> None:
         """Tell events in the ordinary way from `at` on, but for those between them that are of a known shape."""
-        if not self._memos:
-            self._decode(chunk[at:] if at else chunk, told)
-            return
         blank_line = b"\r\n\r\n" if b"\r" in chunk else b"\n\n"
-        while at < len(chunk) and self.failure is None:
+        while self._memos and at < len(chunk) and self.failure is None:
             end = chunk.find(blank_line, at)
             end = len(chunk) if end < 0 else end + len(blank_line)
             self._decode(chunk[at:end], told)
             at = self._splice(chunk, end, told) if self._memos and self._is_idle else end
+        if at < len(chunk) and self.failure is None:
+            self._decode(chunk[at:] if at else chunk, told)
 
     def _splice(self, chunk: bytes, at: int, told: list[bytes]) -> int:
         """Tell the pieces of known shapes from `at` on; return where the first other event begins."""
@@ -95,6 +96,7 @@ class Splicer:
     def _decode(self, data: bytes, told: list[bytes]) -> None:
         """Tell events, or what there is of them in one chunk, in the ordinary way."""
         relay, decoder, was_idle = self._relay, self._decoder, self._is_idle
+        self.has_parsed = True
         try:
             events = decoder.feed(data)
             # one by one: what was told before an event that can't be read is not lost

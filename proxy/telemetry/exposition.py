@@ -41,13 +41,20 @@ class ProcessesCollector(Collector):
     """Tells what was counted.
 
     own: the cells of this process. folder: where workers count, None if there are none. living: gives the processes of
-    the workers that live, by index.
+    the workers that live, by index. name: what this process is called among them, '' for nothing.
     """
 
-    def __init__(self, own: Cells, folder: Path | None = None, living: Callable[[], Mapping[int, int]] = dict) -> None:
+    def __init__(
+        self,
+        own: Cells,
+        folder: Path | None = None,
+        living: Callable[[], Mapping[int, int]] = dict,
+        name: str = "",
+    ) -> None:
         self._own = own
         self._folder = folder
         self._living = living
+        self._name = name
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, each once."""
@@ -57,11 +64,7 @@ class ProcessesCollector(Collector):
             sources += [(ReadCells(self._folder, index), index in living) for index in indexes_in(self._folder)]
         for family in FAMILIES:
             yield _tell(family, sources)
-        if self._folder is None:
-            yield from _of_the_system({"": os.getpid()})
-        else:
-            named = {str(index): process for index, process in living.items()}
-            yield from _of_the_system({"supervisor": os.getpid(), **named})
+        yield from _of_the_system({self._name: os.getpid(), **{str(index): one for index, one in living.items()}})
 
 
 def registry_of(collector: Collector) -> CollectorRegistry:

@@ -40,18 +40,23 @@ def tell_build(metrics: Metrics, config: Config) -> None:
 
 @contextmanager
 def offering_metrics(
-    config: Config, own: Cells, folder: Path | None = None, living: Callable[[], Mapping[int, int]] = dict
+    config: Config,
+    own: Cells,
+    folder: Path | None = None,
+    living: Callable[[], Mapping[int, int]] = dict,
+    *,
+    name: str = "",
 ) -> Iterator[str]:
     """Offer the metrics for as long as the context lasts; gives their URL, '' where they are not offered.
 
-    own, folder, living: see `ProcessesCollector`. Raises TelemetryUnavailable.
+    own, folder, living, name: see `ProcessesCollector`. Raises TelemetryUnavailable.
     """
     host, port = config.metrics.host, config.metrics.port
     if not port:
         yield ""
         return
     try:
-        listener = MetricsListener(host, port, registry_of(ProcessesCollector(own, folder, living)))
+        listener = MetricsListener(host, port, registry_of(ProcessesCollector(own, folder, living, name)))
     except OSError as exc:
         raise TelemetryUnavailable(
             f"metrics can't be offered on {host} port {port}: {exc.strerror}; choose another metrics.port"

@@ -18,8 +18,6 @@ from proxy.telemetry.records import CUT, MALFORMED
 from proxy.upstream.body import ending_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from proxy.delivery import TurnOutput
     from proxy.relay import Relay
     from proxy.telemetry.records import TurnRecord
@@ -53,6 +51,8 @@ class TurnStream:
         #: Frames that `push` can't take, because the stream's head has not been sent.
         self._first: list[bytes] = []
         self._is_behind = self._is_waiting = self._is_over = False
+        #: The client has the stream's head, and nobody is waited for: what comes can be sent as it comes.
+        self._flows = tells and output.started
         self._crash: Exception | None = None
         self._lingering: asyncio.TimerHandle | None = None
         #: Why there is no more, if the response has not ended: in words, and as what it counts.
@@ -84,14 +84,27 @@ class TurnStream:
 
     def data(self, chunk: bytes) -> None:
         """Tell what the bytes say, which may be cut anywhere."""
-        if not self._is_over:
-            self._told(self._splicer.feed, chunk)
+        if self._is_over:
+            return
+        try:
+            if frames := self._splicer.feed(chunk):
+                self._send(frames)
+            if self._splicer.has_parsed:
+                self._look()
+        except Exception as error:
+            self._break(error)
 
     def end(self) -> None:
         """Tell what the stream's end completes."""
-        if not self._is_over:
-            self._told(self._splicer.flush)
-            self._end(BROKEN_OFF)
+        if self._is_over:
+            return
+        try:
+            if frames := self._splicer.flush():
+                self._send(frames)
+            self._look()
+        except Exception as error:
+            self._break(error)
+        self._end(BROKEN_OFF)
 
     def failed(self, error: Exception) -> None:
         """Note why nothing more comes."""
@@ -106,42 +119,47 @@ class TurnStream:
     def _is_gone(self) -> bool:
         return self._tells and self._ends_on_leave and self._output.delivery.gone
 
-    def _told(self, feed: Callable[..., bytes], *chunk: bytes) -> None:
-        relay = self._relay
-        try:
-            if (frames := feed(*chunk)) and self._tells:
-                self._send(frames)
-            if not self._record.output and not relay.is_untold:
-                self._record.first_output()
-        except Exception as error:
-            # raised where the turn runs
-            self._crash = error
-            self._end(BROKEN_OFF)
-            return
-        if self._splicer.failure is not None:
-            too_large = isinstance(self._splicer.failure, sse.EventTooLarge)
-            self._end(_TOO_LARGE if too_large else _MALFORMED, MALFORMED)
+    def _send(self, frames: bytes) -> None:
+        if self._flows:
+            if not self._output.push(frames):
+                self._is_behind = True
+                self._wake()
+            elif self._output.delivery.gone and self._ends_on_leave:
+                self._wake()
+        elif self._tells:
+            self._send_later(frames)
+
+    def _send_later(self, frames: bytes) -> None:
+        """Send what comes while something has to be waited for: after the stream's head, or to who is behind."""
+        if self._first or not self._output.started:
+            self._first.append(frames)
+            self._wake()
+        elif not self._output.push(frames):
+            self._is_behind = True
+            self._wake()
+        if self._is_waiting:
+            self._answer.hold(held=True)
+
+    def _look(self) -> None:
+        """Do what follows from events that were more than pieces of a text that goes on."""
+        relay, failure = self._relay, self._splicer.failure
+        if not self._record.output and not relay.is_untold:
+            self._record.first_output()
+        if failure is not None:
+            self._end(_TOO_LARGE if isinstance(failure, sse.EventTooLarge) else _MALFORMED, MALFORMED)
         elif relay.outcome is not None or relay.is_over or self._lingering is not None:
             self._linger()
         if relay.pings:
             self._wake()
 
-    def _send(self, frames: bytes) -> None:
-        output = self._output
-        if self._first or not output.started:
-            self._first.append(frames)
-            self._wake()
-        elif not output.push(frames):
-            self._is_behind = True
-            self._wake()
-        elif output.delivery.gone and self._ends_on_leave:
-            self._wake()
-        if self._is_waiting:
-            self._answer.hold(held=True)
+    def _break(self, error: Exception) -> None:
+        """End with what is raised where the turn runs."""
+        self._crash = error
+        self._end(BROKEN_OFF)
 
     async def _catch_up(self) -> None:
         """Do what can't be done without waiting."""
-        self._is_waiting = True
+        self._is_waiting, self._flows = True, False
         while self._first or self._is_behind:
             count, self._is_behind = len(self._first), False
             if count:
@@ -153,7 +171,7 @@ class TurnStream:
         if self._relay.pings:
             self._relay.pings = 0
             await self._output.pass_ping()
-        self._is_waiting = False
+        self._is_waiting, self._flows = False, self._tells and self._output.started and not self._first
         self._answer.hold(held=False)
 
     def _linger(self) -> None:

@@ -103,16 +103,20 @@ class ModelAnswer:
 
     async def read(self) -> bytes:
         """Return the whole body. Raises BadGateway, GatewayTimeout."""
-        pieces = []
+        return bytes(await self._collect())
+
+    async def _collect(self) -> bytearray:
+        # it grows where it is: pieces that are joined are there twice for a moment
+        body = bytearray()
         while chunk := await self._next():
-            pieces.append(chunk)
-        return b"".join(pieces)
+            body += chunk
+        return body
 
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
-        body = await self.read()
         try:
-            return parse_json_answer(body)
+            # handed over, not kept
+            return parse_json_answer(await self._collect())
         except BadGateway:
             self.attempt.spoil(MALFORMED)
             raise
@@ -152,11 +156,9 @@ class ModelAnswer:
         self._room -= len(chunk)
         if self._room < 0:
             self.failed(BadGateway("The upstream's answer is too large.", code="upstream_response_too_large"))
-        elif self._over:
-            return
         elif self._consumer is not None:
             self._consumer.data(chunk)
-        else:
+        elif not self._over:
             self._pieces.append(chunk)
             self._kept_bytes += len(chunk)
             if self._kept_bytes > _READ_AHEAD_BYTES:

@@ -71,7 +71,7 @@ async def read_body(response: Readable, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def parse_json_answer(body: bytes) -> dict[str, Any]:
+def parse_json_answer(body: bytes | bytearray) -> dict[str, Any]:
     """Return the JSON object that a whole body is, as far as it can be read as one. Raises BadGateway."""
     try:
         parsed = lenient_json.loads_lenient(body)

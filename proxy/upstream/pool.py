@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from proxy.upstream.dialer import OriginDialer
-from proxy.upstream.wire import Wire
+from proxy.upstream.wire import SECOND_LOOK_SECONDS, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -188,18 +188,28 @@ class Pool:
 
     async def _reach(self) -> Wire:
         """Return a connection to send on, which is to be given back."""
-        slots = self._slots
-        if slots is None and (idle := self._take()) is not None:
+        if self._slots is None and (idle := self._take()) is not None:
             return idle
-        async with asyncio.timeout(self._connect_seconds):
-            if slots is not None:
-                await slots.acquire()
+        async with asyncio.timeout(None) as deadline:
+            ending = self._loop.call_later(self._connect_seconds, self._look_again, deadline)
             try:
-                return self._take() or await self._dial()
-            except BaseException:
-                if slots is not None:
-                    slots.release()
-                raise
+                return await self._wait_for_one()
+            finally:
+                ending.cancel()
+
+    async def _wait_for_one(self) -> Wire:
+        slots = self._slots
+        if slots is not None:
+            await slots.acquire()
+        try:
+            return self._take() or await self._dial()
+        except BaseException:
+            if slots is not None:
+                slots.release()
+            raise
+
+    def _look_again(self, deadline: asyncio.Timeout) -> None:
+        deadline.reschedule(self._loop.time() + SECOND_LOOK_SECONDS)
 
     async def _dial(self) -> Wire:
         connection = await self._dialer.dial(self._create)

@@ -1,24 +1,30 @@
 """Wire: one HTTP/1.1 connection to a model server, for one turn's request and answer after the other.
 
 aiohttp's client takes 2.5 times the CPU for a POST; its parser and exceptions are used, so that readers see one thing.
+Only whole chunks of a body that is consumed pass the parser by (`chunks`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 from aiohttp.http_parser import HttpResponseParser
 
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
+from proxy.upstream.chunks import Chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 #: Largest body that is sent in one piece, so that a larger one does not hold up the event loop.
 MAX_BYTES_AT_ONCE = 256 * 1024
+#: Seconds after which one looks again before something counts as late. The event loop's timers do not wait for what
+#: came while this process did not run: it has been read by then.
+SECOND_LOOK_SECONDS = 0.05
 #: Half of what is kept of a body for a reader who does not come; then the model server has to wait.
 READ_AHEAD_BYTES = 64 * 1024
 
@@ -56,6 +62,8 @@ class Wire(asyncio.Protocol):
         self._parser: Any = None
         self._answered: asyncio.Future[Exception | None] | None = None
         self._consumer: Consumer | None = None
+        #: Finds what the parser need not see of a body.
+        self._chunks: Chunks | None = None
         self._unsent: deque[bytes | memoryview] = deque()
         self._is_choked = self._is_full = self._is_held = self._is_paused = self._is_spent = False
         self.connected = False
@@ -79,6 +87,7 @@ class Wire(asyncio.Protocol):
         limits = {"max_line_size": MAX_HEADER_BYTES, "max_field_size": MAX_HEADER_BYTES, "max_headers": MAX_HEADERS}
         kind = {"payload_exception": aiohttp.ClientPayloadError, "read_until_eof": True, "auto_decompress": False}
         self._parser = HttpResponseParser(self, self._loop, READ_AHEAD_BYTES, **limits, **kind)  # type: ignore[arg-type]
+        self._chunks = None
         self._answered = self._loop.create_future()
         self._moved_at = self._loop.time()
         self._timer = self._timer or self._loop.call_later(self._silence_seconds, self._watch)
@@ -130,6 +139,21 @@ class Wire(asyncio.Protocol):
         if self._parser is None:
             self.abort()
             return
+        if self._chunks is not None:
+            if self._consumer is None:
+                self._chunks.follow(data)
+            elif content := self._chunks.take(data):
+                self._consumer.data(content)
+                return
+            else:
+                content, data = self._chunks.split(data)
+                if content:
+                    self._consumer.data(content)
+        # who takes the content may have left
+        if data and self._parser is not None:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         try:
             messages, upgraded, _ = self._parser.feed_data(data)
         except Exception as error:
@@ -138,7 +162,7 @@ class Wire(asyncio.Protocol):
             return
         for message, content in messages:
             if message.code >= 200:
-                self._begin_answer(message, content)
+                self._begin_answer(message, content, data)
         if upgraded:
             self.fail(MalformedAnswer("an upgrade"))
         elif self._consumer is not None:
@@ -177,11 +201,12 @@ class Wire(asyncio.Protocol):
         self._is_full = False
         self._set_reading()
 
-    def _begin_answer(self, message: Any, content: aiohttp.StreamReader) -> None:
+    def _begin_answer(self, message: Any, content: aiohttp.StreamReader, data: bytes) -> None:
         if self.message is not None:
             self._is_spent = True
             return
         self.message, self.content = message, content
+        self._chunks = Chunks(data) if message.chunked else None
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 
@@ -215,13 +240,17 @@ class Wire(asyncio.Protocol):
             self._moved_at = self._loop.time()
             self._transport.pause_reading() if paused else self._transport.resume_reading()
 
-    def _watch(self) -> None:
+    def _watch(self, *, again: bool = False) -> None:
         self._timer = None
         if self._is_paused or (self.message is not None and self.content.is_eof()):
             self._moved_at = self._loop.time()
-        if (due := self._moved_at + self._silence_seconds) > self._loop.time() and self._parser is not None:
+        if self._parser is None:
+            return
+        if (due := self._moved_at + self._silence_seconds) > self._loop.time():
             self._timer = self._loop.call_at(due, self._watch)
-        elif self._parser is not None:
+        elif not again:
+            self._timer = self._loop.call_later(SECOND_LOOK_SECONDS, partial(self._watch, again=True))
+        else:
             self.fail(aiohttp.SocketTimeoutError("nothing came"))
 
     def _end(self, exc: Exception | None) -> None:
@@ -247,7 +276,8 @@ class Wire(asyncio.Protocol):
         error.__cause__ = cause
         if self.message is None and self._answered is not None and not self._answered.done():
             self._answered.set_result(error)
-        elif self.message is not None and not self.content.is_eof():
-            self.content.set_exception(error)
+        elif self.message is not None:
+            if not self.content.is_eof():
+                self.content.set_exception(error)
             self._hand_on()
         self.abort()

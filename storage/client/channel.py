@@ -8,8 +8,29 @@ from typing import Any, Protocol, TypeAlias
 
 from redis import exceptions as redis_errors
 
-Argument: TypeAlias = bytes | str | int | float
+#: Bytes of an argument from which on it is not copied into its command.
+UNCOPIED_BYTES = 1 << 20
+
+
+class Uncopied:
+    """An argument of so many bytes that it is sent as it is, between the pieces of its command."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+Argument: TypeAlias = bytes | str | int | float | Uncopied
 Command: TypeAlias = tuple[Argument, ...]
+
+
+def plain(command: Command) -> list[bytes | str | int | float]:
+    """Return the arguments of a command, for a client that copies all of them."""
+    return [one.data if isinstance(one, Uncopied) else one for one in command]
 
 
 #: Keys that the server looks at in one step of a scan.
@@ -55,7 +76,7 @@ class Channel(Protocol):
 
         What is written meanwhile may be missing. Raises an error reply too.
         """
-        cursor: Argument = 0
+        cursor: bytes | int = 0
         while True:
             (reply,) = await self.exchange([("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)])
             if isinstance(reply, Exception):

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 
 from storage.client.barrier import Barrier
-from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoAnswerInTime, Unanswered
+from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoAnswerInTime, Unanswered, plain
 
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
@@ -84,7 +84,7 @@ class ClusterChannel(Channel):
         node = self._client.get_node_from_key(tag) if tag else None
         try:
             async with self._room(node):
-                return await self._client.execute_command(*request)
+                return await self._client.execute_command(*plain(request))
         except redis_errors.ResponseError as error:
             return error
         except redis_errors.ClusterError as error:

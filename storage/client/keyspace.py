@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from storage.client.channel import Argument
+from storage.client.channel import UNCOPIED_BYTES, Argument, Uncopied
 from storage.client.keys import OwnerKeys, PartitionKeys
 from storage.client.scripts import Call, Scripts
 from storage.envelope import wrap
@@ -98,6 +98,7 @@ def flatten(entries: Sequence[Entry]) -> list[Argument]:
     """Return entries as the scripts take them: their number, then four arguments each."""
     arguments: list[Argument] = [len(entries)]
     for entry in entries:
-        mark = entry.mark
-        arguments += (entry.origin, entry.id, wrap(entry.data, entry.note), mark.sign + mark.key)
+        mark, element = entry.mark, wrap(entry.data, entry.note)
+        told = element if len(element) < UNCOPIED_BYTES else Uncopied(element)
+        arguments += (entry.origin, entry.id, told, mark.sign + mark.key)
     return arguments

@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import hiredis
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import DefaultParser
 
-from storage.client.channel import AnswerLost, Command, GarbledAnswer, NoAnswerInTime
+from storage.client.channel import AnswerLost, Command, GarbledAnswer, NoAnswerInTime, Uncopied
 
 #: Bytes that wait to be written, or that came of a reply that has not ended, from which on a connection is busy.
 BUSY_BYTES = 1 << 20
@@ -48,12 +48,12 @@ class _Exchange:
 
     __slots__ = ("deadline", "future", "owed", "packed", "refusal", "replies")
 
-    def __init__(self, future: asyncio.Future[list[Any]], packed: list[bytes], deadline: float) -> None:
+    def __init__(self, future: asyncio.Future[list[Any]], packed: list[bytes], owed: int, deadline: float) -> None:
         self.future = future
         #: The commands as bytes, until they are written.
         self.packed = packed
         #: How many replies have not come.
-        self.owed = len(packed)
+        self.owed = owed
         self.deadline = deadline
         self.replies: list[Any] = []
         self.refusal: Exception | None = None
@@ -137,9 +137,13 @@ class PipelinedConnection(asyncio.Protocol):
         connection was lost or the server refuses all commands, InvalidResponse if what came is no reply, or Refused.
         All but the refusals are Unanswered if the commands were written.
         """
-        # the stub wants a tuple of one element, and gives what it does not name
-        packed: list[bytes] = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
-        exchange = _Exchange(self._loop.create_future(), packed, deadline)
+        try:
+            # the stub wants a tuple of one element, and gives what it does not name
+            packed: list[bytes] = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
+        except TypeError:
+            # one has an argument that hiredis does not know, because it is not to be copied
+            packed = [piece for command in commands for piece in _in_pieces(command)]
+        exchange = _Exchange(self._loop.create_future(), packed, len(commands), deadline)
         if not self.is_open:
             exchange.fail(redis_errors.ConnectionError(self._end_reason))
             return exchange.future
@@ -293,6 +297,21 @@ class PipelinedConnection(asyncio.Protocol):
             exchange.lose(reason)
         if was_open:
             self._changed(self)
+
+
+def _in_pieces(command: Command) -> Iterator[bytes]:
+    """Yield a command as it is sent, large arguments alone."""
+    begin: list[bytes] = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        if isinstance(argument, Uncopied):
+            yield b"".join([*begin, b"$%d\r\n" % len(argument)])
+            yield argument.data
+            begin = [b"\r\n"]
+        else:
+            # what is said of a command of one argument, but for their number
+            packed: bytes = hiredis.pack_command((argument,))
+            begin.append(packed[len(b"*1\r\n") :])
+    yield b"".join(begin)
 
 
 def refuses(error: Exception) -> bool:

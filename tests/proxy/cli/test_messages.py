@@ -5,6 +5,7 @@ import pytest
 
 from proxy.cli.messages import (
     Assignment,
+    BulkProcesses,
     Failed,
     Load,
     Ready,
@@ -41,7 +42,7 @@ def test_what_is_no_assignment_is_refused():
             read_assignment(data)
 
 
-@pytest.mark.parametrize("report", [Ready(), Failed("no\nway", 2), Load(5, 3)])
+@pytest.mark.parametrize("report", [Ready(), BulkProcesses({1001: 5}), Failed("no\nway", 2), Load(5, 3)])
 def test_reports_are_lines(report: WorkerReport):
     line = write_report(report)
     assert line.endswith(b"\n")

@@ -9,14 +9,13 @@ import signal
 
 import aiohttp
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes import free_port, run
 from tests.proxy.cli.conftest import Serve
+from tests.proxy.cli.scraping import TURNS, scrape, total
 from tests.proxy.cli.serving import Served
 
 HELLO = {"model": "m", "input": "hello"}
-TURNS = "branchline_turns_total"
 
 
 async def turn(served: Served) -> None:
@@ -26,24 +25,6 @@ async def turn(served: Served) -> None:
         session.post(f"{served.url}/responses", json=HELLO, headers={"Authorization": "Bearer k"}) as answer,
     ):
         assert answer.status == 200, await answer.text()
-
-
-async def scrape(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample, none of which may come twice."""
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
-        assert answer.status == 200
-        text = await answer.text()
-    found: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            name = sample.name, frozenset(sample.labels.items())
-            assert name not in found
-            found[name] = sample.value
-    return found
-
-
-async def total(port: int, metric: str) -> float:
-    return sum(value for (name, _), value in (await scrape(port)).items() if name == metric)
 
 
 async def test_one_process_offers_its_metrics_beside_the_api(serve: Serve):

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from proxy.config.settings import Config, ServerConfig
 from proxy.http.body import iter_body, read_json
-from proxy.http.json_body import is_deeper, parse_body, parse_object
+from proxy.http.json_body import parse_body, parse_object
 from proxy.http.keys import CONFIG
 from proxy.protocol.errors import ApiError, BadRequest
-from proxy.protocol.json_size import SLICE_BYTES
+from proxy.protocol.json_size import SLICE_BYTES, is_deeper
 from tests.proxy.conftest import Exchange, Serve
 
 LIMIT = 1000

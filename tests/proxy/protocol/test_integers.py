@@ -62,3 +62,28 @@ def test_an_integer_is_found_wherever_it_is(before: str, number: int, after: lis
     head, tail = orjson.dumps(before), b",".join([repr(one).encode() for one in after if isinstance(one, int)])
     body = b'{"before":%b,"number":%d,"after":[%b]}' % (head, number, tail)
     assert orjson.dumps(loads_exact(body)) == body
+
+
+FILLER = "x" * 1_300_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"a":"{FILLER}","b":[1,-2,1.5,null,"é"]}}',
+        f'{{"a":"{FILLER}","b":{2**64 - 1}}}',
+        f'{{"a":"{LONG}{FILLER}","b":1}}',
+        f'{{"a":"{FILLER}","b":{LONG}}}',
+        f'{{"a":{LONG},"b":"{FILLER}"}}',
+        # where one look ends and the next begins
+        *(f'{{"a":"{"x" * (6 * 192 * 1024 - cut)}","b":{LONG},"c":"{FILLER}"}}' for cut in (12, 20, 28, 36)),
+    ],
+)
+def test_large_json_says_the_same(text: str):
+    assert orjson.dumps(loads_exact(text.encode())) == text.encode()
+
+
+@pytest.mark.parametrize("text", [f'["{FILLER}"', f'["{FILLER}",1e999]', f'["{FILLER}\\ud800"]', f'["{FILLER}",NaN]'])
+def test_large_json_that_is_none_is_refused_as_a_small_one(text: str):
+    with pytest.raises(orjson.JSONDecodeError):
+        loads_exact(text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import orjson
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.protocol import sse
 from proxy.relay import Relay, Splicer
+from proxy.relay.memo import Memo
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
 from tests.proxy.relay.strict import accept_alike, comparable, finish, ownership
 from tests.samples import load_stream, stream_names
@@ -200,7 +202,7 @@ AUDIO = b'data: {"type":"response.audio.delta","delta":"%b","response_id":"resp_
 
 def frame(shape: bytes, number: int, piece: bytes) -> bytes:
     """Return a piece in a shape: numbers for its `%d`, the piece for its `%b`."""
-    values = [number if shape[at : at + 2] == b"%d" else piece for at in range(len(shape)) if shape[at] == ord("%")]
+    values = [number if place == b"%d" else piece for place in re.findall(rb"%[db]", shape)]
     return shape % tuple(values)
 
 
@@ -211,18 +213,23 @@ ANNOUNCED = [
 ]
 
 
-def remembered(shape: bytes, pieces: list[bytes]) -> int:
-    """Return how many of some pieces are told without being parsed, after four that are."""
+def memo_of(shape: bytes, *, ahead: int = 0) -> Memo | None:
+    """Return the memo of a shape after four pieces. ahead: by how much the server's numbers are more than ours."""
     relay = Relay(ownership())
     for each in ANNOUNCED:
         relay.feed(*sse.SseDecoder(LIMIT).feed(each))
     memo = None
     for number in range(1, 5):
-        data = frame(shape, number, b" word")
+        data = frame(shape, number + ahead, b" word")
         (event,) = sse.SseDecoder(LIMIT).feed(data)
         told = relay.feed(event)
         memo = relay.memo_of((data, event.data), told) or memo
-    frames: list[bytes] = []
+    return memo
+
+
+def remembered(shape: bytes, pieces: list[bytes]) -> int:
+    """Return how many of some pieces are told without being parsed, after four that are."""
+    memo, frames = memo_of(shape), list[bytes]()
     if memo is not None and memo.holds:
         memo.splice(b"".join(frame(shape, number, piece) for number, piece in enumerate(pieces, 5)), 0, LIMIT, frames)
     return len(frames)
@@ -236,6 +243,31 @@ def remembered(shape: bytes, pieces: list[bytes]) -> int:
 def test_the_shapes_of_servers_are_remembered(shape: bytes, piece: bytes):
     assert remembered(shape, [piece, b"next"]) == 2
     accept_same([*ANNOUNCED, *(frame(shape, number, piece) for number in range(1, 12))])
+
+
+PLAIN = OPENAI.replace(b',"obfuscation":"aZ3"', b"")
+
+
+@pytest.mark.parametrize("shape", [PLAIN, VLLM, LLAMA_CPP, SGLANG, ARGUMENTS, PLAIN.replace(b"item_id", b"100%%")])
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_a_plain_piece_alone_is_told_as_with_others(shape: bytes, ahead: int):
+    alone, other = memo_of(shape, ahead=ahead), memo_of(shape, ahead=ahead)
+    assert alone is not None
+    assert other is not None
+    number = 5 + ahead
+    for piece in (b" more", b"a", "日本".encode(), b"100%d", b"x" * 500):
+        told: list[bytes] = []
+        data = frame(shape, number, piece)
+        assert other.splice(data, 0, LIMIT, told) == len(data)
+        assert [alone.tell(data)] == told
+        number += 1
+    for piece in (b"", rb"\n", rb"\u00e9", b'"', b"\\", b"\xff", b"\x01", "\u2028".encode()):
+        assert alone.tell(frame(shape, number, piece)) == b""
+    data = frame(shape, number, b"a")
+    for odd in (data * 2, data[:-1], data + b"\n", data.replace(b"delta", b"detla"), b"", data[-40:]):
+        assert alone.tell(odd) == b""
+    # nothing was noted of these
+    assert alone.tell(data)
 
 
 @pytest.mark.parametrize(

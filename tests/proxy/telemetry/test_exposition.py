@@ -118,7 +118,7 @@ def of_workers(folder: Path, living: Mapping[int, int], *numbers: int) -> Proces
         counted(Cells.mapped(folder, index), number)
     own = Metrics(Cells(), serves=False)
     own.tell_build("single")
-    return ProcessesCollector(own.cells, folder, lambda: living)
+    return ProcessesCollector(own.cells, folder, lambda: living, "supervisor")
 
 
 def test_several_processes_are_one_set(scrape: Scrape, tmp_path: Path):

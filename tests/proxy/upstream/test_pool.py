@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -402,6 +404,54 @@ async def test_an_answer_that_comes_slowly_is_no_silence():
 
     async with exchanging(play, silence=0.15) as (pool, _):
         assert await ask(pool) == b"answer"
+
+
+#: uvloop looks at its timers before it looks at its sockets.
+LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_came_while_this_process_did_not_run_is_no_silence(loop: Callable[[], asyncio.AbstractEventLoop]):
+    def stall(server: socket.socket, signal: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(signal)
+        server.sendall(with_length(b"answer"))
+        time.sleep(0.7)
+
+    async def run() -> None:
+        running = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            url = URL(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+            pool = Pool(url, None, connect_seconds=10.0, silence_seconds=0.5)
+            asking = asyncio.ensure_future(ask(pool))
+            server, _ = await running.run_in_executor(None, listener.accept)
+            signal, other = socket.socketpair()
+            with server, signal, other:
+                await running.run_in_executor(None, server.recv, 65536)
+                # called as what has come is read: timers are next
+                running.add_reader(signal, stall, server, signal)
+                other.send(b"!")
+                assert await asking == b"answer"
+                await pool.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
+
+
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_that_was_made_while_this_process_did_not_run_is_in_time(
+    loop: Callable[[], asyncio.AbstractEventLoop], steps: int
+):
+    async def run() -> None:
+        async with exchanging(answers(with_length(b"answer")), connect=0.1) as (pool, _):
+            asking = asyncio.ensure_future(ask(pool))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            time.sleep(0.15)  # noqa: ASYNC251 (nothing runs meanwhile)
+            assert await asking == b"answer"
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
 
 
 async def test_a_server_that_does_not_take_the_body_is_a_timeout():

@@ -15,7 +15,7 @@ import uvloop
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis
 
-from storage.client.channel import Channel, Command
+from storage.client.channel import Channel, Command, Uncopied
 from storage.client.connection import connect, open_blocking_channel, open_channel
 from storage.client.dialer import Dialer
 from storage.client.pipelined import BUSY_BYTES, PipelinedConnection
@@ -53,6 +53,22 @@ async def echo(channel: Channel, text: str) -> Any:
 
 def echoing(channel: Channel, *texts: str) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(echo(channel, text)) for text in texts]
+
+
+async def test_what_is_not_copied_arrives_as_what_is():
+    large = bytes(range(256)) * 8192
+    with run_valkey() as server:
+        async with channel_to(server.url) as channel:
+            replies = await channel.exchange(
+                [
+                    ("SET", "k", Uncopied(large)),
+                    ("ECHO", "small"),
+                    ("RPUSH", "l", Uncopied(large), "é", 7, Uncopied(b""), b"end", Uncopied(large)),
+                    ("STRLEN", "k"),
+                    ("LRANGE", "l", 0, -1),
+                ]
+            )
+    assert replies == [b"OK", b"small", 6, len(large), [large, "é".encode(), b"7", b"", b"end", large]]
 
 
 # --- what is shared -----------------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""Handover: a request that would hold everybody up is given, with its connection, to a process that is there for such.
+
+Parsing, checking, hashing and storing megabytes or thousands of items takes the interpreter for tens of milliseconds at
+a time, in threads too. There is no way to do that beside others but in another process. It is given
+
+    large      what its Content-Length says is large, before its body is read
+    hidden     what only turns out to be large when it is read, or undone from its coding
+    crowded    what is not large, but has very many objects
+
+What is ordinary never comes here. The other process answers as this one would have, and its client's next request comes
+here again, over a new connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from aiohttp import hdrs, web
+
+from proxy.auth.caller import CALLER
+from proxy.http.connection import client_connection
+from proxy.http.keys import NOTES
+from proxy.protocol.errors import ServiceUnavailable
+
+#: Bytes from which on a body is large.
+LARGE_BODY_BYTES = 256 * 1024
+#: Bytes up to which nobody counts what is in a body, and objects from which on it is crowded: some 20 ms of work.
+UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
+
+#: Takes a connection: its descriptor, and all that was received there. Returns whether that was possible.
+TakeConnection: TypeAlias = Callable[[int, Sequence[bytes]], Awaitable[bool]]
+
+#: What is said once before the body, or framed differently there.
+_NOT_PASSED = frozenset({b"expect", b"content-length", b"transfer-encoding"})
+
+
+class Handover(Protocol):
+    """The processes that requests are given to."""
+
+    async def find(self, owner: str) -> TakeConnection | None:
+        """Return what takes a request of this owner, once it is there; None where it is to be handled here."""
+        ...
+
+
+#: Where requests are given to; not set where all are handled here.
+HANDOVER: web.AppKey[Handover] = web.AppKey("handover")
+
+
+def is_heavy(body: bytes) -> bool:
+    """Whether a body takes long: it is large, or crowded."""
+    if len(body) >= LARGE_BODY_BYTES:
+        return True
+    return len(body) > UNCOUNTED_BYTES and body.count(b"{") > CROWDED_OBJECTS
+
+
+async def hand_over(request: web.Request, body: Sequence[bytes] | None = None) -> None:
+    """Give a request to another process. This returns only if none takes it; else it ends as if its client had left.
+
+    body: all of it as it was sent, undone from its chunks; None if it is not read: then what has come goes along.
+    Raises ServiceUnavailable.
+    """
+    handover, connection = request.app.get(HANDOVER), client_connection(request)
+    if handover is None or connection.has_next:
+        return
+    take = await handover.find(request[CALLER].owner)
+    if take is None:
+        return
+    # first: this lets the connection read on
+    sent = body if body is not None else list(iter(request.content.read_nowait, b""))
+    descriptor = connection.stop_reading()
+    length = request.content_length if body is None else sum(map(len, body))
+    if not await take(descriptor, [_head_of(request, length or 0), *sent]):
+        raise ServiceUnavailable("The server has too much to do with other large requests; please retry.")
+    notes = request[NOTES]
+    # told by who answers
+    notes.is_told, notes.trace = True, None
+    connection.let_go()
+    raise asyncio.CancelledError
+
+
+def _head_of(request: web.Request, length: int) -> bytes:
+    """Return the head of a request as it came, with the length of its body as that is passed on."""
+    major, minor = request.version
+    lines = [f"{request.method} {request.raw_path} HTTP/{major}.{minor}".encode("utf-8", "surrogateescape")]
+    lines += [b"%b: %b" % field for field in request.raw_headers if field[0].lower() not in _NOT_PASSED]
+    return b"\r\n".join([*lines, b"%b: %d" % (hdrs.CONTENT_LENGTH.encode(), length), b"\r\n"])
