@@ -107,10 +107,11 @@ class Recorder:
         """How long a look-up may take that has taken longer than the model server."""
         return 0.0 if self._is_late else LOOK_UP_GRACE_SECONDS
 
-    def note_late(self) -> None:
-        """Note that a look-up took longer than that, and longer than the model server."""
+    def note_late(self, *, is_placed: bool) -> None:
+        """Note that a look-up took longer than that, and longer than the model server. is_placed: it is not missed."""
         self._is_late = True
-        self.note_unplaced("the store took longer than the model server")
+        if not is_placed:
+            self.note_unplaced("the store took longer than the model server")
 
     def note_looked_up(self, seconds: float) -> None:
         """Note how long a look-up took."""

@@ -204,7 +204,9 @@ class RequestRecording:
         """
         if self._task is not None and not self._task.done():
             # what it finds comes too late; how long it takes is of interest
-            self._recorder.note_late()
+            if self._search is not None and (plan := self._search.from_memory()) is not None:
+                self._decide(plan)
+            self._recorder.note_late(is_placed=self._plan is not None)
         self._is_settled = True
         if self._plan is not None:
             if self._plan.conversation:

@@ -93,17 +93,24 @@ class Search:
     _is_crowded: bool = False
 
     def at_once(self) -> Plan | None:
-        """Return the plan if this process knows enough to make it."""
+        """Return the plan if this process knows enough to make it, and nobody else may know better."""
+        plan = self.from_memory()
+        ends = [evidence for evidence, *_ in self._found if evidence is Evidence.FULL]
+        # with one of several equal conversations others may have gone on, elsewhere
+        return plan if len(ends) == 1 else None
+
+    def from_memory(self) -> Plan | None:
+        """Return the plan that this process would make if nobody had gone on elsewhere; None if it knows too little."""
         look, asking = self.look, self.asking
         if not look.samples:
             return None
         for wanted in self._last():
             self._take(wanted, self._remembered(wanted))
-        ends = [(hint, score) for (evidence, *_), (_, hint, score) in self._found.items() if evidence is Evidence.FULL]
-        if len(ends) > 1:
-            # of several equal conversations others may have gone on with, elsewhere
-            return None
-        known = [hint for hint, score in ends if not is_continued(score) and not self._is_taken(hint)]
+        known = [
+            hint
+            for (evidence, _, _), (_, hint, score) in self._found.items()
+            if evidence is Evidence.FULL and not is_continued(score) and not self._is_taken(hint)
+        ]
         mine = short_key(asking.session)
         if not any(hint.key == mine or not mine for hint in known) or not self._is_home(known):
             return None
