@@ -306,6 +306,12 @@ class RequestRecording:
 
     async def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
         """Note a turn that was committed to its conversation. appended: to the end of what it was opened with."""
+        try:
+            await self._note_followed(turn, committed, appended=appended)
+        except Exception:
+            logger.exception("a turn was committed, but nothing leads to it")
+
+    async def _note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
         followed, placed = self._followed, branch_spots(committed.places)
         if followed is None or not placed or len(placed) != turn.count + len(turn.answer.outputs):
             return
