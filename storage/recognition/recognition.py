@@ -15,12 +15,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
 from storage.errors import StoreError, Unavailable
 from storage.items import COMMIT_MARKER_SECONDS
 from storage.partitions import partition_of
+from storage.quotas import Ledger
 from storage.records import Entry
 
 #: Members that one digest has at most (`lua/lib/layout.lua`); equal conversations are as many.
@@ -199,6 +201,7 @@ class Recognition:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
         #: Milliseconds that digests live, 0: for ever.
         self._life = 0
         if keyspace.conversation_seconds:
@@ -211,6 +214,8 @@ class Recognition:
         QuotaExceeded (nor then), Unavailable (unknown whether it was: repeat).
         """
         keys = self._keyspace.keys(turn.conversation_id)
+        token = turn.job_token or turn.response_id
+        stage = Stage(self._keyspace, keys.staged(token), turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,
@@ -232,10 +237,9 @@ class Recognition:
         ]
         for pair in turn.metadata.items():
             arguments += pair
-        arguments += flatten(turn.inputs)
-        arguments += flatten(turn.outputs)
+        arguments += stage.arguments
         arguments += self._flat_leads(turn)
-        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
+        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
         reserve = self._keyspace.reserve(turn.owner, turn.conversation_id) if turn.act is RecordAct.NEW else None
         if reserve is not None:
             await self._scripts.run(reserve)
@@ -243,14 +247,18 @@ class Recognition:
         calls = [Call("record_turn", record_keys, arguments, turn.conversation_id)]
         if (touch := self._touch(turn)) is not None:
             calls.insert(0, touch)
-        reply = (await self._scripts.run_all(calls))[-1]
+        reply = (await stage.run_all(calls))[-1]
         if isinstance(reply, StoreError):
             if turn.act is RecordAct.NEW:
                 await self._unlist(turn)
             raise reply
         recorded = await self._read_record(turn, reply)
-        if self._scripts.is_cluster:
-            await self._lead_apart(turn, recorded)
+        if recorded.result in (RecordResult.OK, RecordResult.REPEATED):
+            if self._scripts.is_cluster:
+                await self._lead_apart(turn, recorded)
+            size = stage.size + (len(turn.body) if turn.stored else 0)
+            partition = partition_of(turn.conversation_id)
+            await self._ledger.charge(turn.owner, partition, turn.response_id, size, in_conversation=True)
         return recorded
 
     def _touch(self, turn: RecordedTurn) -> Call | None:
@@ -272,8 +280,6 @@ class Recognition:
 
     async def _lead_apart(self, turn: RecordedTurn, recorded: Recorded) -> None:
         """Write what leads to a turn, after it. If that can't be done now, the next request makes up for it."""
-        if recorded.result not in (RecordResult.OK, RecordResult.REPEATED):
-            return
         partition, now = partition_of(turn.conversation_id), recorded.milliseconds or time.time_ns() // 1_000_000
         notes, spots = list(turn.marks), [turn.spot, *recorded.spots]
         for lead in turn.leads:
