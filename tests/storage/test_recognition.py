@@ -26,12 +26,27 @@ from storage import (
     Recorded,
     RecordedTurn,
     RecordResult,
+    Safeguards,
     Spot,
     Store,
     new_partition,
     partition_of,
 )
-from tests.storage.builders import EVERYTHING, OWNER, STRANGER, connect, minted, open_turn, read_all, texts
+from storage.client.keyspace import Portion
+from storage.store import Hosting
+from tests.fake import channels_to
+from tests.storage.builders import (
+    EVERYTHING,
+    OWNER,
+    PREFIX,
+    RETENTION_SECONDS,
+    STRANGER,
+    connect,
+    minted,
+    open_turn,
+    read_all,
+    texts,
+)
 
 
 def turn(conversation_id: str, act: RecordAct, *items: str, answer: str = "answer", **fields: Any) -> RecordedTurn:
@@ -412,6 +427,19 @@ async def test_of_more_than_the_most_the_lowest_go(store: Store, *, plain: bool)
     (members,) = await store.recognition.find(OWNER, [DigestQuery("full")], MOST_MEMBERS + 1)
     assert [members[0][0], members[-1]] == [f"{partition_of(other)}:0:0:1t k.0:0..x", (many[1].member, 2)]
     assert len(members) == MOST_MEMBERS
+
+
+async def test_what_leads_to_an_item_that_was_staged_is_its_place(valkey: Redis):
+    hosting = Hosting(Safeguards(portion=Portion(items=2)))
+    store = Store(*channels_to(valkey), prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=hosting)
+    conversation_id = ids.new_conversation_id(new_partition())
+    leads = [Lead([f"d{number}"], number, "t ", NOWHERE, ".") for number in range(1, 6)]
+    done = await store.recognition.record(turn(conversation_id, RecordAct.NEW, *"abcd", leads=leads))
+    assert len(done.spots) == 5
+    for number, (line, segment, offset) in enumerate(done.spots, start=1):
+        expected = f"{partition_of(conversation_id)}:{line}:{segment}:{offset}t -1:-1."
+        assert await found(store, f"d{number}") == [expected]
+    await store.close()
 
 
 async def test_what_leads_to_a_turn_goes_with_its_conversation(store: Store, redis: Redis):
