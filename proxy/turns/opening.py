@@ -133,8 +133,9 @@ async def open_turn(
     opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
     if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
-        # before the model is asked, and without a round trip: what the store was found to be a moment ago
+        # before the model is asked; without a round trip what the store was found to be a moment ago
         services.store.condition.require()
+        await services.store.ledger.require(owner)
     if request.source.subject or request.item_ids:
         attempt = _Attempt(services, owner, request, options, lease)
         opened = await attempt.open(identity.lock_wait_seconds, is_leaving)

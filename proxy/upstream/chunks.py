@@ -24,9 +24,9 @@ class Chunks:
     def __init__(self, data: bytes) -> None:
         #: How much is still to come of the chunk in which the parser stands, 0 between two chunks; `_LOST`: not known.
         self._left = _LOST
-        head, _, body = data.partition(_HEAD_END)
+        head, end, body = data.partition(_HEAD_END)
         # other heads may end elsewhere, or have begun earlier
-        if head.startswith(b"HTTP/1.1 ") and head.count(b"\n") == head.count(_LINE_END):
+        if end and head.startswith(b"HTTP/1.1 ") and head.count(b"\n") == head.count(_LINE_END):
             self._left = 0
             self.follow(body)
 

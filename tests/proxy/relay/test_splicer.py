@@ -334,5 +334,5 @@ def test_pieces_before_what_cannot_be_read_are_not_lost():
 
 
 def test_an_event_over_the_limit_is_refused_in_a_known_shape_too():
-    for size in (LIMIT - 200, LIMIT, LIMIT + 1):
-        accept_same([frame(OPENAI, number, b"a" * (size if number == 9 else 1)) for number in range(1, 12)])
+    for shape, size in itertools.product((OPENAI, PLAIN), (LIMIT - 200, LIMIT, LIMIT + 1)):
+        accept_same([frame(shape, number, b"a" * (size if number == 9 else 1)) for number in range(1, 12)])

@@ -142,6 +142,8 @@ def answers(draw: st.DrawFn) -> list[bytes]:
 @example([HEAD, b"3\r\nabc\r\n3\r\n", b"\r\n\r\r\n", b"3\r\nabc\r\n0\r\n\r\n"])
 @example([HEAD[:-1], b"\n3\r\nabc\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n"])
 @example([HEAD, b"0\r\n\r\n0\r\n\r\n"])
+@example([HEAD, b"3\r\nabcde", b"0\r\n\r\n"])
+@example([HEAD.replace(b"\r\n", b"\n") + b"11\r\na\r\n\r\n1\r\nx\r\n", b"1\r\ny\r\n", b"\r\n0\r\n\r\n"])
 @example([HEAD, b"-1\r\n", b"0\r\n\r\n"])
 def test_a_body_arrives_as_the_parser_would_give_it(reads: list[bytes]):
     async def play() -> None:

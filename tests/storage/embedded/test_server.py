@@ -93,6 +93,12 @@ async def test_a_killed_server_is_started_again_with_everything_it_acknowledged(
     assert server.pid != killed
 
 
+async def test_no_times_of_commands_are_kept(server):
+    await put(server, "kept")
+    async with Redis.from_url(server.url) as client:
+        assert "latency_percentiles_usec_set" not in await client.info("latencystats")
+
+
 async def test_a_kill_in_the_middle_of_writes_loses_no_acknowledged_one(server):
     acknowledged = set()
     async with patient(server) as client:
