@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from storage.client.channel import UNCOPIED_BYTES, Argument, Uncopied
+from storage.client.channel import Argument, uncopied
 from storage.client.keys import OwnerKeys, PartitionKeys
 from storage.client.scripts import Call, Scripts
 from storage.envelope import wrap
@@ -118,7 +118,6 @@ def flatten(entries: Sequence[Entry], *, staged: bool = False) -> list[Argument]
             arguments += (origin, entry.id, b"", entry.mark.sign + entry.mark.key)
         return arguments
     for entry in entries:
-        mark, element = entry.mark, wrap(entry.data, entry.note)
-        told = element if len(element) < UNCOPIED_BYTES else Uncopied(element)
-        arguments += (entry.origin, entry.id, told, mark.sign + mark.key)
+        mark = entry.mark
+        arguments += (entry.origin, entry.id, uncopied(wrap(entry.data, entry.note)), mark.sign + mark.key)
     return arguments
