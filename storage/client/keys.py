@@ -163,7 +163,7 @@ class PartitionKeys:
         return self._key(f"staged:{token}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OwnerKeys:
     """The listings, idempotency keys and digests of one owner; the owner is their hash tag."""
 
