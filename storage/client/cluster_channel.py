@@ -8,6 +8,8 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.cluster import PRIMARY
+from redis.utils import str_if_bytes
 
 from storage.client.barrier import Barrier
 from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoAnswerInTime, plain
@@ -41,6 +43,8 @@ class ClusterChannel(Channel):
         self._limit = limit
         self._rooms: dict[str, asyncio.Semaphore] = {}
         self._timeout_seconds = timeout_seconds
+        #: Those that the URL names.
+        self._named: dict[str, ClusterNode] = dict(client.nodes_manager.startup_nodes)
         for name in ("HSCAN", "ZSCAN", "XRANGE", "XREAD", "XREADGROUP"):
             # replies as a single server gives them, not as redis-py's clients shape them
             client.set_response_callback(name, _unshaped)
@@ -50,7 +54,7 @@ class ClusterChannel(Channel):
         sent = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._client.initialize()
+                await self._know_nodes()
                 nodes = {tag: self._client.get_node_from_key(tag) for tag in _tags_of(requests)}
                 sent = True
                 replies = list(await asyncio.gather(*(self._send(request) for request in requests)))
@@ -61,6 +65,34 @@ class ClusterChannel(Channel):
             if sent:
                 raise NoAnswerInTime("no answer in time") from error
             raise
+
+    async def _know_nodes(self, failed: str | None = None) -> None:
+        """Have redis-py find the nodes if it does not know them. failed: the name of one that is not asked.
+
+        redis-py asks one node after the other where the slots are, and then the first primary that it knows which
+        commands there are. It would wait for ever for one that takes a connection and says nothing. So all are asked at
+        the same time, and it knows a primary that answers before the others.
+        """
+        manager = self._client.nodes_manager
+        if manager.default_node is None or failed is not None:
+            nodes = {**self._named, **manager.nodes_cache}
+            first, slots = await _first_to_answer([node for node in nodes.values() if node.name != failed])
+            if first is not None:
+                primaries = [nodes.get(one.name, one) for one in self._primaries_in(slots, first)]
+                first, _ = await _first_to_answer([node for node in primaries if node.name != failed])
+            if first is not None:
+                manager.startup_nodes = {first.name: first}
+                manager.nodes_cache = {first.name: first, **manager.nodes_cache}
+        try:
+            await self._client.initialize()
+        except BaseException:
+            manager.startup_nodes = {**self._named, **manager.nodes_cache}
+            raise
+
+    def _primaries_in(self, slots: Any, told_by: ClusterNode) -> list[ClusterNode]:
+        """Return the nodes that a reply to CLUSTER SLOTS names first for slots; no name is the teller's own."""
+        places = {(str_if_bytes(one[2][0]) or told_by.host, int(one[2][1])) for one in slots}
+        return [ClusterNode(host, port, PRIMARY, **self._client.connection_kwargs) for host, port in places]
 
     async def _pass(self, barrier: Barrier, tag: str, node: ClusterNode | None) -> None:
         """Wait until the replicas of the node that was written to have what was written.
@@ -93,7 +125,7 @@ class ClusterChannel(Channel):
         # not by the node that failed, if another can tell where the slots are
         failed = getattr(lost.__cause__, "last_failed_node_name", None) if lost else None
         try:
-            await self._client.initialize(last_failed_node_name=failed)
+            await self._know_nodes(failed)
             reply = await self._send_once(request)
         except redis_errors.RedisClusterException as error:
             if lost is None:
@@ -126,7 +158,7 @@ class ClusterChannel(Channel):
     async def tags(self) -> list[str]:
         """Return a tag for each primary. Raises what `exchange` raises."""
         async with asyncio.timeout(self._timeout_seconds):
-            await self._client.initialize()
+            await self._know_nodes()
         primaries = {node.name for node in self._client.get_primaries()}
         tags: list[str] = []
         for number in range(MAX_TAGS):
@@ -141,7 +173,7 @@ class ClusterChannel(Channel):
     async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
         """Yield matching keys, some 1,000 looked at a step, one primary after the other."""
         async with asyncio.timeout(self._timeout_seconds):
-            await self._client.initialize()
+            await self._know_nodes()
         for node in self._client.get_primaries():
             # redis-py gives its own form of SCAN's reply: the cursor by the node's name
             cursor = 0
@@ -158,6 +190,23 @@ class ClusterChannel(Channel):
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+
+async def _first_to_answer(nodes: Sequence[ClusterNode]) -> tuple[ClusterNode | None, Any]:
+    """Return the node that is the first to say where the slots are, and what it says; None if none does."""
+    asking = {asyncio.create_task(node.execute_command("CLUSTER SLOTS")): node for node in nodes}
+    waiting, first = set(asking), None
+    try:
+        while waiting and first is None:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            first = next((task for task in done if task.exception() is None), None)
+        return (asking[first], first.result()) if first else (None, None)
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        # redis-py does not know of connections to those that it is not told of
+        await asyncio.gather(*(node.disconnect_free_connections() for node in nodes))
 
 
 def _tags_of(requests: Sequence[Command]) -> set[str]:

@@ -153,7 +153,7 @@ class Recognition:
         """
         keys = self._keyspace.keys(turn.conversation_id)
         token = turn.job_token or turn.response_id
-        stage = Stage(self._keyspace, keys.staged(token), turn.inputs, turn.outputs)
+        stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,

@@ -192,6 +192,19 @@ async def test_a_primary_that_hangs_holds_up_nobody_else_and_its_replica_takes_i
             await one.stop()
 
 
+async def test_who_comes_while_a_node_hangs_is_served_by_the_others_at_once(world: ClusterWorld):
+    hanging = world.primaries[0]
+    async with store_at(world) as store:
+        made = await start_at(store, world.partition_at(1))
+    world.replicas[0].ask("CONFIG", "SET", "cluster-replica-no-failover", "yes")
+    with hanging.paused():
+        # one of the two that the URL names: half of those who come would ask it first, and get no answer in time
+        for _ in range(10):
+            async with store_at(world) as late:
+                assert (await late.conversations.read(OWNER, made.id)).id == made.id
+    world.replicas[0].ask("CONFIG", "SET", "cluster-replica-no-failover", "no")
+
+
 async def test_a_primary_is_killed_and_turns_go_on_at_its_replica():
     with run_cluster() as world:
         dying = next(place for place in range(3) if place != world.place_of(OWNER))
