@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
-from storage.client.channel import Argument
+from storage.client.channel import Argument, uncopied
 from storage.client.keys import PartitionKeys
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
@@ -109,7 +109,7 @@ class Stage:
         return True
 
     def _portion_call(self, first: int, elements: Sequence[bytes]) -> Call:
-        return Call("stage_items", [self._key], [first, STAGED_SECONDS, *elements])
+        return Call("stage_items", [self._key], [first, STAGED_SECONDS, *map(uncopied, elements)])
 
     def _portions(self) -> Iterator[tuple[int, list[bytes]]]:
         """Yield portions, each with the place of its first element."""
