@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from proxy import __version__
+from proxy.config.settings import QuotasConfig
 from proxy.config.values import describe_redis
 from storage import LISTED_RESPONSES, Disk, Safeguards, Store, Unavailable, UnsupportedLayout
 from storage.embedded import EmbeddedValkey, require_data, running_in
@@ -49,7 +50,7 @@ async def open_store(
             max_connections=config.redis.max_connections,
             retention_seconds=_seconds(config.responses.retention_days) or FOREVER_SECONDS,
             conversation_seconds=_seconds(config.conversations.retention_days),
-            safeguards=_safeguards(config, url, config.quotas.conversations if alone else 0),
+            safeguards=_safeguards(config, url, config.quotas if alone else QuotasConfig()),
         )
         store.description = description
         stack.push_async_callback(store.close)
@@ -67,10 +68,17 @@ async def _see_to_layout(store: Store) -> None:
         store.layout.open_later(WRITER)
 
 
-def _safeguards(config: Config, url: str, most_conversations: int) -> Safeguards:
-    redis = config.redis
-    listed = LISTED_RESPONSES if config.responses.list_recent else 0
-    return Safeguards(_disk(config, url), redis.min_replicas, redis.min_replicas_on_disk, most_conversations, listed)
+def _safeguards(config: Config, url: str, quotas: QuotasConfig) -> Safeguards:
+    """Return what the store is kept from. quotas: that are minded; what owners have stored is counted all the same."""
+    return Safeguards(
+        disk=_disk(config, url),
+        min_replicas=config.redis.min_replicas,
+        replicas_on_disk=config.redis.min_replicas_on_disk,
+        most_conversations=quotas.conversations,
+        listed_responses=LISTED_RESPONSES if config.responses.list_recent else 0,
+        counts_bytes=config.quotas.stored_bytes > 0,
+        most_bytes=quotas.stored_bytes,
+    )
 
 
 def _disk(config: Config, url: str) -> Disk | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.client.values import place_of, read_chain
 from storage.conversations import read_facts
 from storage.envelope import unwrap, unwrap_all
+from storage.quotas import Ledger
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
 from storage.views.shapes import MOST_BRANCHES, Graph, GraphBranch
 
@@ -40,6 +43,7 @@ class Branches:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def create(
         self, owner: str, conversation_id: str, source_branch: str, fork: Fork, entries: Sequence[Entry] = ()
@@ -48,17 +52,22 @@ class Branches:
 
         source_branch: the one that is forked; '' for the one that has the target (the active one, else MAIN, else
         any), or without a target the active one. Raises ConversationNotFound, BranchNotFound, ItemNotFound,
-        BranchExists, NotAUserMessage, NotAMessage, NoUserMessage.
+        BranchExists, NotAUserMessage, NotAMessage, NoUserMessage, BytesExceeded.
         """
         fork_arguments = [fork.point.value, fork.target, fork.name, fork.backup, fork.description or ""]
-        arguments = [source_branch, *fork_arguments, *flatten(entries)]
-        keys = self._keyspace.keys(conversation_id).common
-        call = Call("fork_branch", keys, [owner, conversation_id, *arguments], conversation_id)
-        facts, described, anchor, source, backup, *items = await self._scripts.run(call)
+        if entries:
+            await self._ledger.require(owner)
+        keys, token = self._keyspace.keys(conversation_id), secrets.token_hex(8)
+        stage = Stage(self._keyspace, keys, token, entries)
+        arguments = [source_branch, *fork_arguments, *stage.arguments]
+        call = Call("fork_branch", [*keys.common, *stage.keys], [owner, conversation_id, *arguments], conversation_id)
+        facts, described, anchor, source, backup, *items = await stage.run(call)
+        if entries:
+            await self._ledger.charge(owner, keys.partition, token, stage.size, in_conversation=True)
         await self._keyspace.move_up(owner, read_facts(facts))
         return Forked(
             branch=branch_from(described),
-            items=unwrap_all(items),
+            items=unwrap_all(stage.fill(items)),
             anchor=anchor.decode() or None,
             source=source.decode() or None,
             backup=backup.decode() or None,

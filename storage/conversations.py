@@ -8,11 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call, Scripts
+from storage.client.staging import Stage
 from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError, Unavailable
 from storage.partitions import partition_of
+from storage.quotas import Ledger
 from storage.records import Conversation, ConversationPage, Entry, PageRequest
 from storage.views.shapes import MOST_HEADS, ConversationHead, Excerpt
 
@@ -44,26 +46,31 @@ class Conversations:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def create(
         self, owner: str, draft: Conversation, entries: Sequence[Entry]
     ) -> tuple[Conversation, list[bytes]]:
         """Create `draft` (its times are ignored) with its first items; return both as stored.
 
-        Raises ItemNotFound, QuotaExceeded.
+        Raises ItemNotFound, QuotaExceeded, BytesExceeded.
         """
         metadata = [part for pair in draft.metadata.items() for part in pair]
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
-        arguments = [*facts, len(draft.metadata), *metadata, *flatten(entries)]
-        call = Call("create_conversation", self._keyspace.keys(draft.id).common, arguments, draft.id)
+        await self._ledger.require(owner)
+        keys = self._keyspace.keys(draft.id)
+        stage = Stage(self._keyspace, keys, draft.id, entries)
+        arguments = [*facts, len(draft.metadata), *metadata, *stage.arguments]
+        call = Call("create_conversation", [*keys.common, *stage.keys], arguments, draft.id)
         touch = self._keyspace.touch(owner, draft.id, draft.project_id, draft.referrer)
         if (reserve := self._keyspace.reserve(owner, draft.id)) is not None:
             await self._scripts.run(reserve)
         # The listing first: an entry without its conversation is repaired when read; the reverse is never seen.
-        _, reply = await self._scripts.run_all([touch, call])
+        _, reply = await stage.run_all([touch, call])
         if isinstance(reply, StoreError):
             await self._scripts.run(self._keyspace.drop(owner, draft.id, draft.project_id, draft.referrer))
             raise reply
+        await self._ledger.charge(owner, partition_of(draft.id), draft.id, stage.size, in_conversation=True)
         created_at, updated_at, *items = reply
         return (
             Conversation(
@@ -75,7 +82,7 @@ class Conversations:
                 referrer=draft.referrer,
                 metadata=draft.metadata,
             ),
-            unwrap_all(items),
+            unwrap_all(stage.fill(items)),
         )
 
     async def read(self, owner: str, conversation_id: str) -> Conversation:
@@ -140,6 +147,7 @@ class Conversations:
     async def delete(self, owner: str, conversation_id: str) -> None:
         """Hide a conversation and its items at once. Raises ConversationNotFound."""
         facts, digests = await self._scripts.run(self._delete_call(owner, conversation_id))
+        await self._ledger.forget(owner, partition_of(conversation_id))
         # it is gone: a listing that still names it drops it when it is read
         with suppress(Unavailable):
             await self._scripts.run_all(self._drop_calls(owner, read_facts(facts), digests))
@@ -158,6 +166,7 @@ class Conversations:
                     raise reply
                 else:
                     deleted += 1
+                    await self._ledger.forget(owner, partition_of(conversation_id))
                     drops += self._drop_calls(owner, read_facts(reply[0]), reply[1])
             await self._scripts.run_all(drops)
             cursor = cursor_after(*entries[-1])

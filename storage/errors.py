@@ -11,8 +11,10 @@ StoreError
 ├── TooManyMetadata           the merged metadata has too many pairs
 ├── HistoryFull               the branch would have more items than it may have
 ├── AlreadyThere              the conversation has this item already
+├── Unstaged                  what was staged for the call is gone; whoever stages brings it again
 ├── QueueFull                 the owner has as many background responses waiting as it may have
 ├── QuotaExceeded             the owner has as many conversations as it may have
+├── BytesExceeded             the owner has stored as many bytes as it may have
 ├── ConversationExists        what is imported would take the place of something else
 ├── BranchExists              the conversation has a branch of this name, or a running turn is about to make it
 ├── BranchProtected           MAIN and the active branch stay, and MAIN keeps its name
@@ -98,6 +100,10 @@ class HistoryFull(StoreError):
     """The branch would have more items than it may have; nothing was added."""
 
 
+class Unstaged(StoreError):
+    """What was staged for the call is not there, or not all of it; nothing was written."""
+
+
 class ConversationExists(StoreError):
     """An import's conversation would share its partition with another owner's, or with responses; none was written."""
 
@@ -116,6 +122,10 @@ class QueueFull(StoreError):
 
 class QuotaExceeded(StoreError):
     """The owner has as many conversations as it may have; nothing was changed."""
+
+
+class BytesExceeded(StoreError):
+    """The owner has stored as many bytes as it may have; nothing was changed."""
 
 
 class BranchExists(StoreError):
@@ -181,6 +191,8 @@ REFUSALS: dict[bytes, type[StoreError]] = {
     b"conflict": Conflict,
     b"conversation_exists": ConversationExists,
     b"quota_exceeded": QuotaExceeded,
+    b"bytes_exceeded": BytesExceeded,
     b"queue_full": QueueFull,
     b"history_full": HistoryFull,
+    b"unstaged": Unstaged,
 }

@@ -8,12 +8,14 @@ from itertools import groupby
 from typing import Any
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.conversations import read_facts
 from storage.envelope import open_envelope, unwrap, unwrap_all
 from storage.errors import StoreError
 from storage.partitions import new_edition, partition_of
+from storage.quotas import Ledger
 from storage.records import Chain, Conversation, Entry, ItemPage, KnownItem, PageRequest
 from storage.views.shapes import (
     MAX_SHOWN_BYTES,
@@ -45,6 +47,7 @@ class Items:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def append(
         self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry], most_items: int = 0
@@ -52,14 +55,18 @@ class Items:
         """Append entries to a branch ('' = the active one), all or none; return the items as stored.
 
         most_items: that the branch may have then; 0: any number. Raises ConversationNotFound, BranchNotFound,
-        ItemNotFound, AlreadyThere, HistoryFull.
+        ItemNotFound, AlreadyThere, HistoryFull, BytesExceeded.
         """
         keys = self._keyspace.keys(conversation_id)
-        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *flatten(entries)]
-        call = Call("append_items", [*keys.common, keys.commit(secrets.token_hex(8))], arguments, conversation_id)
-        facts, *items = await self._scripts.run(call)
+        await self._ledger.require(owner)
+        token = secrets.token_hex(8)
+        stage = Stage(self._keyspace, keys, token, entries)
+        arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *stage.arguments]
+        call = Call("append_items", [*keys.common, keys.commit(token), *stage.keys], arguments, conversation_id)
+        facts, *items = await stage.run(call)
+        await self._ledger.charge(owner, partition_of(conversation_id), token, stage.size, in_conversation=True)
         await self._keyspace.move_up(owner, read_facts(facts))
-        return unwrap_all(items)
+        return unwrap_all(stage.fill(items))
 
     async def list_page(
         self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "", at: str = ""
@@ -135,7 +142,9 @@ class Items:
         reply = await self._scripts.run(
             self._call("delete_item", owner, conversation_id, item_id, branch, new_edition())
         )
-        conversation = read_facts(reply[0])
+        conversation, freed = read_facts(reply[0]), int(reply[1])
+        partition = partition_of(conversation_id)
+        await self._ledger.charge(owner, partition, f"deleted:{item_id}", -freed, in_conversation=True)
         await self._keyspace.move_up(owner, conversation)
         return conversation
 

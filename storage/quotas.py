@@ -1,19 +1,22 @@
-"""Quotas: what an owner may do, counted in the store, so that it is exact over all replicas."""
+"""Quotas: what an owner may do and have, counted in the store, over all replicas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from storage.client.keys import quota_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
-from storage.errors import StoreError
+from storage.errors import StoreError, Unavailable
 
 #: Whose slots the turns of all owners take; no owner is called so.
 ALL_OWNERS = "all"
 #: Seconds after which the slot of a turn is free that nobody renews.
 SLOT_SECONDS = 60
+#: Seconds that a repeat of the same charge is recognised.
+CHARGE_MARKER_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,50 @@ def _granted(reply: Sequence[object] | StoreError) -> bool:
     if isinstance(reply, StoreError):
         raise reply
     return bool(reply[0])
+
+
+def ledger_keys(prefix: str, owner: str) -> list[str]:
+    """Return the keys of what an owner has: bytes by partition, with their total, and when partitions end."""
+    return [quota_key(prefix, owner, name) for name in ("stored", "ends")]
+
+
+class Ledger:
+    """How many bytes owners have stored, by partition. Nothing is counted unless that is limited.
+
+    Counted are items and bodies of responses: in the owner's slot, right after the script that stored them. A process
+    that is killed in between leaves them uncounted, and what expires is counted until somebody needs its room; the
+    `Recounter` puts both right.
+    """
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._scripts = keyspace.scripts
+
+    async def require(self, owner: str) -> None:
+        """Raise BytesExceeded if the owner has as much as it may have; one round trip. Raises Unavailable."""
+        if self._keyspace.most_bytes:
+            await self._scripts.run(Call("check_bytes", self._keys(owner), [self._keyspace.most_bytes], owner))
+
+    async def charge(self, owner: str, partition: str, token: str, size: int, *, in_conversation: bool) -> None:
+        """Count bytes that were stored, or (less than 0) that are there no more; a repeat counts nothing.
+
+        token: of the change. in_conversation: whether they live as long as a conversation, or as responses do. What
+        can't be counted now is left to a recount: it is stored.
+        """
+        if not self._keyspace.counts_bytes:
+            return
+        keys = [*self._keys(owner), quota_key(self._keyspace.prefix, owner, f"charged:{token}")]
+        life = self._keyspace.conversation_seconds if in_conversation else self._keyspace.retention_seconds
+        with suppress(Unavailable):
+            await self._scripts.run(
+                Call("charge_bytes", keys, [partition, size, life * 1000, CHARGE_MARKER_SECONDS], owner)
+            )
+
+    async def forget(self, owner: str, partition: str) -> None:
+        """Count nothing of a partition any more, where that can be noted."""
+        if self._keyspace.counts_bytes:
+            with suppress(Unavailable):
+                await self._scripts.run(Call("set_bytes", self._keys(owner), [partition, 0, 0, ""], owner))
+
+    def _keys(self, owner: str) -> list[str]:
+        return ledger_keys(self._keyspace.prefix, owner)

@@ -11,6 +11,7 @@ from storage.conversations import INDEX_DRIFT_MS, cursor_after, list_entries
 from storage.envelope import unwrap_all
 from storage.errors import Missing, StoreError
 from storage.items import page_arguments
+from storage.quotas import Ledger
 from storage.records import ItemPage, PageRequest, StoredResponse
 from storage.views.shapes import MAX_LISTED_BODY_BYTES, Excerpt, RecentPage, RecentResponse
 
@@ -21,6 +22,7 @@ class Responses:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def read(self, owner: str, response_id: str) -> StoredResponse:
         """Return a stored response. Raises ResponseNotFound."""
@@ -50,6 +52,11 @@ class Responses:
         reply = (await self._scripts.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
+        freed, everything = reply
+        if everything:
+            await self._ledger.forget(owner, keys.partition)
+        else:
+            await self._ledger.charge(owner, keys.partition, f"deleted:{response_id}", -freed, in_conversation=False)
 
     async def recent(self, owner: str, page: PageRequest) -> RecentPage:
         """Return a page of the owner's latest responses, newest first unless `page.ascending`; none if none are listed.

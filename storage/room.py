@@ -71,6 +71,7 @@ _ONLY_READ = frozenset(
         "survey_queue",
         "scan_items",
         "summarize_response",
+        "weigh_key",
         "window_items",
     }
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from storage.archive.archive import Archive
 from storage.archive.copier import Copier
@@ -19,7 +19,7 @@ from storage.client.connection import (
     open_replicated_channel,
 )
 from storage.client.followed import Followed
-from storage.client.keyspace import Keyspace
+from storage.client.keyspace import Keyspace, Portion
 from storage.client.scripts import Scripts, Watcher, translated
 from storage.conversations import Conversations
 from storage.event_logs import EventLogs
@@ -32,7 +32,7 @@ from storage.maintenance.layout import Layout
 from storage.maintenance.purger import Purger
 from storage.maintenance.risks import Risks
 from storage.maintenance.sweeper import Sweeper
-from storage.quotas import Quotas
+from storage.quotas import Ledger, Quotas
 from storage.recognition.recognition import Recognition
 from storage.responses import Responses
 from storage.room import Disk
@@ -50,6 +50,8 @@ class Safeguards:
     disk: what the server writes to, where that is on this machine. min_replicas: how many must have a write before it
     is told as done. replicas_on_disk: in their append-only files, and the primary in its own.
     most_conversations: of one owner; 0: any number. listed_responses: of one owner, the latest; 0: none.
+    portion: the most that one script stores. counts_bytes: whether it is counted what owners have stored.
+    most_bytes: of one owner; 0: any number.
     """
 
     disk: Disk | None = None
@@ -57,6 +59,9 @@ class Safeguards:
     replicas_on_disk: bool = False
     most_conversations: int = 0
     listed_responses: int = LISTED_RESPONSES
+    portion: Portion = field(default_factory=Portion)
+    counts_bytes: bool = False
+    most_bytes: int = 0
 
     def barrier(self, prefix: str, timeout_seconds: float) -> Barrier:
         """Return what stands behind writes; it leaves the rest of the time of a command to the writes."""
@@ -100,8 +105,18 @@ class Store:
         self._channel = channel
         self._hosting = hosting = hosting or Hosting()
         self._scripts = scripts = Scripts(channel, conversation_seconds, hosting.replicated)
-        most, listed = hosting.safeguards.most_conversations, hosting.safeguards.listed_responses
-        keyspace = Keyspace(scripts, prefix, retention_seconds, conversation_seconds, most, listed)
+        safeguards = hosting.safeguards
+        keyspace = Keyspace(
+            scripts,
+            prefix,
+            retention_seconds,
+            conversation_seconds,
+            most_conversations=safeguards.most_conversations,
+            listed_responses=safeguards.listed_responses,
+            portion=safeguards.portion,
+            counts_bytes=safeguards.counts_bytes,
+            most_bytes=safeguards.most_bytes,
+        )
         #: What the server is called where people read it.
         self.description = ""
         self.condition = Condition(channel, keyspace, hosting.safeguards.disk)
@@ -116,6 +131,7 @@ class Store:
         self.jobs = Jobs(keyspace, queue, timeout_seconds=timeout_seconds)
         self.idempotency = Idempotency(keyspace)
         self.quotas = Quotas(keyspace)
+        self.ledger = Ledger(keyspace)
         self.recognition = Recognition(keyspace)
         self.archive = Archive(keyspace)
         self.copier = Copier(channel, keyspace)

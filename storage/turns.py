@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
 from storage.errors import StoreError
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
+from storage.quotas import Ledger
 from storage.recollection import Recollection, Recollections, turn_place
 from storage.records import (
     CommitMode,
@@ -57,6 +59,7 @@ class Turns:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._items = items
+        self._ledger = Ledger(keyspace)
         self._recollections = Recollections()
 
     async def open(
@@ -113,12 +116,14 @@ class Turns:
         return await self.open(owner, source, Lease(partition, "", ""), 0, item_ids, call_ids)
 
     async def commit(self, turn: TurnCommit) -> Committed:
-        """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
+        """Write a finished turn, all or nothing; a repeat changes nothing. One round trip, more where there is much.
 
         Raises Conflict (nothing was written), Unavailable (unknown whether it was: repeat).
         """
         keys = self._keyspace.keys_of(turn.partition)
         opened = turn.opened
+        token = turn.job_token or turn.response_id
+        stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.mode,
@@ -139,16 +144,19 @@ class Turns:
             (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else "",
             opened.anchor or "",
             turn.job_token,
-            *flatten(turn.inputs),
-            *flatten(turn.outputs),
+            *stage.arguments,
         ]
-        commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
+        commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
         if (touch := self._touch(turn)) is not None:
             calls.append(touch)
-        reply = (await self._scripts.run_all(calls))[0]
+        reply = (await stage.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
+        if self._keyspace.counts_bytes:
+            size = stage.size + (len(turn.body) if turn.stored else 0)
+            is_in = turn.mode in _IN_CONVERSATION
+            await self._ledger.charge(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
         if isinstance(reply[0], int):
             _, branch, backup, places = reply
             return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None, places)

@@ -76,12 +76,14 @@ async def run_turn(
     log = stream_log(services, caller.owner, turn_request)
     recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
+    if recording is not None or log is not None:
+        options = replace(options, recording=recording, resumable=options.resumable or log is not None)
     turn = Turn(
         services,
         call,
         turn_request,
         delivery,
-        replace(options, recording=recording, resumable=options.resumable or log is not None),
+        options,
         sinks=[sink for sink in (log, keeping.recording) if sink],
         observers=[observer for observer in (keeping.observer, log) if observer],
     )

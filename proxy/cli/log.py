@@ -127,7 +127,7 @@ class TextFormatter(logging.Formatter):
         """Return the lines of a record; of one without a traceback as `logging` would make it, with fewer steps."""
         if record.exc_info or record.exc_text or record.stack_info:
             return super().format(record)
-        start = f"{self.formatTime(record)} {record.levelname} {record.name}{self._process}"
+        start = f"{self._clock.spell(record.created, record.msecs)} {record.levelname} {record.name}{self._process}"
         return f"{start}: {record.getMessage()}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's)

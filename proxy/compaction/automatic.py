@@ -48,14 +48,20 @@ class Compaction:
     def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
         self._services = services
         self._owner = call.caller.owner
-        mode = services.config.compaction.upstream
-        self._own = mode == "own" or (mode == "auto" and not call.is_native(request.model))
-        self._triggered = self._own and _read_trigger(request)
-        self._threshold = _read_threshold(request.body) if self._own else None
-        #: The request as the upstream gets it.
-        self.request = _without_management(request) if self._own else request
-        self._summariser = Summariser(services, call, request)
         self._call = call
+        self._asked = request
+        #: The request as the upstream gets it.
+        self.request = request
+        #: Whether what the request asks for is done here.
+        self._own = self._triggered = False
+        self._threshold: int | None = None
+        if _asks(request):
+            mode = services.config.compaction.upstream
+            self._own = mode == "own" or (mode == "auto" and not call.is_native(request.model))
+        if self._own:
+            self._triggered = _read_trigger(request)
+            self._threshold = _read_threshold(request.body)
+            self.request = _without_management(request)
         self._view = _NOTHING
         self._has_compactions = False
 
@@ -138,7 +144,8 @@ class Compaction:
                 told = True
                 await output.send(relay.compacting())
 
-        summary = await self._summariser.write(opened, own_paths, begun)
+        summariser = Summariser(self._services, self._call, self._asked)
+        summary = await summariser.write(opened, own_paths, begun)
         if not told:
             relay.compacting()
         return summary
@@ -155,6 +162,11 @@ class Compaction:
         known = [*[""] * own, *paths][-own:] if own else []
         self._has_compactions = False
         self._view = replace(opened, items=items[:start]), replace(turn_input, items=items[start:], paths=known)
+
+
+def _asks(request: TurnRequest) -> bool:
+    """Whether a request says anything of compaction; hardly any does."""
+    return "context_management" in request.body or TRIGGER in [item.type for item in request.items]
 
 
 def _read_trigger(request: TurnRequest) -> bool:

@@ -181,6 +181,9 @@ class QuotasConfig(Section, frozen=True):
     queued_jobs: Annotated[int, msgspec.Meta(ge=0)] = 1000
     #: Conversations.
     conversations: Annotated[int, msgspec.Meta(ge=0)] = 0
+    #: Bytes of items and responses. They are counted from when this is set; `branchline gc` counts what was there
+    #: before. Costs a round trip before each turn or change, and one behind it.
+    stored_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class ConversationsConfig(Section, frozen=True):

@@ -106,7 +106,7 @@ def mentions(items: Sequence[bytes]) -> bool:
     history = items if isinstance(items, HistoryItems) else None
     seen = history.memo.get(mentions, 0) if history is not None else 0
     unseen = items[seen:] if seen else items
-    if MARK in b"".join([item[:_HEAD_BYTES] for item in unseen]) and any(map(_COMPACTION.match, unseen)):
+    if b"".join([item[:_HEAD_BYTES] for item in unseen]).find(MARK) >= 0 and any(map(_COMPACTION.match, unseen)):
         return True
     if history is not None:
         history.memo[mentions] = len(history)

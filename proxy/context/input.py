@@ -86,7 +86,7 @@ def prepare(
             entries.append(entry)
             sent.append(entry.data)
             paths.append(item.path)
-    if check_calls and not any(item.type == "compaction" for item in items):
+    if check_calls and "compaction" not in [item.type for item in items]:
         _check_calls(entries, opened, items, request.source.conversation_id)
     return TurnInput(entries, sent, paths, frozenset(opened.known))
 
@@ -104,9 +104,11 @@ def _to_entry(item: InputItem, request: TurnRequest, opened: OpenedTurn, new_id:
 
 
 def _check_calls(
-    entries: Iterable[Entry], opened: OpenedTurn, items: Iterable[InputItem], conversation_id: str | None
+    entries: Sequence[Entry], opened: OpenedTurn, items: Iterable[InputItem], conversation_id: str | None
 ) -> None:
     """Refuse an output without its call and a call without its output, as OpenAI does (after hydration)."""
+    if not opened.pending and not [entry for entry in entries if entry.mark.sign]:
+        return
     compacted = opened.pending and mentions(opened.items)
     waiting = calls_after(opened.items, opened.pending) if compacted else opened.pending
     paired = pair((entry.mark for entry in entries), waiting=waiting, known=opened.calls)

@@ -24,14 +24,16 @@ from proxy.protocol.seals import sealed_by, without_marks
 
 #: How `items.dump` begins an item; a summary's message has no id.
 _HEAD = re.compile(rb'\{(?:"id":"([^"\\]*)",)?"type":"([^"\\]*)"(?:,"role":"([^"\\]*)")?')
+#: The same of a message.
+_MESSAGE_HEAD = re.compile(rb'\{"id":"[^"\\]{1,64}","type":"message","role":"([a-z]+)"')
 #: Strings inside an item have their quotes escaped: only a field looks like this.
 CALL_ID = re.compile(rb'"call_id":"([^"\\]*)"')
 CREATED_BY, INCOMPLETE, NO_ARGUMENTS = b'"created_by":', b'"status":"incomplete"', b'"arguments":""'
 _EMPTY_OBJECT = b'"arguments":"{}"'
 _SEAL = b'"encrypted_content":'
 #: Parts that only a model's messages have, and such as its messages have not.
-_OF_THE_MODEL = (b'"type":"output_text"', b'"type":"refusal"')
-_OF_OTHERS = (b'"type":"input_text"',)
+_OUTPUT_TEXT, _REFUSAL, _INPUT_TEXT = b'"type":"output_text"', b'"type":"refusal"', b'"type":"input_text"'
+_OF_THE_MODEL, _OF_OTHERS = (_OUTPUT_TEXT, _REFUSAL), (_INPUT_TEXT,)
 #: An id that was made up here for an item of a type that nobody knows.
 _NAMELESS = re.compile(rb'(\{)"id":"item_[0-9a-f]{48,50}",')
 #: What a seal lies in: a field, or a part of an item's content.
@@ -100,6 +102,16 @@ def _link(item: bytes, name: str) -> str:
 def field_value(item: bytes, name: str) -> Any:
     """Return what a field of an item holds, None if it is not there."""
     return integers.loads_exact(bytes(_FIELDS.decode(item).get(name, b"null")))
+
+
+def is_fitting_message(item: bytes) -> bool:
+    """Whether an item is a message, and surely has nothing that is not its role's."""
+    head = _MESSAGE_HEAD.match(item)
+    if head is None:
+        return False
+    if head[1] == b"assistant":
+        return item.find(_INPUT_TEXT) < 0
+    return item.find(_OUTPUT_TEXT) < 0 and item.find(_REFUSAL) < 0
 
 
 def misfits(items: Sequence[bytes], roles: Sequence[bool]) -> list[bool]:

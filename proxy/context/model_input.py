@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import compress
 from typing import NamedTuple
 
@@ -52,7 +51,7 @@ _THOUGHT = b'"type":"reasoning"'
 OutgoingItems = dict[int, OutgoingItem]
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelInput:
     """What a model is sent; nobody changes it.
 
@@ -65,7 +64,7 @@ class ModelInput:
     pieces: Sequence[bytes]
     is_plain: bool = False
 
-    @cached_property
+    @property
     def items(self) -> Sequence[bytes]:
         """Each item as it is sent."""
         length = sum(map(len, self.kept)) + max(len(self.kept) - 1, 0)

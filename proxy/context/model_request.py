@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
@@ -43,7 +42,7 @@ class SentItem(NamedTuple):
     path: str
 
 
-@dataclass
+@dataclass(slots=True)
 class ModelRequest:
     """A request for one reader, which nobody changes.
 
@@ -58,6 +57,7 @@ class ModelRequest:
     added: Mapping[str, Any] = field(default_factory=dict)
     own_paths: Mapping[str, str] = field(default_factory=dict)
     has_input: bool = True
+    _sent: ModelInput | None = None
 
     @property
     def _history(self) -> HistoryItems | None:
@@ -69,19 +69,24 @@ class ModelRequest:
         """How many items have to be looked at to make the body."""
         return len(self.opened.items) + len(self.turn_input.items) - seen_plain(self._history)
 
-    @cached_property
+    @property
     def sent(self) -> ModelInput:
         """The items that are sent."""
-        opened, history = self.opened, self._history
-        items = [*opened.items, *self.turn_input.items]
-        return model_input(Given(items, opened.notes, opened.severed, len(opened.items), history), self.reader)
+        if self._sent is None:
+            opened, history = self.opened, self._history
+            items = [*opened.items, *self.turn_input.items]
+            given = Given(items, opened.notes, opened.severed, len(opened.items), history)
+            self._sent = model_input(given, self.reader)
+        return self._sent
 
     @property
     def settings(self) -> dict[str, Any]:
         """All fields but the input."""
-        refused = self.reader.objections.settings
+        refused, added = self.reader.objections.settings, self.added
+        if refused:
+            added = {name: value for name, value in added.items() if name not in refused}
         named = {"model": self.reader.alias} if self.reader.alias else {}
-        return {**self.fields, **{name: value for name, value in self.added.items() if name not in refused}, **named}
+        return {**self.fields, **added, **named}
 
     def body(self) -> list[bytes]:
         """Return the request as JSON, cut anywhere, the items spliced in as they are."""
@@ -91,7 +96,7 @@ class ModelRequest:
         start = b',"input":[' if len(fields) > len(b"{}") else b'"input":['
         return [fields[:-1] + start, *self.sent.pieces, b"]}"]
 
-    @cached_property
+    @property
     def sent_items(self) -> Sequence[SentItem]:
         """The items that are sent, each with where it came from."""
         history = len(self.opened.items)

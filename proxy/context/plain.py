@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple, cast
 
-from proxy.context.item_form import CREATED_BY, INCOMPLETE, NO_ARGUMENTS, misfits, sealed_form
+from proxy.context.item_form import (
+    CREATED_BY,
+    INCOMPLETE,
+    NO_ARGUMENTS,
+    is_fitting_message,
+    misfits,
+    sealed_form,
+)
 from storage import HistoryItems
 
 #: Within these a stored item has its id, of at most 64 characters, its type and its role.
@@ -27,6 +34,8 @@ _CALL_ID = b'"call_id":"'
 #: How what reasoning led to begins, or more of it.
 _LED_TO = (_MESSAGE + b'":"assistant"', _CALL, b'reasoning"')
 
+#: So many items are looked at one by one: what a turn of a dialogue brings, its question and the answer before it.
+FEW = 2
 #: How long a piece of a joined history is at least before another one is begun: so much is copied for an item more.
 PIECE_BYTES = 64 * 1024
 
@@ -90,7 +99,7 @@ def plain_forms(items: Sequence[bytes]) -> Sequence[bytes] | None:
 
     The very same if nothing has to be changed, None if they have to be looked into.
     """
-    if not items:
+    if len(items) <= FEW and all(map(is_fitting_message, items)):
         return items
     heads = b"\n".join([b"", *[item[:HEAD_BYTES] for item in items]])
     _, *types = heads.split(_TYPE)

@@ -53,9 +53,9 @@ class Objections:
 NO_OBJECTIONS = Objections()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reader:
-    """A model of a model server.
+    """A model of a model server; nobody changes it.
 
     upstream: the server, as makers of items have it. model: as the request names it. exempt: tools whose calls need no
     output. pairs: it is sent no call without its output, and no output without its call. name: the server's among

@@ -50,13 +50,14 @@ async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[
     Raises BadRequest (`invalid_json`, `json_too_deep`, `invalid_type`), PayloadTooLarge, RequestTimeout,
     UnsupportedMedia.
     """
-    limits = request.app[CONFIG].server
+    app = request.app
+    limits = app[CONFIG].server
     if request.body_exists:
         _require_json(request)
     body = await _read(request, _json_limit(limits))
     if not body and allow_empty:
         return {}
-    budget = request.app.get(BODY_BUDGET)
+    budget = app.get(BODY_BUDGET)
     return await parse_body(body, limits, budget.repairing if budget is not None else asyncio.Lock())
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
+from proxy.http.answers import TurnAnswer
 from proxy.http.connection import ClientConnection, client_connection
 from proxy.protocol import sse
 
@@ -137,7 +138,7 @@ class HttpDelivery:
     async def finish(self, body: bytes | None = None) -> web.StreamResponse:
         """Return the answer: one JSON body, or the stream, which is ended cleanly."""
         if body is not None and len(body) <= MOST_AT_ONCE:
-            return web.Response(body=body, headers=self._headers, content_type="application/json")
+            return TurnAnswer(body, self._headers)
         self._ended = True
         if body is not None:
             return await self._send_slowly(body)

@@ -40,6 +40,8 @@ class KnownHosts:
         self._exact = frozenset(name for name in lowered if not name.startswith("*"))
         self._endings = tuple(name.removeprefix("*") for name in lowered if name.startswith("*."))
         self._all = "*" in lowered
+        #: What was found out of the names that came lately: a client says the same with each request.
+        self._remember = lru_cache(maxsize=256)(self._judge)
 
     @classmethod
     def of(cls, config: Config) -> KnownHosts | None:
@@ -52,17 +54,18 @@ class KnownHosts:
 
     def know(self, host: str) -> bool:
         """Tell whether a `Host` header, with its port or without, has a name that may be answered to."""
-        if self._all:
-            return True
-        if len(host) > _MAX_LENGTH:
-            return False
+        return self._all or (len(host) <= _MAX_LENGTH and self._remember(host))
+
+    def _judge(self, host: str) -> bool:
         name = _name_of(host)
         return _is_own(name) or name in self._exact or name.endswith(self._endings)
 
 
-def require_known_host(request: web.Request) -> None:
-    """Refuse a request that came under a name that a web page may have made its own. One without any is no page's."""
-    known = request.app.get(KNOWN_HOSTS)
+def require_known_host(request: web.Request, known: KnownHosts | None) -> None:
+    """Refuse a request that came under a name that a web page may have made its own. One without any is no page's.
+
+    known: see `KNOWN_HOSTS`.
+    """
     if known is not None and not all(map(known.know, request.headers.getall(hdrs.HOST, ()))):
         raise Forbidden(
             "This server asks for no credential, so it answers only to its addresses, to localhost and to the names in "
@@ -79,7 +82,6 @@ def _name_of(host: str) -> str:
     return name.lower().rstrip(".")
 
 
-@lru_cache(maxsize=256)
 def _is_own(name: str) -> bool:
     """Whether it is an address, or a name that no DNS server is asked for (RFC 6761, 6.3)."""
     if name == "localhost" or name.endswith(".localhost"):

@@ -23,7 +23,7 @@ from proxy.auth.caller import AUTHENTICATOR, CALLER, UNPROVEN
 from proxy.http.body import let_go
 from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
-from proxy.http.hosts import require_known_host
+from proxy.http.hosts import KNOWN_HOSTS, require_known_host
 from proxy.http.keys import CONFIG, NOTES, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
 from proxy.http.quotas import ALLOWANCE, count_request, rate_limit_headers
 from proxy.http.urls import hint_for
@@ -113,7 +113,7 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if tracing is not None:
                 _begin_trace(request, tracing)
-            require_known_host(request)
+            require_known_host(request, app.get(KNOWN_HOSTS))
             response = await handler(request)
         except Exception as exc:
             response = _answer_to(request, exc)
@@ -164,18 +164,19 @@ async def let_in(request: web.Request) -> None:
         caller = request[CALLER] = await app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
-        if limit := request.app[CONFIG].quotas.requests_per_minute:
+        if limit := app[CONFIG].quotas.requests_per_minute:
             await count_request(request, caller.owner, limit)
 
 
 async def mark_started(request: web.Request, response: web.StreamResponse) -> None:
     """Put the request id on every answer and remember that it has begun."""
-    response.headers["x-request-id"] = request.get(REQUEST_ID) or new_request_id()
-    if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
-        response.headers[hdrs.SERVER] = "branchline"
+    headers = response.headers
+    headers["x-request-id"] = request.get(REQUEST_ID) or new_request_id()
+    if headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
+        headers[hdrs.SERVER] = "branchline"
     request[_STARTED] = response
     if (allowance := request.get(ALLOWANCE)) is not None:
-        response.headers.update(rate_limit_headers(allowance))
+        headers.update(rate_limit_headers(allowance))
 
 
 def middlewares(config: Config) -> list[Middleware]:
@@ -311,4 +312,5 @@ def _sent_bytes(response: web.StreamResponse | None) -> int:
     """Return the body's length; for a stream without one, all bytes that were sent."""
     if response is None:
         return 0
-    return response.content_length if response.content_length is not None else response.body_length
+    length = response.content_length
+    return response.body_length if length is None else length

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
 from proxy.http.connection import ClientConnection, ConnectionLimits
+from proxy.http.request import ClientRequest
 from proxy.http.shortcut import Shortcut, find_post
 from proxy.protocol.errors import ServiceUnavailable
 
@@ -31,7 +33,14 @@ class ClientRunner(web.AppRunner):
         handler = made.request_handler
         if (route := find_post(self.app, self._shorten)) is not None:
             handler = Shortcut(self.app, route, handler).handle
-        return ClientServer(handler, limits=self._limits, request_factory=made.request_factory, **self._kwargs)
+        make, app = partial(made.request_factory, _cls=ClientRequest), self.app  # type: ignore[call-arg]
+
+        def make_request(*parts: Any) -> web.BaseRequest:
+            request = cast(ClientRequest, make(*parts))
+            request.app = app
+            return request
+
+        return ClientServer(handler, limits=self._limits, request_factory=make_request, **self._kwargs)
 
 
 class ClientServer(web.Server):

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from proxy.http.keys import KEY_HEADER, Handler
 from proxy.http.middleware import attend, let_in
+from proxy.http.request import ClientRequest
 
 
 class Shortcut:
@@ -33,7 +34,7 @@ class Shortcut:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request."""
-        if request.raw_path != self._path or request.method != hdrs.METH_POST or not isinstance(request, web.Request):
+        if request.raw_path != self._path or request.method != hdrs.METH_POST or not isinstance(request, ClientRequest):
             return await self._application(request)
         if KEY_HEADER in request.headers or hdrs.EXPECT in request.headers:
             return await self._application(request)

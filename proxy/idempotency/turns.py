@@ -298,7 +298,8 @@ class Retry:
     @classmethod
     def of(cls, request: web.Request, turn_request: TurnRequest, options: TurnOptions) -> Retry | None:
         """Return what the request is a retry as; None if it is none, or they are not minded."""
-        if HELD_KEY in request or not _RETRY.fullmatch(request.headers.get(RETRY_COUNT, "")):
+        count = request.headers.get(RETRY_COUNT)
+        if not count or HELD_KEY in request or not _RETRY.fullmatch(count):
             return None
         return cls(request, turn_request, options) if request.app[CONFIG].idempotency.retry_minutes else None
 

@@ -105,4 +105,4 @@ def _stamp() -> str:
 
 
 def _turn_body(partition: str, *, stored: bool) -> str:
-    return f"{partition}{'00' if stored else '01'}{_stamp()}"
+    return f"{partition}{'00' if stored else '01'}{int(time.time()):08x}{random_hex(24)}"

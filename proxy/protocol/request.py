@@ -96,8 +96,9 @@ class TurnRequest:
         self.model = model if isinstance(model, str) else ""
         self.exempt_tools = _exempt(tools) if isinstance(tools, list) else _NO_TOOLS
         self.item_ids = list(dict.fromkeys([item.id for item in self.items if item.id]))
-        marks = [mark_of(item.body) for item in self.items if item.body]
-        self.answered_calls = [mark.key for mark in marks if mark.sign is CallSign.OUTPUT]
+        self.answered_calls = [
+            mark.key for item in self.items if item.body and (mark := mark_of(item.body)).sign is CallSign.OUTPUT
+        ]
 
     def keeps_items(self, *, append_unstored: bool) -> bool:
         """Whether the turn's items are stored. append_unstored: those of unstored turns in conversations are."""
@@ -122,7 +123,8 @@ def read_request(body: Mapping[str, Any]) -> TurnRequest:
     include = body.get("include")
     if include is not None and not (isinstance(include, list) and all(isinstance(one, str) for one in include)):
         raise invalid_type("include", "an array of strings", json_type(include))
-    read_metadata(body.get("metadata"))
+    if (metadata := body.get("metadata")) is not None:
+        read_metadata(metadata)
     return TurnRequest(
         body=body,
         source=_read_source(body),

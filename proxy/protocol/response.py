@@ -378,7 +378,10 @@ def total_usage(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict
 def _counts(details: Any, counts: dict[str, int]) -> dict[str, Any]:
     if not isinstance(details, dict):
         return dict(counts)
-    return {**details, **{name: _count(details[name]) if name in details else 0 for name in counts}}
+    told = {**counts, **details}
+    for name in counts:
+        told[name] = _count(told[name])
+    return told
 
 
 def _count(value: Any) -> int:

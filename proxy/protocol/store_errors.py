@@ -24,6 +24,7 @@ from storage import (
     BranchExists,
     BranchNotFound,
     BranchProtected,
+    BytesExceeded,
     ConversationNotFound,
     CursorNotFound,
     HistoryFull,
@@ -137,6 +138,8 @@ def _from_quota(error: StoreError) -> ApiError | None:
             return history_too_long("as many items as turns.max_history_items says")
         case QuotaExceeded():
             return QuotaReached("You have as many conversations as you may have; delete one first.")
+        case BytesExceeded():
+            return QuotaReached("You have stored as many bytes as you may have; delete something first.")
         case QueueFull():
             message = "You have as many background responses waiting as are allowed."
             return TooManyRequests(message, retry_after_seconds=QUEUE_RETRY_SECONDS)

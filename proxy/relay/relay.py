@@ -58,7 +58,8 @@ class Relay:
         self._ownership = ownership
         self._frames = Frames(ownership.response_id)
         self._output = Output(self._frames, ownership.new_item_id, show_encrypted=ownership.show_encrypted)
-        self._transcript = Transcript(self._output)
+        #: Begun with the first event: an answer that comes whole has none.
+        self._events: Transcript | None = None
         #: What the upstream said of the response so far, without its output.
         self._response: dict[str, Any] = {}
         #: The completed settings, made anew only when the upstream says something else: most say the same thrice.
@@ -97,7 +98,8 @@ class Relay:
         """
         if self._cut:
             return b""
-        self._transcript.lane = None
+        transcript = self._events or self._transcript
+        transcript.lane = None
         body = quick(event)
         if body is None:
             self._odd(event)
@@ -106,16 +108,22 @@ class Relay:
         ):
             if not self._started:
                 self._start()
-            self._transcript.delta(stream, body)
+            transcript.delta(stream, body)
         else:
             data = event.data
             self._whole(integers.loads_exact(data) if integers.has_long(data) else body, data)
         return self._frames.take()
 
     @property
+    def _transcript(self) -> Transcript:
+        if self._events is None:
+            self._events = Transcript(self._output)
+        return self._events
+
+    @property
     def lane(self) -> Lane | None:
         """Where the event that was fed last went, if it was a piece and the next one goes there too."""
-        return self._transcript.lane
+        return self._events.lane if self._events is not None else None
 
     def memo_of(self, came: tuple[bytes, bytes], told: bytes) -> Memo | None:
         """Return what tells the next piece like the event that was fed last, if that went into a lane (see `learn`)."""
@@ -162,7 +170,7 @@ class Relay:
         self._begun_again = self._in_progress
         self._response = {name: value for name, value in self._response.items() if name == "created_at"}
         self._output.start_over()
-        self._transcript = Transcript(self._output)
+        self._events = None
 
     def reword(self, outcome: Outcome, error: Mapping[str, Any]) -> Outcome:
         """Let the failure that the turn ended in be told in other words and return the outcome. error: the new one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from itertools import count
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,7 +19,7 @@ from proxy.turns.options import Revised
 from storage import CommitMode, CommitResult, Committed, Conflict, StoreError, TurnCommit, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from proxy.recording.turn import TurnRecording
     from proxy.relay import Outcome, Relay
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Bytes of an answer's items that are held for the client; more are written anew, so that they are not there thrice.
+MAX_HELD_BYTES = 1024 * 1024
 #: Where a turn goes that names its conversation.
 _ON_A_BRANCH = frozenset({CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE})
 
@@ -51,13 +54,12 @@ class Commit:
         #: None where the turn is written as it came, or where recording it has turned out to be impossible.
         self._recording = recording
         self._committed = Committed(CommitResult.OK)
-        self._is_written = False
-
-    @property
-    def keeps_items(self) -> bool:
-        """Whether the turn's items are stored."""
-        append_unstored = self._services.config.conversations.append_unstored
-        return self._opening.request.keeps_items(append_unstored=append_unstored)
+        #: Whether the turn's items are stored.
+        self.keeps_items = opening.request.keeps_items(append_unstored=services.config.conversations.append_unstored)
+        #: Whether it needs its lock no more.
+        self.is_written = False
+        #: What was last made ready for the store, and of which outcome.
+        self._made: tuple[Outcome, TurnCommit] | None = None
 
     async def write(self, outcome: Outcome, storing: Callable[[int], Awaitable[None]], *, leaving: bool) -> Outcome:
         """Write until it is written or `turns.commit_retry_seconds` are over; return what the client is told.
@@ -94,8 +96,9 @@ class Commit:
                     return self._give_up(error)
                 self._call.record.retries += 1
             else:
-                self._services.leases.forget(self._opening.lease)
-                self._is_written = True
+                if self._opening.lease.lock:
+                    self._services.leases.forget(self._opening.lease)
+                self.is_written = True
                 break
         return outcome
 
@@ -110,9 +113,23 @@ class Commit:
             self._recording = recording
             raise
 
+    def answer(self, outcome: Outcome, beside: Mapping[str, Any] | None = None) -> bytes:
+        """Return an outcome's Response object as JSON, in the bytes in which it is stored, where it is.
+
+        beside: from `describe`; then the object is its `response`.
+        """
+        made = self._made
+        if made is None or made[0] is not outcome or not _shows_all(outcome):
+            answer = orjson.dumps(outcome.response)
+        else:
+            # as a stored response is told again: its output comes last
+            items = b",".join([entry.data for entry in made[1].outputs])
+            answer = b"".join((made[1].body[:-1], b',"output":[', items, b"]}"))
+        return answer if beside is None else orjson.dumps({**beside, "response": orjson.Fragment(answer)})
+
     async def release(self) -> None:
         """Give the lock back if the turn ended without a commit."""
-        if not self._is_written:
+        if not self.is_written:
             await release(self._services, self._opening.lease)
 
     async def describe(self) -> dict[str, Any] | None:
@@ -161,7 +178,7 @@ class Commit:
         request, lease, before = opening.request, opening.lease, opening.options.continuation
         body = dict(outcome.response)
         body.pop("output", None)
-        return TurnCommit(
+        commit = TurnCommit(
             owner=self._owner,
             response_id=opening.response_id,
             partition=lease.partition,
@@ -180,6 +197,15 @@ class Commit:
             fork=request.source.fork,
             job_token=opening.identity.job_token,
         )
+        small = sum([len(entry.data) for entry in commit.outputs]) <= MAX_HELD_BYTES
+        self._made = (outcome, commit) if small else None
+        return commit
+
+
+def _shows_all(outcome: Outcome) -> bool:
+    """Whether the client is shown each item as it is stored."""
+    shown = outcome.response["output"]
+    return len(shown) == len(outcome.items) and all(map(is_, shown, outcome.items))
 
 
 def _finished(outcome: Outcome, commit: TurnCommit, *, leaving: bool) -> FinishedTurn:

@@ -133,8 +133,9 @@ async def open_turn(
     opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
     if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
-        # before the model is asked, and without a round trip: what the store was found to be a moment ago
+        # before the model is asked; without a round trip what the store was found to be a moment ago
         services.store.condition.require()
+        await services.store.ledger.require(owner)
     if request.source.subject or request.item_ids:
         attempt = _Attempt(services, owner, request, options, lease)
         opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
@@ -142,7 +143,8 @@ async def open_turn(
     if not identity.partition:
         partition = _home(request, opened, partition)
     response_id = response_id or identity.response_id(partition, stored=request.stored)
-    lease = Lease(partition, opened.lock, lease.token)
+    if opened.lock or partition != lease.partition:
+        lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
     if opened.model and not request.model:
@@ -286,5 +288,6 @@ def _partition_for(request: TurnRequest) -> str:
 
 def _home(request: TurnRequest, opened: OpenedTurn, partition: str) -> str:
     """Return where a turn will live: somewhere new if what its input names is not this owner's."""
-    known = any(partition_of(one) == partition for one in opened.known)
-    return partition if request.source.subject or known else new_partition()
+    if request.source.subject or not request.item_ids:
+        return partition
+    return partition if any(partition_of(one) == partition for one in opened.known) else new_partition()

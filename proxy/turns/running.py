@@ -60,12 +60,14 @@ class RunningTurns:
         That its client has gone is told by `Turn.leave`, not by cancellation.
         Raises what the turn raises; ServiceUnavailable when the server is stopping.
         """
-        self._check_draining()
+        if self._draining:
+            raise _stopping()
         slot = await self._slots.enter(turn.owner) if self._slots is not None else None
         self._running.add(turn)
         try:
-            # it may have begun to stop meanwhile
-            self._check_draining()
+            if self._draining:
+                # it has begun to stop meanwhile
+                raise _stopping()
             turn.begin()
             return await turn.run()
         except (ApiError, StoreError, AnsweredBefore):
@@ -79,10 +81,6 @@ class RunningTurns:
             if self._slots is not None and slot is not None:
                 self._slots.leave(slot)
             self._ended.set()
-
-    def _check_draining(self) -> None:
-        if self._draining:
-            raise ServiceUnavailable("The server is stopping.", code="server_stopping")
 
     async def run_beside(self, turn: Turn) -> TurnResult:
         """Run a turn in a task of its own, which survives the caller's: its cancellation says that the client has gone.
@@ -147,3 +145,7 @@ class RunningTurns:
             await turn.delivery.keep_alive(self._keepalive_seconds)
         if self._slots is not None:
             await self._slots.keep()
+
+
+def _stopping() -> ServiceUnavailable:
+    return ServiceUnavailable("The server is stopping.", code="server_stopping")

@@ -16,8 +16,6 @@ import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from proxy.compaction.automatic import Compaction
 from proxy.context.input import output_entries
 from proxy.delivery import TurnOutput
@@ -198,13 +196,15 @@ class Turn:
         self._take(opening)
         opening.note(record)
         try:
-            self._let_watch(opening)
+            if opening.lease.lock:
+                self._let_watch(opening)
             self._compaction = Compaction(services, self._call, opening.request)
             self._compaction.open(opening.opened, opening.turn_input)
             await self._identify(opening)
             return await self._settle(await self._generate())
         finally:
-            await self._commit.release()
+            if not self._commit.is_written:
+                await self._commit.release()
             if self._recording is not None:
                 self._recording.release()
 
@@ -237,8 +237,6 @@ class Turn:
 
     def _let_watch(self, opening: Opening) -> None:
         """Let others end the turn, and follow it if somebody watches already."""
-        if not opening.lease.lock:
-            return
         watched = opening.opened.watched
         self._services.leases.on_stop(opening.lease, self.stop, watched=watched)
         if watched and (log := watched_log(self._services, self.owner, opening.request)) is not None:
@@ -297,9 +295,10 @@ class Turn:
         """Put the question, once, and tell what is answered."""
         compaction, keeps = self._compaction, self._commit.keeps_items or self._options.remembered
         with await self._call.ask(compaction.request, compaction.view, keeps=keeps) as answer:
-            await self._place()
             self._headers = answer.headers
-            self._note_header()
+            if self._recording is not None:
+                await self._place()
+                self._note_header()
             self._output.begin(self._headers)
             self._relay.origin, self._fault = answer.origin, ""
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
@@ -371,11 +370,11 @@ class Turn:
         )
         record.commit_at = perf_counter()
         record.answered(outcome.response, record.outcome or broken_off or outcome.status)
-        beside = await self._commit.describe()
-        self._note_header()
+        beside = await self._commit.describe() if self._options.describe is not None else None
+        if self._recording is not None:
+            self._note_header()
         if not self._request.stream:
-            answer = outcome.response if beside is None else {**beside, "response": outcome.response}
-            return TurnResult(self.response_id, outcome.status, orjson.dumps(answer))
+            return TurnResult(self.response_id, outcome.status, self._commit.answer(outcome, beside))
         if not self._output.started:
             await self._output.send(self._relay.replay(outcome))
         await self._output.send(self._relay.closing(outcome, beside))

@@ -110,6 +110,8 @@ class ModelAnswer:
         body = bytearray()
         while chunk := await self._next():
             body += chunk
+            if self._over and self._failure is None and not self._pieces:
+                break
         return body
 
     async def read_json(self) -> dict[str, Any]:
@@ -179,9 +181,19 @@ class ModelAnswer:
             self._tell_over()
 
     def _begin(self) -> None:
-        if not self._begun:
-            self._begun = True
+        if self._begun:
+            return
+        self._begun = True
+        # most answers that are no stream have come with their head
+        if self._consumer is not None or (whole := self._answer.take_whole()) is None:
             push_chunks(self._answer, self)
+        elif len(whole) > self._room:
+            self.data(whole)
+        else:
+            self._over = True
+            if whole:
+                self._pieces.append(whole)
+                self._kept_bytes += len(whole)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -42,6 +43,8 @@ _THEIRS_OUT = frozenset({"x-request-id", "set-cookie", "alt-svc", "strict-transp
 _OF_THE_BYTES = frozenset({"content-length", "content-encoding", "content-type", "content-md5", "digest", "etag"})
 
 
+#: Of a name and a value.
+_VALUE = itemgetter(1)
 #: Both, for a body that is rewritten.
 _THEIRS_OF_A_BODY = _THEIRS_OUT | _OF_THE_BYTES
 
@@ -86,7 +89,7 @@ def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> CIMultiDict[st
         named = {name.strip().lower() for value in connection for name in value.split(",")}
     unwanted = dropped | named if named else dropped
     kept = [(key, value) for key, value in headers.items() if key.lower() not in unwanted]
-    if not "".join([value for _, value in kept]).isascii():
+    if not "".join(map(_VALUE, kept)).isascii():
         kept = [(key, _sendable(value)) for key, value in kept]
     return CIMultiDict(kept)
 

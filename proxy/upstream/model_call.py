@@ -121,8 +121,9 @@ class ModelCall:
         """
 
         async def compose(reader: Reader) -> tuple[ModelRequest, int]:
-            opened, turn_input = view(reader)
-            opened, omitted = await self._budget.fit(request.body, opened, turn_input)
+            (opened, turn_input), omitted = view(reader), 0
+            if request.body.get("truncation") == "auto":
+                opened, omitted = await self._budget.fit(request.body, opened, turn_input)
             return turn_model_request(request, reader, opened, turn_input, ask_encrypted=keeps), omitted
 
         return await self.put(request, compose)

@@ -67,6 +67,13 @@ class UpstreamAnswer:
         """The media type, in lower case and without parameters."""
         return self.headers.get(hdrs.CONTENT_TYPE, "application/octet-stream").partition(";")[0].strip().lower()
 
+    def take_whole(self) -> bytes | None:
+        """Return the body, if all of it has come and it has no coding; None, and nothing is taken, if not."""
+        content = self.content
+        if not content.is_eof() or content.exception() is not None or hdrs.CONTENT_ENCODING in self.headers:
+            return None
+        return content.read_nowait()
+
     def consume(self, consumer: Consumer) -> None:
         """Give the body to a consumer, from now on and inside the event loop's own call; what is there, at once."""
         if self._connection is not None:

@@ -27,6 +27,15 @@ MAX_BYTES_AT_ONCE = 256 * 1024
 SECOND_LOOK_SECONDS = 0.05
 #: Half of what is kept of a body for a reader who does not come; then the model server has to wait.
 READ_AHEAD_BYTES = 64 * 1024
+#: How answers are parsed.
+_PARSING: dict[str, Any] = {
+    "max_line_size": MAX_HEADER_BYTES,
+    "max_field_size": MAX_HEADER_BYTES,
+    "max_headers": MAX_HEADERS,
+    "payload_exception": aiohttp.ClientPayloadError,
+    "read_until_eof": True,
+    "auto_decompress": False,
+}
 
 
 class MalformedAnswer(aiohttp.ClientError):
@@ -84,9 +93,7 @@ class Wire(asyncio.Protocol):
         if not self.connected:
             raise aiohttp.ServerDisconnectedError
         # a new parser for each answer: what the last one left is none of it
-        limits = {"max_line_size": MAX_HEADER_BYTES, "max_field_size": MAX_HEADER_BYTES, "max_headers": MAX_HEADERS}
-        kind = {"payload_exception": aiohttp.ClientPayloadError, "read_until_eof": True, "auto_decompress": False}
-        self._parser = HttpResponseParser(self, self._loop, READ_AHEAD_BYTES, **limits, **kind)  # type: ignore[arg-type]
+        self._parser = HttpResponseParser(self, self._loop, READ_AHEAD_BYTES, **_PARSING)  # type: ignore[arg-type]
         self._chunks = None
         self._answered = self._loop.create_future()
         self._moved_at = self._loop.time()

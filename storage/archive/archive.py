@@ -11,6 +11,7 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.conversations import read_facts
 from storage.errors import Conflict, StoreError
+from storage.quotas import Ledger
 from storage.records import Conversation, ImportSource
 
 #: How often an import is begun that another one gets in the way of.
@@ -55,9 +56,10 @@ class Archive:
 
         One that is there is left as it is. A deleted one comes back. Responses that are there stay as they are.
         Nothing is seen before all is there. An import that broke off can be repeated for a day, then it is gone.
-        Raises ConversationExists, QuotaExceeded; Conflict when another import of the same conversation keeps getting in
-        the way.
+        Raises ConversationExists, QuotaExceeded, BytesExceeded; Conflict when another import of the same conversation
+        keeps getting in the way.
         """
+        await Ledger(self._keyspace).require(owner)
         for _ in range(ATTEMPTS):
             base, found = await self._begin(owner, source)
             if found is not None:

@@ -13,6 +13,7 @@ from storage.client.scripts import Call
 from storage.client.values import join_calls
 from storage.conversations import read_facts
 from storage.envelope import wrap
+from storage.quotas import Ledger
 from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, Chain, Conversation, ImportSource
 
 Part = TypeVar("Part")
@@ -33,6 +34,7 @@ class Importer:
         self._source = source
         self._base = base
         self._keys = keyspace.keys(source.conversation.id)
+        self._size = 0
         #: How far responses read in each segment.
         self._reach: dict[int, int] = {}
 
@@ -88,6 +90,8 @@ class Importer:
         touch = self._keyspace.touch(self._owner, conversation.id, conversation.project_id, conversation.referrer)
         await self._scripts.run(touch)
         restored = read_facts((await self._scripts.run(call))[0])
+        token = f"import:{self._source.fingerprint}"
+        await Ledger(self._keyspace).charge(self._owner, self._keys.partition, token, self._size, in_conversation=True)
         listings = self._keyspace.owner(self._owner).listings(restored.project_id, restored.referrer)
         await self._scripts.run_all(
             [Call("correct_index", [listing], [restored.id, restored.updated_at]) for listing in listings]
@@ -131,7 +135,9 @@ class Importer:
     def _item_parts(self, items: Sequence[ArchivedItem]) -> list[Argument]:
         parts: list[Argument] = [self._base + items[0].segment, items[0].offset]
         for item in items:
-            parts += [item.id, wrap(item.data, item.note), str(item.mark or "")]
+            element = wrap(item.data, item.note)
+            self._size += len(element)
+            parts += [item.id, element, str(item.mark or "")]
         return parts
 
     def _append_parts(self, append: ArchivedAppend) -> list[Argument]:
@@ -142,6 +148,7 @@ class Importer:
             return [*parts, *[""] * 7]
         chains = [self._chain(chain) for chain in (response.snapshot, response.context, response.output)]
         pending = join_calls(response.pending)
+        self._size += len(response.body)
         return [*parts, response.status, response.body, *chains, pending, response.created_at]
 
     def _note_reach(self, append: ArchivedAppend) -> None:

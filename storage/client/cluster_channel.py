@@ -10,17 +10,16 @@ from redis import exceptions as redis_errors
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 
 from storage.client.barrier import Barrier
-from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoAnswerInTime, Unanswered, plain
+from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoAnswerInTime, plain
 
+#: Answers of a cluster that is about to find out whose a slot is.
+_NOBODYS = (redis_errors.ClusterDownError, redis_errors.SlotNotCoveredError)
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
 
 
-class SlotMoving(Unanswered, redis_errors.TryAgainError):
-    """The keys are on their way to another node, and each of the two refused for too long.
-
-    redis-py does not say whether an attempt before that was answered.
-    """
+class SlotMoving(redis_errors.TryAgainError):
+    """The keys are on their way to another node, and each of the two refused for too long: nothing was done."""
 
 
 class ClusterChannel(Channel):
@@ -80,15 +79,42 @@ class ClusterChannel(Channel):
         barrier.check([command.result for command in commands])
 
     async def _send(self, request: Command) -> Any:
+        """Send a command; once more if its connection broke, or its slot is nobody's. So a node may do it twice.
+
+        redis-py's own repeats are off: of what came before them it says nothing.
+        """
+        lost: AnswerLost | None = None
+        try:
+            reply = await self._send_once(request)
+            if not isinstance(reply, _NOBODYS):
+                return reply
+        except AnswerLost as error:
+            lost = error
+        # not by the node that failed, if another can tell where the slots are
+        failed = getattr(lost.__cause__, "last_failed_node_name", None) if lost else None
+        try:
+            await self._client.initialize(last_failed_node_name=failed)
+            reply = await self._send_once(request)
+        except redis_errors.RedisClusterException as error:
+            if lost is None:
+                raise
+            raise lost from error
+        if lost is not None and isinstance(reply, Exception):
+            # refused now, but done then perhaps
+            raise lost from reply
+        return reply
+
+    async def _send_once(self, request: Command) -> Any:
+        """Return the reply, be it an error. Raises AnswerLost."""
         tag = _tag_of(request)
         node = self._client.get_node_from_key(tag) if tag else None
         try:
             async with self._room(node):
                 return await self._client.execute_command(*plain(request))
-        except redis_errors.ResponseError as error:
+        except (redis_errors.ResponseError, redis_errors.SlotNotCoveredError) as error:
             return error
         except redis_errors.ClusterError as error:
-            raise SlotMoving(*error.args) from error
+            return SlotMoving(*error.args)
         except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
             # redis-py does not say whether it was sent
             raise AnswerLost(*error.args) from error

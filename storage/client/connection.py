@@ -12,7 +12,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 
 from storage.client.barrier import Barrier
 from storage.client.channel import Channel
@@ -95,6 +95,8 @@ def _tls_options(query: str) -> dict[str, Any]:
 def _cluster(url: str, options: dict[str, Any], max_connections: int) -> RedisCluster:
     place = _read_place(url)
     nodes = [ClusterNode(host, port) for host, port in place.addresses]
+    # the channel repeats, which knows what a repeat means
+    options = {**options, "retry": Retry(NoBackoff(), 0)}
     return RedisCluster(startup_nodes=nodes, max_connections=max_connections, **place.login, **place.tls, **options)
 
 

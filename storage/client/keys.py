@@ -17,6 +17,7 @@
 <prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for ten minutes
 <prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
 <prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run
@@ -27,6 +28,9 @@
 <prefix>:owner:{<owner>}:responses      sorted set  the latest responses, by when they were accepted or ended, in ms
 <prefix>:quota:{<owner>}:requests       string  when all requests of a minute are back, in ms (quotas/count_request)
 <prefix>:quota:{<owner>}:turns          sorted set  running turns → until when, in ms; of all owners under `all`
+<prefix>:quota:{<owner>}:stored         hash    partition → bytes, and `total`, where they are limited
+<prefix>:quota:{<owner>}:ends           sorted set  partitions of those that expire → when, in ms
+<prefix>:quota:{<owner>}:charged:<token>  string  marks a change of those as counted
 <prefix>:owner:{<owner>}:idempotency:<name>  hash   a key that a client gave its request, and the answer
 <prefix>:owner:{<owner>}:digest:<name>  sorted set  what the digest of a history leads to (recognition)
 <prefix>:{<partition>}:digests          list    names of the digests that lead to the conversation here
@@ -85,7 +89,7 @@ class QueueKeys:
 
 
 def quota_key(prefix: str, owner: str, name: str) -> str:
-    """Return the key of what is counted of an owner; apart from its listings: a purge gives it nothing back."""
+    """Return the key of what is counted of an owner."""
     return f"{prefix}:quota:{{{owner}}}:{name}"
 
 
@@ -154,8 +158,12 @@ class PartitionKeys:
         """Marker of one commit."""
         return self._key(f"commit:{token}")
 
+    def staged(self, token: str) -> str:
+        """List of what one call is about to store."""
+        return self._key(f"staged:{token}")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class OwnerKeys:
     """The listings, idempotency keys and digests of one owner; the owner is their hash tag."""
 

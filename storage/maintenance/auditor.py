@@ -18,6 +18,7 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import translated
 from storage.maintenance.invariants import complaints, garbage
 from storage.maintenance.partition_reader import PartitionReader
+from storage.maintenance.recounter import Recounter
 
 #: How often a partition is read before a complaint about it counts, and the pause before each further time.
 READINGS = 3
@@ -41,6 +42,7 @@ class Auditor:
     def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._reader = PartitionReader(channel, keyspace)
+        self._recounter = Recounter(channel, keyspace)
         #: What keys begin with that stand beside partitions.
         jobs = QueueKeys(keyspace.prefix)
         self._beside = tuple(f"{keyspace.prefix}:{name}:" for name in ("owner", "quota", "probe"))
@@ -59,6 +61,7 @@ class Auditor:
                 on_progress(report)
             await self._check_queue(unfinished, report)
             await self._check_listings(owner, report)
+            report.garbage["byte counts"] = len(await self._recounter.find_wrong(owner))
         return report
 
     async def _partitions(self, owner: str, report: Report) -> AsyncIterator[tuple[str, set[str]]]:

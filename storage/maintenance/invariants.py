@@ -87,7 +87,7 @@ def _of_lifetimes(partition: Partition) -> Iterator[str]:
 
 def _of_head(partition: Partition) -> Iterator[str]:
     facts, head = partition.conversation, partition.head
-    if not head and any(not name.startswith(("lock:", "commit:", "events:")) for name in partition.lives):
+    if not head and any(not name.startswith(("lock:", "commit:", "events:", "staged:")) for name in partition.lives):
         yield "partition is missing"
         return
     # an import gives its partition an owner when it is complete

@@ -26,7 +26,7 @@ _KINDS = (
     (re.compile(r"branches|tombstones|journal|holders:\d+"), "ZSCAN"),
     (re.compile(r"segment:\d+|digests"), "LRANGE"),
     (re.compile(r"events:.+", re.DOTALL), "XRANGE"),
-    (re.compile(r"(lock|stop|commit):.+|watched", re.DOTALL), ""),
+    (re.compile(r"(lock|stop|commit|staged):.+|watched", re.DOTALL), ""),
 )
 _ITEM_ID = re.compile(rb'\{"id":"([^"]+)"')
 

@@ -16,6 +16,7 @@ from storage.client.keys import QueueKeys, escape_glob
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call, translated
 from storage.client.values import FIELD_BREAK
+from storage.quotas import ledger_keys
 
 #: Times that all keys are looked at, at most: each but the first finds only what was written during the one before.
 ROUNDS = 5
@@ -92,7 +93,8 @@ class Purger:
     async def _look(self, owner: str, known: set[str]) -> _Found:
         """Look at all keys: what is there of known partitions, and of the owner besides."""
         found = _Found()
-        own, jobs = self._keyspace.owner(owner).all, QueueKeys(self._keyspace.prefix).waiting(owner)
+        own, prefix = self._keyspace.owner(owner).all, self._keyspace.prefix
+        beside = {QueueKeys(prefix).waiting(owner), *ledger_keys(prefix, owner)}
         async for keys in self._scan("*"):
             heads = []
             for key in keys:
@@ -101,7 +103,7 @@ class Purger:
                     found.names.setdefault(match[1], []).append(match[2])
                 elif match and match[2] == "partition":
                     heads.append(key)
-                elif key.startswith(own) or key == jobs:
+                elif key.startswith(own) or key in beside:
                     found.loose.append(key)
             found.partitions.update(await self._owned(owner, heads))
         return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from storage.client.keys import escape_glob
 from storage.client.scripts import Call, translated
 from storage.errors import StoreError
+from storage.maintenance.recounter import Recounter
 from storage.partitions import new_edition, partition_of
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ SEGMENTS_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What sweeping has freed. segments: whole ones; items: theirs too; entries: of the index; notes: of the rest."""
+    """What sweeping has freed. segments: whole ones; items: theirs too; entries: of the index; notes: of the rest.
+
+    miscounts: partitions whose bytes were counted wrong for their owners.
+    """
 
     partitions: int = 0
     segments: int = 0
     items: int = 0
     entries: int = 0
     notes: int = 0
+    miscounts: int = 0
 
     def __add__(self, other: Swept) -> Swept:
         return Swept(
@@ -43,6 +48,7 @@ class Swept:
             self.items + other.items,
             self.entries + other.entries,
             self.notes + other.notes,
+            self.miscounts + other.miscounts,
         )
 
 
@@ -55,6 +61,7 @@ class Sweeper:
     def __init__(self, channel: Channel, keyspace: Keyspace) -> None:
         self._channel = channel
         self._keyspace = keyspace
+        self._recounter = Recounter(channel, keyspace)
 
     async def partitions(self) -> AsyncIterator[str]:
         """Yield the names of all partitions of all owners; one may come twice. Raises Unavailable."""
@@ -86,7 +93,7 @@ class Sweeper:
         async for partition in self.partitions():
             swept += await self.sweep_partition(partition)
             on_progress(swept)
-        return swept
+        return swept + Swept(miscounts=await self._recounter.recount())
 
     async def _sweep_segments(self, partition: str, segments: Sequence[int]) -> Swept:
         swept = Swept()

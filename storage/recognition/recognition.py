@@ -13,11 +13,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
 from storage.errors import StoreError
 from storage.items import COMMIT_MARKER_SECONDS
+from storage.partitions import partition_of
+from storage.quotas import Ledger
 from storage.records import Entry
 
 #: Members that one digest has at most; equal conversations are as many.
@@ -140,6 +143,7 @@ class Recognition:
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
+        self._ledger = Ledger(keyspace)
 
     async def record(self, turn: RecordedTurn) -> Recorded:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
@@ -148,6 +152,8 @@ class Recognition:
         QuotaExceeded (nor then), Unavailable (unknown whether it was: repeat).
         """
         keys = self._keyspace.keys(turn.conversation_id)
+        token = turn.job_token or turn.response_id
+        stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,
@@ -165,10 +171,9 @@ class Recognition:
             turn.job_token,
             len(turn.metadata),
             *(part for pair in turn.metadata.items() for part in pair),
-            *flatten(turn.inputs),
-            *flatten(turn.outputs),
+            *stage.arguments,
         ]
-        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id)]
+        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
         if turn.act is RecordAct.NEW and (reserve := self._keyspace.reserve(turn.owner, turn.conversation_id)):
             await self._scripts.run(reserve)
         # the listing first, as for any conversation that is made
@@ -177,12 +182,17 @@ class Recognition:
             keyspace = self._keyspace
             touch = keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None) or touch
         calls = [touch, Call("record_turn", record_keys, arguments, turn.conversation_id)]
-        _, reply = await self._scripts.run_all(calls)
+        _, reply = await stage.run_all(calls)
         if isinstance(reply, StoreError):
             if turn.act is RecordAct.NEW:
                 await self._unlist(turn)
             raise reply
-        return await self._read_record(turn, reply)
+        recorded = await self._read_record(turn, reply)
+        if recorded.result in (RecordResult.OK, RecordResult.REPEATED):
+            size = stage.size + (len(turn.body) if turn.stored else 0)
+            partition = partition_of(turn.conversation_id)
+            await self._ledger.charge(turn.owner, partition, turn.response_id, size, in_conversation=True)
+        return recorded
 
     async def _read_record(self, turn: RecordedTurn, reply: list[bytes]) -> Recorded:
         first: bytes | int = reply[0]

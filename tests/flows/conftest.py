@@ -92,9 +92,9 @@ async def running_proxy(
         yield Proxy(f"http://{host}:{port}", app, upstream, http, client, runner, stack)
 
 
-@pytest.fixture
-async def start_proxy(valkey_url: str) -> AsyncIterator[StartProxy]:
-    """Start proxies with a configuration of the test's own, on an empty store that they share."""
+@asynccontextmanager
+async def proxies(valkey_url: str) -> AsyncIterator[StartProxy]:
+    """Start proxies with a configuration of the test's own, on an empty store that they share; check it at the end."""
     async with AsyncExitStack() as stack:
         client = Redis.from_url(valkey_url)
         await client.flushall()
@@ -106,6 +106,13 @@ async def start_proxy(valkey_url: str) -> AsyncIterator[StartProxy]:
         yield start
     async with open_store(configure(Config(), {"redis": {"url": Secret(valkey_url)}})) as store:
         assert (await store.auditor.audit()).complaints == []
+
+
+@pytest.fixture
+async def start_proxy(valkey_url: str) -> AsyncIterator[StartProxy]:
+    """Start proxies with a configuration of the test's own, on an empty store that they share."""
+    async with proxies(valkey_url) as start:
+        yield start
 
 
 @pytest.fixture

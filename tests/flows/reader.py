@@ -7,17 +7,19 @@ import io
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+
+from tests.processes import fork
 
 #: Where `make run` serves; the server of a test is at a port of its own.
 AS_TYPED = "http://127.0.0.1:8080"
@@ -60,7 +62,7 @@ class Reader:
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
         self._folder = folder
         self._monkeypatch = monkeypatch
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: BaseProcess | None = None
         self._session: dict[str, Any] = {"__name__": "__main__"}
         self._set_up_codex()
 
@@ -75,21 +77,21 @@ class Reader:
         self.kill()
         # a lease of 1 s in place of 10: what a killed server was doing is taken up that much sooner
         environment = {**os.environ, "BRANCHLINE_TURNS_LOCK_LEASE_SECONDS": "1", **environment}
-        command = f"-m proxy serve --port {self.url.rpartition(':')[2]} --upstream echo --data-dir".split()
+        command = f"serve --port {self.url.rpartition(':')[2]} --upstream echo --data-dir".split()
         command.append(str(self._folder / "data"))
         with (self._folder / "log").open("ab") as log:
-            self._server = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
+            self._server = fork(command, environment, log.fileno(), log.fileno())
         deadline = time.monotonic() + 20
         while not self._is_ready():
-            assert self._server.poll() is None, (self._folder / "log").read_text()
+            assert self._server.exitcode is None, (self._folder / "log").read_text()
             assert time.monotonic() < deadline, (self._folder / "log").read_text()
             time.sleep(0.02)
 
     def kill(self) -> None:
         """End the server as `kill -9` does."""
         if self._server is not None:
-            self._server.send_signal(signal.SIGKILL)
-            self._server.wait()
+            self._server.kill()
+            self._server.join()
 
     def _is_ready(self) -> bool:
         try:

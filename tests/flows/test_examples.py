@@ -50,8 +50,10 @@ def command(example: Path) -> list[str]:
         if shutil.which("curl") is None:
             pytest.skip("needs curl")
         return ["sh", str(example)]
+    # found, not imported: that takes seconds, and then the example does it again
+    finds = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({IMPORTS[example.stem]!r}) is None)"
     for python in (sys.executable, str(PYTHON)):
-        if Path(python).exists() and not run([python, "-c", f"import {IMPORTS[example.stem]}"], {}).returncode:
+        if Path(python).exists() and not run([python, "-c", finds], {}).returncode:
             return [python, str(example)]
     pytest.skip(f"needs {IMPORTS[example.stem]}: make examples")
 

@@ -19,10 +19,14 @@ from tests.flows.conftest import Proxy
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
+    # as if it were on another machine, under a name
+    "--host-resolver-rules=MAP llm.example 127.0.0.1",
 )  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: install chromium to run the page's tests")
+#: For tests with the fixture `looker`: the browser lives in an event loop of the session's.
+in_its_loop = pytest.mark.asyncio(loop_scope="session")
 
 
 @dataclass
@@ -70,19 +74,23 @@ class Looker:
 
 
 @asynccontextmanager
-async def looking(proxy: Proxy, *arguments: str) -> AsyncIterator[Looker]:
-    """Run a browser. arguments: of its command line, beside the usual ones."""
+async def chromium() -> AsyncIterator[Browser]:
+    """Run a browser."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         try:
-            yield Looker(proxy, browser)
+            yield browser
         finally:
             await browser.close()
 
 
-async def violations(page: Page) -> Sequence[str]:
-    """What axe-core finds wrong with a page."""
-    results = await Axe().run(page)
+#: Of axe-core's rules that count, those that a page of other colours can break.
+OF_COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+
+
+async def violations(page: Page, **options: Any) -> Sequence[str]:
+    """What axe-core finds wrong with a page. options: of `axe.run`."""
+    results = await Axe().run(page, options={"resultTypes": ["violations"], **options})
     return [
         f"{page.url} {one['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
         for one in results.response["violations"]

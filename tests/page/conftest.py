@@ -9,9 +9,11 @@ from html import unescape
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from playwright.async_api import Browser
 
-from tests.flows.conftest import Proxy, proxy, start_proxy  # noqa: F401 (fixtures)
-from tests.page.browser import Looker, looking
+from tests.flows.conftest import Proxy, proxies, proxy, start_proxy  # noqa: F401 (fixtures)
+from tests.page.browser import Looker, chromium
 
 #: What every browser of today sends with a form of the page itself.
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
@@ -75,8 +77,17 @@ async def visitor(proxy: Proxy) -> Visitor:  # noqa: F811
     return Visitor(proxy)
 
 
-@pytest.fixture
-async def looker(proxy: Proxy) -> AsyncIterator[Looker]:  # noqa: F811
-    """A browser on a proxy with the default configuration."""
-    async with looking(proxy) as looker:
-        yield looker
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The one browser of all tests: it takes a second of processor time to start."""
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def looker(browser: Browser, valkey_url: str) -> AsyncIterator[Looker]:
+    """A browser on a proxy with the default configuration; what it shows and keeps is gone after the test."""
+    async with proxies(valkey_url) as start:
+        yield Looker(await start(), browser)
+        for context in browser.contexts:
+            await context.close()

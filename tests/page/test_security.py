@@ -7,12 +7,13 @@ import time
 
 import jwt
 import pytest
+from playwright.async_api import Browser
 
 from proxy.config.settings import JwtConfig, Secret
 from proxy.page.routes import ROUTES
-from tests.flows.conftest import StartProxy
+from tests.flows.conftest import StartProxy, proxies
 from tests.flows.talk import respond
-from tests.page.browser import looking, needs_browser
+from tests.page.browser import Looker, in_its_loop, needs_browser
 from tests.page.conftest import Screen, Visitor
 from tests.page.talk import talk
 
@@ -228,11 +229,12 @@ async def test_there_is_no_page_where_others_can_reach_it_unless_that_is_said(st
 
 
 @needs_browser
-async def test_a_browser_on_another_machine_says_our_origin(start_proxy: StartProxy):
+@in_its_loop
+async def test_a_browser_on_another_machine_says_our_origin(browser: Browser, valkey_url: str):
     """Over plain HTTP, to a name that is not this machine's, browsers send no `Sec-Fetch-Site`, only `Origin`."""
-    proxy = await start_proxy(server={"allowed_hosts": ("llm.example",)})
-    async with looking(proxy, "--host-resolver-rules=MAP llm.example 127.0.0.1") as looker:
-        page = await looker.page(extra_http_headers={})
+    async with proxies(valkey_url) as start:
+        proxy = await start(server={"allowed_hosts": ("llm.example",)})
+        page = await Looker(proxy, browser).page(extra_http_headers={})
         sent = []
         page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
         await page.goto(f"http://llm.example:{proxy.url.rpartition(':')[2]}/ui/")
@@ -241,3 +243,4 @@ async def test_a_browser_on_another_machine_says_our_origin(start_proxy: StartPr
         headers = await sent[0].all_headers()
         assert "sec-fetch-site" not in headers
         assert headers["origin"].startswith("http://llm.example:")
+        await page.context.close()

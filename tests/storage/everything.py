@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from storage import (
     EventQuery,
     Fork,
     ForkPoint,
+    ItemNotFound,
     Job,
     JobEntry,
     KeptAnswer,
@@ -46,6 +48,9 @@ from storage import (
     new_partition,
     partition_of,
 )
+from storage.client.keyspace import Portion
+from storage.maintenance.recounter import Recounter
+from storage.quotas import Ledger
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -97,10 +102,19 @@ async def use_everything(store: Store) -> None:
     await store.responses.delete(OWNER, alone)
     await store.conversations.delete_all(OWNER)
     await store.conversations.create(OWNER, draft(), [])
+    await use_staging(store)
     await use_keys(store)
     await use_recognition(store)
     await take_turn(store, conversation=await start(store, "x", owner="bob"), owner="bob")
     await store.purger.purge("bob")
+
+
+async def use_staging(store: Store) -> None:
+    """Store more items than one script does, and be refused with as many."""
+    many = ["x"] * (Portion().items + 1)
+    conversation = await start(store, *many)
+    with suppress(ItemNotFound):
+        await add(store, conversation, *many, reference("msg_unknown"))
 
 
 async def use_views(store: Store, conversation: Conversation) -> None:
@@ -261,6 +275,19 @@ async def use_quotas(store: Store) -> None:
     reserve = keyspace.reserve(OWNER, made)
     assert reserve is not None
     await keyspace.scripts.run_all([reserve, keyspace.drop(OWNER, made, None, None)])
+    await use_ledger(store)
+
+
+async def use_ledger(store: Store) -> None:
+    """Call every method of the ledger, and count everything anew; what is counted is left."""
+    keyspace = replace(store.conversations._keyspace, counts_bytes=True, most_bytes=10**9)
+    ledger, partition = Ledger(keyspace), new_partition()
+    for _ in range(2):
+        await ledger.require(OWNER)
+        await ledger.charge(OWNER, partition, "token", 10, in_conversation=False)
+    await ledger.forget(OWNER, partition)
+    await start(store, "one")
+    assert await Recounter(store._channel, keyspace).recount()
 
 
 async def use_jobs(store: Store) -> None:

@@ -18,13 +18,20 @@ class LossyProxy(RoundTripCounter):
         super().__init__(server_socket)
         self.lost = 0
         self._to_lose = 0
+        self._to_pass = 0
 
     def lose_next_answer(self, times: int = 1) -> None:
         """Lose the next answers of the server, set-up included: the commands were done, but nobody hears of it."""
         self._to_lose = times
 
+    def lose_answer_after(self, passed: int) -> None:
+        """Lose one answer, after so many others have come through."""
+        self._to_lose, self._to_pass = 1, passed
+
     async def _send_reply(self, client: asyncio.StreamWriter, reply: bytes) -> None:
-        if self._to_lose:
+        if self._to_lose and self._to_pass:
+            self._to_pass -= 1
+        elif self._to_lose:
             self._to_lose -= 1
             self.lost += 1
             client.transport.abort()

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
+from storage.client.keyspace import Portion
 from tests.fake import connect_fake
 from tests.storage.builders import RETENTION_SECONDS
 from tests.storage.model_driver import OWNERS
@@ -136,5 +137,15 @@ async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, v
     async with Redis.from_url(valkey_url, db=1) as other:
         # of every fifth one conversations expire
         twins = Twins(valkey, other, conversation_seconds=0 if seed % 5 else 2 * RETENTION_SECONDS)
+        await play(twins, make_history(seed))
+        await twins.store.close()
+
+
+@pytest.mark.parametrize("seed", range(130, 142))
+async def test_a_history_whose_items_are_staged_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
+    async with Redis.from_url(valkey_url, db=1) as other:
+        # whatever has two items or more
+        life = 0 if seed % 4 else 2 * RETENTION_SECONDS
+        twins = Twins(valkey, other, conversation_seconds=life, portion=Portion(items=1))
         await play(twins, make_history(seed))
         await twins.store.close()

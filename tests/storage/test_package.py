@@ -32,6 +32,7 @@ def test_the_public_names_of_storage_are_these():
         "BranchNotFound",
         "BranchPage",
         "BranchProtected",
+        "BytesExceeded",
         "Busy",
         "CallMark",
         "CallSign",

@@ -154,6 +154,7 @@ def test_what_is_kept_free_of_memory_is_a_share_and_not_too_much(used: int, limi
 #: told of them as done, so that no replica has to have them.
 GO_ON = {
     *("count_request", "enter_turn", "keep_turns", "leave_turn", "reserve_index"),
+    *("charge_bytes", "check_bytes", "set_bytes"),
     *("draw_jobs", "requeue_job", "withdraw_job"),
     *("answer_key", "claim_key", "free_key", "keep_key"),
     *("append_events", "claim_events"),
@@ -162,7 +163,7 @@ GO_ON = {
     *("claim_layout", "list_restored", "note_layout"),
     *("drop_digests", "hold_digests", "note_digests"),
     *("import_appends", "import_branches", "return_job"),
-    *("open_turn", "release_turn", "renew_lease", "withdraw_turn"),
+    *("drop_staged", "open_turn", "release_turn", "renew_lease", "stage_items", "withdraw_turn"),
     *("mark_stop", "mark_watched"),
     *("sweep_index", "sweep_segment", "sweep_survey"),
 }

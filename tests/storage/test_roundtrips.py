@@ -185,7 +185,7 @@ async def long_talk(store: Store, items: int) -> Talk:
     """Return a conversation of that many messages, ten in the middle in a batch of their own, and two forks there."""
     talk = await Talk(store).begin("")
     middle = items // 2
-    ends = [0, *range(1000, middle, 1000), middle, *range(middle + 10, items, 1000), items]
+    ends = [0, *range(200, middle, 200), middle, *range(middle + 10, items, 200), items]
     for first, past in pairwise(ends):
         said = " ".join(f"{role}{number}" for number in range(first, past, 2) for role in "ua")
         await store.items.append(OWNER, talk.id, "", talk.entries(said))
@@ -277,9 +277,17 @@ async def test_the_commands_of_scripts_are_counted(counted: Store, valkey: Redis
     assert (await commands_of(valkey) - before)["lrange"] == 1
 
 
-async def test_creating_is_one_trip_however_many_items_come_along(counter: RoundTripCounter, counted: Store):
+async def test_creating_is_one_trip_for_all_items_that_one_script_may_store(counter: RoundTripCounter, counted: Store):
     with expect(counter, 1):
-        await start(counted, *["x" * 10_000] * 500, project_id="p", referrer="r")
+        await start(counted, *["x" * 1_000] * 250, project_id="p", referrer="r")
+
+
+async def test_what_is_more_than_a_script_may_store_takes_a_trip_a_portion_before(
+    counter: RoundTripCounter, counted: Store
+):
+    # how much is there already, three portions, and the script that stores all
+    with expect(counter, 1 + 3 + 1):
+        await start(counted, *["x"] * 501)
 
 
 async def test_the_counter_counts_what_a_client_waits_for(counter: RoundTripCounter):

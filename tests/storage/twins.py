@@ -15,9 +15,11 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from storage import Store
+from storage import Safeguards, Store
 from storage.client.channel import Channel, Command
+from storage.client.keyspace import Portion
 from storage.client.library import load_scripts
+from storage.store import Hosting
 from tests.fake import channels_to, contents_of_fake
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
 
@@ -103,9 +105,11 @@ def _is_unknown(reply: Any) -> bool:
 
 
 class Twins:
-    """A store on both of two databases. first, second: clients of those, of one server."""
+    """A store on both of two databases. first, second: clients of those, of one server. portion: see `Stage`."""
 
-    def __init__(self, first: Redis, second: Redis, *, conversation_seconds: int = 0) -> None:
+    def __init__(
+        self, first: Redis, second: Redis, *, conversation_seconds: int = 0, portion: Portion | None = None
+    ) -> None:
         self._clients = first, second
         channels = [channels_to(client) for client in self._clients]
         channel = TwinChannel(channels[0][0], channels[1][0], conversation_seconds)
@@ -116,6 +120,7 @@ class Twins:
             prefix=PREFIX,
             retention_seconds=RETENTION_SECONDS,
             conversation_seconds=conversation_seconds,
+            hosting=Hosting(Safeguards(portion=portion or Portion())),
         )
 
     async def compare(self) -> None:

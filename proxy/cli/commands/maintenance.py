@@ -140,7 +140,8 @@ def summarize_sweep(swept: Swept, seconds: float) -> str:
             _count(swept.notes, "note"),
         ]
     )
-    return f"freed {freed} in {_count(swept.partitions, 'partition')}, {seconds:.1f} s"
+    anew = f", counted the bytes of {swept.miscounts:,} anew" if swept.miscounts else ""
+    return f"freed {freed} in {_count(swept.partitions, 'partition')}{anew}, {seconds:.1f} s"
 
 
 def summarize_report(report: Report) -> str:

@@ -1,29 +1,25 @@
 -- create_conversation: make a partition with a conversation, its branch MAIN and its first items.
 -- needs: append
 -- prolongs: whole
--- KEYS  partition, conversation, branches, index
+-- KEYS  partition, conversation, branches, index, what was staged (if anything was)
 -- ARGV  owner, id, title, project_id, referrer, number of metadata pairs, pairs…, number of entries, entries…
 --       (title, project_id, referrer: empty for none)
--- Returns {'ok', created_at s, updated_at ms, item bytes…}, or {'exists'} when the partition is taken, or
--- {'item_not_found', id} for an unknown reference.
+-- Returns {'ok', created_at s, updated_at ms, item bytes…} ('' for what was staged), or {'exists'} when the partition is
+-- taken, {'item_not_found', id} for an unknown reference, {'unstaged'} when what was staged is gone.
 -- Repeating the same call (same owner and id) changes nothing and answers the same.
 
-local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
+local conversation_key, branches_key, index_key, staged_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owner, id, title, project_id, referrer = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local metadata_at = 6
 
 local first_pair, last_pair, entries_at = list_at(metadata_at, 2)
-local entries, unknown = read_entries(entries_at, conversation_key, index_key)
-if not entries then
+local entries, _, unknown = read_entries(entries_at, conversation_key, index_key)
+if unknown then
   return { 'item_not_found', unknown }
 end
 
 local function answer(created_at, updated_at)
-  local reply = { 'ok', created_at, updated_at }
-  for _, entry in ipairs(entries) do
-    reply[#reply + 1] = entry.bytes
-  end
-  return reply
+  return add_bytes({ 'ok', created_at, updated_at }, entries)
 end
 
 if redis.call('EXISTS', PARTITION) == 1 then
@@ -32,6 +28,9 @@ if redis.call('EXISTS', PARTITION) == 1 then
     return answer(tonumber(times[1]), tonumber(times[2]))
   end
   return { 'exists' }
+end
+if is_unstaged(staged_key) then
+  return { 'unstaged' }
 end
 
 local seconds, milliseconds = now()
@@ -52,7 +51,7 @@ redis.call('HSET', branch_key(line), 'chain', line .. ':0:', 'pending', '', 'cre
   milliseconds)
 name_line(branches_key, 'MAIN', line)
 if #entries > 0 then
-  append_to_branch(entries, line, index_key, '', '')
+  append_to_branch(entries, line, index_key, '', '', staged_key)
 end
 redis.call('HSET', conversation_key, unpack(fields))
 return answer(seconds, milliseconds)

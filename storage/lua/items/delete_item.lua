@@ -3,8 +3,8 @@
 -- prolongs: whole
 -- KEYS  partition, conversation, branches, index
 -- ARGV  owner, conversation id, item id, branch that it must be on ('' = any), new edition
--- Returns {'ok', facts} (flat field/value list), or {'conversation_not_found'}, {'branch_not_found', name},
--- {'item_not_found', id}.
+-- Returns {'ok', facts (flat field/value list), bytes that were freed}, or {'conversation_not_found'},
+-- {'branch_not_found', name}, {'item_not_found', id}.
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
 local owner, conversation_id, id, name, edition = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -23,8 +23,10 @@ local bytes, _, mark, places = load_item(index_key, id)
 if not bytes or not on_any_branch(places) or (line and not any_in_chain(chain_of(line), places)) then
   return { 'item_not_found', id }
 end
+local freed = 0
 for _, place in ipairs(places) do
   if redis.call('LLEN', segment_key(place[1])) > place[2] then
+    freed = freed + #redis.call('LINDEX', segment_key(place[1]), place[2])
     redis.call('LSET', segment_key(place[1]), place[2], '')
     redis.call('ZADD', BASE .. 'tombstones', position(place[1], place[2]), place[1] .. ':' .. place[2])
   end
@@ -37,4 +39,4 @@ if string.find(mark, '^[+~]') and redis.call('HGET', index_key, call) == id then
 end
 local _, milliseconds = now()
 redis.call('HSET', conversation_key, 'updated_at', milliseconds)
-return { 'ok', redis.call('HGETALL', conversation_key) }
+return { 'ok', redis.call('HGETALL', conversation_key), freed }

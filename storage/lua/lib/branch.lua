@@ -239,15 +239,17 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     end
   end
   if point == 'at' then
-    local fields = redis.call('HMGET', BASE .. 'response:' .. target, 'snapshot', 'pending', 'status')
+    local fields = redis.call('HMGET', BASE .. 'response:' .. target, 'snapshot', 'pending', 'status', 'line')
     if is_unfinished(fields[3]) then
       return nil, { 'response_unfinished', target }
     end
     if fields[1] then
       local base = parse_chain(fields[1])
       local last = base[#base]
-      if last and redis.call('EXISTS', branch_key(last[1])) == 1 then
-        line = last[1]
+      -- what was staged for the response lies in no branch's own segment
+      local writer = fields[4] or last and last[1]
+      if writer and redis.call('EXISTS', branch_key(writer)) == 1 then
+        line = tonumber(writer)
       end
       return { line = line, base = base, pending = parse_pending(fields[2]), model = '' }
     end

@@ -4,5 +4,6 @@
 -- Seconds and milliseconds of Unix time.
 local function now()
   local time = redis.call('TIME')
-  return tonumber(time[1]), tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local seconds = tonumber(time[1])
+  return seconds, seconds * 1000 + math.floor(time[2] / 1000)
 end

@@ -7,7 +7,7 @@
 -- A list of responses lives as long as the last of them, and a little longer.
 
 local listings = KEYS
-local conversation_id, response_id, most, life = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local conversation_id, response_id, most, life = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local LEAD = 1000
 
 local _, clock = now()

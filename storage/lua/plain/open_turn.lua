@@ -12,8 +12,8 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
   if CONVERSATION_SECONDS == 0 then
     is_settled = left == -1
   end
-  local start, past = string.match(held, '^(.*:)(%d+)$')
-  local is_known = start and head[3] == edition
+  -- open and past: the chain that the caller holds, if it still says what is there.
+  local open, past = string.match(head[3] == edition and held or '', '^(.*:)(%d+)$')
   -- rest: what lies behind the chain that the caller holds, its last item before it.
   local chain, pending, name, line, rest
   local fence, facts, lock, lock_key = 0, {}, '', nil
@@ -22,16 +22,16 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     name = branch_name == '' and found[3] or string.lower(branch_name) == 'main' and 'MAIN' or branch_name
     line = found[1] == conversation_id and not found[2] and call('ZSCORE', branches_key, name)
     if line then
-      local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name', 'fence')
-      rest = is_known and branch[1] == start and call('LRANGE', BASE .. 'segment:' .. line, past - 1, -1)
+      local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'fence')
+      rest = branch[1] == open and call('LRANGE', BASE .. 'segment:' .. line, past - 1, -1)
       if rest and #rest > 0 then
-        chain = start .. string.format('%d', past - 1 + #rest)
+        chain = #rest == 1 and held or open .. string.format('%d', past - 1 + #rest)
       else
         local inherited, from = string.match(branch[1], '^(.-),?%d+:(%d+):$')
         local length = call('LLEN', BASE .. 'segment:' .. line)
         chain, rest = length > tonumber(from) and branch[1] .. length or inherited, nil
       end
-      pending, name, fence = branch[2], branch[3], tonumber(branch[4])
+      pending, fence = branch[2], branch[3] or 0
       facts, lock, lock_key = { found[4] or '', found[5] or '' }, line, BASE .. 'lock:' .. line
     end
   elseif source == 'response' and mine and (is_settled or not kept) then
@@ -61,21 +61,25 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
         waiting[#waiting + 1] = call_id
       end
     end
-    local open, to = string.match(chain, '^(.*:)(%d+)$')
-    if not rest and is_known and open == start and tonumber(past) <= tonumber(to) then
-      rest = call('LRANGE', BASE .. 'segment:' .. string.match(open, '(%d+):%d+:$'), past - 1, to - 1)
+    if not rest and open then
+      local beginning, to = string.match(chain, '^(.*:)(%d+)$')
+      if beginning == open and tonumber(past) <= tonumber(to) then
+        rest = call('LRANGE', BASE .. 'segment:' .. string.match(open, '(%d+):%d+:$'), past - 1, to - 1)
+      end
     end
     local history = { rest }
-    for segment, from, stop in string.gmatch(rest and '' or chain, SPAN) do
-      history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, from, stop - 1)
+    if not rest then
+      for segment, from, stop in string.gmatch(chain, SPAN) do
+        history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, from, stop - 1)
+      end
     end
     -- Everything has been read that will be written: from here on the script only writes.
     if lock_key and not holder then
       call('SET', lock_key, token, 'PX', lease_ms)
-      fence = (fence or 0) + 1
+      fence = fence + 1
       call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
     end
-    return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), fence, name, facts, {}, calls, tonumber(line),
+    return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), tonumber(fence), name, facts, {}, calls, tonumber(line),
       lock, '', '', head[3] or '', rest and 1 or 0, marks[2] and 1 or 0 }
   end
 end

@@ -1,7 +1,7 @@
 -- record_turn: write a turn of an app that keeps no ids: to the line that its history goes on, or beside it.
 -- needs: append
 -- prolongs: whole
--- KEYS  partition, conversation, branches, index, response, commit marker
+-- KEYS  partition, conversation, branches, index, response, commit marker, what was staged (if anything was)
 -- ARGV  1 owner  2 conversation id  3 act  4 line, 5 segment and 6 offset of the item that the turn comes after (-1: its
 --       history begins here)  7 name of a new branch beside the others, or of what was MAIN  8 description of a new
 --       branch ('' = none)  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body  14 id of the
@@ -16,10 +16,11 @@
 -- {'moved', 1} for a tip that is none any more: nothing was written;
 -- {'astray', 1} when the item is on no line any more: nothing was written;
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation is gone: nothing was written;
--- {'conflict'} when the response has been taken over by another run: nothing was written. An unknown reference among
--- the entries is left out. It never waits: where a lock is held, the turn gets a line of its own.
+-- {'conflict'} when the response has been taken over by another run, {'unstaged'} when what was staged is gone: nothing
+-- was written. An unknown reference among the entries is left out. It never waits: where a lock is held, the turn gets a line of its own.
 
 local conversation_key, branches_key, index_key, response_key, marker_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local staged_key = KEYS[7]
 local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local segment, offset, name, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local retention, marker_life, stored, status = tonumber(ARGV[9]), ARGV[10], ARGV[11] == '1', ARGV[12]
@@ -32,8 +33,12 @@ local marked = redis.call('GET', marker_key)
 local lives = conversation_lives(conversation_key, conversation_id)
 if (accepted[1] and not unfinished) or marked then
   local places = marked or accepted[4] .. ',' .. accepted[5]
-  local last = string.match(places, '(%d+):%d+:%d+$') or '-1'
-  return { 'repeated', lives and 1 or 0, tonumber(last), redis.call('HGET', branch_key(last), 'name') or '', places }
+  local last = parse_chain(places)
+  last = last[#last]
+  -- what was staged is a segment that no branch writes
+  local on = last and (redis.call('EXISTS', branch_key(last[1])) == 1 and last[1]
+    or branch_with(conversation_key, branches_key, { { last[1], last[3] - 1 } })) or -1
+  return { 'repeated', lives and 1 or 0, on, redis.call('HGET', branch_key(on), 'name') or '', places }
 end
 if (job_token ~= '' or unfinished) and accepted[2] ~= job_token then
   return { 'conflict' }
@@ -48,16 +53,11 @@ elseif act ~= 'new' and not lives then
 end
 
 local first_pair, last_pair, inputs_at = list_at(metadata_at, 2)
-local function live_entries(at)
-  local entries = {}
-  local first, last, after = list_at(at, FIELDS)
-  for i = first, last, FIELDS do
-    entries[#entries + 1] = read_entry(i, conversation_key, index_key)
-  end
-  return entries, after
+local inputs, outputs_at = read_entries(inputs_at, conversation_key, index_key)
+local outputs = read_entries(outputs_at, conversation_key, index_key)
+if is_unstaged(staged_key) then
+  return { 'unstaged' }
 end
-local inputs, outputs_at = live_entries(inputs_at)
-local outputs = live_entries(outputs_at)
 
 -- Where the turn goes: behind `base`, on `line` if that ends there.
 local base, pending, anchor, appends, replaced = {}, {}, '', false, nil
@@ -146,7 +146,7 @@ for _, entries in ipairs({ inputs, outputs }) do
   end
 end
 name_edition(response_id)
-append_to_branch(fresh, line, index_key, response_id, model)
+local written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
 if appends then
   -- whoever has lost the line's lock finds that it has moved on
   redis.call('HINCRBY', branch_key(line), 'fence', 1)
@@ -156,29 +156,30 @@ redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 
 local context, output, places = parse_chain(format_chain(current)), {}, {}
 for _, entry in ipairs(inputs) do
-  add_span(context, entry.at[1], entry.at[2], entry.at[2] + 1)
-  add_span(places, entry.at[1], entry.at[2], entry.at[2] + 1)
+  add_entry(context, entry)
+  add_entry(places, entry)
 end
 for _, entry in ipairs(outputs) do
-  add_span(output, entry.at[1], entry.at[2], entry.at[2] + 1)
-  add_span(places, entry.at[1], entry.at[2], entry.at[2] + 1)
+  add_entry(output, entry)
+  add_entry(places, entry)
 end
 if stored then
   local snapshot = parse_chain(format_chain(context))
   for _, entries in ipairs({ inputs, outputs }) do
     for _, entry in ipairs(entries) do
-      mark_pending(pending, entry.mark)
+      mark_entry(pending, entry)
     end
   end
-  for _, span in ipairs(output) do
-    for at = span[2], span[3] - 1 do
-      add_span(snapshot, span[1], at, at + 1)
-    end
+  for _, entry in ipairs(outputs) do
+    add_entry(snapshot, entry)
   end
   redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
   redis.call('HDEL', response_key, 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
+  if written ~= line then
+    redis.call('HSET', response_key, 'line', line)
+  end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then
     redis.call('HINCRBY', PARTITION, 'responses', 1)

@@ -3,7 +3,7 @@
 -- needs: job
 -- KEYS  partition, conversation, branches, index, response, log of its events
 -- ARGV  owner
--- Returns {'ok'} or {'response_not_found'}.
+-- Returns {'ok', bytes of its body, 1 if everything went, else 0} or {'response_not_found'}.
 
 local conversation_key, branches_key, index_key, response_key, log_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local owner = ARGV[1]
@@ -17,6 +17,7 @@ local lock = kept_lock(response_key)
 if lock then
   redis.call('DEL', lock)
 end
+local size = #(redis.call('HGET', response_key, 'body') or '')
 redis.call('DEL', response_key)
 local left = redis.call('HINCRBY', PARTITION, 'responses', -1)
 if left <= 0 and redis.call('EXISTS', conversation_key) == 0 then
@@ -24,5 +25,6 @@ if left <= 0 and redis.call('EXISTS', conversation_key) == 0 then
     redis.call('UNLINK', segment_key(segment))
   end
   redis.call('UNLINK', PARTITION, branches_key, index_key)
+  return { 'ok', size, 1 }
 end
-return { 'ok' }
+return { 'ok', size, 0 }

@@ -1,7 +1,7 @@
 -- commit_turn: write a turn's items and its response, move the branch, release the lock; all or nothing.
 -- needs: append
 -- prolongs: whole
--- KEYS  partition, conversation, branches, index, response, commit marker
+-- KEYS  partition, conversation, branches, index, response, commit marker, what was staged (if anything was)
 -- ARGV  1 owner  2 mode  3 conversation id ('' = none)  4 line: of the branch, or of the one that is forked (-1: none)
 --       5 lock ('' = none)  6 lock token  7 fence  8 base chain (closed)  9 pending calls at the base, joined with
 --       CALL_BREAK  10 retention s  11 marker's life s  12 store (1 or 0)  13 status  14 body  15 id of the response
@@ -15,18 +15,20 @@
 -- places of the entries as a chain, else ''};
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation or the branch is gone: the response was
 -- stored, the append was not; {'conflict'} when the lock was lost and the branch or its name taken: nothing was
--- written, the lock is not ours; {'repeated', 1 if the conversation lives, else 0} when this commit has been done before. An
--- unknown reference among the entries is left out.
+-- written, the lock is not ours; {'repeated', 1 if the conversation lives, else 0} when this commit has been done before;
+-- {'unstaged'} when what was staged is gone: nothing was written. An unknown reference among the entries is left out.
+-- Numbers that are only calculated with stay the text that they came as; Lua takes that too.
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
-local response_key, marker_key = KEYS[5], KEYS[6]
-local owner, mode, conversation_id, line, lock = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local response_key, marker_key, staged_key = KEYS[5], KEYS[6], KEYS[7]
+local owner, mode, conversation_id, line, lock = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local token, fence, base_chain, base_pending = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local retention, marker_life, stored, status = tonumber(ARGV[10]), ARGV[11], ARGV[12] == '1', ARGV[13]
+local retention, marker_life, stored, status = ARGV[10], ARGV[11], ARGV[12] == '1', ARGV[13]
 local body, response_id, model, new_name, anchor = ARGV[14], ARGV[15], ARGV[16], ARGV[17], ARGV[18]
 local job_token = ARGV[19]
 local inputs_at = 20
 
+line = tonumber(line)
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at')
 local unfinished = is_unfinished(accepted[1])
 if (accepted[1] and not unfinished) or redis.call('EXISTS', marker_key) == 1 then
@@ -39,16 +41,11 @@ if not owned(owner) and redis.call('EXISTS', PARTITION) == 1 then
   return { 'conflict' }
 end
 
-local function live_entries(at)
-  local entries = {}
-  local first, last, after = list_at(at, FIELDS)
-  for i = first, last, FIELDS do
-    entries[#entries + 1] = read_entry(i, conversation_key, index_key)
-  end
-  return entries, after
+local inputs, outputs_at = read_entries(inputs_at, conversation_key, index_key)
+local outputs = read_entries(outputs_at, conversation_key, index_key)
+if is_unstaged(staged_key) then
+  return { 'unstaged' }
 end
-local inputs, outputs_at = live_entries(inputs_at)
-local outputs = live_entries(outputs_at)
 local entries = {}
 for _, list in ipairs({ inputs, outputs }) do
   for _, entry in ipairs(list) do
@@ -102,7 +99,8 @@ local function segment_after(chain)
   return new_segment()
 end
 
-local backup = ''
+-- The segment with the new items of a branch; else `line`.
+local backup, written = '', line
 if on_branch then
   if mode ~= 'append' then
     line = create_line(base, pending, line >= 0 and line, anchor, '', false)
@@ -120,7 +118,7 @@ if on_branch then
     end
     entry.at = entry.place
   end
-  append_to_branch(fresh, line, index_key, response_id, model)
+  written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
   redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 elseif stored then
   redis.call('HSET', PARTITION, 'owner', owner)
@@ -136,13 +134,17 @@ elseif stored then
   if #base > 0 then
     target = base
   end
-  local segment = mode == 'record' and new_segment() or segment_after(target)
+  local is_staged = count_needed(entries) > 0
+  local segment = (mode == 'record' or is_staged) and new_segment() or segment_after(target)
   -- a branch may point into the segment that a chain goes on in
   local lasting = redis.call('TTL', segment_key(segment)) == -1
+  if is_staged then
+    adopt(staged_key, segment)
+  end
   append_entries(entries, {}, segment, index_key, {})
   local waiting = parse_pending(base_pending)
   for _, entry in ipairs(mode == 'record' and {} or entries) do
-    mark_pending(waiting, entry.mark)
+    mark_entry(waiting, entry)
   end
   note_append(segment, response_id, model, waiting)
   if not lasting then
@@ -159,25 +161,28 @@ end
 if stored then
   local context, output = parse_chain(format_chain(base)), {}
   for _, entry in ipairs(inputs) do
-    add_span(context, entry.at[1], entry.at[2], entry.at[2] + 1)
+    add_entry(context, entry)
   end
   local snapshot = base
   if mode ~= 'record' then
     snapshot = parse_chain(format_chain(context))
     for _, entry in ipairs(entries) do
-      mark_pending(pending, entry.mark)
+      mark_entry(pending, entry)
     end
   end
   for _, entry in ipairs(outputs) do
-    add_span(output, entry.at[1], entry.at[2], entry.at[2] + 1)
+    add_entry(output, entry)
     if mode ~= 'record' then
-      add_span(snapshot, entry.at[1], entry.at[2], entry.at[2] + 1)
+      add_entry(snapshot, entry)
     end
   end
   redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
   redis.call('HDEL', response_key, 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
+  if written ~= line then
+    redis.call('HSET', response_key, 'line', line)
+  end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then
     redis.call('HINCRBY', PARTITION, 'responses', 1)
@@ -194,7 +199,7 @@ if result == 'dropped' then
 end
 local places = {}
 for _, entry in ipairs(on_branch and entries or {}) do
-  add_span(places, entry.at[1], entry.at[2], entry.at[2] + 1)
+  add_entry(places, entry)
 end
 local made = mode ~= 'append' and on_branch and describe(conversation_key, line) or {}
 return { result, milliseconds, made, backup, format_chain(places) }

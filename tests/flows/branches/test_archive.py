@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import os
 import stat
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from storage import partition_of
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import model_answer, new_conversation
 from tests.items import user
+from tests.processes import run
 from tests.upstream import Reply
 
 IMPORT = "/v1/conversations/import"
@@ -356,20 +354,17 @@ async def test_a_store_that_can_t_be_reached_ends_both_commands_with_a_reason(tm
 async def test_the_commands_run_as_processes(proxy: Proxy, valkey_url: str, tmp_path: Path):
     await new_conversation(proxy)
     variables = {"BRANCHLINE_REDIS_URL": valkey_url}
-    root, told = Path(__file__).parents[3], []
+    told = []
     for arguments in (
         ["export", tmp_path / "folder"],
         ["export", tmp_path / "folder"],
         ["import", tmp_path / "folder"],
     ):
-        command = [sys.executable, "-m", "proxy", *map(str, arguments)]
-        done = await asyncio.to_thread(
-            subprocess.run, command, cwd=root, env={**os.environ, **variables}, capture_output=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
-        told.append(done.stdout.rpartition(b",")[0])
+        done = await asyncio.to_thread(run, *arguments, **variables)
+        assert (done.returncode, done.stderr) == (0, "")
+        told.append(done.stdout.rpartition(",")[0])
     assert told == [
-        b"exported 1 conversation, 0 unchanged, 0 failed",
-        b"exported 0 conversations, 1 unchanged, 0 failed",
-        b"imported 0 conversations, 1 unchanged, 0 failed",
+        "exported 1 conversation, 0 unchanged, 0 failed",
+        "exported 0 conversations, 1 unchanged, 0 failed",
+        "imported 0 conversations, 1 unchanged, 0 failed",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -56,6 +57,26 @@ async def test_previous_response_id_chains_without_a_conversation(proxy: Proxy, 
     assert "previous_response_id" not in sent
     _, raw = await proxy.call("GET", f"/v1/responses/{previous}")
     assert "conversation" not in raw
+
+
+@pytest.mark.parametrize("include", [[], ["reasoning.encrypted_content"]])
+@pytest.mark.parametrize("in_conversation", [False, True])
+async def test_what_was_answered_is_what_is_read_again(proxy: Proxy, include: list[Any], in_conversation: bool):
+    client = proxy.client()
+    text = {"type": "output_text", "text": "h\u00e4 \u2028", "annotations": [], "logprobs": []}
+    message = {"type": "message", "role": "assistant", "status": "completed", "content": [text], "extra": 2**70}
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    told = {"object": "response", "model": "m", "status": "completed", "later": {"output": [1.0]}}
+    place: Any = {"conversation": (await client.conversations.create()).id} if in_conversation else {}
+    for output in ([message], [thought, message], []):
+        proxy.upstream.script(Reply.raw(200, "application/json", json.dumps({**told, "output": output}).encode()))
+        asked: Any = {"model": "m", "input": "hi", "include": include, **place}
+        answered = (await client.responses.with_raw_response.create(**asked)).content
+        response_id = json.loads(answered)["id"]
+        again = (await client.responses.with_raw_response.retrieve(response_id, include=include)).content
+        assert json.loads(again) == json.loads(answered)
+        hides = thought in output and not include
+        assert (again == answered) is not hides
 
 
 async def test_a_stored_response_is_read_listed_and_deleted(proxy: Proxy):

@@ -3,20 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import sys
-from asyncio.subprocess import PIPE
+from asyncio import StreamReader
+from multiprocessing.process import BaseProcess
 
-from tests.processes import ROOT, environment
+from tests.processes import fork
 
 #: Seconds after which something that was waited for does not come any more.
 PATIENCE_SECONDS = 40.0
 
 
+class Process:
+    """A process that runs on its own, with what a process of asyncio has. stdout, stderr: what it writes."""
+
+    def __init__(self, process: BaseProcess, stdout: StreamReader, stderr: StreamReader) -> None:
+        assert process.pid is not None
+        self.pid = process.pid
+        self.stdout = stdout
+        self.stderr = stderr
+        self._process = process
+
+    @classmethod
+    async def start(cls, *arguments: str, **variables: str) -> Process:
+        """Start `branchline` with these arguments and environment variables; warnings are errors."""
+        (stdout, told), (stderr, complained) = os.pipe(), os.pipe()
+        process = fork(arguments, {**variables, "PYTHONWARNINGS": "error"}, told, complained)
+        os.close(told)
+        os.close(complained)
+        return cls(process, await _read_from(stdout), await _read_from(stderr))
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, -N if signal N ended it; None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    async def wait(self) -> int | None:
+        """Wait for its end and return its exit status."""
+        await asyncio.to_thread(self._process.join)
+        return self.returncode
+
+
+async def _read_from(descriptor: int) -> StreamReader:
+    reader = StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(descriptor, "rb"))
+    return reader
+
+
 class Served:
     """A running `branchline serve`; `block` is what it printed, `url` the base URL in it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self.block = ""
         self._log = b""
@@ -26,15 +77,8 @@ class Served:
     @classmethod
     async def start(cls, *arguments: object, **variables: str) -> Served:
         """Start it and wait for the block that it prints; warnings are errors."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-m", "proxy", "serve", *map(str, arguments)),
-            stdout=PIPE,
-            stderr=PIPE,
-            env={**environment(), **variables},
-            cwd=ROOT,
-        )
+        process = await Process.start("serve", *map(str, arguments), **variables)
         served = cls(process)
-        assert process.stdout
         while "OPENAI_BASE_URL" not in served.block:
             line = await process.stdout.readline()
             if not line:
@@ -64,7 +108,7 @@ class Served:
     async def end(self) -> tuple[int | None, str]:
         """Return exit status and standard error, after waiting for the end."""
         async with asyncio.timeout(PATIENCE_SECONDS):
-            if self.process.stdout and not self.process.stdout.at_eof():
+            if not self.process.stdout.at_eof():
                 self.block += (await self.process.stdout.read()).decode()
             await self._listening
             await self.process.wait()
@@ -77,7 +121,6 @@ class Served:
         await self.end()
 
     async def _listen(self) -> None:
-        assert self.process.stderr
         try:
             while data := await self.process.stderr.read(65_536):
                 async with self._more:

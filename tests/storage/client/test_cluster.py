@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
@@ -36,7 +38,7 @@ from tests.storage.builders import (
     take_turn,
 )
 from tests.storage.everything import use_archive, use_everything, use_jobs, use_quotas
-from tests.storage.servers import run_cluster_node
+from tests.storage.servers import read_command, run_cluster_node
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,39 @@ async def test_on_a_cluster_too_a_write_is_not_told_as_done_before_replicas_have
         assert (await cluster.conversations.read(OWNER, made.id)).id == made.id
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def node_that_does_and_then_refuses() -> AsyncIterator[str]:
+    """Run a node with all slots whose first script ends its connection, and that refuses all others. Gives its URL."""
+    scripts = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal scripts
+        with contextlib.closing(writer):
+            while command := await read_command(reader):
+                port = writer.get_extra_info("sockname")[1]
+                slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:%d\r\n$1\r\na\r\n" % port
+                known = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"CLUSTER": slots, b"COMMAND": b"*0\r\n"}
+                if command[0].startswith(b"EVAL"):
+                    scripts += 1
+                    if scripts == 1:
+                        break
+                    writer.write(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n")
+                else:
+                    writer.write(known.get(command[0], b"+OK\r\n"))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"redis+cluster://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_what_is_refused_after_an_answer_was_lost_may_have_been_done():
+    async with node_that_does_and_then_refuses() as url, connect(url, max_connections=8) as store:
+        for is_unsure, reason in ((True, Reason.AWAY), (False, Reason.FULL)):
+            with pytest.raises(Unavailable) as refused:
+                await store.conversations.create(OWNER, draft(), [])
+            assert (refused.value.unsure, refused.value.reason) == (is_unsure, reason)
 
 
 async def test_sweeping_and_checking_on_a_cluster(cluster: Store):

@@ -96,7 +96,7 @@ class Talker:
         opened = await open_turn(self._store, conversation=self.conversation)
         turn = finished(opened, partition=self.partition, conversation=self.conversation, says=[says])
         done = await self._store.turns.commit(turn)
-        # a connection that breaks has redis-py send it once more
+        # what was sent over a connection that breaks is sent once more
         assert done.result in (CommitResult.OK, CommitResult.REPEATED)
 
     async def until(self, number: int) -> None:

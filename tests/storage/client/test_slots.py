@@ -13,11 +13,13 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from storage import Store, new_partition
+from storage import Fork, ForkPoint, Safeguards, Store, new_partition, partition_of
 from storage.client.channel import Channel, Command
+from storage.client.keyspace import Portion
 from storage.client.library import load_scripts
-from tests.storage.builders import PREFIX, RETENTION_SECONDS
-from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
+from storage.store import Hosting
+from tests.storage.builders import OWNER, PREFIX, RETENTION_SECONDS, add, ids_in, minted, start, take_turn
+from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas, use_recognition
 from tests.storage.servers import run_cluster_node
 
 SCRIPTS = {script.sha: name for name, script in load_scripts().items()}
@@ -163,7 +165,7 @@ def is_same(before: Mapping[bytes, Held], after: Mapping[bytes, Held]) -> bool:
     return before.keys() == after.keys() and all(held.is_like(after[key]) for key, held in before.items())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ports() -> Iterator[list[tuple[int, int]]]:
     with run_cluster_node() as here, run_cluster_node() as there:
         yield [here, there]
@@ -202,3 +204,20 @@ async def test_a_script_that_meets_a_moving_slot_is_refused_whole_or_done_whole(
     unsure = {name for name, script in load_scripts().items() if script.names_keys}
     assert {name for name in unsure if moving.outcomes[name]["done"]} == set()
     assert {name for name, outcomes in moving.outcomes.items() if outcomes["done"]} != set()
+
+
+async def test_so_is_one_whose_items_are_staged(moving: MovingSlots):
+    hosting = Hosting(Safeguards(portion=Portion(items=1)))
+    store = Store(moving, moving, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=hosting)
+    conversation = await start(store, "one", "two")
+    await add(store, conversation, "three", "four")
+    await take_turn(store, conversation=conversation)
+    for _ in range(2):
+        await take_turn(store)
+    last = (await ids_in(store, conversation))[-1]
+    entries = [minted(partition_of(last), text) for text in "xy"]
+    await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.AFTER, last, "draft"), entries)
+    await use_recognition(store)
+    driven = {"create_conversation", "append_items", "commit_turn", "fork_branch", "record_turn"}
+    assert {name for name in driven if moving.outcomes[name]["done"] or not moving.outcomes[name]["refused"]} == set()
+    assert moving.outcomes["stage_items"]["done"]
