@@ -81,6 +81,19 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def give_way(pid: int, niceness: int) -> None:
+    """Give a process less priority than all others have; 0 is this one.
+
+    Where Linux shares processors out by session (`sched_autogroup_enabled`, which most distributions set), a niceness
+    counts only within a session. So it is given to the session too, if that is the process's own and ends with it.
+    """
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    leader = pid or os.getpid()
+    # a kernel without such sessions has no such file
+    if os.getsid(pid) == leader and (session := Path(f"/proc/{leader}/autogroup")).exists():
+        session.write_text(str(niceness))
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process has started and that still run. Linux only."""
     return [

@@ -8,7 +8,12 @@ so, and is waited for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.protocol.sse import joined
+
+if TYPE_CHECKING:
+    from proxy.protocol.sse import FrameBytes
 
 
 class Delivery(Protocol):
@@ -25,11 +30,11 @@ class Delivery(Protocol):
         """Take the upstream's headers that go along with the answer; a later call replaces them."""
         ...
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: FrameBytes) -> bool:
         """Send whole SSE frames, the first ones of a stream too; return whether the client is there."""
         ...
 
-    def push(self, frames: bytes) -> bool:
+    def push(self, frames: FrameBytes) -> bool:
         """Send whole SSE frames of a stream that was begun, at once; return whether the client keeps up."""
         ...
 
@@ -68,12 +73,12 @@ class Unattended:
     def begin(self, headers: Mapping[str, str]) -> None:
         """Nobody sees them."""
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: FrameBytes) -> bool:
         """Note that the answer has begun; there is always somebody to run on for."""
         self.started = True
         return True
 
-    def push(self, frames: bytes) -> bool:
+    def push(self, frames: FrameBytes) -> bool:
         """Take everything."""
         return True
 
@@ -104,18 +109,18 @@ class TurnOutput:
         """Hand the upstream's headers to the client's side."""
         self.delivery.begin(headers)
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: FrameBytes) -> bool:
         """Take down and send whole frames; return whether the client is there."""
         for sink in self._sinks:
-            if not sink.push(frames):
+            if not sink.push(joined(frames)):
                 await sink.caught_up()
         return await self.delivery.send(frames)
 
-    def push(self, frames: bytes) -> bool:
+    def push(self, frames: FrameBytes) -> bool:
         """Take down and send whole frames of a stream that was begun, at once; return whether all keep up."""
         keeps_up = True
         for sink in self._sinks:
-            keeps_up = sink.push(frames) and keeps_up
+            keeps_up = sink.push(joined(frames)) and keeps_up
         return self.delivery.push(frames) and keeps_up
 
     async def caught_up(self) -> None:

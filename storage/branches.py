@@ -58,7 +58,7 @@ class Branches:
         if entries:
             await self._ledger.require(owner)
         keys, token = self._keyspace.keys(conversation_id), secrets.token_hex(8)
-        stage = Stage(self._keyspace, keys.staged(token), entries)
+        stage = Stage(self._keyspace, keys, token, entries)
         arguments = [source_branch, *fork_arguments, *stage.arguments]
         call = Call("fork_branch", [*keys.common, *stage.keys], [owner, conversation_id, *arguments], conversation_id)
         facts, described, anchor, source, backup, *items = await stage.run(call)

@@ -59,7 +59,7 @@ class Conversations:
         facts = [owner, draft.id, draft.title or "", draft.project_id or "", draft.referrer or ""]
         await self._ledger.require(owner)
         keys = self._keyspace.keys(draft.id)
-        stage = Stage(self._keyspace, keys.staged(draft.id), entries)
+        stage = Stage(self._keyspace, keys, draft.id, entries)
         arguments = [*facts, len(draft.metadata), *metadata, *stage.arguments]
         call = Call("create_conversation", [*keys.common, *stage.keys], arguments, draft.id)
         touch = self._keyspace.touch(owner, draft.id, draft.project_id, draft.referrer)

@@ -60,7 +60,7 @@ class Items:
         keys = self._keyspace.keys(conversation_id)
         await self._ledger.require(owner)
         token = secrets.token_hex(8)
-        stage = Stage(self._keyspace, keys.staged(token), entries)
+        stage = Stage(self._keyspace, keys, token, entries)
         arguments = [owner, conversation_id, branch, COMMIT_MARKER_SECONDS, most_items, *stage.arguments]
         call = Call("append_items", [*keys.common, keys.commit(token), *stage.keys], arguments, conversation_id)
         facts, *items = await stage.run(call)

@@ -123,7 +123,7 @@ class Turns:
         keys = self._keyspace.keys_of(turn.partition)
         opened = turn.opened
         token = turn.job_token or turn.response_id
-        stage = Stage(self._keyspace, keys.staged(token), turn.inputs, turn.outputs)
+        stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.mode,
@@ -153,9 +153,10 @@ class Turns:
         reply = (await stage.run_all(calls))[0]
         if isinstance(reply, StoreError):
             raise reply
-        size = stage.size + (len(turn.body) if turn.stored else 0)
-        is_in = turn.mode in _IN_CONVERSATION
-        await self._ledger.charge(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
+        if self._keyspace.counts_bytes:
+            size = stage.size + (len(turn.body) if turn.stored else 0)
+            is_in = turn.mode in _IN_CONVERSATION
+            await self._ledger.charge(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
         if isinstance(reply[0], int):
             _, branch, backup, places = reply
             return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None, places)

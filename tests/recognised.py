@@ -172,7 +172,7 @@ class Record:
     def _lead_to(self, turn: Place, digests: TurnDigests, look: Look, plan: Plan, places: Mapping[int, str]) -> None:
         turn.strict = digests.strict
         for evidence in (Evidence.FULL, Evidence.ANCHOR, Evidence.PAIR, Evidence.QUESTION):
-            if digest := getattr(digests, evidence):
+            if digest := look.question if evidence is Evidence.QUESTION else getattr(digests, evidence):
                 self._found[evidence, digest].append(turn)
         for sample in look.samples:
             if sample.end > plan.covered and sample.end - 1 in places and plan.action is not Action.RETRY:

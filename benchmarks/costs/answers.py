@@ -4,6 +4,7 @@
 
 json     one JSON body with one text
 deltas   a stream of pieces of 8 KiB, at the end of which the whole is not said again
+whole    the same with the whole in its last event
 event    a stream of one event that says the whole text
 
 The server, its store and the model server are processes of their own. The figures are those of the kernel (`VmHWM`).
@@ -51,13 +52,17 @@ def _json(size: int) -> Iterator[bytes]:
     yield orjson.dumps(_response(_message(_part(size))))
 
 
-def _deltas(size: int) -> Iterator[bytes]:
+def _deltas(size: int, *output: dict[str, object]) -> Iterator[bytes]:
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     yield _event({"type": "response.created", "response": {**_response(), "status": "in_progress"}})
     delta = _event({"type": "response.output_text.delta", **place, "delta": "a" * _PIECE_BYTES})
     for _ in range(size // _PIECE_BYTES):
         yield delta
-    yield _event({"type": "response.completed", "response": _response()})
+    yield _event({"type": "response.completed", "response": _response(*output)})
+
+
+def _whole(size: int) -> Iterator[bytes]:
+    return _deltas(size, _message(_part(size // _PIECE_BYTES * _PIECE_BYTES)))
 
 
 def _one_event(size: int) -> Iterator[bytes]:
@@ -65,7 +70,12 @@ def _one_event(size: int) -> Iterator[bytes]:
 
 
 #: By their names; each gives the body of an answer with a text of so many bytes.
-FORMS: dict[str, Callable[[int], Iterator[bytes]]] = {"json": _json, "deltas": _deltas, "event": _one_event}
+FORMS: dict[str, Callable[[int], Iterator[bytes]]] = {
+    "json": _json,
+    "deltas": _deltas,
+    "whole": _whole,
+    "event": _one_event,
+}
 
 
 async def _serve(form: str, size: int, port: int) -> None:

@@ -3,8 +3,9 @@
     python -m benchmarks.costs.recording [REPEATS]
 
 Apps resend their histories, of 1, 10, 100 and 1,000 items; for each block the processor time of proxy and store a turn,
-and how long a turn took (p50). Then what a conversation of 100 turns takes in the store: resent each time, and kept by
-its id.
+and how long a turn took (p50). Of the turns without a history each asks something else, or (`equal`) all ask the same
+and get the same answer, so that one digest leads to all of them. Then what a conversation of 100 turns takes in the
+store: resent each time, and kept by its id.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from benchmarks.performance.target import Target, branchline, model_server
 from benchmarks.processes import valkey
 from benchmarks.servers.model import order
 
-#: Items that a request of a block brings, and turns of a block.
-DEPTHS = {1: 60, 10: 60, 100: 40, 1000: 16}
+#: What a block is called, items that each of its requests brings, and its turns. Of `equal` ones all ask the same.
+EQUAL = "1 equal"
+BLOCKS = {"1": (1, 200), EQUAL: (1, 200), "10": (10, 60), "100": (100, 40), "1000": (1000, 16)}
 HEADERS = {"Authorization": "Bearer sk-benchmark"}
 WORDS = "a question about the weather in Rome and what to wear there "
 
@@ -44,9 +46,12 @@ def message(role: str, text: str) -> dict[str, Any]:
 class App:
     """An app that keeps its history itself."""
 
-    def __init__(self, http: aiohttp.ClientSession, target: Target, name: str, depth: int) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, target: Target, name: str, depth: int, *, is_equal: bool = False
+    ) -> None:
         self._http, self._url, self._name, self._depth = http, f"{target.url}/v1/responses", name, depth
-        self._turns = 0
+        self._is_equal = is_equal
+        self._turns = self._asked = 0
         self.history: list[dict[str, Any]] = []
 
     def begin(self) -> None:
@@ -57,9 +62,14 @@ class App:
             for number in range(self._depth - 1)
         ]
 
+    @property
+    def _tag(self) -> str:
+        return order("equal" if self._is_equal else f"{self._name}-{self._asked}")
+
     async def turn(self, **fields: Any) -> float:
         """Take a turn; return how long it took."""
-        self.history.append(message("user", f"{WORDS} {order(self._name)}"))
+        self._asked += 1
+        self.history.append(message("user", f"{WORDS} {self._tag}"))
         started = time.perf_counter()
         body = {"model": "m", "input": self.history, **fields}
         async with self._http.post(self._url, json=body, headers=HEADERS) as response:
@@ -70,9 +80,10 @@ class App:
         return taken
 
 
-async def block(http: aiohttp.ClientSession, target: Target, name: str, depth: int, turns: int) -> Block:
+async def block(http: aiohttp.ClientSession, target: Target, kind: str, name: str, turns: int) -> Block:
     """Take turns one after the other; those with a history go on in one conversation."""
-    app = App(http, target, name, depth)
+    depth, _ = BLOCKS[kind]
+    app = App(http, target, name, depth, is_equal=kind == EQUAL)
     app.begin()
     if depth > 1:
         await app.turn()
@@ -98,13 +109,13 @@ async def measure(repeats: int) -> None:
             )
             for mode in ("off", "on")
         }
-        print("items  proxy µs off    on  ratio   store µs off   on   cpu ratio   p50 µs off     on  ratio")
-        for depth, turns in DEPTHS.items():
+        print("  items  proxy µs off    on  ratio   store µs off   on   cpu ratio   p50 µs off     on  ratio")
+        for kind, (_, turns) in BLOCKS.items():
             found: dict[str, list[Block]] = {"off": [], "on": []}
             for repeat in range(repeats + 1):
                 for mode in ("off", "on") if repeat % 2 else ("on", "off"):
-                    name = f"{mode}-{depth}-{repeat}"
-                    one = await block(http, targets[mode], name, depth, turns if repeat else 5)
+                    name = f"{mode}-{kind.replace(' ', '-')}-{repeat}"
+                    one = await block(http, targets[mode], kind, name, turns if repeat else 5)
                     if repeat:
                         found[mode].append(one)
             off, on = (
@@ -113,7 +124,7 @@ async def measure(repeats: int) -> None:
             )
             cpu = (on.proxy + on.store) / (off.proxy + off.store)
             print(
-                f"{depth:5}  {off.proxy:12.0f} {on.proxy:5.0f} {on.proxy / off.proxy:6.2f}  {off.store:13.0f}"
+                f"{kind:>7}  {off.proxy:12.0f} {on.proxy:5.0f} {on.proxy / off.proxy:6.2f}  {off.store:13.0f}"
                 f" {on.store:4.0f}  {cpu:9.2f}  {off.p50:12.0f} {on.p50:6.0f} {on.p50 / off.p50:6.3f}"
             )
     await sizes()

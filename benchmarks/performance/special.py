@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -27,12 +27,14 @@ from benchmarks.performance.load import (
 from benchmarks.performance.statistics import OURS, Samples
 from benchmarks.performance.streams import open_used
 from benchmarks.performance.target import Memory, Target, branchline
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import cpu_seconds, give_way
 from benchmarks.servers.model import delta_text, expected_text
 from benchmarks.wire import Connection, connected, together
 
 #: What an event of a delta says.
 DELTA = re.compile(rb'"delta":"([^"]*)"')
+#: What one client does in a block.
+Work: TypeAlias = Coroutine[Any, Any, None]
 #: Events behind the deltas that have the whole text: of the text, its part, its item and the response.
 ENDINGS = 4
 
@@ -144,12 +146,16 @@ async def _quiet(target: Target, seconds: float = 30.0) -> None:
 
 @dataclass(frozen=True)
 class WorkersPlan:
-    """How much is done. clients: at once. streams: of each client in a block. turns: of each client in a block."""
+    """How much is done. streamers, talkers: clients at once that take streams, and turns, so many each in a block.
+
+    A turn waits for the store's disk twice, and the clients that wait there keep no processor busy: so there are many.
+    """
 
     repeats: int = 7
-    clients: int = 32
-    streams: int = 30
-    turns: int = 20
+    streamers: int = 64
+    streams: int = 15
+    talkers: int = 128
+    turns: int = 10
     deltas: int = 300
     niceness: int = 10
 
@@ -183,35 +189,36 @@ async def measure_workers(samples: Samples, model: str, model_pid: int, plan: Wo
             )
             for workers in (1, 2)
         ]
-        os.setpriority(os.PRIO_PROCESS, model_pid, plan.niceness)
-        os.setpriority(os.PRIO_PROCESS, 0, plan.niceness)
+        for pid in (model_pid, 0):
+            give_way(pid, plan.niceness)
 
         def load() -> float:
             """Return the processor time of load generator and model server."""
             return time.process_time() + cpu_seconds(model_pid)
 
-        async def streams(target: Target, repeat: int) -> None:
-            async with open_used(target, plan.clients) as connections:
-                before, start, load_before = target.cpu(), time.perf_counter(), load()
-                names = [f"w{repeat}-{number}" for number in range(plan.clients)]
-                work = [_streams(target, *one, plan) for one in zip(connections, names, strict=True)]
-                await together(*work)
-                seconds, used = time.perf_counter() - start, target.cpu().since(before)
-            done = plan.clients * plan.streams
-            costs = {"proxy_ms": used.proxy, "store_ms": used.store, "load_ms": load() - load_before}
+        async def measured(case: str, target: Target, repeat: int, done: int, work: Sequence[Work]) -> None:
+            tally = Tally()
+            load_before, rounds_before = load(), target.store_rounds()
+            await metered(target, tally, *work)
+            load_after, rounds = load(), target.store_rounds().since(rounds_before)
+            costs = {"proxy_ms": tally.cpu.proxy, "store_ms": tally.cpu.store, "load_ms": load_after - load_before}
             each = {name: cost * 1000 / done for name, cost in costs.items()}
+            each |= {"store_rounds": rounds.count / done, "store_percent": 100 * rounds.seconds / tally.seconds}
             if repeat:
-                samples.add("workers", "streams", target.name, repeat, per_second=done / seconds, **each)
+                samples.add("workers", case, target.name, repeat, per_second=done / tally.seconds, **each)
+
+        async def streams(target: Target, repeat: int) -> None:
+            names = [f"w{repeat}-{number}" for number in range(plan.streamers)]
+            async with open_used(target, plan.streamers) as connections:
+                work = [_streams(target, *one, plan) for one in zip(connections, names, strict=True)]
+                await measured("streams", target, repeat, plan.streamers * plan.streams, work)
 
         async def turns(target: Target, repeat: int) -> None:
-            tally, names = Tally(), [f"w-{repeat}-{number}" for number in range(plan.clients)]
+            tally, names = Tally(), [f"w-{repeat}-{number}" for number in range(plan.talkers)]
             async with dialogues(target, Memory.CONVERSATION, names) as opened:
                 await together(*(one.begin() for one in opened))
-                load_before = load()
-                await metered(target, tally, *(_several(one, tally, plan.turns) for one in opened))
-            found = tally.quantities() | {"load_ms": (load() - load_before) * 1000 / (plan.clients * plan.turns)}
-            if repeat:
-                samples.add("workers", "turns", target.name, repeat, per_second=found.pop("turns_per_second"), **found)
+                work = [_several(one, tally, plan.turns) for one in opened]
+                await measured("turns", target, repeat, plan.talkers * plan.turns, work)
 
         await interleaved(targets, plan.repeats + 1, streams)
         await interleaved(targets, plan.repeats + 1, turns)

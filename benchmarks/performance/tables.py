@@ -201,13 +201,14 @@ def workers_table(samples: Samples) -> str:
             cell(samples.spread("workers", case, name, "proxy_ms")),
             cell(samples.spread("workers", case, name, "store_ms")),
             cell(samples.spread("workers", case, name, "load_ms")),
+            cell(samples.spread("workers", case, name, "store_rounds")),
+            cell(samples.spread("workers", case, name, "store_percent")),
         ]
         for case in samples.cases("workers")
         for name in samples.targets("workers", case)
     ]
-    return table(
-        ["", "a second", "proxies, CPU ms each", "store, CPU ms each", "load and model server, CPU ms each"], rows
-    )
+    costs = [f"{whose}, CPU ms each" for whose in ("proxies", "store", "load and model server")]
+    return table(["", "a second", *costs, "store, rounds each", "store in its rounds, % of the time"], rows)
 
 
 def peers_table() -> str:

@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from redis import Redis
+
 from benchmarks.performance.statistics import BARE, DIRECT, OURS
 from benchmarks.processes import (
     children,
@@ -22,6 +24,7 @@ from benchmarks.processes import (
     process,
     until,
 )
+from storage.embedded.data_dir import SOCKET
 
 #: Names of processes that keep state for others.
 _STORES = ("valkey-server", "redis-server")
@@ -45,12 +48,26 @@ class Cpu(NamedTuple):
         return Cpu(self.proxy - before.proxy, self.store - before.store)
 
 
+class Rounds(NamedTuple):
+    """What a store's only working thread did: how often it went round its loop, and how many seconds that took.
+
+    In a round it does all commands that have come, writes them to the disk, waits for that, and then answers.
+    """
+
+    count: int
+    seconds: float
+
+    def since(self, before: Rounds) -> Rounds:
+        """Return what was done between two readings."""
+        return Rounds(self.count - before.count, self.seconds - before.seconds)
+
+
 @dataclass(frozen=True)
 class Target:
     """A server that listens.
 
     remembers: what it can do; for anything else the client sends the whole history. share: the part of the work that a
-    server so slow is given. must: a wrong answer ends the run; others' are counted.
+    server so slow is given. must: a wrong answer ends the run; others' are counted. store_socket: its embedded store's.
     """
 
     name: str
@@ -60,6 +77,15 @@ class Target:
     remembers: frozenset[Memory] = frozenset()
     share: float = 1.0
     must: bool = False
+    store_socket: Path | None = None
+
+    def store_rounds(self) -> Rounds:
+        """Ask the embedded store for what its loop did so far. Raises ValueError for a server without one."""
+        if self.store_socket is None:
+            raise ValueError(f"{self.name} has no embedded store")
+        with Redis(unix_socket_path=str(self.store_socket)) as store:
+            told = store.info("stats")
+        return Rounds(told["eventloop_cycles"], told["eventloop_duration_sum"] / 1e6)
 
     def cpu(self) -> Cpu:
         """Read the kernel's clocks of its processes."""
@@ -129,4 +155,6 @@ async def branchline(
             await listening(url, started)
             # one worker is the process itself, more have a supervisor above them
             await until(lambda: len(family(started.pid)[0]) >= (1 if workers == 1 else workers + 1))
-            yield Target(name, url, *family(started.pid), frozenset(Memory), must=True)
+            yield Target(
+                name, url, *family(started.pid), frozenset(Memory), must=True, store_socket=Path(folder, SOCKET)
+            )

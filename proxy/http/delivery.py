@@ -63,13 +63,17 @@ class HttpDelivery:
         """Note the upstream's headers that go along with the answer."""
         self._headers = headers
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: sse.FrameBytes) -> bool:
         """Send whole frames in one write, the response's head before the first; return whether the client is there."""
         if self.gone:
             return False
         try:
             response = self._response or await self._begin_stream()
             self._last_sent = time.monotonic()
+            if not isinstance(frames, bytes):
+                *pieces, frames = frames
+                for piece in pieces:
+                    await _write_slowly(response, memoryview(piece))
             if frames.endswith(sse.DONE):
                 # the last frames and the end of the body leave in one write
                 self._ended = True
@@ -94,7 +98,7 @@ class HttpDelivery:
         self._transport = connection.transport
         return response
 
-    def push(self, frames: bytes) -> bool:
+    def push(self, frames: sse.FrameBytes) -> bool:
         """Send whole frames after `send` has begun the stream, in one write; return whether the client keeps up."""
         if self.gone:
             return True
@@ -103,6 +107,11 @@ class HttpDelivery:
             self.gone = True
             return True
         self._last_sent = time.monotonic()
+        if not isinstance(frames, bytes):
+            # not copied: what is not read yet stays as it is
+            for piece in (b"%x\r\n" % sum(map(len, frames)), *frames, b"\r\n") if self._chunked else frames:
+                transport.write(piece)
+            return not self._connection.writing_paused
         # as aiohttp would write it, which can't be called without waiting
         transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._chunked else frames)
         return not self._connection.writing_paused
@@ -154,12 +163,15 @@ class HttpDelivery:
         """Send a large body as fast as it is read: aiohttp would copy it, and have the socket take it in one go."""
         response = web.StreamResponse(headers=self._headers)
         response.content_type, response.content_length = "application/json", len(body)
-        view = memoryview(body)
         try:
             await response.prepare(self._request)
-            for start in range(0, len(body), SENT_AT_A_TIME):
-                await response.write(view[start : start + SENT_AT_A_TIME])
+            await _write_slowly(response, memoryview(body))
             await response.write_eof()
         except ConnectionError:
             self.gone = True
         return response
+
+
+async def _write_slowly(response: web.StreamResponse, body: memoryview) -> None:
+    for start in range(0, len(body), SENT_AT_A_TIME):
+        await response.write(body[start : start + SENT_AT_A_TIME])

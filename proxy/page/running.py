@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from proxy.page.hub import Hub
     from proxy.protocol.request import TurnRequest
+    from proxy.protocol.sse import FrameBytes
     from proxy.turns.observer import TurnResult
     from proxy.turns.options import TurnOptions
 
@@ -60,7 +61,7 @@ class _Awaited(Unattended):
         super().__init__()
         self.begun = asyncio.Event()
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: FrameBytes) -> bool:
         self.begun.set()
         return await super().send(frames)
 

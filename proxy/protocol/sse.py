@@ -8,7 +8,8 @@ an event whose blank line is missing at the end of the stream is delivered, beca
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 #: Ends a stream; Open Responses demands it.
 DONE = b"data: [DONE]\n\n"
@@ -18,16 +19,47 @@ _BOM = b"\xef\xbb\xbf"
 #: What a stream can begin with: a field that clients know, or a comment.
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
+#: Bytes from which on a frame that has not ended grows in one place, and is taken apart there: in pieces, joined and
+#: split it would be there three times.
+_LARGE = 1024 * 1024
+
 # As numbers: `10 in data` is several times faster than `b"\n" in data`, which first fails as a number.
 _LF = 10
 _CR = 13
 
 
 class Event(NamedTuple):
-    """One event: `name` is its `event` field, None when there was none; `data` its lines joined with LF."""
+    """One event: `name` is its `event` field, None when there was none; `data` its lines joined with LF.
+
+    The data of a large one is a bytearray, which its reader may clear.
+    """
 
     name: str | None
-    data: bytes
+    data: bytes | bytearray
+
+
+class Pieces(tuple[bytes, ...]):
+    """Frames that say a large text, in pieces: it is there once, however often they say it."""
+
+    __slots__ = ()
+
+
+#: Whole frames.
+FrameBytes: TypeAlias = bytes | Pieces
+
+
+def together(told: Sequence[FrameBytes]) -> FrameBytes:
+    """Return frames behind each other."""
+    try:
+        return b"".join(told)  # type: ignore[arg-type]
+    except TypeError:
+        # there are pieces among them
+        return Pieces(piece for each in told for piece in ([each] if isinstance(each, bytes) else each))
+
+
+def joined(told: FrameBytes) -> bytes:
+    """Return frames as bytes, for whom it has to be that."""
+    return told if isinstance(told, bytes) else b"".join(told)
 
 
 class EventTooLarge(ValueError):
@@ -50,7 +82,7 @@ class SseDecoder:
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
         # The pieces of the frame that has not ended yet, joined only when it does: a long event stays linear.
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._size = 0
         self._after_cr = False
         self._start: bytes | None = b""
@@ -66,6 +98,9 @@ class SseDecoder:
             chunk = self._without_bom(chunk)
         if self._after_cr or _CR in chunk:
             chunk = self._with_line_feeds(chunk)
+        return self._take(chunk)
+
+    def _take(self, chunk: bytes) -> list[Event]:
         if not chunk:
             return []
         blank = chunk.find(b"\n\n")
@@ -102,6 +137,8 @@ class SseDecoder:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _complete(self, chunk: bytes) -> list[Event]:
+        if self._pieces and type(large := self._pieces[0]) is bytearray:
+            return self._complete_large(large, chunk)
         self._pieces.append(chunk)
         frames = b"".join(self._pieces).split(b"\n\n")
         rest = frames.pop()
@@ -115,9 +152,33 @@ class SseDecoder:
                 raise
         return events
 
+    def _complete_large(self, frame: bytearray, chunk: bytes) -> list[Event]:
+        self._pieces, self._size = [], 0
+        if frame[-1] == _LF == chunk[0]:
+            del frame[-1]
+            rest = chunk[1:]
+        else:
+            end = chunk.index(b"\n\n")
+            frame += chunk[:end]
+            rest = chunk[end + 2 :]
+        if len(frame) > self._max_event_bytes:
+            raise EventTooLarge(self._max_event_bytes)
+        event = _parse_large(frame)
+        events = [event] if event is not None else []
+        try:
+            return events + self._take(rest)
+        except EventTooLarge as refusal:
+            refusal.events = events + refusal.events
+            raise
+
     def _keep(self, piece: bytes) -> None:
-        self._pieces.append(piece)
+        if self._pieces and type(large := self._pieces[0]) is bytearray:
+            large += piece
+        else:
+            self._pieces.append(piece)
         self._size += len(piece)
+        if self._size > _LARGE and type(self._pieces[0]) is bytes:
+            self._pieces = [bytearray(b"".join(self._pieces))]
         # One more, because the first LF of the blank line may have come already.
         if self._size > self._max_event_bytes + 1:
             raise EventTooLarge(self._max_event_bytes)
@@ -174,6 +235,16 @@ def _parse(frame: bytes) -> Event | None:
     if data.startswith(b"data: ") and _LF not in data:
         return Event(name, data[6:])
     return _parse_lines(frame)
+
+
+def _parse_large(frame: bytearray) -> Event | None:
+    """Return the event of a frame, which becomes its data if it has one of the usual shapes."""
+    end = frame.find(b"\n") if frame.startswith(b"event: ") else -1
+    if not frame.startswith(b"data: ", end + 1) or frame.find(b"\n", end + 1) >= 0:
+        return _parse_lines(bytes(frame))
+    name = frame[len(b"event: ") : end].decode("utf-8", "replace") or None if end >= 0 else None
+    del frame[: end + 1 + len(b"data: ")]
+    return Event(name, frame)
 
 
 def _parse_lines(frame: bytes) -> Event | None:

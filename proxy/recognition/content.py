@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -15,40 +16,43 @@ from proxy.recognition.canonical import canonical_arguments
 _TEXTS = ("text", "refusal", "transcript")
 #: Fields of parts that are media, or lead to it; those of an object inside, too.
 _MEDIA = ("image_url", "file_id", "file_url", "file_data", "input_audio", "data", "video_url", "image_file")
+#: Fields of a part that is nothing but text.
+_OF_TEXT = frozenset({"type", "text", "annotations", "logprobs"})
 #: What a model said aloud: an app sends it again by its id, or not at all.
 _SPOKEN = "output_audio"
 _ELEMENT = re.compile(r"<([A-Za-z][\w.-]*)[\s>]", re.ASCII)
 _INSTRUCTIONS = "# AGENTS.md instructions"
 
 
-def content_text(content: Any) -> str:
-    """Return the text of a message's content: a string, or parts."""
+def read_content(content: Any) -> tuple[str, Sequence[bytes]]:
+    """Return the text of a message's content, a string or parts, and a digest of each part that is no text."""
     if isinstance(content, str):
-        return content
+        return content, ()
     if not isinstance(content, list):
-        return ""
-    return "".join(_part_text(part) for part in content)
+        return "", ()
+    texts: list[str] = []
+    media: list[bytes] = []
+    for part in content:
+        if type(part) is not dict:
+            texts.append(part if isinstance(part, str) else "")
+        elif part.keys() <= _OF_TEXT and type(text := part.get("text")) is str:
+            texts.append(text)
+        else:
+            texts.append(_part_text(part))
+            media += _media_of(part)
+    return texts[0] if len(texts) == 1 else "".join(texts), media
 
 
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return ""
+def _part_text(part: dict[str, Any]) -> str:
     if part.get("type") == _SPOKEN and isinstance(part.get("id"), str):
         return str(part["id"])
     return next((value for name in _TEXTS if isinstance(value := part.get(name), str)), "")
 
 
-def media_of(content: Any) -> list[bytes]:
-    """Return a digest of each part that is no text, in order."""
-    if not isinstance(content, list):
-        return []
-    return [
-        _digest([part.get(name) for name in _MEDIA])
-        for part in content
-        if isinstance(part, dict) and not part.keys().isdisjoint(_MEDIA) and part.get("type") != _SPOKEN
-    ]
+def _media_of(part: dict[str, Any]) -> Sequence[bytes]:
+    if part.keys().isdisjoint(_MEDIA) or part.get("type") == _SPOKEN:
+        return ()
+    return (_digest([part.get(name) for name in _MEDIA]),)
 
 
 def output_text(item: Item) -> str:
@@ -57,8 +61,7 @@ def output_text(item: Item) -> str:
     if isinstance(output, str):
         return output
     if isinstance(output, list) and all(isinstance(part, (str, dict)) for part in output):
-        text = content_text(output)
-        marks = media_of(output)
+        text, marks = read_content(output)
         if text or marks:
             return text + "".join(one.hex() for one in marks)
     return canonical_arguments(output)

@@ -104,7 +104,8 @@ class Plan:
 def decide(look: Look, asked: Asked, candidates: Sequence[Candidate]) -> Plan:
     """Return what is to be recorded of a request and its answer. candidates: what `look.wanted()` has led to."""
     found = [one for one in candidates if _is_eligible(one, asked)]
-    questions = [one for one in found if one.evidence is Evidence.QUESTION and one.digest == look.question]
+    asks_again = [one for one in found if one.evidence is Evidence.QUESTION]
+    questions = [one for one in asks_again if one.digest == look.question]
     if retried := _best([one for one in questions if asked.retries and not one.is_delivered], asked):
         return _answer(look, retried, Action.RETRY)
     if match := _longest(look, asked, found, Evidence.FULL) or _by_evidence(look, asked, found):

@@ -11,15 +11,15 @@ short, for there are some of each turn: digests in it are cut off.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
+from binascii import b2a_base64
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import NamedTuple
 
-from storage import DigestNote, DigestQuery, Members, Spot
+from storage import CONTINUED, DigestNote, DigestQuery, Members, Spot
 
 #: Digests that a process remembers, some 600 bytes each.
 MAX_DIGESTS = 30_000
@@ -28,8 +28,7 @@ MAX_MEMBERS = 1024
 
 #: Bytes of a digest that make its name, of a key, and of what only has to tell apart what one digest leads to.
 _NAME_BYTES, _KEY_BYTES, _MARK_BYTES = 12, 6, 3
-#: By how much a turn that was gone on from scores less than one that was not; scores are ms of Unix time.
-_CONTINUED = 10**14
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 #: What hints lead to: the end of a turn; a question; a user message, or a session.
 TURN, QUESTION, SAID = "t", "q", "s"
 _NOT_DELIVERED = "x"
@@ -89,28 +88,34 @@ class Hint(NamedTuple):
         place, asked = f"{line}:{segment}:{offset}", self.question
         if self.kind == SAID:
             place, asked = f"{line}", (segment, offset)
-        flags = "" if self.is_delivered else _NOT_DELIVERED
-        facts = (self.key, self.tools, self.strict, f"{asked[0]}:{asked[1]}", self.mark, flags, ",".join(self.calls))
-        return f"{self.partition}:{place}{self.kind} {'.'.join(facts)}"
+        before = text_before(self.kind, self.key, self.tools, self.strict)
+        behind = text_behind(self.mark, self.calls, is_delivered=self.is_delivered)
+        return f"{self.partition}:{place}{before}{asked[0]}:{asked[1]}{behind}"
 
     @property
     def is_question(self) -> bool:
         """Whether it leads to a question."""
         return self.kind == QUESTION
 
-    def as_question(self, mark: str) -> Hint:
-        """Return the hint that leads to the question of a turn, for what was asked in the same words."""
-        spot = Spot(self.spot.line, *self.question)
-        return Hint(self.partition, spot, QUESTION, self.key, self.tools, "", self.question, mark, self.is_delivered)
 
-    def as_said(self, spot: Spot) -> Hint:
-        """Return the hint that leads to a user message of a turn, or to its session."""
-        return Hint(self.partition, spot, SAID, self.key, self.tools)
+def text_before(kind: str, key: str, tools: str, strict: str) -> str:
+    """Return what stands in a member between the places of the item and of the question; see `Hint`."""
+    return f"{kind} {key}.{tools}.{strict}."
+
+
+def text_behind(mark: str = "", calls: Iterable[str] = (), *, is_delivered: bool = True) -> str:
+    """Return what stands in a member behind the place of the question; see `Hint`."""
+    return f".{mark}.{'' if is_delivered else _NOT_DELIVERED}.{','.join(calls)}"
 
 
 def digest_name(digest: bytes) -> str:
     """Return what the store calls a digest."""
-    return base64.urlsafe_b64encode(digest[:_NAME_BYTES]).decode()
+    return _text(digest[:_NAME_BYTES])
+
+
+def _text(data: bytes) -> str:
+    # half of what base64.urlsafe_b64encode costs
+    return b2a_base64(data, newline=False).translate(_URL_SAFE).decode()
 
 
 def said_name(key: bytes, digest: bytes) -> str:
@@ -120,12 +125,12 @@ def said_name(key: bytes, digest: bytes) -> str:
 
 def short_key(key: bytes) -> str:
     """Return a hashed key as hints have it."""
-    return base64.urlsafe_b64encode(key[:_KEY_BYTES]).decode()
+    return _text(key[:_KEY_BYTES]) if key else ""
 
 
 def short(digest: bytes) -> str:
     """Return a digest that only tells apart what another one leads to, as hints have it."""
-    return base64.urlsafe_b64encode(digest[:_MARK_BYTES]).decode()
+    return _text(digest[:_MARK_BYTES]) if digest else ""
 
 
 def short_call(call_id: str) -> str:
@@ -135,7 +140,7 @@ def short_call(call_id: str) -> str:
 
 def continued(score: int) -> int:
     """Return the score of a turn that was gone on from."""
-    return score if is_continued(score) else score - _CONTINUED
+    return score if is_continued(score) else score - CONTINUED
 
 
 def is_continued(score: int) -> bool:
@@ -145,7 +150,7 @@ def is_continued(score: int) -> bool:
 
 def newness(score: int) -> int:
     """Return when it was noted, in ms."""
-    return score + _CONTINUED if score < 0 else score
+    return score + CONTINUED if score < 0 else score
 
 
 def kind_text(kind: str) -> str:

@@ -7,11 +7,11 @@ a user is no key; it parts the callers behind one API key.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.config.sources import KEY_SOURCES, USER_SOURCES
 
@@ -47,6 +47,10 @@ class RequestMarks:
     retries: int = 0
 
 
+#: What nearly every request says.
+_NOTHING_SAID = RequestMarks()
+
+
 def read_marks(
     headers: Mapping[str, str],
     body: Mapping[str, Any],
@@ -54,82 +58,93 @@ def read_marks(
     end_users: Sequence[str] = USER_SOURCES,
 ) -> RequestMarks:
     """Return what a request says of itself. sources: where keys are looked for, end_users: where end users are."""
-    named: dict[str, str] = {}
-    for name, value in headers.items():
-        named.setdefault(name.lower(), value.strip())
+    present = _present(tuple(headers), tuple(sources), tuple(end_users))
+    if present.is_silent and body.keys().isdisjoint(present.fields):
+        return _NOTHING_SAID
     found: dict[str, str] = {}
-    names = frozenset(named)
-    for place in _present(tuple(sources), names, body):
-        for key in place.values(named, body):
-            if len(key) <= MAX_KEY:
-                found.setdefault(key, place.source)
+    for source, value in _said(present.keys, headers, body):
+        if len(value) <= MAX_KEY:
+            found.setdefault(value, source)
     keys = list(found)
-    places = _present(tuple(end_users), names, body)
-    users = [f"{place.source}={value}" for place in places for value in place.values(named, body)]
     return RequestMarks(
         key=keys[0] if keys else "",
         key_source=found[keys[0]] if keys else "",
         other_keys=tuple(keys[1:]),
-        end_user="\n".join(users),
+        end_user="\n".join(f"{source}={value}" for source, value in _said(present.end_users, headers, body)),
         is_temporary=any(key.startswith(_TEMPORARY) for key in keys),
-        is_off=named.get(RECORD_HEADER, "").lower() in ("off", "false", "0", "no"),
-        retries=max([0, *(_count(named[name]) for name in RETRY_HEADERS if name in named)]),
+        is_off=any(headers[name].strip().lower() in ("off", "false", "0", "no") for name in present.off),
+        retries=max((_count(headers[name].strip()) for name in present.retries), default=0),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where something may stand. path: fields of the body; pattern: of headers' names, but for those in `others`."""
+class _Place(NamedTuple):
+    """Where something may stand: fields of the body, one in the other, or else headers, as they were sent."""
 
     source: str
-    path: tuple[str, ...] = ()
-    pattern: re.Pattern[str] | None = None
-    others: frozenset[str] = frozenset()
-
-    def values(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Sequence[str]:
-        """Return what stands there, without what is empty. headers: by names in lower case."""
-        if self.path:
-            return self._of_body(body)
-        return [value for name in self.named(headers) if (value := headers[name])]
-
-    def named(self, names: Collection[str]) -> Sequence[str]:
-        """Return which of some headers' names are meant."""
-        if self.pattern is None:
-            return (self.source,) if self.source in names else ()
-        fits, others = self.pattern.fullmatch, self.others
-        return [name for name in names if fits(name) and name not in others]
-
-    def _of_body(self, body: Mapping[str, Any]) -> Sequence[str]:
-        value: Any = body
-        for name in self.path:
-            if not isinstance(value, Mapping) or (value := value.get(name)) is None:
-                return ()
-        text = str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-        return (text,) if text else ()
+    path: tuple[str, ...]
+    headers: tuple[str, ...]
 
 
-def _present(sources: tuple[str, ...], names: frozenset[str], body: Mapping[str, Any]) -> Sequence[_Place]:
-    """Return the places that a request has. names: of its headers, in lower case."""
-    return [place for place in _among(sources, names) if not place.path or place.path[0] in body]
+class _Present(NamedTuple):
+    """Where a request with some headers may say something. off, retries: headers. fields: of its body.
+
+    is_silent: it says nothing in its headers.
+    """
+
+    keys: tuple[_Place, ...]
+    end_users: tuple[_Place, ...]
+    off: tuple[str, ...]
+    retries: tuple[str, ...]
+    fields: frozenset[str]
+    is_silent: bool
 
 
 @lru_cache(256)
-def _among(sources: tuple[str, ...], names: frozenset[str]) -> tuple[_Place, ...]:
-    """Return the places in bodies, and those that are among some headers: a client always sends the same ones."""
-    return tuple(place for place in _places(sources) if place.path or place.named(names))
+def _present(names: tuple[str, ...], sources: tuple[str, ...], end_users: tuple[str, ...]) -> _Present:
+    """Return where something may stand: a client always sends the same headers. names: of these, as they came."""
+    sent: dict[str, str] = {}
+    for name in names:
+        sent.setdefault(name.lower(), name)
+    keys, users = _places(sources, sent), _places(end_users, sent)
+    off, retries = _sent((RECORD_HEADER,), sent), _sent(RETRY_HEADERS, sent)
+    fields = frozenset(place.path[0] for place in (*keys, *users) if place.path)
+    in_headers = any(place.headers for place in (*keys, *users))
+    return _Present(keys, users, off, retries, fields, not (in_headers or off or retries))
 
 
-@lru_cache(16)
-def _places(sources: tuple[str, ...]) -> tuple[_Place, ...]:
-    return tuple(_place(source, frozenset(sources)) for source in sources)
+def _places(sources: tuple[str, ...], sent: Mapping[str, str]) -> tuple[_Place, ...]:
+    """Return the places in bodies, and those that are among some headers. sent: these, by names in lower case."""
+    places = []
+    for source in sources:
+        path: tuple[str, ...] = ()
+        named: Collection[str] = (source,)
+        if source.startswith(_BODY):
+            path, named = tuple(source.removeprefix(_BODY).split(".")), ()
+        elif "*" in source:
+            fits = re.compile(translate(source)).fullmatch
+            named = [name for name in sent if fits(name) and name not in sources]
+        places.append(_Place(source, path, _sent(named, sent)))
+    return tuple(place for place in places if place.path or place.headers)
 
 
-def _place(source: str, sources: frozenset[str]) -> _Place:
-    if source.startswith(_BODY):
-        return _Place(source, path=tuple(source.removeprefix(_BODY).split(".")))
-    if "*" in source:
-        return _Place(source, pattern=re.compile(translate(source)), others=sources)
-    return _Place(source)
+def _sent(names: Collection[str], sent: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sent[name] for name in names if name in sent)
+
+
+def _said(places: Sequence[_Place], headers: Mapping[str, str], body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what stands at some places, without what is empty, each with where it was found."""
+    for source, path, names in places:
+        for text in (_of_body(path, body),) if path else [headers[name].strip() for name in names]:
+            if text:
+                yield source, text
+
+
+def _of_body(path: Sequence[str], body: Mapping[str, Any]) -> str:
+    value: Any = body
+    for name in path:
+        if not isinstance(value, Mapping) or (value := value.get(name)) is None:
+            return ""
+    return str(value).strip() if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 
 def _count(text: str) -> int:

@@ -53,20 +53,26 @@ class Evidence(StrEnum):
     SESSION = "session"  #: the same key only; no digest of a request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """What of a request can be looked up.
 
-    samples: after each answer in it, oldest first. question: digest of all of it, with what came after the last
-    answer, outputs of tools and media too. said: of each user message that is no context of the app's, with its
-    element's index. count: elements.
+    samples: after each answer in it, oldest first. said: of each user message that is no context of the app's, with its
+    element's index, if that is wanted. count: elements.
     """
 
     samples: Sequence[Sample]
-    question: bytes
     said: Sequence[tuple[int, bytes]]
     count: int
+    _closed: RequestStream
     _open: RequestStream
+    _question: bytes = b""
+
+    @property
+    def question(self) -> bytes:
+        """Digest of all of it, with what came after the last answer, outputs of tools and media too."""
+        self._question = self._question or self._closed.question()
+        return self._question
 
     def wanted(self, limit: int = 16) -> list[tuple[Evidence, bytes]]:
         """Return what to look up, the best first. limit: samples, the last ones.
@@ -85,13 +91,21 @@ class Look:
 
     def ended(self, answer: Iterable[Item]) -> TurnDigests:
         """Return what leads to the turn that this answer ends. May be asked for each of several answers."""
-        stream, known = self._open.copy(), len(self._open.samples)
+        return self.digests_of(self.answered(answer))
+
+    def answered(self, answer: Iterable[Item]) -> RequestStream:
+        """Return the stream up to the end of an answer."""
+        stream = self._open.copy()
         stream.feed(answer)
         stream.close()
-        if len(stream.samples) == known:
-            return TurnDigests(b"", b"", b"", 0, 0, b"", self.question)
-        end = stream.samples[-1]
-        return TurnDigests(end.full, end.anchor, end.pair, end.length, end.pair_length, end.strict, self.question)
+        return stream
+
+    def digests_of(self, answered: RequestStream) -> TurnDigests:
+        """Return what leads to the turn that an answer ends; see `answered`."""
+        if len(answered.samples) == len(self._open.samples):
+            return TurnDigests(b"", b"", b"", 0, 0, b"")
+        end = answered.samples[-1]
+        return TurnDigests(end.full, end.anchor, end.pair, end.length, end.pair_length, end.strict)
 
 
 class Looker:
@@ -108,11 +122,12 @@ class Looker:
         """How many samples are remembered, each history counted with all of its own."""
         return self._samples
 
-    def look(self, key: bytes, raw: bytes, to_items: ToItems | None = None) -> Look | None:
+    def look(self, key: bytes, raw: bytes, to_items: ToItems | None = None, *, tells_said: bool = True) -> Look | None:
         """Return what of a request can be looked up; None if there is nothing to look at.
 
         key: see `stream_key`. raw: the JSON of `input` or `messages`, a string or an array. to_items: what an element
-        stands for, if it is no item; the same function for what is looked at under one key and name.
+        stands for, if it is no item; the same function for what is looked at under one key and name. tells_said: see
+        `RequestStream`.
         """
         if raw[:1] != b"[":
             elements = _parse(raw)
@@ -124,21 +139,19 @@ class Looker:
             return look_at(key, elements, to_items) if isinstance(elements, list) else None
         if len(elements) > MAX_ELEMENTS:
             return None
-        return _finish(self._streamed(key, elements, to_items))
+        return _finish(self._streamed(key, elements, to_items, tells_said=tells_said))
 
-    def look_at_stored(self, key: bytes, items: Sequence[bytes]) -> Look | None:
-        """Return the same of a history as it is stored, each item as JSON."""
-        return _finish(self._streamed(key, items, None)) if len(items) <= MAX_ELEMENTS else None
-
-    def _streamed(self, key: bytes, elements: Sequence[bytes], to_items: ToItems | None) -> RequestStream:
+    def _streamed(
+        self, key: bytes, elements: Sequence[bytes], to_items: ToItems | None, *, tells_said: bool
+    ) -> RequestStream:
         start = _instructions(elements)
-        begun = hash((key, to_items, start))
+        begun = hash((key, to_items, start, tells_said))
         chains = [begun]
         for element in elements[start:]:
             chains.append(hash((chains[-1], bytes(element))))
         known = next((chain for chain in reversed(chains) if chain in self._known), None)
         if known is None:
-            stream = RequestStream(key)
+            stream = RequestStream(key, tells_said=tells_said)
             stream.count = start
             rest = elements[start:]
         else:
@@ -168,11 +181,27 @@ class Looker:
             self._samples -= len(self._known.pop(chain)[0].samples) + 1
 
 
-def look_at(key: bytes, elements: Sequence[Any], to_items: ToItems | None = None) -> Look:
+def look_at(key: bytes, elements: Sequence[Any], to_items: ToItems | None = None, *, tells_said: bool = True) -> Look:
     """Return the same of elements that are parsed: such as have references in place of which their items stand."""
-    stream = RequestStream(key)
+    stream = RequestStream(key, tells_said=tells_said)
     for element in elements:
         _feed(stream, element, to_items)
+    return _finish(stream, is_shared=False)
+
+
+def stream_of(key: bytes, items: Iterable[bytes], *, tells_said: bool) -> RequestStream:
+    """Return the stream of a history as it is stored, each item as JSON; to be gone on from by `look_behind`."""
+    stream = RequestStream(key, tells_said=tells_said)
+    for item in items:
+        _feed(stream, _parse(item), None)
+    return stream
+
+
+def look_behind(before: RequestStream, items: Iterable[bytes]) -> Look:
+    """Return what can be looked up of a request that goes on from a history. items: that it brings, as stored."""
+    stream = before.copy()
+    for item in items:
+        _feed(stream, _parse(item), None)
     return _finish(stream, is_shared=False)
 
 
@@ -215,7 +244,7 @@ def _finish(stream: RequestStream, *, is_shared: bool = True) -> Look:
     closed.close()
     # a question ends once: its answer is fed to what was closed
     before_answer = stream if stream.is_answering else closed
-    return Look(closed.samples, closed.question(), closed.said, stream.count, before_answer)
+    return Look(closed.samples, closed.said, stream.count, closed, before_answer)
 
 
 def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None:

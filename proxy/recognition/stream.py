@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from proxy.protocol.item_types import Item, item_type_of
 from proxy.recognition.canonical import canonical_arguments, canonical_text, without_thought
-from proxy.recognition.content import content_text, is_context, media_of, output_text
+from proxy.recognition.content import is_context, output_text, read_content
 
 #: Bytes of a digest, and of the strict ones, which only tell that something differs.
 DIGEST_BYTES, STRICT_BYTES = 16, 8
@@ -87,10 +88,7 @@ class Sample(NamedTuple):
 
 
 class TurnDigests(NamedTuple):
-    """What leads to a turn later. Those that are b"" lead nowhere: the turn has no answer, or nothing asked for it.
-
-    full, anchor, pair, length, pair_length, strict: of the turn's end, see `Sample`. question: of what was asked.
-    """
+    """What leads to a turn later, see `Sample`. Those that are b"" lead nowhere: it has no answer, or no question."""
 
     full: bytes
     anchor: bytes
@@ -98,7 +96,6 @@ class TurnDigests(NamedTuple):
     length: int
     pair_length: int
     strict: bytes
-    question: bytes
 
 
 def stream_key(secret: bytes, owner: str, end_user: str) -> bytes:
@@ -110,18 +107,44 @@ def stream_key(secret: bytes, owner: str, end_user: str) -> bytes:
     return named.digest()
 
 
-class RequestStream:
-    """The stream of elements that are fed one after the other. key: see `stream_key`."""
+class _Hashes(NamedTuple):
+    """Hashes of one key that have taken nothing: to copy one is a quarter of making it."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    full: Hash
+    anchor: Hash
+    pair: Hash
+    tail: Hash
+    question: Hash
+    said: Hash
+    strict: Hash
+
+
+@lru_cache(1024)
+def _hashes(key: bytes) -> _Hashes:
+    def fresh(purpose: bytes) -> Hash:
+        return hashlib.blake2b(key=key, digest_size=DIGEST_BYTES, person=purpose)
+
+    strict = hashlib.blake2b(key=key, digest_size=STRICT_BYTES)
+    asked, said = fresh(b"question"), fresh(b"said")
+    return _Hashes(fresh(b"full"), fresh(b"anchor"), fresh(b"pair"), fresh(b"tail"), asked, said, strict)
+
+
+class RequestStream:
+    """The stream of elements that are fed one after the other. key: see `stream_key`.
+
+    tells_said: whether `said` is wanted, which leads anywhere in sessions only.
+    """
+
+    def __init__(self, key: bytes, *, tells_said: bool = True) -> None:
+        self._hashes = fresh = _hashes(key)
+        self._tells_said = tells_said
         self.count = 0
         self.samples: list[Sample] = []
         self.said: list[tuple[int, bytes]] = []
-        self._full = self._hash(b"full")
-        self._anchor = self._hash(b"anchor")
-        self._strict: Hash = hashlib.blake2b(key=key, digest_size=STRICT_BYTES)
-        self._pair, self._tail = self._hash(b"pair"), self._hash(b"tail")
+        self._full = fresh.full.copy()
+        self._anchor = fresh.anchor.copy()
+        self._strict = fresh.strict.copy()
+        self._pair, self._tail = fresh.pair.copy(), fresh.tail.copy()
         #: The kind of the last text or call in the hash, and in the strict one.
         self._last = self._last_strict = b""
         self._length = self._pair_length = self._question_length = 0
@@ -164,6 +187,11 @@ class RequestStream:
         else:
             self._end_answer()
 
+    def keep_last(self) -> None:
+        """Forget what was found before the last answer: whoever goes on from here looks for nothing else."""
+        self.samples = self.samples[-1:]
+        self.said = []
+
     @property
     def is_answering(self) -> bool:
         """Whether what comes next may belong to the same answer."""
@@ -171,12 +199,9 @@ class RequestStream:
 
     def question(self) -> bytes:
         """Return the digest of all that was asked: of a closed stream, outputs and media since the last text too."""
-        asked = self._hash(b"question")
+        asked = self._hashes.question.copy()
         asked.update(self._full.digest() + self._tail.digest())
         return asked.digest()
-
-    def _hash(self, purpose: bytes) -> Hash:
-        return hashlib.blake2b(key=self._key, digest_size=DIGEST_BYTES, person=purpose)
 
     def _take(self, item: Item) -> None:
         kind = item.get("type", "message")
@@ -203,14 +228,14 @@ class RequestStream:
         role, content = item.get("role"), item.get("content")
         if role not in _SPEAKERS:
             return
-        text, media = content_text(content), media_of(content)
+        text, media = read_content(content)
         if role == "assistant":
             self._begin_answer()
             self._is_said = True
             self._note(_ANSWER, text.encode("utf-8", "surrogatepass"))
         else:
             self._begin_question()
-            if not is_context(text):
+            if self._tells_said and not is_context(text):
                 self.said.append((self.count, self._said(text, media)))
             self._note(_QUESTION, text.encode("utf-8", "surrogatepass"))
         self._texts.append(text)
@@ -219,7 +244,7 @@ class RequestStream:
             self._note(_MEDIA, one)
 
     def _said(self, text: str, media: Sequence[bytes]) -> bytes:
-        digest = self._hash(b"said")
+        digest = self._hashes.said.copy()
         digest.update(b"\x00".join([canonical_text(text).encode("utf-8", "surrogatepass"), *media]))
         return digest.digest()
 
@@ -234,13 +259,15 @@ class RequestStream:
     def _begin_question(self) -> None:
         if self._run == _QUESTION:
             return
-        self._end_answer()
+        if self._run == _ANSWER:
+            self._end_answer()
         self._run = _QUESTION
         self._outputs = None
 
     def _begin_answer(self) -> None:
         if self._run != _ANSWER:
-            self.close()
+            if self._run == _QUESTION:
+                self._end_question()
             self._run = _ANSWER
         self._run_end = self.count + 1
 
@@ -248,7 +275,7 @@ class RequestStream:
         text = canonical_text("".join(self._texts))
         self._texts = []
         self._add(_QUESTION, text)
-        self._pair = self._hash(b"pair")
+        self._pair = self._hashes.pair.copy()
         self._pair.update(text.encode("utf-8", "surrogatepass"))
         self._question, self._question_length = self._pair.digest(), len(text)
         self._pair_length = len(text)
@@ -271,11 +298,11 @@ class RequestStream:
 
     def _add_answer(self, text: str) -> None:
         if self._last != _ANSWER:
-            self._pair = self._hash(b"pair")
+            self._pair = self._hashes.pair.copy()
             self._pair.update((self._question or b"") + _ANSWER)
             self._pair_length = self._question_length
             self._outputs = None
-            self._tail = self._hash(b"tail")
+            self._tail = self._hashes.tail.copy()
             self._anchor.update(_ANSWER)
         data = text.encode("utf-8", "surrogatepass")
         self._anchor.update(data)

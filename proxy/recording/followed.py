@@ -1,191 +1,150 @@
 """Followed turns: those that name what they go on from, in a conversation that recording has made.
 
-What leads to them is found out behind the answer, so that an app that resends them later goes on there. The history is
-the one that the turn was opened with; of one that was looked through before, only what is new is.
+What leads to them is noted with them, so that an app that resends them later goes on there. It takes the stream of what
+was said before: as this process has left it at the end of the last turn, else of the history that the turn was opened
+with, worked out while the model is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from proxy.recognition.decision import Action, Plan
+from proxy.protocol.item_types import item_type_of
 from proxy.recognition.hints import TURN, Hint, continued, digest_name, kind_text
-from proxy.recognition.look import Looker
-from proxy.recording.leads import leads_to
-from proxy.recording.placing import PlacedTurn
-from proxy.recording.search import asking_of
+from proxy.recognition.look import MAX_ELEMENTS, look_behind, stream_of
+from proxy.recording.leads import Leads, NumberedTurn, waiting_calls
 from proxy.runtime.offload import beside
-from storage import MOST_TOLD, DigestNote, DigestQuery, HistoryItems, Spot, StoreError
+from storage import MOST_TOLD, DigestNote, DigestQuery, Spot, StoreError
 
 if TYPE_CHECKING:
-    from proxy.config.settings import RecordingConfig
+    from proxy.protocol.item_types import Item
+    from proxy.protocol.items import InputItem
     from proxy.recognition.hints import HintMemory
-    from proxy.recognition.keys import RequestMarks
     from proxy.recognition.look import Look
-    from proxy.recording.finished import FinishedTurn, RecordedAnswer
-    from proxy.recording.notes import NoteQueue
-    from proxy.runtime.tasks import Tasks
-    from storage import Entry, Recognition
+    from proxy.recognition.stream import RequestStream
+    from proxy.recording.search import Asking
+    from storage import Entry, Members, Recognition
 
 logger = logging.getLogger(__name__)
 
-#: Samples of histories that are remembered; see `Looker`.
-MAX_FOLLOWED_SAMPLES = 25_000
+#: Ends of histories whose streams a process keeps, some 3 KB each.
+MOST_ENDS = 4_000
+#: Seconds that a turn waits at its end for what its history says.
+HISTORY_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+class EndMemory:
+    """The streams of histories up to where they end, of turns that were followed here lately."""
+
+    def __init__(self, most: int = MOST_ENDS) -> None:
+        self._most = most
+        self._known: OrderedDict[tuple[bytes, str, Spot], RequestStream] = OrderedDict()
+
+    def find(self, key: bytes, partition: str, end: Spot, count: int) -> RequestStream | None:
+        """Return the stream of a history; None if it is not known, or not with so many items: some were deleted."""
+        stream = self._known.get((key, partition, end))
+        return stream if stream is not None and stream.count == count else None
+
+    def note(self, key: bytes, partition: str, end: Spot, stream: RequestStream) -> None:
+        """Keep a stream that was closed at the end of a turn."""
+        stream.keep_last()
+        self._known[key, partition, end] = stream
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+
+@dataclass(slots=True)
 class FollowedTurn:
-    """One turn. history: that it goes on from; after: where that ends, `BEFORE_ALL` if it is empty.
+    """What a turn goes on from. key: see `stream_key`. history: its items as stored. after: where it ends."""
 
-    key: see `stream_key`. tools: of the request. inputs, answer: what it has added; spots: where they are.
-    is_appended: to the line that its history is, not on a branch from there.
-    """
-
-    owner: str
+    asking: Asking
     key: bytes = field(repr=False)
-    marks: RequestMarks
-    tools: Any
     partition: str
     history: Sequence[bytes]
     after: Spot
-    inputs: Sequence[Entry] = ()
-    answer: RecordedAnswer | None = field(default=None, repr=False)
-    spots: Sequence[Spot] = ()
-    is_appended: bool = False
-    is_delivered: bool = True
+    recognition: Recognition
+    memory: HintMemory
+    ends: EndMemory
+    _before: RequestStream | None = None
+    _task: asyncio.Task[None] | None = None
 
-    def ended_by(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> FollowedTurn:
-        """Return the same as it has ended. spots: of its entries. appended: to the line that its history is."""
-        inputs = [entry for group in turn.brings(range(turn.count)) for entry in group]
-        return replace(
-            self,
-            inputs=inputs,
-            answer=turn.answer,
-            spots=spots,
-            is_appended=appended,
-            is_delivered=turn.is_delivered,
-        )
+    def begin(self, first: InputItem | None) -> None:
+        """Have the history looked through, if it is not known. first: what the turn brings."""
+        # what was closed can't be gone on with by more of the same answer
+        if first is None or _ends_an_answer(first):
+            self._before = self.ends.find(self.key, self.partition, self.after, len(self.history))
+        if self._before is None and len(self.history) <= MAX_ELEMENTS:
+            self._task = asyncio.create_task(self._look_through())
 
-    @property
-    def is_placed(self) -> bool:
-        """Whether it is known where all of it is: not where a reference led nowhere, or a commit was repeated."""
-        return self.answer is not None and 0 < len(self.spots) == len(self.inputs) + len(self.answer.outputs)
+    async def looked_at(self, inputs: Sequence[Entry]) -> Look | None:
+        """Return what the history says with what the turn has brought; None if that is not known in time."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait([self._task], timeout=HISTORY_SECONDS)
+        if self._before is None:
+            return None
+        return look_behind(self._before, [entry.data for entry in inputs])
 
-    @property
-    def size(self) -> int:
-        """Bytes of the history."""
-        return self.history.size if isinstance(self.history, HistoryItems) else sum(map(len, self.history))
+    def leads(
+        self, look: Look, asked: int, last: int, answer: Sequence[Item], is_delivered: bool, *, is_tip: bool
+    ) -> tuple[Leads, list[DigestNote]]:
+        """Return what leads to the turn, and what is to be noted of what it was appended to, if it was (is_tip).
 
+        asked: entries that it brings, last: with its answer's, whose items are in `answer`.
+        """
+        count = len(self.history)
+        ends = {count + index: index + 1 for index in range(asked)}
+        turn = NumberedTurn(ends, asked, last, count, is_tip=is_tip)
+        answered, calls = look.answered(answer), waiting_calls(answer)
+        leads = Leads(look, answered, self.asking, turn, calls, is_delivered)
+        return leads, self._marks(look) if is_tip else []
 
-class FollowedTurns:
-    """Those of this process that wait to be looked at. dropped: how many were not, because too many waited.
+    def remember(self, leads: Leads, end: Spot) -> None:
+        """Keep the stream up to the end of a turn that was written. end: where it ends."""
+        self.ends.note(self.key, self.partition, end, leads.answered)
 
-    on_drop: is told of each.
-    """
-
-    def __init__(
-        self,
-        limits: RecordingConfig,
-        recognition: Recognition,
-        memory: HintMemory,
-        notes: NoteQueue,
-        on_drop: Callable[[], object],
-    ) -> None:
-        self._limits = limits
-        self._recognition = recognition
-        self._memory = memory
-        self._notes = notes
-        self._on_drop = on_drop
-        #: Looks at one after the other, in a thread where that takes long.
-        self._looker = Looker(MAX_FOLLOWED_SAMPLES)
-        self._waiting: deque[FollowedTurn] = deque()
-        self._waiting_bytes = 0
-        self._has_some = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.dropped = 0
-
-    def put(self, turn: FollowedTurn) -> None:
-        """Have a turn looked at soon."""
-        if not turn.is_placed:
-            return
-        is_full = len(self._waiting) >= self._limits.max_waiting
-        if is_full or (self._waiting and self._waiting_bytes + turn.size > self._limits.max_waiting_bytes):
-            self.dropped += 1
-            self._on_drop()
-            return
-        self._waiting.append(turn)
-        self._waiting_bytes += turn.size
-        self._has_some.set()
-        self._idle.clear()
-
-    def serving(self, tasks: Tasks) -> AbstractAsyncContextManager[None]:
-        """Look at them while the context lasts."""
-        return tasks.steady("turns that follow recorded ones", self._look_at_first, logger, vital=False)
-
-    async def settle(self, seconds: float) -> None:
-        """Return when none waits, or after so many seconds."""
+    async def _look_through(self) -> None:
+        """Read the history, and what is noted of its end if another process has noted it."""
         try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.warning("%d turns in recorded conversations can't be recognised", len(self._waiting))
-
-    async def _look_at_first(self) -> None:
-        await self._has_some.wait()
-        turn = self._waiting[0]
-        try:
-            await self._note(turn)
+            tells_said = bool(self.asking.session)
+            before = await beside(len(self.history), lambda: stream_of(self.key, self.history, tells_said=tells_said))
+            query = self._end_query(look_behind(before, ()))
+            if query is not None and not self._of_end(query, self.memory.find(query, MOST_TOLD)):
+                (told,) = await self.recognition.find(self.asking.owner, [query])
+                self.memory.note(self._of_end(query, told))
+            self._before = before
         except StoreError:
             # whoever goes on from the same place finds out when it writes
-            logger.debug("the end of %s can't be marked", turn.partition)
+            logger.debug("the end of %s can't be looked up", self.partition)
+            self._before = before
         except Exception:
             logger.exception("what leads to a turn can't be found out")
-        finally:
-            self._waiting_bytes -= self._waiting.popleft().size
-            if not self._waiting:
-                self._has_some.clear()
-                self._idle.set()
 
-    async def _note(self, turn: FollowedTurn) -> None:
-        """Note what leads to a turn, and that what it was appended to has been gone on from. Raises Unavailable."""
-        items = [*turn.history, *(entry.data for entry in turn.inputs)]
-        look = await beside(len(items), lambda: self._looker.look_at_stored(turn.key, items))
-        answer = turn.answer
-        if look is None or answer is None:
-            return
-        count, asking = len(turn.history), asking_of(turn.owner, turn.key, turn.marks, turn.tools)
-        ends = {count + index: turn.spots[index] for index in range(len(turn.inputs))}
-        asked = turn.spots[len(turn.inputs) - 1] if turn.inputs else turn.after
-        placed = PlacedTurn(ends, asked, turn.spots[-1])
-        plan = Plan(Action.CONTINUE, (), turn.partition, covered=count)
-        leads = leads_to(look, plan, asking, turn.partition, placed, answer.items, is_delivered=turn.is_delivered)
-        self._notes.put(turn.owner, turn.partition, lambda: leads)
-        if turn.is_appended and (marks := await self._marks(turn, look)):
-            self._notes.put(turn.owner, turn.partition, lambda: marks)
+    def _end_query(self, look: Look) -> DigestQuery | None:
+        """Return how the store is asked for the turn that the history ends with."""
+        end = next((sample for sample in reversed(look.samples) if sample.end <= len(self.history)), None)
+        return DigestQuery(digest_name(end.full), kind_text(TURN), f"{self.partition}:") if end is not None else None
 
-    async def _marks(self, turn: FollowedTurn, look: Look) -> list[DigestNote]:
-        """Return what is to be noted of the turn that this one was appended to."""
-        before = next((sample for sample in reversed(look.samples) if sample.end <= len(turn.history)), None)
-        if before is None:
-            return []
-        query = DigestQuery(digest_name(before.full), kind_text(TURN), f"{turn.partition}:")
-        found = self._of_end(turn, query, self._memory.find(query, MOST_TOLD))
-        if not found:
-            (told,) = await self._recognition.find(turn.owner, [query])
-            found = self._of_end(turn, query, told)
-        return found
+    def _marks(self, look: Look) -> list[DigestNote]:
+        query = self._end_query(look)
+        found = self._of_end(query, self.memory.find(query, MOST_TOLD)) if query is not None else []
+        return [DigestNote(digest, member, continued(score), adds=False) for digest, member, score, _ in found]
 
-    def _of_end(self, turn: FollowedTurn, query: DigestQuery, members: Sequence[tuple[str, int]]) -> list[DigestNote]:
-        ends = []
+    def _of_end(self, query: DigestQuery, members: Members) -> list[DigestNote]:
+        """Return what a digest has that leads to where the history ends."""
+        found = []
         for member, score in members:
             hint = Hint.parse(member)
-            if hint is not None and hint.partition == turn.partition and hint.spot[1:] == turn.after[1:]:
-                ends.append(DigestNote(query.digest, member, continued(score), adds=False))
-        return ends
+            if hint is not None and hint.partition == self.partition and hint.spot[1:] == self.after[1:]:
+                found.append(DigestNote(query.digest, member, score))
+        return found
+
+
+def _ends_an_answer(item: InputItem) -> bool:
+    if item.type == "message":
+        return item.body is not None and item.body.get("role") == "user"
+    return item_type_of(item.type).is_output

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aiohttp.web import AppKey
@@ -17,7 +17,7 @@ from proxy.recognition.hints import HintMemory
 from proxy.recognition.keys import RequestMarks, read_marks
 from proxy.recognition.look import Looker
 from proxy.recognition.stream import stream_key
-from proxy.recording.followed import FollowedTurns
+from proxy.recording.followed import EndMemory
 from proxy.recording.notes import NoteQueue
 from storage import partition_of
 
@@ -33,6 +33,8 @@ _PURPOSE = "digests of histories"
 #: Seconds that a look-up may take longer than the model server. After one that took longer none is waited for until one
 #: has been done in that time: a model server that answers at once is a test's, a store that does not can't keep up.
 LOOK_UP_GRACE_SECONDS = 0.025
+#: Keys of digests and ids of conversations that are kept.
+MOST_KEYS = 4096
 #: Seconds that are given to what waits to be written when the server stops.
 LAST_NOTES_SECONDS = 2.0
 
@@ -59,9 +61,13 @@ class Recorder:
         self.memory = HintMemory()
         self._missed = services.telemetry.metrics.recordings_missed_total
         self.notes = NoteQueue(services.store.recognition, self.memory, lambda: self._missed.add("notes"))
-        self.followed = FollowedTurns(
-            self.config, services.store.recognition, self.memory, self.notes, lambda: self._missed.add("notes")
-        )
+        self.ends = EndMemory()
+        self.trusts_content = self.config.mode != "keys"
+        #: Kept of the last ones that they were asked for, each is again soon: what turns of other conversations cost
+        #: is to ask whether theirs is one that recording has made.
+        self.stream_key = lru_cache(MOST_KEYS)(self._stream_key)
+        self.conversation_id = lru_cache(MOST_KEYS)(self._conversation_id)
+        self.has_made = lru_cache(MOST_KEYS)(self._has_made)
         self.taken: Counter[tuple[str, str]] = Counter()
         self.unplaced = 0
         self._is_late = False
@@ -69,9 +75,8 @@ class Recorder:
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[Recorder]:
         """Write notes for as long as the context lasts, and what is left of them at its end."""
-        async with self.notes.writing(tasks), self.followed.serving(tasks):
+        async with self.notes.writing(tasks):
             yield self
-            await self.followed.settle(LAST_NOTES_SECONDS)
             await self.notes.settle(LAST_NOTES_SECONDS)
 
     @property
@@ -84,16 +89,16 @@ class Recorder:
         marks = read_marks(headers, body, self.config.keys, self.config.end_users)
         return None if marks.is_off or marks.is_temporary else marks
 
-    def stream_key(self, owner: str, end_user: str) -> bytes:
+    def _stream_key(self, owner: str, end_user: str) -> bytes:
         """Return the key of all digests of an owner and an end user."""
         return stream_key(self._secret, owner, end_user)
 
-    def conversation_id(self, partition: str) -> str:
+    def _conversation_id(self, partition: str) -> str:
         """Return the id of the recorded conversation that lives in a partition, or will."""
         digits = hashlib.blake2b(partition.encode(), key=self._secret, digest_size=16, person=b"conversation")
         return f"conv_{digits.hexdigest()}{partition}"
 
-    def has_made(self, conversation_id: str) -> bool:
+    def _has_made(self, conversation_id: str) -> bool:
         """Whether a conversation is one that recording has made."""
         return conversation_id != "" and conversation_id == self.conversation_id(partition_of(conversation_id))
 
@@ -102,10 +107,11 @@ class Recorder:
         """How long a look-up may take that has taken longer than the model server."""
         return 0.0 if self._is_late else LOOK_UP_GRACE_SECONDS
 
-    def note_late(self) -> None:
-        """Note that a look-up took longer than that, and longer than the model server."""
+    def note_late(self, *, is_placed: bool) -> None:
+        """Note that a look-up took longer than that, and longer than the model server. is_placed: it is not missed."""
         self._is_late = True
-        self.note_unplaced("the store took longer than the model server")
+        if not is_placed:
+            self.note_unplaced("the store took longer than the model server")
 
     def note_looked_up(self, seconds: float) -> None:
         """Note how long a look-up took."""
@@ -118,6 +124,10 @@ class Recorder:
         self._missed.add("turn")
         if self.unplaced == 1:
             logger.warning("a turn was stored by itself, the next one will fill it in: %s", reason)
+
+    def note_unled(self) -> None:
+        """Count a turn to which nothing leads: its history was not looked through in time."""
+        self._missed.add("notes")
 
     @cached_property
     def _secret(self) -> bytes:

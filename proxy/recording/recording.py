@@ -2,7 +2,7 @@
 
 look     what the history says, and where it leads: as this process knows it, else as the store does
 settle   where the turn lives
-record   the turn written there, then what leads to it from now on, behind the answer
+record   the turn written there, with what leads to it from now on
 """
 
 from __future__ import annotations
@@ -17,25 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.context.input import moved_entry
-from proxy.protocol.ids import is_minted, new_branch_name
 from proxy.recognition.decision import Action, Plan
 from proxy.recognition.look import look_at
 from proxy.recording.followed import FollowedTurn
-from proxy.recording.leads import leads_to
-from proxy.recording.placing import PlacedTurn, end_of, place_turn, spot_of
-from proxy.recording.search import Search, asking_of
+from proxy.recording.leads import Leads, NumberedTurn, numbered_groups, waiting_calls
+from proxy.recording.placing import end_of
+from proxy.recording.search import Search, asking_of, begins
+from proxy.recording.writing import TurnWriter
 from proxy.runtime.offload import MANY
 from storage import (
     ConversationNotFound,
     DigestNote,
     Entry,
-    Origin,
     QuotaExceeded,
-    RecordAct,
-    RecordedTurn,
     RecordResult,
-    Spot,
     StoreError,
     Unavailable,
     branch_spots,
@@ -44,27 +39,23 @@ from storage import (
 )
 
 if TYPE_CHECKING:
+    from proxy.protocol.items import InputItem
     from proxy.recognition.keys import RequestMarks
     from proxy.recognition.look import Look, Looker, ToItems
-    from proxy.recording.finished import FinishedTurn, RecordedAnswer
+    from proxy.recording.finished import FinishedTurn
     from proxy.recording.recorder import Recorder
+    from proxy.recording.search import Asking
+    from proxy.recording.writing import WrittenTurn
     from storage import Committed, OpenedTurn
 
 logger = logging.getLogger(__name__)
 
 #: Partitions that are asked whether a request's ids lead to a conversation there.
 MOST_PLACES = 3
-#: What a plan comes to in the store.
-_ACTS = {
-    Action.NEW: RecordAct.NEW,
-    Action.SEPARATE: RecordAct.NEW,
-    Action.CONTINUE: RecordAct.TIP,
-    Action.SIDE_BRANCH: RecordAct.SIDE,
-    Action.RETRY: RecordAct.REPLACE,
-}
 #: What is not known of its branch before it is written.
 _ON_A_LINE = frozenset({Action.CONTINUE, Action.SIDE_BRANCH, Action.RETRY})
-_DESCRIPTIONS = {Action.REWRITTEN: "rewritten history", Action.SIDE_BRANCH: "asked beside, without tools"}
+#: Where nothing was written, for what the turn goes on from has moved, or is gone.
+_ELSEWHERE = frozenset({RecordResult.MOVED, RecordResult.ASTRAY})
 
 
 class RequestRecording:
@@ -77,6 +68,8 @@ class RequestRecording:
         self._marks = marks
         self._home = home
         self._key = b""
+        self._look: Look | None = None
+        self._asking: Asking | None = None
         self._search: Search | None = None
         self._task: asyncio.Task[None] | None = None
         self._plan: Plan | None = None
@@ -99,70 +92,73 @@ class RequestRecording:
 
         elements, to_items: see `Looker`. tools: of the request. places: partitions that its items' ids lead to.
         """
-        self._key = self._recorder.stream_key(self._owner, self._marks.end_user)
+        asking = self._ask_for(tools, places)
         if len(elements) >= MANY and isinstance(elements, list):
-            self._task = asyncio.create_task(self._look_beside(elements, tools, to_items, places))
+            self._task = asyncio.create_task(self._look_beside(elements, to_items, asking))
             return
         look = self._see(self._recorder.looker, elements, to_items)
-        if look is not None and (search := self._begin(look, tools, places)) is not None:
+        if look is not None and (search := self._begin(look, asking)) is not None:
             self._task = asyncio.create_task(self._ask(search))
 
-    async def _look_beside(
-        self, elements: list[Any], tools: Any, to_items: ToItems | None, places: frozenset[str]
-    ) -> None:
+    async def _look_beside(self, elements: list[Any], to_items: ToItems | None, asking: Asking) -> None:
         """Do the same with a long history, in a thread: others have their turn meanwhile."""
         async with self._recorder.long_turnstile:
             look = await asyncio.to_thread(self._see, self._recorder.long_looker, elements, to_items)
-        if look is not None and (search := self._begin(look, tools, places)) is not None:
+        if look is not None and (search := self._begin(look, asking)) is not None:
             await self._ask(search)
 
-    def _begin(self, look: Look, tools: Any, places: frozenset[str]) -> Search | None:
-        """Begin to search; return the search if it has to go on in the store."""
+    def _ask_for(self, tools: Any, places: frozenset[str] = frozenset()) -> Asking:
         recorder = self._recorder
-        asking = replace(
-            asking_of(self._owner, self._key, self._marks, tools),
-            trusts_content=recorder.config.mode != "keys",
-            places=places,
-            home=self._home,
-        )
+        self._key = recorder.stream_key(self._owner, self._marks.end_user)
+        asking = asking_of(self._owner, self._key, self._marks, tools)
+        asking.trusts_content, asking.places, asking.home = recorder.trusts_content, places, self._home
+        self._asking = asking
+        return asking
+
+    def _begin(self, look: Look, asking: Asking) -> Search | None:
+        """Begin to search; return the search if it has to go on in the store."""
+        recorder, self._look = self._recorder, look
+        if begins(look, asking):
+            self._decide(Plan(Action.NEW, tuple(range(look.count))))
+            return None
         self._search = Search(asking, look, recorder.memory, self._recognition, recorder.taken)
         if (plan := self._search.at_once()) is not None:
             self._decide(plan)
             return None
         return self._search
 
-    def follow(self, conversation_id: str, opened: OpenedTurn, tools: Any, *, is_placed: bool) -> None:
+    def follow(
+        self, conversation_id: str, opened: OpenedTurn, tools: Any, first: InputItem | None, *, is_placed: bool
+    ) -> None:
         """Take it that a request goes on from the end of a history, if that is in a recorded conversation.
 
         conversation_id: of the one that lives where the history does, '' for none. opened: with the history. tools: of
-        the request. is_placed: it names the conversation, and is committed there like any turn.
+        the request; first: what it brings. is_placed: it names the conversation, and is committed there like any turn.
         """
-        if not (opened.chain or is_placed) or not self._recorder.has_made(conversation_id):
+        recorder = self._recorder
+        if not (opened.chain or is_placed) or not recorder.has_made(conversation_id):
             return
         partition, after = partition_of(conversation_id), end_of(opened.chain)
+        asking = self._ask_for(tools)
         self._followed = FollowedTurn(
-            self._owner,
-            self._recorder.stream_key(self._owner, self._marks.end_user),
-            self._marks,
-            tools,
-            partition,
-            opened.items,
-            after,
+            asking, self._key, partition, opened.items, after, self._recognition, recorder.memory, recorder.ends
         )
+        self._followed.begin(first)
         if not is_placed:
             self._decide(Plan(Action.CONTINUE, (), partition, after.line, ":".join(map(str, after))))
 
     def _see(self, looker: Looker, elements: list[Any] | str, to_items: ToItems | None) -> Look | None:
+        tells_said = bool(self._marks.key)
         if isinstance(elements, str):
-            return look_at(self._key, [elements], to_items)
+            return look_at(self._key, [elements], to_items, tells_said=tells_said)
         if len(elements) == 1:
             # what would have to be known again is no more than what there is to look at
-            return look_at(self._key, elements, to_items)
+            return look_at(self._key, elements, to_items, tells_said=tells_said)
         try:
-            return looker.look(self._key, orjson.dumps(elements), to_items)
+            return looker.look(self._key, orjson.dumps(elements), to_items, tells_said=tells_said)
         except orjson.JSONEncodeError:
             # integers that have more than 64 bits
-            return look_at(self._key, elements, to_items)
+            return look_at(self._key, elements, to_items, tells_said=tells_said)
 
     async def _ask(self, search: Search) -> None:
         started = time.monotonic()
@@ -208,7 +204,9 @@ class RequestRecording:
         """
         if self._task is not None and not self._task.done():
             # what it finds comes too late; how long it takes is of interest
-            self._recorder.note_late()
+            if self._search is not None and (plan := self._search.from_memory()) is not None:
+                self._decide(plan)
+            self._recorder.note_late(is_placed=self._plan is not None)
         self._is_settled = True
         if self._plan is not None:
             if self._plan.conversation:
@@ -239,58 +237,101 @@ class RequestRecording:
     # --- what is written ----------------------------------------------------------------------------------------------
 
     async def record(self, turn: FinishedTurn) -> bool:
-        """Write a finished turn; False if that can't be done here, and nothing was written.
+        """Write a finished turn, with what leads to it; False if that can't be done here, and nothing was written.
 
         Raises Conflict, Unavailable, as a commit does.
         """
-        plan, search = self._plan, self._search
+        plan = self._plan
         if plan is None or not self._partition:
             return False
-        groups = turn.brings(plan.new) if search is not None else turn.brings(range(turn.count))
+        writer = TurnWriter(self._recorder, self._owner, self._marks.key, self._partition)
         try:
-            recorded = await self._recognition.record(self._record(turn, plan, groups))
-            if recorded.result in (RecordResult.MOVED, RecordResult.ASTRAY):
-                is_moved = recorded.result is RecordResult.MOVED
-                plan = await self._plan_anew(search, plan) if is_moved else _anew(search, plan)
-                if search is not None:
-                    groups = turn.brings(plan.new)
-                recorded = await self._recognition.record(self._record(turn, plan, groups))
+            written = await self._write(writer, turn, plan)
+            if written.recorded.result in _ELSEWHERE:
+                is_moved = written.recorded.result is RecordResult.MOVED
+                plan = await self._plan_anew(plan) if is_moved else self._anew(plan)
+                written = await self._write(writer, turn, plan)
         except QuotaExceeded:
             self._recorder.note_unplaced("its owner may not have more conversations")
             return False
-        if recorded.result not in (RecordResult.OK, RecordResult.REPEATED):
+        if not written.is_done:
             self._recorder.memory.forget(self._partition)
             self._recorder.note_unplaced("its conversation is gone")
             return False
-        self._branch = recorded.branch
-        if search is None:
-            self._put_followed(turn, recorded.spots, appended=not recorded.is_fork)
-            return True
-        placed = place_turn(plan, groups, recorded.spots)
-        # not the turn itself: what was written of it need not be kept until then
-        ends, is_delivered = [(plan, placed, turn.answer.items)] if self._may_come_back(turn) else [], turn.is_delivered
+        self._branch = written.recorded.branch
+        writer.remember(written)
+        if self._followed is not None and written.leads is not None and written.recorded.spots:
+            self._followed.remember(written.leads, written.recorded.spots[-1])
         for number, other in enumerate(turn.others, start=1):
-            if (beside := await self._record_beside(turn, placed, other, number)) is not None:
-                ends.append((replace(plan, covered=search.look.count), beside, other.items))
-
-        def make() -> list[DigestNote]:
-            leads = [note for end in ends for note in self._leads(search, *end, is_delivered=is_delivered)]
-            return [*search.marks(plan), *leads]
-
-        self._recorder.notes.put(self._owner, self._partition, make)
+            await writer.write_beside(turn, written, other, number)
         return True
 
-    def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
-        """Note a turn that was committed to its conversation. appended: to the end of what it was opened with."""
-        self._put_followed(turn, branch_spots(committed.places), appended=appended)
+    async def _write(self, writer: TurnWriter, turn: FinishedTurn, plan: Plan) -> WrittenTurn:
+        groups = turn.brings(plan.new) if self._followed is None else turn.brings(range(turn.count))
+        leads: Leads | None = None
+        marks: Sequence[DigestNote] = ()
+        try:
+            leads, marks = await self._leads(turn, plan, groups)
+        except Exception:
+            logger.exception("a turn is recorded, but nothing leads to it")
+        return await writer.write(turn, plan, [entry for group in groups for entry in group], leads, marks)
 
-    def _put_followed(self, turn: FinishedTurn, spots: Sequence[Spot], *, appended: bool) -> None:
-        if self._followed is not None and self._may_come_back(turn):
-            self._recorder.followed.put(self._followed.ended_by(turn, spots, appended=appended))
+    async def _leads(
+        self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]
+    ) -> tuple[Leads | None, Sequence[DigestNote]]:
+        """Return what is to lead to a turn, and what is to be noted of what it goes on from."""
+        look, asking, answer, is_tip = self._look, self._asking, turn.answer, plan.action is Action.CONTINUE
+        marks = self._search.marks(plan) if is_tip and self._search is not None else ()
+        if not self._may_come_back(turn):
+            return None, marks
+        if self._followed is not None:
+            look = await self._followed.looked_at([entry for group in groups for entry in group])
+            if look is None:
+                self._recorder.note_unled()
+                return None, ()
+            last = turn.count + len(answer.outputs)
+            return self._followed.leads(look, turn.count, last, answer.items, turn.is_delivered, is_tip=is_tip)
+        if look is None or asking is None:
+            return None, ()
+        ends, count = numbered_groups(plan.new, map(len, groups))
+        is_new = not plan.conversation
+        numbered = NumberedTurn(ends, count, count + len(answer.outputs), plan.covered, is_new=is_new, is_tip=is_tip)
+        calls = waiting_calls(answer.items)
+        leads = Leads(look, look.answered(answer.items), asking, numbered, calls, turn.is_delivered)
+        return leads, marks
 
     def _may_come_back(self, turn: FinishedTurn) -> bool:
         """Whether an answer can be resent at all: a request may not be of any size."""
-        return sum(len(entry.data) for entry in turn.answer.outputs) <= self._recorder.most_resent_bytes
+        return sum([len(entry.data) for entry in turn.answer.outputs]) <= self._recorder.most_resent_bytes
+
+    async def note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
+        """Note a turn that was committed to its conversation. appended: to the end of what it was opened with."""
+        try:
+            await self._note_followed(turn, committed, appended=appended)
+        except Exception:
+            logger.exception("a turn was committed, but nothing leads to it")
+
+    async def _note_followed(self, turn: FinishedTurn, committed: Committed, *, appended: bool) -> None:
+        followed, placed = self._followed, branch_spots(committed.places)
+        if followed is None or not placed or len(placed) != turn.count + len(turn.answer.outputs):
+            return
+        if not self._may_come_back(turn):
+            return
+        look = await followed.looked_at([entry for group in turn.brings(range(turn.count)) for entry in group])
+        if look is None:
+            self._recorder.note_unled()
+            return
+        spots, now = [followed.after, *placed], time.time_ns() // 1_000_000
+        # not the turn itself: what was written of it need not be kept until then
+        asked, last, items, is_delivered = turn.count, len(placed), turn.answer.items, turn.is_delivered
+
+        def make() -> list[DigestNote]:
+            leads, marks = followed.leads(look, asked, last, items, is_delivered, is_tip=appended)
+            notes = [lead.notes(followed.partition, spots[-1].line, spots, now) for lead in leads.given]
+            followed.remember(leads, spots[-1])
+            return [*marks, *(note for some in notes for note in some)]
+
+        self._recorder.notes.put(self._owner, followed.partition, make)
 
     def release(self) -> None:
         """Let others go on from where this turn wanted to."""
@@ -301,8 +342,9 @@ class RequestRecording:
             if self._recorder.taken[taken] <= 0:
                 del self._recorder.taken[taken]
 
-    async def _plan_anew(self, search: Search | None, plan: Plan) -> Plan:
+    async def _plan_anew(self, plan: Plan) -> Plan:
         """Return where the turn belongs in its conversation, now that the line has gone on."""
+        search = self._search
         if search is None:
             return replace(plan, action=Action.FORK)
         asking = replace(search.asking, home=self._partition)
@@ -315,82 +357,8 @@ class RequestRecording:
             plan = found
         return replace(plan, action=Action.FORK) if plan.action is Action.CONTINUE else plan
 
-    def _record(self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]) -> RecordedTurn:
-        act, answer = _ACTS.get(plan.action, RecordAct.GROW), turn.answer
-        is_side = plan.action is Action.SIDE_BRANCH
-        return RecordedTurn(
-            owner=self._owner,
-            conversation_id=self._recorder.conversation_id(self._partition),
-            act=act,
-            response_id=answer.response_id,
-            body=answer.body,
-            inputs=[self._moved(entry, act, stored=turn.stored) for group in groups for entry in group],
-            outputs=answer.outputs,
-            spot=spot_of(plan.after),
-            name="" if act is RecordAct.NEW else new_branch_name("side" if is_side else "MAIN"),
-            description=_DESCRIPTIONS.get(plan.action, ""),
-            model=turn.model,
-            status=answer.status,
-            stored=turn.stored,
-            job_token=turn.job_token,
-            metadata=self._metadata(plan),
-        )
-
-    async def _record_beside(
-        self, turn: FinishedTurn, placed: PlacedTurn, other: RecordedAnswer, number: int
-    ) -> PlacedTurn | None:
-        """Put one more answer to the same question on a branch; return where it was put, None for nowhere."""
-        record = RecordedTurn(
-            owner=self._owner,
-            conversation_id=self._recorder.conversation_id(self._partition),
-            act=RecordAct.SIDE,
-            response_id=other.response_id,
-            body=other.body,
-            inputs=(),
-            outputs=other.outputs,
-            spot=placed.asked,
-            name=new_branch_name(f"choice_{number}"),
-            model=turn.model,
-            status=other.status,
-            stored=turn.stored,
-        )
-        recorded = await self._recognition.record(record)
-        if recorded.result not in (RecordResult.OK, RecordResult.REPEATED) or not recorded.spots:
-            return None
-        return PlacedTurn({}, placed.asked, recorded.spots[-1])
-
-    def _moved(self, entry: Entry, act: RecordAct, *, stored: bool) -> Entry:
-        """Return an item as it is stored here: with an id of this partition, unless it has one that stands for it.
-
-        Clients count their items, and count anew.
-        """
-        if entry.origin is Origin.CLIENT and (is_minted(entry.id) or act is RecordAct.NEW):
-            return entry
-        return moved_entry(entry, self._partition, stored=stored)
-
-    def _metadata(self, plan: Plan) -> dict[str, str]:
-        facts = {"session_id": self._marks.key} if self._marks.key else {}
-        if plan.parent:
-            facts["parent_conversation_id"] = self._recorder.conversation_id(plan.parent)
-        return facts
-
-    def _leads(
-        self, search: Search, plan: Plan, placed: PlacedTurn, answer: Sequence[dict[str, Any]], *, is_delivered: bool
-    ) -> list[DigestNote]:
-        """Return what is to lead to an answer from now on, and to what its request brought. answer: its items."""
-        return leads_to(
-            search.look,
-            plan,
-            search.asking,
-            self._partition,
-            placed,
-            answer,
-            is_delivered=is_delivered,
-        )
-
-
-def _anew(search: Search | None, plan: Plan) -> Plan:
-    """Return the plan for a history whose branch was deleted: all of it on another one."""
-    if search is None:
-        return plan
-    return Plan(Action.REWRITTEN, tuple(range(search.look.count)), plan.conversation, is_main=True)
+    def _anew(self, plan: Plan) -> Plan:
+        """Return the plan for a history whose branch was deleted: all of it on another one."""
+        if self._look is None:
+            return plan
+        return Plan(Action.REWRITTEN, tuple(range(self._look.count)), plan.conversation, is_main=True)

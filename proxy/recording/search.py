@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
     query: DigestQuery
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asking:
     """What is known of a request beside its history.
 
@@ -72,6 +72,11 @@ def asking_of(owner: str, key: bytes, marks: RequestMarks, tools: Any) -> Asking
     return Asking(owner, hashed_key(key, marks.key), others, tools_digest(tools), marks.retries)
 
 
+def begins(look: Look, asking: Asking) -> bool:
+    """Whether a request begins a conversation: without an answer in common only a key leads anywhere, or a retry."""
+    return not (look.samples or asking.session or asking.retries)
+
+
 @dataclass(slots=True)
 class Search:
     """One request's search. taken: what other requests of this process are going on from, as `hint_place` has it."""
@@ -88,12 +93,17 @@ class Search:
     _is_crowded: bool = False
 
     def at_once(self) -> Plan | None:
-        """Return the plan if this process knows enough to make it."""
+        """Return the plan if this process knows enough to make it, and nobody else may know better."""
+        plan = self.from_memory()
+        ends = [evidence for evidence, *_ in self._found if evidence is Evidence.FULL]
+        # with one of several equal conversations others may have gone on, elsewhere
+        return plan if len(ends) == 1 else None
+
+    def from_memory(self) -> Plan | None:
+        """Return the plan that this process would make if nobody had gone on elsewhere; None if it knows too little."""
         look, asking = self.look, self.asking
         if not look.samples:
-            # without an answer in common only a key leads anywhere, or a retry
-            is_new = not asking.session and not asking.retries
-            return Plan(Action.NEW, tuple(range(look.count))) if is_new else None
+            return None
         for wanted in self._last():
             self._take(wanted, self._remembered(wanted))
         known = [

@@ -36,10 +36,13 @@ class TurnRecording(RequestRecording):
         if source := request.source.subject:
             is_placed = request.source.conversation_id is not None
             conversation_id = source if is_placed else opened.beside
-            self.follow(conversation_id, opened, request.body.get("tools"), is_placed=is_placed)
+            first = request.items[0] if request.items else None
+            self.follow(conversation_id, opened, request.body.get("tools"), first, is_placed=is_placed)
             return
         self._waiting = request, opened.known
-        asyncio.get_running_loop().call_soon(self._start)
+        if len(request.items) > 1 or opened.known or self._marks.key or self._marks.retries:
+            asyncio.get_running_loop().call_soon(self._start)
+        # else the store is not needed for it, and it has until its place is asked for
 
     async def found(self, *, asked: bool) -> None:
         """Return once it is known where the turn belongs, or it has taken too long.

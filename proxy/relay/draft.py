@@ -346,7 +346,7 @@ def _joined(parts: list[Item]) -> str:
 def _standing(text: Text, whole: Any) -> str:
     """Return the whole of a text, of which some has been told."""
     value, whole = text.value(), as_text(whole)
-    return whole if whole.startswith(value) and not text.ended else value
+    return whole if len(whole) > len(value) and whole.startswith(value) and not text.ended else value
 
 
 def _standing_parts(texts: list[Text], parts: list[Item]) -> list[Item]:
@@ -367,6 +367,9 @@ def _standing_part(text: Text, part: Item) -> Item:
     key = text.stream.text_key
     if part["type"] != text.stream.part_type:
         return text.as_part()
+    if text.stream.prefix and part.get(key) == text.value():
+        # the same, and then there once only
+        part[key] = text.value()
     if not text.stream.prefix or (part.get(key) == text.value() and not text.annotations):
         return part
     return merged(text.as_part(), {**part, key: _standing(text, part.get(key))})

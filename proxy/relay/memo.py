@@ -141,7 +141,7 @@ class Memo:
         self._add(piece)
         return told % ((number, piece) if is_told_before else (piece, number))
 
-    def splice(self, data: bytes, at: int, max_bytes: int, told: list[bytes]) -> int:
+    def splice(self, data: bytes, at: int, max_bytes: int, told: list[sse.FrameBytes]) -> int:
         """Tell the pieces whose frames follow each other from `at` on, and keep them; return where the last one ends.
 
         told: the client's frames are added to it. The first frame that is not of the shape, or has more than

@@ -14,7 +14,7 @@ from typing import Any
 
 from proxy.protocol.item_types import Item
 from proxy.relay.draft import Draft
-from proxy.relay.frames import Frames
+from proxy.relay.frames import LARGE_TEXT, Frames
 from proxy.relay.item import complete_item, is_empty, is_whole_message, merged, opened, type_name, visible
 from proxy.relay.pairing import is_same, match_output
 from proxy.relay.placement import Placement
@@ -77,6 +77,11 @@ class Output:
             draft = Draft(item, index)
             self.announce(draft)
             self.finish(draft, item, {})
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there is a large text among what has come in pieces."""
+        return any(text.size > LARGE_TEXT for draft in self.placement.in_order() for text in draft.order)
 
     @property
     def is_over(self) -> bool:

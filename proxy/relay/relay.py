@@ -26,7 +26,7 @@ from proxy.protocol.response import (
     same_settings,
     total_usage,
 )
-from proxy.relay.frames import Frames, MalformedEvent
+from proxy.relay.frames import LARGE_TEXT, Frames, MalformedEvent
 from proxy.relay.item import merged, visible
 from proxy.relay.lane import Lane
 from proxy.relay.memo import Memo, learn
@@ -91,7 +91,7 @@ class Relay:
         self.pings = 0
         self.skipped = 0
 
-    def feed(self, event: sse.Event) -> bytes:
+    def feed(self, event: sse.Event) -> sse.FrameBytes:
         """Return the frames that the client gets for `event`, whole: none, one or several.
 
         Raises MalformedEvent; the relay can still `fail` or `interrupt` then.
@@ -100,7 +100,7 @@ class Relay:
             return b""
         transcript = self._events or self._transcript
         transcript.lane = None
-        body = quick(event)
+        body = quick(event) if len(event.data) <= LARGE_TEXT else None
         if body is None:
             self._odd(event)
         elif (
@@ -141,7 +141,7 @@ class Relay:
         has_calls = any(item_type_of(item["type"]).is_call for item in self.outcome.items)
         return LINGER_AFTER_CALLS_SECONDS if has_calls else LINGER_SECONDS
 
-    def compacting(self) -> bytes:
+    def compacting(self) -> sse.FrameBytes:
         """Return the frames that tell of a compaction that begins, before any event of the upstream is fed."""
         self._start()
         self._told_own = True
@@ -149,7 +149,7 @@ class Relay:
         self._lasting = self._frames.count
         return self._frames.take()
 
-    def compacted(self, encrypted_content: str, usage: dict[str, Any] | None) -> bytes:
+    def compacted(self, encrypted_content: str, usage: dict[str, Any] | None) -> sse.FrameBytes:
         """Return the frames that end the compaction. usage: of making it; it is added to the response's."""
         self._spent = usage
         self._output.end({"encrypted_content": encrypted_content})
@@ -203,9 +203,10 @@ class Relay:
         reason = response.get("error") or ("The upstream did not finish its answer." if told != "failed" else None)
         return self._conclude(status, items, complete_error(reason) if status == "failed" else None, reason)
 
-    def replay(self, outcome: Outcome) -> bytes:
+    def replay(self, outcome: Outcome) -> sse.FrameBytes:
         """Return the frames of a stream that would have ended in `outcome`, all but the terminal one."""
         self._remember({**outcome.response, "service_tier": None})
+        self._frames.sets_aside = True
         self._start()
         self._output.replay(outcome.response["output"])
         return self._frames.take()
@@ -233,7 +234,7 @@ class Relay:
         self._transcript.close()
         return self.outcome or self._conclude("incomplete", self._output.usable())
 
-    def closing(self, outcome: Outcome, beside: Mapping[str, Any] | None = None) -> bytes:
+    def closing(self, outcome: Outcome, beside: Mapping[str, Any] | None = None) -> sse.FrameBytes:
         """Return the last events, the terminal one of `outcome` and `[DONE]`. Call it once, after the commit.
 
         beside: more fields of that event.
@@ -243,21 +244,28 @@ class Relay:
             self._frames.emit(self._failure)
         extras = self._extras if outcome is self.outcome else {}
         self._frames.emit({**extras, **(beside or {}), "type": CLOSING[outcome.status], "response": outcome.response})
-        return self._frames.take() + sse.DONE
+        return sse.together([self._frames.take(), sse.DONE])
 
     def _odd(self, event: sse.Event) -> None:
-        """Take an event that is not quite JSON, has no type of its own, or is none."""
-        body = read_event(event)
+        """Take an event that is large, is not quite JSON, has no type of its own, or is none."""
+        body, data = read_event(event), event.data
         if body is Sign.DONE:
             self._done()
         elif body is Sign.PING:
             self.pings += 1
         elif body is Sign.NONSENSE:
             self.skipped += 1
+        elif isinstance(data, bytearray):
+            if is_deeper(body, _DEEPEST):
+                raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
+            self._frames.sets_aside = True
+            # not kept beside what it says
+            data.clear()
+            self._whole(body, data)
         else:
-            self._whole(body, event.data)
+            self._whole(body, data)
 
-    def _whole(self, body: dict[str, Any], data: bytes) -> None:
+    def _whole(self, body: dict[str, Any], data: bytes | bytearray) -> None:
         """Take an event that is all read. data: what it was read from."""
         if self.outcome is None and (stream := DELTAS.get(body["type"])) is not None:
             self._start()
@@ -272,7 +280,7 @@ class Relay:
         if self.outcome is None and self._output.is_over:
             self._conclude("completed", self._output.settle([], "completed"))
 
-    def _event(self, body: dict[str, Any], data: bytes) -> None:
+    def _event(self, body: dict[str, Any], data: bytes | bytearray) -> None:
         if self.outcome is not None and not self._begins_again(body):
             return
         if data.count(b"{") + data.count(b"[") > _SHALLOW and nests_too_deeply(body):
@@ -292,6 +300,8 @@ class Relay:
             self._start()
             if isinstance(body.get("response"), dict):
                 body["response"] = {**body["response"], "id": self._ownership.response_id}
+            if kind.endswith("done"):
+                self._frames.sets_aside |= self._output.is_large
             self._transcript.event(body)
 
     def _lifecycle(self, kind: str, body: dict[str, Any]) -> None:
@@ -335,6 +345,7 @@ class Relay:
         response = told if isinstance(told, dict) else {}
         self._remember(response)
         self._start()
+        self._frames.sets_aside |= self._output.is_large
         output = response.get("output")
         self._transcript.close()
         items = self._output.settle(output if isinstance(output, list) else [], status)

@@ -62,7 +62,7 @@ class Replay:
         )
         outcome = Outcome(response["status"], response, [])
         relay = Relay(ownership)
-        return relay.replay(outcome) + relay.closing(outcome)
+        return sse.joined(sse.together([relay.replay(outcome), relay.closing(outcome)]))
 
     def end(self, sequence_number: int) -> bytes:
         """Return the frames that end a stream of the response. sequence_number: of the first of them."""
@@ -99,4 +99,4 @@ def _end(response: dict[str, Any], sequence_number: int) -> bytes:
     # nobody is left to finish a response that is not over
     kind = CLOSING.get(response["status"], CLOSING["incomplete"])
     frames.emit({"type": kind, "response": response})
-    return frames.take() + sse.DONE
+    return sse.joined(frames.take()) + sse.DONE

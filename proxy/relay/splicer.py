@@ -39,7 +39,7 @@ class Splicer:
         #: Why nothing more is taken: the stream can't be read from there on.
         self.failure: MalformedEvent | sse.EventTooLarge | None = None
 
-    def feed(self, chunk: bytes) -> bytes:
+    def feed(self, chunk: bytes) -> sse.FrameBytes:
         """Return the frames that the client gets for some bytes, which may be cut anywhere: none, one or several.
 
         Raises nothing; after what can't be read, `failure` is set.
@@ -50,23 +50,23 @@ class Splicer:
             # most reads bring one piece, of the shape of the one before
             if memo.lane.memo is memo and len(chunk) <= self._max_event_bytes and (frame := memo.tell(chunk)):
                 return frame
-        told: list[bytes] = []
+        told: list[sse.FrameBytes] = []
         at = self._splice(chunk, 0, told) if self._memos and self._is_idle else 0
         if at < len(chunk) and self.failure is None:
             self._feed(chunk, at, told)
-        return told[0] if len(told) == 1 else b"".join(told)
+        return told[0] if len(told) == 1 else sse.together(told)
 
-    def flush(self) -> bytes:
+    def flush(self) -> sse.FrameBytes:
         """Return the frames for what the end of the stream completes. Raises nothing, as `feed`."""
-        told: list[bytes] = []
+        told: list[sse.FrameBytes] = []
         if self.failure is None:
             try:
                 told.extend(map(self._relay.feed, self._decoder.flush()))
             except (MalformedEvent, sse.EventTooLarge) as failure:
                 self._fail(failure, told)
-        return b"".join(told)
+        return sse.together(told)
 
-    def _feed(self, chunk: bytes, at: int, told: list[bytes]) -> None:
+    def _feed(self, chunk: bytes, at: int, told: list[sse.FrameBytes]) -> None:
         """Tell events in the ordinary way from `at` on, but for those between them that are of a known shape."""
         blank_line = b"\r\n\r\n" if b"\r" in chunk else b"\n\n"
         while self._memos and at < len(chunk) and self.failure is None:
@@ -77,7 +77,7 @@ class Splicer:
         if at < len(chunk) and self.failure is None:
             self._decode(chunk[at:] if at else chunk, told)
 
-    def _splice(self, chunk: bytes, at: int, told: list[bytes]) -> int:
+    def _splice(self, chunk: bytes, at: int, told: list[sse.FrameBytes]) -> int:
         """Tell the pieces of known shapes from `at` on; return where the first other event begins."""
         begin = -1
         while begin < at < len(chunk):
@@ -93,7 +93,7 @@ class Splicer:
             self._memos.remove(memo)
             self._memos.insert(0, memo)
 
-    def _decode(self, data: bytes, told: list[bytes]) -> None:
+    def _decode(self, data: bytes, told: list[sse.FrameBytes]) -> None:
         """Tell events, or what there is of them in one chunk, in the ordinary way."""
         relay, decoder, was_idle = self._relay, self._decoder, self._is_idle
         self.has_parsed = True
@@ -111,12 +111,15 @@ class Splicer:
         elif self._memos and not self._memos[0].holds:
             self._memos = [memo for memo in self._memos if memo.holds]
 
-    def _remember(self, frame: bytes, data: bytes, told: bytes) -> None:
+    def _remember(self, frame: bytes, data: bytes | bytearray, told: sse.FrameBytes) -> None:
+        if not (isinstance(data, bytes) and isinstance(told, bytes)):
+            # none like a large one will come
+            return
         memo = self._relay.memo_of((frame, data), told)
         if memo is not None:
             self._memos = [memo, *(each for each in self._memos if each.holds)][:_MAX_MEMOS]
 
-    def _fail(self, failure: MalformedEvent | sse.EventTooLarge, told: list[bytes]) -> None:
+    def _fail(self, failure: MalformedEvent | sse.EventTooLarge, told: list[sse.FrameBytes]) -> None:
         self._memos, self.failure = [], failure
         if isinstance(failure, sse.EventTooLarge):
             try:

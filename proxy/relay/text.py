@@ -17,6 +17,9 @@ from proxy.relay.item import fill_part
 
 EventBody = dict[str, Any]
 
+#: Characters from which on a piece is not made bytes.
+_LARGE = 1024 * 1024
+
 #: What stands for a half of a surrogate match_output whose other half never came.
 _REPLACEMENT = "\ufffd"
 
@@ -129,6 +132,11 @@ class Text:
         #: The `.done` event of the part went out.
         self.closed = stream.part_type is None
 
+    @property
+    def size(self) -> int:
+        """How long it is, about."""
+        return len(self._value) + len(self._recent)
+
     def value(self) -> str:
         """Return what has been told of the text."""
         if self._recent:
@@ -139,6 +147,10 @@ class Text:
     def add(self, piece: str) -> None:
         """Keep a piece."""
         self.count += 1
+        if len(piece) > _LARGE:
+            # a whole text, mostly: then it is kept as it is
+            self._value = self.value() + piece
+            return
         try:
             self._recent += piece.encode()
         except UnicodeEncodeError:

@@ -77,7 +77,7 @@ class Commit:
                     self._committed = await self._services.store.turns.commit(commit)
                     if self._recording is not None and mode in _ON_A_BRANCH:
                         turn = _finished(outcome, commit, leaving=leaving)
-                        self._recording.note_followed(turn, self._committed, appended=mode is CommitMode.APPEND)
+                        await self._recording.note_followed(turn, self._committed, appended=mode is CommitMode.APPEND)
             except Conflict:
                 logger.warning("turn %s lost its lock and the branch moved on", response_id)
                 outcome = self._relay.fail(

@@ -49,7 +49,7 @@ class TurnStream:
         self._splicer: Splicer
         self._awake = self._loop.create_future()
         #: Frames that `push` can't take, because the stream's head has not been sent.
-        self._first: list[bytes] = []
+        self._first: list[sse.FrameBytes] = []
         self._is_behind = self._is_waiting = self._is_over = False
         #: The client has the stream's head, and nobody is waited for: what comes can be sent as it comes.
         self._flows = tells and output.started
@@ -119,7 +119,7 @@ class TurnStream:
     def _is_gone(self) -> bool:
         return self._tells and self._ends_on_leave and self._output.delivery.gone
 
-    def _send(self, frames: bytes) -> None:
+    def _send(self, frames: sse.FrameBytes) -> None:
         if self._flows:
             if not self._output.push(frames):
                 self._is_behind = True
@@ -129,7 +129,7 @@ class TurnStream:
         elif self._tells:
             self._send_later(frames)
 
-    def _send_later(self, frames: bytes) -> None:
+    def _send_later(self, frames: sse.FrameBytes) -> None:
         """Send what comes while something has to be waited for: after the stream's head, or to who is behind."""
         if self._first or not self._output.started:
             self._first.append(frames)
@@ -163,7 +163,7 @@ class TurnStream:
         while self._first or self._is_behind:
             count, self._is_behind = len(self._first), False
             if count:
-                await self._output.send(b"".join(self._first))
+                await self._output.send(sse.together(self._first))
                 # not before: what comes meanwhile comes after them
                 del self._first[:count]
             else:

@@ -41,6 +41,15 @@ class Chunks:
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
         """Return what is in the whole chunks that come next, and the rest of what was read, for the parser."""
+        if not self._left:
+            # a size and its content in turn, unless there are line ends in a content: then the sizes are others
+            lines = data.split(_LINE_END)
+            contents = lines[1::2]
+            if not lines.pop() and all(contents) and lines[::2] == [b"%x" % len(content) for content in contents]:
+                return b"".join(contents), b""
+        return self._split(data)
+
+    def _split(self, data: bytes) -> tuple[bytes, bytes]:
         content: list[bytes] = []
         at = 0
         while not self._left and (size := _SIZE.match(data, at)) is not None:

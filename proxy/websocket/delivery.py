@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeAlias
 
+from proxy.protocol.sse import FrameBytes, joined
 from proxy.websocket.messages import to_messages
 
 #: Sends messages in order; returns whether the client is there.
@@ -24,17 +25,17 @@ class WebSocketDelivery:
     def begin(self, headers: Mapping[str, str]) -> None:
         """Let the headers go: messages have none."""
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: FrameBytes) -> bool:
         """Send what whole SSE frames say; return whether the client is there."""
         if not self.gone:
             self.started = True
-            self._waiting.append(frames)
+            self._waiting.append(joined(frames))
             await self.caught_up()
         return not self.gone
 
-    def push(self, frames: bytes) -> bool:
+    def push(self, frames: FrameBytes) -> bool:
         """Leave whole frames to `caught_up`, which sends them as messages."""
-        self._waiting.append(frames)
+        self._waiting.append(joined(frames))
         return False
 
     async def caught_up(self) -> None:

@@ -28,6 +28,11 @@ Argument: TypeAlias = bytes | str | int | float | Uncopied
 Command: TypeAlias = tuple[Argument, ...]
 
 
+def uncopied(data: bytes) -> Argument:
+    """Return bytes as an argument: large ones are not copied."""
+    return data if len(data) < UNCOPIED_BYTES else Uncopied(data)
+
+
 def plain(command: Command) -> list[bytes | str | int | float]:
     """Return the arguments of a command, for a client that copies all of them."""
     return [one.data if isinstance(one, Uncopied) else one for one in command]

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from storage.client.channel import UNCOPIED_BYTES, Argument, Uncopied
+from storage.client.channel import Argument
 from storage.client.keys import OwnerKeys, PartitionKeys
 from storage.client.scripts import Call, Scripts
-from storage.envelope import wrap
 from storage.errors import Unavailable
 from storage.partitions import partition_of
-from storage.records import Conversation, Entry, Origin
+from storage.records import Conversation
 
 #: Digests that one call forgets.
 DIGESTS_AT_ONCE = 500
@@ -107,18 +106,3 @@ class Keyspace:
             Call("drop_digests", [keys.digest(one) for one in names[at : at + DIGESTS_AT_ONCE]], [f"{partition}:"])
             for at in some
         ]
-
-
-def flatten(entries: Sequence[Entry], *, staged: bool = False) -> list[Argument]:
-    """Return entries as the scripts take them: their number, then four arguments each. staged: without their bytes."""
-    arguments: list[Argument] = [len(entries)]
-    if staged:
-        for entry in entries:
-            origin = entry.origin if entry.origin is Origin.REFERENCE else entry.origin.upper()
-            arguments += (origin, entry.id, b"", entry.mark.sign + entry.mark.key)
-        return arguments
-    for entry in entries:
-        mark, element = entry.mark, wrap(entry.data, entry.note)
-        told = element if len(element) < UNCOPIED_BYTES else Uncopied(element)
-        arguments += (entry.origin, entry.id, told, mark.sign + mark.key)
-    return arguments

@@ -7,11 +7,12 @@ list by giving it another name. What others see is all or nothing, as ever. If t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
-from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, flatten
+from storage.client.channel import Argument, uncopied
+from storage.client.keys import PartitionKeys
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.envelope import wrap
 from storage.errors import StoreError, Unavailable, Unstaged
@@ -21,37 +22,41 @@ from storage.records import Entry, Origin
 STAGED_SECONDS = 120
 #: How often all is brought again of which the server has lost a part, as a failover may, before a call is given up.
 BRING_ATTEMPTS = 3
+#: How the scripts tell an entry whose bytes are staged.
+_STAGED = {Origin.MINTED: "M", Origin.CLIENT: "C"}
 
 
 class Stage:
     """The entries of one call, which are staged if they are more than a portion.
 
-    key: of the list; a repeat of the call has the same, another call another one, unless this one has been answered.
+    token: in the name of the list; a repeat of the call has the same, another call another one, unless this one has
+    been answered. arguments: what the call's end with, its lists of entries: their number, then four arguments each.
+    keys: what its keys end with. size: bytes of the items that come with it.
     """
 
-    def __init__(self, keyspace: Keyspace, key: str, *lists: Sequence[Entry]) -> None:
-        self._scripts, self._key, self._lists = keyspace.scripts, key, lists
-        self._portion = portion = keyspace.portion
+    __slots__ = ("_entries", "_key", "_portion", "_scripts", "arguments", "keys", "size")
+
+    def __init__(self, keyspace: Keyspace, keys: PartitionKeys, token: str, *lists: Sequence[Entry]) -> None:
+        self._scripts, self._portion = keyspace.scripts, keyspace.portion
+        # in one pass, and all else only if it is needed: every turn comes through here
+        arguments: list[Argument] = []
         count = size = 0
         for entries in lists:
             count += len(entries)
+            arguments.append(len(entries))
             for entry in entries:
-                size += len(entry.data)
-                if entry.note:
-                    size += len(wrap(b"", entry.note))
-        self._is_used = count > portion.items or size > portion.bytes
-        #: Bytes of the items that come with the call.
-        self.size = size
-
-    @property
-    def keys(self) -> list[str]:
-        """What the call's keys end with."""
-        return [self._key] if self._is_used else []
-
-    @property
-    def arguments(self) -> list[Argument]:
-        """What the call's arguments end with: its lists of entries."""
-        return [part for entries in self._lists for part in flatten(entries, staged=self._is_used)]
+                mark, element = entry.mark, wrap(entry.data, entry.note)
+                size += len(element)
+                arguments += (entry.origin, entry.id, element, mark.sign + mark.key)
+        self.arguments, self.size = arguments, size
+        self.keys: list[str] = []
+        self._key = ""
+        self._entries: list[Entry] = []
+        if count > self._portion.items or size > self._portion.bytes:
+            self._key = keys.staged(token)
+            self.keys.append(self._key)
+            self.arguments = [part for entries in lists for part in _without_bytes(entries)]
+            self._entries = [entry for entries in lists for entry in entries]
 
     async def run(self, call: Call) -> list[Any]:
         """Run a call; as `Scripts.run`, but what was staged comes back as nothing. Raises what that raises."""
@@ -60,13 +65,14 @@ class Stage:
             raise reply
         return reply
 
-    async def run_all(self, calls: Sequence[Call]) -> Sequence[list[Any] | StoreError]:
+    def run_all(self, calls: Sequence[Call]) -> Awaitable[Sequence[list[Any] | StoreError]]:
         """Run the call and others beside it, as `Scripts.run_all`; entries that are staged are brought before.
 
         A repeat goes on bringing where it was broken off. Raises Unavailable.
         """
-        if not self._is_used:
-            return await self._scripts.run_all(calls)
+        return self._run_staged(calls) if self._key else self._scripts.run_all(calls)
+
+    async def _run_staged(self, calls: Sequence[Call]) -> Sequence[list[Any] | StoreError]:
         place = next(i for i, call in enumerate(calls) if self._key in call.keys)
         for _ in range(BRING_ATTEMPTS):
             if not await self._bring():
@@ -83,13 +89,13 @@ class Stage:
 
     def fill(self, elements: Sequence[bytes]) -> list[bytes]:
         """Return the elements of a reply, and for what was staged the call's own."""
-        if not self._is_used:
+        if not self._key:
             return list(elements)
         own: dict[str, bytes] = {}
-        for entry in self._entries():
+        for entry in self._entries:
             # of two with the same id the first counts
             own.setdefault(entry.id, wrap(entry.data, entry.note))
-        return [element or own[entry.id] for element, entry in zip(elements, self._entries(), strict=True)]
+        return [element or own[entry.id] for element, entry in zip(elements, self._entries, strict=True)]
 
     async def _bring(self) -> bool:
         """Bring what is not there yet; return whether all of it is there."""
@@ -103,13 +109,13 @@ class Stage:
         return True
 
     def _portion_call(self, first: int, elements: Sequence[bytes]) -> Call:
-        return Call("stage_items", [self._key], [first, STAGED_SECONDS, *elements])
+        return Call("stage_items", [self._key], [first, STAGED_SECONDS, *map(uncopied, elements)])
 
     def _portions(self) -> Iterator[tuple[int, list[bytes]]]:
         """Yield portions, each with the place of its first element."""
         first = size = 0
         elements: list[bytes] = []
-        for entry in self._entries():
+        for entry in self._entries:
             if entry.origin is Origin.REFERENCE:
                 continue
             element = wrap(entry.data, entry.note)
@@ -121,6 +127,9 @@ class Stage:
         if elements:
             yield first, elements
 
-    def _entries(self) -> Iterator[Entry]:
-        for entries in self._lists:
-            yield from entries
+
+def _without_bytes(entries: Sequence[Entry]) -> Iterator[Argument]:
+    """Yield the arguments of a list of entries whose bytes are staged."""
+    yield len(entries)
+    for entry in entries:
+        yield from (_STAGED.get(entry.origin, entry.origin), entry.id, b"", entry.mark.sign + entry.mark.key)

@@ -7,7 +7,9 @@ whose partition lists them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -17,18 +19,22 @@ from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
-from storage.errors import StoreError
+from storage.errors import StoreError, Unavailable
 from storage.items import COMMIT_MARKER_SECONDS
 from storage.partitions import partition_of
 from storage.quotas import Ledger
 from storage.records import Entry
 
-#: Members that one digest has at most; equal conversations are as many.
+#: Members that one digest has at most (`lua/lib/layout.lua`); equal conversations are as many.
 MOST_MEMBERS = 1024
 #: Notes that one call writes at most.
 MOST_NOTES = 500
 #: Members of a digest that a look-up tells, and as many that have the text that it asks for.
 MOST_TOLD = 16
+#: By how much what was gone on from scores less than what was not; scores are ms of Unix time.
+CONTINUED = 10**14
+#: Between the parts of a lead as scripts take it.
+LEAD_BREAK = "|"
 #: Milliseconds by which digests outlive conversations that expire, and the share of their life that those get more.
 GRACE_MS, MORE_LIFE = 60_000, 17 / 16
 
@@ -38,7 +44,7 @@ class RecordAct(StrEnum):
 
     NEW = "new"  #: into a conversation that it begins
     GROW = "grow"  #: behind an item: to its line if that ends there, else to a new line, which becomes MAIN
-    TIP = "tip"  #: the same, if the line ends there; else nothing is done
+    TIP = "tip"  #: to its line, if that ends there and no other turn runs on it; else nothing is done
     REPLACE = "replace"  #: behind an item, in the place of what follows it on its line
     SIDE = "side"  #: behind an item, on a branch beside the line
 
@@ -48,7 +54,7 @@ class RecordResult(StrEnum):
 
     OK = "ok"
     REPEATED = "repeated"  #: it had been done before
-    MOVED = "moved"  #: the line has gone on; nothing was written
+    MOVED = "moved"  #: the line has gone on, or is about to; nothing was written
     ASTRAY = "astray"  #: the item that it goes on from is on no line any more; nothing was written
     DROPPED = "dropped"  #: the conversation that it goes on in is gone; nothing was written
 
@@ -65,12 +71,73 @@ class Spot(NamedTuple):
 BEFORE_ALL = Spot()
 
 
+#: What a lead may have in the place of an entry's number.
+NOWHERE, ON_LINE = -1, -2
+
+
+class DigestNote(NamedTuple):
+    """One thing that a digest leads to. score: of several the highest comes first. adds: False only scores it anew.
+
+    A member that is added takes the place of all those that begin like it, up to the first space.
+    """
+
+    digest: str
+    member: str
+    score: int
+    adds: bool = True
+
+
+class Lead(NamedTuple):
+    """What some digests lead to from when a turn is recorded: an entry of it, by its number, or its line.
+
+    digests: their names. entry: counted from 1, inputs first; 0: what the turn comes after; ON_LINE: all of the line.
+    asked: the same, NOWHERE for none. The member is PARTITION, ':', where the entry is (LINE:SEGMENT:OFFSET),
+    `text`, where what was asked is (SEGMENT:OFFSET), `rest`. is_behind: it scores like what was gone on from. replaces:
+    it takes the place of a member that begins like it, up to the first space; else there is none.
+    """
+
+    digests: Sequence[str]
+    entry: int
+    text: str
+    asked: int
+    rest: str
+    is_behind: bool = False
+    replaces: bool = False
+
+    def as_argument(self) -> str:
+        """Return the lead as scripts take it; see `record_turn`."""
+        number = "" if self.entry == ON_LINE else self.entry
+        flags = f"{self.is_behind:d}{self.replaces:d}"
+        return LEAD_BREAK.join((f"{number}", self.text, f"{self.asked}", self.rest, flags, " ".join(self.digests)))
+
+    def note(self, partition: str, line: int, spots: Sequence[Spot], now: int) -> DigestNote | None:
+        """Return what the first of the digests leads to; None where the entry was left out.
+
+        line, spots: where the turn was put, before its entries what it comes after. now: ms.
+        """
+        if self.entry >= len(spots) or self.asked >= len(spots):
+            return None
+        place = str(line)
+        if self.entry != ON_LINE:
+            _, segment, offset = spots[self.entry]
+            place = f"{line}:{segment}:{offset}"
+        _, segment, offset = spots[self.asked] if self.asked != NOWHERE else BEFORE_ALL
+        member = f"{partition}:{place}{self.text}{segment}:{offset}{self.rest}"
+        return DigestNote(self.digests[0], member, now - CONTINUED if self.is_behind else now)
+
+    def notes(self, partition: str, line: int, spots: Sequence[Spot], now: int) -> list[DigestNote]:
+        """Return the same of all of the digests."""
+        first = self.note(partition, line, spots, now)
+        return [first._replace(digest=digest) for digest in self.digests] if first is not None else []
+
+
 @dataclass(slots=True)
 class RecordedTurn:
     """A finished turn of an app that keeps no ids.
 
     spot: behind which item. name: of a branch beside, or what was MAIN is called. body: the Response object without its
-    output. job_token: of a response that was accepted before its turn ran. metadata: of a new conversation.
+    output. job_token: of a response that was accepted before its turn ran. metadata: of a new conversation. leads: what
+    leads to it from now on. marks: what is to be noted of what it goes on from.
     """
 
     owner: str
@@ -88,13 +155,15 @@ class RecordedTurn:
     stored: bool = True
     job_token: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    leads: Sequence[Lead] = ()
+    marks: Sequence[DigestNote] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recorded:
     """What was done with a turn. line, branch: where it is now. spots: of its entries, inputs first.
 
-    is_new, is_fork: whether it has begun a conversation, or a line.
+    is_new, is_fork: whether it has begun a conversation, or a line. milliseconds: when, 0 if it was done before.
     """
 
     result: RecordResult
@@ -103,18 +172,7 @@ class Recorded:
     spots: Sequence[Spot] = ()
     is_new: bool = False
     is_fork: bool = False
-
-
-class DigestNote(NamedTuple):
-    """One thing that a digest leads to. score: of several the highest comes first. adds: False only scores it anew.
-
-    A member that is added takes the place of all those that begin like it, up to the first space.
-    """
-
-    digest: str
-    member: str
-    score: int
-    adds: bool = True
+    milliseconds: int = 0
 
 
 class DigestNotes(NamedTuple):
@@ -144,6 +202,10 @@ class Recognition:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
+        #: Milliseconds that digests live, 0: for ever.
+        self._life = 0
+        if keyspace.conversation_seconds:
+            self._life = int(keyspace.conversation_seconds * 1000 * MORE_LIFE) + GRACE_MS
 
     async def record(self, turn: RecordedTurn) -> Recorded:
         """Write a finished turn, all or nothing; a repeat changes nothing. One round trip.
@@ -153,7 +215,7 @@ class Recognition:
         """
         keys = self._keyspace.keys(turn.conversation_id)
         token = turn.job_token or turn.response_id
-        stage = Stage(self._keyspace, keys.staged(token), turn.inputs, turn.outputs)
+        stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,
@@ -169,39 +231,69 @@ class Recognition:
             turn.response_id,
             turn.model.replace(FIELD_BREAK, ""),
             turn.job_token,
+            self._keyspace.owner(turn.owner).digest(""),
+            self._life,
             len(turn.metadata),
-            *(part for pair in turn.metadata.items() for part in pair),
-            *stage.arguments,
         ]
+        for pair in turn.metadata.items():
+            arguments += pair
+        arguments += stage.arguments
+        arguments += self._flat_leads(turn)
         record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
-        if turn.act is RecordAct.NEW and (reserve := self._keyspace.reserve(turn.owner, turn.conversation_id)):
+        reserve = self._keyspace.reserve(turn.owner, turn.conversation_id) if turn.act is RecordAct.NEW else None
+        if reserve is not None:
             await self._scripts.run(reserve)
         # the listing first, as for any conversation that is made
-        touch = self._keyspace.touch(turn.owner, turn.conversation_id, None, None)
-        if turn.stored:
-            keyspace = self._keyspace
-            touch = keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None) or touch
-        calls = [touch, Call("record_turn", record_keys, arguments, turn.conversation_id)]
-        _, reply = await stage.run_all(calls)
+        calls = [Call("record_turn", record_keys, arguments, turn.conversation_id)]
+        if (touch := self._touch(turn)) is not None:
+            calls.insert(0, touch)
+        reply = (await stage.run_all(calls))[-1]
         if isinstance(reply, StoreError):
             if turn.act is RecordAct.NEW:
                 await self._unlist(turn)
             raise reply
         recorded = await self._read_record(turn, reply)
         if recorded.result in (RecordResult.OK, RecordResult.REPEATED):
+            if self._scripts.is_cluster:
+                await self._lead_apart(turn, recorded)
             size = stage.size + (len(turn.body) if turn.stored else 0)
             partition = partition_of(turn.conversation_id)
             await self._ledger.charge(turn.owner, partition, turn.response_id, size, in_conversation=True)
         return recorded
+
+    def _touch(self, turn: RecordedTurn) -> Call | None:
+        """Return what notes a turn in its owner's listings."""
+        if turn.stored:
+            return self._keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None)
+        return self._keyspace.touch(turn.owner, turn.conversation_id, None, None)
+
+    def _flat_leads(self, turn: RecordedTurn) -> list[Argument]:
+        """Return marks and leads as the script takes them; on a cluster none, where digests are in other slots."""
+        if self._scripts.is_cluster:
+            return [0, 0]
+        arguments: list[Argument] = [len(turn.marks)]
+        for mark in turn.marks:
+            arguments += mark[:3]
+        arguments.append(len(turn.leads))
+        arguments += [lead.as_argument() for lead in turn.leads]
+        return arguments
+
+    async def _lead_apart(self, turn: RecordedTurn, recorded: Recorded) -> None:
+        """Write what leads to a turn, after it. If that can't be done now, the next request makes up for it."""
+        partition, now = partition_of(turn.conversation_id), recorded.milliseconds or time.time_ns() // 1_000_000
+        notes, spots = list(turn.marks), [turn.spot, *recorded.spots]
+        for lead in turn.leads:
+            notes += lead.notes(partition, recorded.line, spots, now)
+        with suppress(Unavailable):
+            await self.note([DigestNotes(turn.owner, partition, notes)])
 
     async def _read_record(self, turn: RecordedTurn, reply: list[bytes]) -> Recorded:
         first: bytes | int = reply[0]
         if isinstance(first, int):
             _, done, line, branch, places = reply
             spots = _spots(int(line), places, len(turn.inputs) + len(turn.outputs))
-            return Recorded(
-                RecordResult.OK, int(line), branch.decode(), spots, is_new=done == b"new", is_fork=done == b"forked"
-            )
+            is_new, is_fork = done == b"new", done == b"forked"
+            return Recorded(RecordResult.OK, int(line), branch.decode(), spots, is_new, is_fork, first)
         result, lives = RecordResult(first.decode()), bool(reply[1])
         if not lives:
             await self._unlist(turn)
@@ -264,11 +356,9 @@ class Recognition:
         ]
 
     def _note_call(self, owner: str, notes: Sequence[DigestNote]) -> Call:
-        keys, life = self._keyspace.owner(owner), 0
-        if self._keyspace.conversation_seconds:
-            life = int(self._keyspace.conversation_seconds * 1000 * MORE_LIFE) + GRACE_MS
+        keys = self._keyspace.owner(owner)
         numbers: dict[str, int] = {}
-        arguments: list[Argument] = [life, MOST_MEMBERS]
+        arguments: list[Argument] = [self._life]
         for note in notes:
             number = numbers.setdefault(note.digest, len(numbers) + 1)
             arguments += (number, "add" if note.adds else "set", note.member, note.score)

@@ -31,7 +31,10 @@ async def test_the_smallest_run_measures_everything_and_checks_every_answer():
             await measure_streams(samples, [model.direct, *targets], STREAMS),
             await measure_images(samples, targets, ImagesPlan(repeats=1, image_bytes=1000, after=1)),
         ]
+        rounds = ours.store_rounds()
     assert failed == [{}] * 5
+    assert rounds.count > 0
+    assert rounds.seconds > 0
     for kind in ("single", "conversation", "chain"):
         assert samples.of("turns", kind, "branchline", "turns") == {0: 4.0}
         assert samples.of("turns", kind, "branchline", "store_ms")[0] > 0

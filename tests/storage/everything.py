@@ -16,6 +16,7 @@ from proxy.protocol import ids
 from proxy.protocol.ids import new_conversation_id
 from storage import (
     ANYBODY,
+    ON_LINE,
     BackupHead,
     CommitMode,
     CommitResult,
@@ -33,6 +34,7 @@ from storage import (
     JobEntry,
     KeptAnswer,
     KeyClaim,
+    Lead,
     Lease,
     OpenedTurn,
     PageRequest,
@@ -160,6 +162,8 @@ async def use_recognition(store: Store) -> None:
         response_id = ids.new_response_id(partition, stored=True)
         entries = [minted(partition, "question")], [minted(partition, "answer")]
         turn = RecordedTurn(OWNER, conversation_id, act, response_id, b"{}", *entries, spot=spot, name="other")
+        turn.leads = [Lead(["one", "three"], 2, "t x", 1, ""), Lead(["two"], ON_LINE, "s x", 1, "", replaces=True)]
+        turn.marks = [DigestNote("one", f"{partition}:{spot.line}:{spot.segment}:{spot.offset}t x", 1, adds=False)]
         done = await store.recognition.record(turn)
         spot = done.spots[0] if act is RecordAct.GROW else done.spots[-1]
         notes = [DigestNote(digest, f"{partition}:{spot.offset} x", 1) for digest in ("one", "two")]

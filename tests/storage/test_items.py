@@ -14,8 +14,8 @@ from storage import (
     new_partition,
     partition_of,
 )
-from storage.client.keyspace import flatten
 from storage.client.scripts import Call
+from storage.client.staging import Stage
 from tests.storage.builders import (
     OWNER,
     STRANGER,
@@ -133,7 +133,8 @@ async def test_an_append_that_arrives_twice_appends_once_and_answers_the_same(st
     made = await start(store, "one")
     keys = store.items._keyspace.keys(made.id)
     entries = [minted(partition_of(made.id), "two"), brought("msg_mine")]
-    call = Call("append_items", [*keys.common, keys.commit("same")], [OWNER, made.id, "", 120, 0, *flatten(entries)])
+    arguments = Stage(store.items._keyspace, keys, "same", entries).arguments
+    call = Call("append_items", [*keys.common, keys.commit("same")], [OWNER, made.id, "", 120, 0, *arguments])
     first = await store.items._scripts.run(call)
     assert await store.items._scripts.run(call) == first
     assert await read_all(store, made) == ["one", "two", "brought"]

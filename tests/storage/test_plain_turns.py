@@ -26,7 +26,7 @@ from tests.storage.talks import Talk
 
 #: Commands that Redis does for a turn with one question and one answer: to open it, and to commit it with its listing.
 CONVERSATION = (9, 20)
-CHAIN = (4, 20)
+CHAIN = (4, 19)
 #: Those for the list of the latest responses, where the conversation is listed anyway, and where it is not.
 LISTED, LISTED_ALONE = 3, 4
 

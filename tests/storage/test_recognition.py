@@ -9,23 +9,44 @@ from redis.asyncio import Redis
 
 from proxy.protocol import ids
 from storage import (
+    CONTINUED,
+    MOST_MEMBERS,
+    NOWHERE,
+    ON_LINE,
     ConversationNotFound,
     DigestNote,
     DigestNotes,
     DigestQuery,
     Entry,
+    Lead,
+    Origin,
     PageRequest,
     QuotaExceeded,
     RecordAct,
     Recorded,
     RecordedTurn,
     RecordResult,
+    Safeguards,
     Spot,
     Store,
     new_partition,
     partition_of,
 )
-from tests.storage.builders import EVERYTHING, OWNER, STRANGER, connect, minted, open_turn, read_all, texts
+from storage.client.keyspace import Portion
+from storage.store import Hosting
+from tests.fake import channels_to
+from tests.storage.builders import (
+    EVERYTHING,
+    OWNER,
+    PREFIX,
+    RETENTION_SECONDS,
+    STRANGER,
+    connect,
+    minted,
+    open_turn,
+    read_all,
+    texts,
+)
 
 
 def turn(conversation_id: str, act: RecordAct, *items: str, answer: str = "answer", **fields: Any) -> RecordedTurn:
@@ -316,6 +337,116 @@ async def test_nothing_leads_to_a_conversation_that_is_gone(store: Store, redis:
     assert [key for key in await redis.keys("*") if b"digest" in key] == []
     with pytest.raises(ConversationNotFound):
         await store.conversations.read(OWNER, conversation_id)
+
+
+LEADS = [
+    Lead(["full", "pair"], 2, "t k.", 1, "..x"),
+    Lead(["old"], 1, "t k.", NOWHERE, "..", is_behind=True),
+    Lead(["said"], ON_LINE, "s k.", 1, "..", replaces=True),
+]
+
+
+async def scored(store: Store, digest: str) -> list[tuple[str, int]]:
+    (members,) = await store.recognition.find(OWNER, [DigestQuery(digest)])
+    return members
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_what_leads_to_a_turn_is_written_with_it(store: Store, *, plain: bool):
+    conversation_id = ids.new_conversation_id(new_partition())
+    partition = partition_of(conversation_id)
+    # of one that is not stored the general case takes care
+    fields: dict[str, Any] = {"leads": LEADS, "stored": plain}
+    done = await store.recognition.record(turn(conversation_id, RecordAct.NEW, "u1", **fields))
+    assert await found(store, "full") == await found(store, "pair") == [f"{partition}:0:0:1t k.0:0..x"]
+    assert await found(store, "said") == [f"{partition}:0s k.0:0.."]
+    ((member, score),) = await scored(store, "old")
+    assert (member, score + CONTINUED) == (f"{partition}:0:0:0t k.-1:-1..", done.milliseconds)
+    mark = DigestNote("full", f"{partition}:0:0:1t k.0:0..x", 5, adds=False)
+    none = DigestNote("full", "none", 5, adds=False)
+    fields |= {"spot": done.spots[-1], "marks": [mark, none]}
+    done = await store.recognition.record(turn(conversation_id, RecordAct.TIP, "u2", **fields))
+    assert await scored(store, "full") == [(f"{partition}:0:0:3t k.0:2..x", done.milliseconds), (mark.member, 5)]
+    # a line is there once
+    assert await found(store, "said") == [f"{partition}:0s k.0:2.."]
+    spots = [Spot(0, 0, 1), *done.spots]
+    notes = [lead.note(partition, done.line, spots, done.milliseconds) for lead in LEADS]
+    assert [(note.member, note.score) for note in notes if note] == [
+        (await scored(store, lead.digests[0]))[0] for lead in LEADS
+    ]
+
+
+async def test_what_leads_to_a_fork_leads_to_its_line(store: Store):
+    conversation_id, first = await begin(store, "u1")
+    side = turn(conversation_id, RecordAct.SIDE, spot=first.spots[-1], name="s")
+    side.leads = [Lead(["full"], 1, "t ", 0, ".")]
+    await store.recognition.record(side)
+    assert await found(store, "full") == [f"{partition_of(conversation_id)}:1:1:0t 0:1."]
+
+
+async def test_nothing_leads_to_what_is_not_written(store: Store, redis: Redis):
+    conversation_id, first = await begin(store, "u1")
+    await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2", spot=first.spots[-1]))
+    fields: dict[str, Any] = {"leads": LEADS, "spot": first.spots[-1]}
+    done = await store.recognition.record(turn(conversation_id, RecordAct.TIP, "u2'", **fields))
+    assert done.result is RecordResult.MOVED
+    await store.conversations.delete(OWNER, conversation_id)
+    done = await store.recognition.record(turn(conversation_id, RecordAct.GROW, "u2'", **fields))
+    assert done.result is RecordResult.DROPPED
+    assert [key for key in await redis.keys("*") if b"digest" in key] == []
+
+
+async def test_a_repeat_leads_nowhere_else(store: Store):
+    conversation_id = ids.new_conversation_id(new_partition())
+    one = turn(conversation_id, RecordAct.NEW, "u1", leads=LEADS)
+    await store.recognition.record(one)
+    before = await scored(store, "full")
+    await store.recognition.record(one)
+    assert await scored(store, "full") == before
+
+
+async def test_nothing_leads_to_an_entry_that_was_left_out(store: Store):
+    conversation_id = ids.new_conversation_id(new_partition())
+    one = turn(conversation_id, RecordAct.NEW, "u1", leads=LEADS)
+    one.inputs = [Entry(Origin.REFERENCE, "msg_unknown", b"")]
+    await store.recognition.record(one)
+    assert await found(store, "full") == await found(store, "old") == await found(store, "said") == []
+    one = turn(conversation_id, RecordAct.GROW, spot=Spot(0, 0, 0), leads=[Lead(["answer"], 2, "t ", NOWHERE, ".")])
+    one.inputs = [Entry(Origin.REFERENCE, "msg_unknown", b"")]
+    await store.recognition.record(one)
+    assert await found(store, "answer") == [f"{partition_of(conversation_id)}:0:0:1t -1:-1."]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+async def test_of_more_than_the_most_the_lowest_go(store: Store, *, plain: bool):
+    conversation_id, _ = await begin(store, "u1")
+    many = [DigestNote("full", f"{partition_of(conversation_id)}:{i}t x", i + 1) for i in range(MOST_MEMBERS)]
+    await store.recognition.note([DigestNotes(OWNER, partition_of(conversation_id), many)])
+    other = ids.new_conversation_id(new_partition())
+    await store.recognition.record(turn(other, RecordAct.NEW, "u1", leads=LEADS, stored=plain))
+    (members,) = await store.recognition.find(OWNER, [DigestQuery("full")], MOST_MEMBERS + 1)
+    assert [members[0][0], members[-1]] == [f"{partition_of(other)}:0:0:1t k.0:0..x", (many[1].member, 2)]
+    assert len(members) == MOST_MEMBERS
+
+
+async def test_what_leads_to_an_item_that_was_staged_is_its_place(valkey: Redis):
+    hosting = Hosting(Safeguards(portion=Portion(items=2)))
+    store = Store(*channels_to(valkey), prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=hosting)
+    conversation_id = ids.new_conversation_id(new_partition())
+    leads = [Lead([f"d{number}"], number, "t ", NOWHERE, ".") for number in range(1, 6)]
+    done = await store.recognition.record(turn(conversation_id, RecordAct.NEW, *"abcd", leads=leads))
+    assert len(done.spots) == 5
+    for number, (line, segment, offset) in enumerate(done.spots, start=1):
+        expected = f"{partition_of(conversation_id)}:{line}:{segment}:{offset}t -1:-1."
+        assert await found(store, f"d{number}") == [expected]
+    await store.close()
+
+
+async def test_what_leads_to_a_turn_goes_with_its_conversation(store: Store, redis: Redis):
+    conversation_id = ids.new_conversation_id(new_partition())
+    await store.recognition.record(turn(conversation_id, RecordAct.NEW, "u1", leads=LEADS))
+    await store.conversations.delete(OWNER, conversation_id)
+    assert [key for key in await redis.keys("*") if b"digest" in key] == []
 
 
 async def test_a_purge_leaves_no_digest(store: Store, redis: Redis):

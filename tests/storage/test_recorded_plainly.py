@@ -10,9 +10,12 @@ from redis.asyncio import Redis
 
 from proxy.protocol import ids
 from storage import (
+    NOWHERE,
+    ON_LINE,
     DigestNote,
     DigestNotes,
     Entry,
+    Lead,
     Locked,
     RecordAct,
     RecordedTurn,
@@ -40,10 +43,22 @@ def entries(partition: str, dice: Random, waiting: list[str]) -> list[Entry]:
     return made
 
 
+def leads(dice: Random, number: int, *, is_plain: bool) -> list[Lead]:
+    """Return what leads to a turn: its end, and what else may lead somewhere."""
+    names = dice.sample([f"digest{number}", f"digest{number // 4}", "all"], dice.randint(1, 3))
+    found = [Lead(names, 2, "t k.", dice.choice([1, NOWHERE]), ".", is_behind=dice.random() < 0.3)]
+    found[0] = found[0]._replace(replaces=not is_plain)
+    if dice.random() < 0.2:
+        found.append(Lead(["question"], 0, "q k.", 0, "..", replaces=True))
+    if dice.random() < 0.5:
+        found.append(Lead([f"said{dice.randrange(9)}"], ON_LINE, "s k.", 1, "", replaces=True))
+    return found
+
+
 async def play(store: Store, dice: Random) -> None:
     """Record turns of one conversation, with all else that may happen to it in between."""
     conversation_id = ids.new_conversation_id(new_partition())
-    partition, spots, waiting = partition_of(conversation_id), list[Spot](), list[str]()
+    partition, spots, waiting, known = partition_of(conversation_id), list[Spot](), list[str](), list[str]()
     for number in range(12):
         act = RecordAct.NEW if not number else dice.choice([RecordAct.TIP] * 6 + [*RecordAct])
         spot = Spot() if not spots or dice.random() < 0.05 else spots[-1] if dice.random() < 0.8 else dice.choice(spots)
@@ -60,8 +75,13 @@ async def play(store: Store, dice: Random) -> None:
             model=dice.choice(["", "m"]),
             stored=dice.random() < 0.9,
             metadata={"session_id": "s"},
+            leads=leads(dice, number, is_plain=act in (RecordAct.NEW, RecordAct.TIP)),
+            marks=[DigestNote(f"digest{number - 1}", member, -number, adds=False) for member in known[-1:]],
         )
         done = await store.recognition.record(record)
+        if done.spots:
+            notes = [lead.note(partition, done.line, [spot, *done.spots], 1) for lead in record.leads]
+            known += [note.member for note in notes if note is not None]
         if dice.random() < 0.2:
             await store.recognition.record(record)
         spots += done.spots

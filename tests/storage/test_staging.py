@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +61,7 @@ from tests.storage.builders import (
     texts,
 )
 from tests.storage.lossy import LossyProxy
+from tests.storage.servers import run_valkey
 from tests.storage.twins import contents_of
 
 #: So little that everything with three items is staged.
@@ -168,7 +169,9 @@ async def test_what_is_known_already_is_not_stored_again(store: Store):
     assert await continue_from(store, elsewhere) == [*history, "a", "new", "b", "c"]
     assert await input_of(store, elsewhere) == [*history, "mine", "a", "new", "new", "b"]
     assert await output_of(store, elsewhere) == ["one", "c", "mine"]
-    assert (await store.auditor.audit()).complaints == []
+    report = await store.auditor.audit()
+    # nor does what was not needed stay behind the last item
+    assert (report.complaints, report.garbage["items"]) == ([], 0)
 
 
 async def append_seven(store: Store, conversation: Conversation) -> object:
@@ -208,6 +211,32 @@ async def test_a_commit_that_was_broken_off_goes_on_where_it_was(store: Store, r
     assert await read_all(store, conversation) == ["one", *SEVEN]
 
 
+@pytest.mark.parametrize("left", [2, 4, 6])
+async def test_a_server_that_is_killed_between_two_portions_has_what_was_acknowledged(tmp_path: Path, left: int):
+    options = ("--appendonly", "yes", "--appendfsync", "always", "--dir", str(tmp_path))
+    with run_valkey(*options) as server:
+        async with Redis.from_url(server.url) as redis:
+            await load_all(redis)
+            async with staging_store(*channels_to(redis)) as store:
+                conversation = await start(store, "one")
+                opened = await open_turn(store, conversation=conversation)
+            commit = committed(partition_of(conversation.id), opened, conversation)
+            async with staging_store(*(DyingChannel(one, left) for one in channels_to(redis))) as dying:
+                if left < TRIPS:
+                    with pytest.raises(Unavailable):
+                        await dying.turns.commit(commit)
+                else:
+                    await dying.turns.commit(commit)
+            server.kill()
+    with run_valkey(*options) as server:
+        async with Redis.from_url(server.url) as redis, staging_store(*channels_to(redis)) as store:
+            assert await read_all(store, conversation) == ["one", *(SEVEN if left == TRIPS else [])]
+            assert (await store.auditor.audit()).complaints == []
+            done = await store.turns.commit(commit)
+            assert done.result is (CommitResult.REPEATED if left == TRIPS else CommitResult.OK)
+            assert await read_all(store, conversation) == ["one", *SEVEN]
+
+
 @pytest.mark.parametrize("skipped", range(TRIPS))
 async def test_an_answer_that_got_lost_on_the_way_counts_once(valkey: Redis, valkey_url: str, skipped: int):
     await load_all(valkey)
@@ -232,38 +261,41 @@ async def test_an_answer_that_got_lost_on_the_way_counts_once(valkey: Redis, val
 
 
 class ForgetfulChannel(Channel):
-    """Loses what was staged before so many of the exchanges, as a failover may."""
+    """Loses what was staged before exchanges of these numbers, as a failover may."""
 
-    def __init__(self, channel: Channel, redis: Redis, times: int) -> None:
+    def __init__(self, channel: Channel, redis: Redis, numbers: Collection[int]) -> None:
         self._channel = channel
         self._redis = redis
-        self._times = times
-        self._calls = 0
+        self._numbers = numbers
+        self._count = 0
 
     async def exchange(self, requests: Sequence[Command]) -> list[Any]:
-        self._calls += 1
-        if self._calls % 5 == 0 and self._times and (keys := await staged_keys(self._redis)):
-            self._times -= 1
-            await self._redis.delete(*keys)
+        if self._count in self._numbers:
+            await self._redis.delete("nothing", *await staged_keys(self._redis))
+        self._count += 1
         return await self._channel.exchange(requests)
 
     async def close(self) -> None:
         await self._channel.close()
 
 
-async def test_what_the_server_has_lost_is_brought_again(redis: Redis):
-    async with staging_store(*(ForgetfulChannel(one, redis, 2) for one in channels_to(redis))) as store:
-        conversation = await start(store, "one")
-        await append_seven(store, conversation)
-        assert await read_all(store, conversation) == ["one", *SEVEN]
+@pytest.mark.parametrize("number", range(TRIPS))
+async def test_what_the_server_has_lost_is_brought_again(store: Store, redis: Redis, number: int):
+    conversation = await start(store, "one")
+    async with staging_store(*(ForgetfulChannel(one, redis, [number]) for one in channels_to(redis))) as forgetful:
+        await append_seven(forgetful, conversation)
+    assert await read_all(store, conversation) == ["one", *SEVEN]
 
 
-async def test_a_server_that_loses_it_again_and_again_is_not_available(redis: Redis):
-    async with staging_store(*(ForgetfulChannel(one, redis, 99) for one in channels_to(redis))) as store:
-        conversation = await start(store, "one")
+async def test_a_server_that_loses_it_again_and_again_is_not_available(store: Store, redis: Redis):
+    conversation = await start(store, "one")
+    before = {key: value for key, (_, value) in (await contents_of(redis)).items()}
+    # each time before the script that would store it
+    last = [TRIPS * times - 1 for times in range(1, 9)]
+    async with staging_store(*(ForgetfulChannel(one, redis, last) for one in channels_to(redis))) as forgetful:
         with pytest.raises(Unavailable):
-            await append_seven(store, conversation)
-        assert await read_all(store, conversation) == ["one"]
+            await append_seven(forgetful, conversation)
+    assert {key: value for key, (_, value) in (await contents_of(redis)).items()} == before
 
 
 async def test_what_was_refused_leaves_nothing(store: Store, redis: Redis):

@@ -15,7 +15,7 @@ from fakeredis import FakeAsyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from storage import Safeguards, Store
+from storage import CONTINUED, Safeguards, Store
 from storage.client.channel import Channel, Command
 from storage.client.keyspace import Portion
 from storage.client.library import load_scripts
@@ -30,6 +30,8 @@ READING = ("read_", "list_", "compare_", "resolve_")
 #: Numbers this near to the clock's are times.
 _NEAR_SECONDS = 400 * 86_400
 _NUMBER = re.compile(rb"(?<![0-9A-Za-z])(\d{10}(?:\d{3})?)(?![0-9A-Za-z])")
+#: A score of what was gone on from.
+_SCORE = re.compile(rb"^-\d{14}$")
 _CONTENTS = """
 local contents = {}
 local reads = { hash = { 'HGETALL' }, list = { 'LRANGE', 0, -1 }, zset = { 'ZRANGE', 0, -1, 'WITHSCORES' },
@@ -149,6 +151,11 @@ def _until(left_ms: int) -> int:
     return round(time.time() * 1000) + left_ms
 
 
+def _as_time(score: re.Match[bytes]) -> bytes:
+    """Return the time in the score of what was gone on from."""
+    return b"%d" % (int(score[0]) + CONTINUED)
+
+
 def assert_alike(one: Any, other: Any, what: str) -> None:
     """Check that two values are the same but for times, which are near to each other."""
     if one == other:
@@ -166,6 +173,7 @@ def assert_alike(one: Any, other: Any, what: str) -> None:
         for value, other_value in zip(one, other, strict=True):
             assert_alike(value, other_value, what)
     elif isinstance(one, bytes):
+        one, other = _SCORE.sub(_as_time, one), _SCORE.sub(_as_time, other)
         assert _NUMBER.sub(b"", one) == _NUMBER.sub(b"", other), what
         for number, other_number in zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True):
             assert_alike(int(number), int(other_number), what)

@@ -13,10 +13,11 @@
 local staged_count = 0
 
 -- The entry whose arguments begin at a position, with what is stored of it if it is a c or an r; nil and its id for an
--- unknown reference. size: of how many items; staged: offset in the staged list, nil if it is none.
+-- unknown reference. size: of how many items; staged: offset in the staged list, nil if it is none; argument: where its
+-- arguments begin.
 local function read_entry(at, conversation_key, index_key)
   local mode, id, bytes, mark = unpack(ARGV, at, at + FIELDS - 1)
-  local entry = { mode = string.lower(mode), id = id, bytes = bytes, mark = mark, size = 1 }
+  local entry = { mode = string.lower(mode), id = id, bytes = bytes, mark = mark, size = 1, argument = at }
   if mode == 'M' or mode == 'C' then
     entry.staged, staged_count = staged_count, staged_count + 1
     entry.first, entry.is_marked = mode == 'M' and at or nil, mark ~= ''

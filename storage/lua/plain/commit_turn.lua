@@ -54,18 +54,19 @@ if (on_branch or on_chain) and stored and job_token == '' and count > 0 and coun
       end
     end
   elseif on_chain and not head[2] and (head[1] == owner or left == -2) then
-    local are_there, unused = true, 0
+    local are_there, unused, lengths = true, 0, {}
     -- Keys that must not be there.
     local strangers = { response_key, marker_key, conversation_key, branches_key }
     for _, one in ipairs(segments) do
       strangers[#strangers + 1], strangers[#strangers + 2] = BASE .. 'branch:' .. one, BASE .. 'holders:' .. one
-      are_there = are_there and call('LLEN', BASE .. 'segment:' .. one) >= reach[one]
+      lengths[one] = call('LLEN', BASE .. 'segment:' .. one)
+      are_there = are_there and lengths[one] >= reach[one]
       unused = math.max(unused, one + 1)
     end
     local next_segment = head[5] or '0'
     open = string.match(base_chain, '^(.*:)%d+$') or next_segment .. ':0:'
     segment = segment or next_segment
-    local length = call('LLEN', BASE .. 'segment:' .. segment)
+    local length = lengths[segment] or call('LLEN', BASE .. 'segment:' .. segment)
     ends[0] = string.format('%d', length)
     segment_left = length > 0 and call('PTTL', BASE .. 'segment:' .. segment) or -2
     local is_tip = base_chain == (length > 0 and open .. ends[0] or '') and segment_left ~= -1

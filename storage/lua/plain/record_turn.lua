@@ -1,38 +1,40 @@
 -- record_turn: the plain case: a conversation that begins, or the next turn behind the last item of a line.
--- needs: layout
+-- needs: layout, leads
 --
 -- Left to the general case: forks and branches beside, replaced answers, a line that is locked, an item that was deleted
 -- at its end; a turn that leaves no response, or one that was accepted before it ran; items that came with an id;
--- conversations that expire; repeats; every refusal.
+-- conversations that expire; what may lead to a place that something leads to already; repeats; every refusal.
 
 local pair_count = tonumber(ARGV[metadata_at])
 local inputs_at = metadata_at + 1 + pair_count * 2
 local input_count = tonumber(ARGV[inputs_at])
 local outputs_at = inputs_at + 1 + input_count * FIELDS
 local count = input_count + tonumber(ARGV[outputs_at])
+local marks_at = inputs_at + 2 + count * FIELDS
+local leads_at = marks_at + 1 + ARGV[marks_at] * MARK_FIELDS
+local last_lead = leads_at + ARGV[leads_at]
 local is_settled = CONVERSATION_SECONDS == 0 and stored and job_token == ''
 if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUNK / FIELDS then
   local call = redis.call
   local is_new = act == 'new'
   -- open: the line's chain without its end. from: offset of the first new item, if plain.
-  local open, from, base_pending, name = '0:0:', 0, '', 'MAIN'
+  local open, from, base_pending, name, fence = '0:0:', 0, '', 'MAIN', nil
   local head = {}
   if is_new then
     line = 0
     from = call('EXISTS', PARTITION, conversation_key, branches_key, index_key, response_key, marker_key) == 0 and 0
   else
-    head = call('HMGET', PARTITION, 'owner', 'kept', 'responses', 'edition')
+    head = call('HMGET', PARTITION, 'owner', 'kept', 'responses', 'edition', 'reach:' .. line)
     local facts = call('HMGET', conversation_key, 'id', 'deleted_at')
-    local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name')
+    local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name', 'fence')
     local lives = head[1] == owner and head[2] and facts[1] == conversation_id and not facts[2]
     local first = branch[1] and string.match(branch[1], ':(%d+):$')
-    open, base_pending, name = branch[1], branch[2], branch[3]
-    local length = call('LLEN', BASE .. 'segment:' .. line)
+    open, base_pending, name, fence = branch[1], branch[2], branch[3], branch[4]
+    local last = call('LRANGE', BASE .. 'segment:' .. line, offset, -1)
     from = false
-    if lives and first and segment == line and offset == length - 1 and offset >= tonumber(first)
-      and call('LINDEX', BASE .. 'segment:' .. line, offset) ~= '' and call('PTTL', PARTITION) == -1
-      and call('EXISTS', response_key, marker_key, BASE .. 'lock:' .. line) == 0 then
-      from = length
+    if lives and first and segment == line and offset >= tonumber(first) and #last == 1 and last[1] ~= ''
+      and call('PTTL', PARTITION) == -1 and call('EXISTS', response_key, marker_key, BASE .. 'lock:' .. line) == 0 then
+      from = offset + 1
     end
   end
 
@@ -58,6 +60,30 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
     at, to = at + FIELDS, to + 1
   end
 
+  -- What leads here: names of digests, their keys, what they get, and where those of each lead begin.
+  local names, keys, scores, members, groups = {}, {}, {}, {}, {}
+  for i = leads_at + 1, from and last_lead or 0 do
+    local number, after, asked, rest, is_behind, replaces, digests = string.match(ARGV[i], LEAD)
+    if number == '0' or asked == '0' then
+      from = false
+      break
+    end
+    local place = number ~= '' and ':' .. line .. ':' .. from + number - 1 or ''
+    local asked_at = asked == '-1' and '-1:-1' or line .. ':' .. from + asked - 1
+    local member = string.match(BASE, '{(.*)}') .. ':' .. line .. place .. after .. asked_at .. rest
+    groups[#groups + 1] = #names + 1
+    for digest in string.gmatch(digests, '%S+') do
+      local key = digests_at .. digest
+      names[#names + 1], keys[#keys + 1], members[#members + 1] = digest, key, member
+      scores[#scores + 1] = is_behind == '1' and CONTINUED or 0
+      from = from and (replaces == '0' or call('EXISTS', key) == 0) and from
+    end
+    if not from then
+      break
+    end
+  end
+  from = #names <= CHUNK and from
+
   if from then
     -- Everything is checked: from here on the script only writes.
     local pending = {}
@@ -82,20 +108,20 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
     if not head[4] then
       facts[5], facts[6] = 'edition', response_id
     end
-    local function note_reach(one, stop)
-      local until_ms, old = milliseconds + retention * 1000, not is_new and call('HGET', PARTITION, 'reach:' .. one)
-      local old_until, old_to = string.match(old or '', '^(%d+):(%d+)$')
-      if old_until and tonumber(old_until) > milliseconds then
-        until_ms, stop = math.max(until_ms, tonumber(old_until)), math.max(stop, tonumber(old_to))
-      end
-      facts[#facts + 1], facts[#facts + 2] = 'reach:' .. one, string.format('%.0f:%.0f', until_ms, stop)
-    end
     local reach = {}
     for one, _, stop in string.gmatch(open .. to, SPAN) do
       reach[one] = math.max(reach[one] or 0, tonumber(stop))
     end
     for one, stop in pairs(reach) do
-      note_reach(one, stop)
+      local until_ms, old = milliseconds + retention * 1000, head[5]
+      if one ~= tostring(line) then
+        old = call('HGET', PARTITION, 'reach:' .. one)
+      end
+      local old_until, old_to = string.match(old or '', '^(%d+):(%d+)$')
+      if old_until and tonumber(old_until) > milliseconds then
+        until_ms, stop = math.max(until_ms, tonumber(old_until)), math.max(stop, tonumber(old_to))
+      end
+      facts[#facts + 1], facts[#facts + 2] = 'reach:' .. one, string.format('%.0f:%.0f', until_ms, stop)
     end
     if is_new then
       local made = { 'id', conversation_id, 'created_at', seconds, 'updated_at', milliseconds, 'active_branch', 'MAIN' }
@@ -110,11 +136,29 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
       call('ZADD', branches_key, 0, 'MAIN')
       call('HSET', conversation_key, unpack(made))
     else
-      call('HSET', branch_key, 'pending', pending, 'updated_at', milliseconds, 'taken_by', response_id)
-      call('HINCRBY', branch_key, 'fence', 1)
+      call('HSET', branch_key, 'pending', pending, 'updated_at', milliseconds, 'taken_by', response_id, 'fence',
+        (fence or 0) + 1)
       call('HSET', conversation_key, 'updated_at', milliseconds)
     end
     call(unpack(facts))
+    for i = marks_at + 1, leads_at - 1, MARK_FIELDS do
+      call('ZADD', digests_at .. ARGV[i], 'XX', ARGV[i + 2], ARGV[i + 1])
+    end
+    groups[#groups + 1] = #names + 1
+    for n = 1, #groups - 1 do
+      local first, last = groups[n], groups[n + 1] - 1
+      -- digests of one lead are nearly always all new
+      local known = first == last or call('EXISTS', unpack(keys, first, last)) > 0
+      for i = first, last do
+        call('ZADD', keys[i], string.format('%.0f', milliseconds - scores[i]), members[i])
+        if known then
+          call('ZREMRANGEBYRANK', keys[i], 0, -1 - MOST_MEMBERS)
+        end
+      end
+    end
+    if #names > 0 then
+      call('RPUSH', BASE .. 'digests', unpack(names))
+    end
     return { 'ok', milliseconds, is_new and 'new' or 'appended', line, name, line .. ':' .. from .. ':' .. to }
   end
 end

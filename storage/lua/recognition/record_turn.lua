@@ -1,23 +1,30 @@
 -- record_turn: write a turn of an app that keeps no ids: to the line that its history goes on, or beside it.
--- needs: append
+-- needs: append, digests
 -- prolongs: whole
 -- KEYS  partition, conversation, branches, index, response, commit marker, what was staged (if anything was)
 -- ARGV  1 owner  2 conversation id  3 act  4 line, 5 segment and 6 offset of the item that the turn comes after (-1: its
 --       history begins here)  7 name of a new branch beside the others, or of what was MAIN  8 description of a new
 --       branch ('' = none)  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body  14 id of the
 --       response  15 model  16 token of a response that was accepted before its turn ran ('' = none)
---       17 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…
+--       17 what the keys of digests begin with  18 their time to live in ms (0 = none)
+--       19 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…,
+--       number of marks, marks…, number of leads, leads…
 --   act new: the conversation is made, with these metadata. grow: appended if the item is the line's last and no other
---   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but nothing is done if the
---   item is the line's last no more. replace: the same as grow, but what comes after the item on its line goes.
---   side: a new branch from the item on.
+--   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but else nothing is done.
+--   replace: the same as grow, but what comes after the item on its line goes. side: a new branch from the item on.
+--   A mark scores anew what a digest leads to: name, member, score. A lead is what digests lead to from now on, its parts
+--   with | between: where it leads, as the number of an entry (from 1, inputs first; 0: the item that the turn
+--   comes after; '': the line alone); what comes behind that place; what was asked, as a number too (-1: nothing); what
+--   comes behind that; 1 if it was gone on from, else 0, and 1 if it takes the place of what begins like it, else 0; names
+--   of the digests, with blanks between. They are written with the turn or not at all.
 -- Returns {'ok', updated_at ms, what was done ('new', 'appended', 'forked'), line, its name, the places of the entries
 -- as a chain}; {'repeated', 1 if the conversation lives, else 0, line, its name, places} when it was done before;
--- {'moved', 1} for a tip that is none any more: nothing was written;
+-- {'moved', 1} for a tip that is none any more, or not free: nothing was written;
 -- {'astray', 1} when the item is on no line any more: nothing was written;
 -- {'dropped', 1 if the conversation lives, else 0} when the conversation is gone: nothing was written;
 -- {'conflict'} when the response has been taken over by another run, {'unstaged'} when what was staged is gone: nothing
--- was written. An unknown reference among the entries is left out. It never waits: where a lock is held, the turn gets a line of its own.
+-- was written. An unknown reference among the entries is left out. It never waits: where a lock is held, the turn gets
+-- a line of its own.
 
 local conversation_key, branches_key, index_key, response_key, marker_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local staged_key = KEYS[7]
@@ -25,7 +32,8 @@ local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], tonumber(AR
 local segment, offset, name, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
 local retention, marker_life, stored, status = tonumber(ARGV[9]), ARGV[10], ARGV[11] == '1', ARGV[12]
 local body, response_id, model, job_token = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-local metadata_at = 17
+local digests_at, life = ARGV[17], tonumber(ARGV[18])
+local metadata_at = 19
 
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
 local unfinished = is_unfinished(accepted[1])
@@ -54,7 +62,9 @@ end
 
 local first_pair, last_pair, inputs_at = list_at(metadata_at, 2)
 local inputs, outputs_at = read_entries(inputs_at, conversation_key, index_key)
-local outputs = read_entries(outputs_at, conversation_key, index_key)
+local outputs, marks_at = read_entries(outputs_at, conversation_key, index_key)
+local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
+local first_lead, last_lead = list_at(leads_at, 1)
 if is_unstaged(staged_key) then
   return { 'unstaged' }
 end
@@ -74,7 +84,7 @@ if act ~= 'new' and segment >= 0 then
   base = cut(chain, i, at + 1)
   local rest = add_rest({}, chain, i, at)
   local is_tip, is_free = not last_item(rest), redis.call('EXISTS', BASE .. 'lock:' .. line) == 0
-  if act == 'tip' and not is_tip then
+  if act == 'tip' and not (is_tip and is_free) then
     return { 'moved', 1 }
   end
   -- an answer that nobody took goes only where it lies on its line alone
@@ -191,4 +201,40 @@ if stored then
 else
   redis.call('SET', marker_key, format_chain(places), 'EX', marker_life)
 end
+
+local touched, held = {}, {}
+for i = first_mark, last_mark, MARK_FIELDS do
+  redis.call('ZADD', digests_at .. ARGV[i], 'XX', ARGV[i + 2], ARGV[i + 1])
+end
+-- Where an entry lies, nil where it was left out.
+local function place_at(number)
+  if number < 1 then
+    return number == 0 and segment .. ':' .. offset or '-1:-1'
+  end
+  local input_count = tonumber(ARGV[inputs_at])
+  local argument = (number > input_count and outputs_at - input_count * FIELDS or inputs_at) + 1 + (number - 1) * FIELDS
+  for _, entries in ipairs({ inputs, outputs }) do
+    for _, entry in ipairs(entries) do
+      local further = (argument - entry.argument) / FIELDS
+      if further >= 0 and further < entry.size then
+        return entry.at[1] .. ':' .. entry.at[2] + further
+      end
+    end
+  end
+end
+for i = first_lead, last_lead do
+  local to, after, asked, rest, is_behind, replaces, digests = string.match(ARGV[i], LEAD)
+  local place, asked_at = to ~= '' and place_at(tonumber(to)), place_at(tonumber(asked))
+  if place ~= nil and asked_at then
+    local member = string.match(BASE, '{(.*)}') .. ':' .. line .. (place and ':' .. place or '') .. after .. asked_at
+      .. rest
+    local score = string.format('%.0f', milliseconds - (is_behind == '1' and CONTINUED or 0))
+    for digest in string.gmatch(digests, '%S+') do
+      lead_to(digests_at .. digest, member, score, replaces == '1')
+      touched[#touched + 1], held[#held + 1] = digests_at .. digest, digest
+    end
+  end
+end
+let_live(touched, life)
+push_chunked('RPUSH', BASE .. 'digests', held)
 return { 'ok', milliseconds, done, line, redis.call('HGET', branch_key(line), 'name'), format_chain(places) }

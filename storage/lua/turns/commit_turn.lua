@@ -17,6 +17,7 @@
 -- stored, the append was not; {'conflict'} when the lock was lost and the branch or its name taken: nothing was
 -- written, the lock is not ours; {'repeated', 1 if the conversation lives, else 0} when this commit has been done before;
 -- {'unstaged'} when what was staged is gone: nothing was written. An unknown reference among the entries is left out.
+-- Numbers that are only calculated with stay the text that they came as; Lua takes that too.
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
 local response_key, marker_key, staged_key = KEYS[5], KEYS[6], KEYS[7]

@@ -25,6 +25,7 @@
 -- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
 -- Nothing else is written unless a response nears its expiry. The same token may call again and finds its own lock.
 -- Without a token no lock is taken or minded, and nothing is written.
+-- Numbers that are only calculated with stay the text that they came as; Lua takes that too.
 
 local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owner, source, conversation_id, branch_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from redis.asyncio import Redis
 
 from benchmarks.faults.injector import link
 from proxy.config.settings import Secret
 from proxy.recording.chat import CHAT_RECORDER
 from tests.flows.conftest import Proxy, StartProxy, running_proxy
-from tests.flows.recording.resending import CHAT, chat, only_conversation, said, texts_of, user
+from tests.flows.recording.resending import CHAT, chat, only_conversation, said, say, texts_of, user
 from tests.flows.recording.witness import all_recorded, completion
+from tests.flows.servers import HEADERS, Server, running_server
 from tests.flows.talk import items_of, post
+from tests.processes import free_port
 from tests.storage.servers import free_ports, run_valkey
 from tests.upstream import Reply
 
@@ -85,3 +91,48 @@ async def test_equal_conversations_go_on_elsewhere_too(start_proxy: StartProxy):
     assert [[len(line.items) for line in one.lines.values()] for one in recorded.values()] == [[6]] * 40
     await chat(proxies[1], *history[:2], user("edited"), answer="another")
     assert sum(len(one.lines) for one in (await all_recorded(proxies[1])).values()) == 41
+
+
+async def test_equal_conversations_that_change_replicas_at_once_are_not_mixed_up(start_proxy: StartProxy):
+    """What leads to a turn is there as soon as it was answered, on every replica."""
+    secret = Secret("a secret that two replicas share, long enough")
+    one, other = [await start_proxy(sealing={"key": secret}) for _ in range(2)]
+    history: list[dict[str, Any]] = []
+    for turn, proxies in enumerate([(one, other), (one, one), (other, other), (one, other)]):
+        history.append(user(f"question {turn}"))
+        for proxy in proxies:
+            await say(proxy, *history, answer=f"answer {turn}")
+        history.append(said(f"answer {turn}"))
+    recorded = await all_recorded(one)
+    assert [[len(line.items) for line in each.lines.values()] for each in recorded.values()] == [[8]] * 2
+
+
+async def recorded_answer(server: Server, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask until the answer says where it is recorded: on a busy machine a look-up may come too late."""
+    while True:
+        async with server.http.post(f"{server.url}/v1/responses", json=body, headers=HEADERS) as response:
+            answer: dict[str, Any] = await response.json()
+            if "x-branchline-conversation" in response.headers:
+                return answer
+
+
+@pytest.mark.parametrize("way", ["resent", "chained"])
+async def test_a_turn_that_was_answered_is_gone_on_from_after_a_kill(tmp_path: Path, way: str):
+    port = free_port()
+    history: list[dict[str, Any]] = []
+    previous: dict[str, Any] = {}
+    for turn in range(3):
+        async with running_server(port, "--upstream", "echo", "--data-dir", str(tmp_path)) as server:
+            question = user(f"question {turn}")
+            body = {"model": "echo", "input": [*history, question]}
+            if way == "chained" and turn == 1:
+                body = {"model": "echo", "input": [question], "previous_response_id": previous["id"]}
+            previous = await recorded_answer(server, body)
+            os.kill(server.pid, signal.SIGKILL)
+            history += [question, said(previous["output"][0]["content"][0]["text"])]
+    async with running_server(port, "--upstream", "echo", "--data-dir", str(tmp_path)) as server:
+        (conversation,) = (await server.call("GET", "/v1/conversations"))["data"]
+        page = await server.call("GET", f"/v1/conversations/{conversation['id']}/items?order=asc")
+        branches = await server.call("GET", f"/v1/conversations/{conversation['id']}/branches")
+    assert len(branches["data"]) == 1
+    assert [item["role"] for item in page["data"]] == ["user", "assistant"] * 3

@@ -45,7 +45,6 @@ async def all_recorded(proxy: Proxy) -> dict[str, Recorded]:
     """Return the living conversations by id, once nothing is left to be written."""
     await settled(proxy)
     await proxy.app[CHAT_RECORDER].settle(5)
-    await proxy.app[RECORDER].followed.settle(5)
     await proxy.app[RECORDER].notes.settle(5)
     redis: Any = proxy.redis
 

@@ -102,6 +102,31 @@ async def test_an_owner_has_so_many_conversations(start_proxy: StartProxy):
     await new_conversation(proxy)
 
 
+async def test_an_owner_stores_so_many_bytes_over_all_replicas(start_proxy: StartProxy):
+    one, other = [await start_proxy(quotas={"stored_bytes": 20_000}) for _ in range(2)]
+    conversation = await new_conversation(one)
+    turn = {**TURN, "conversation": conversation}
+    assert (await post(one, "/v1/responses", {**turn, "input": "x" * 20_000}, None)).status == 200
+    asked = len(one.upstream.requests) + len(other.upstream.requests)
+    for proxy, path, body in (
+        (other, "/v1/responses", turn),
+        (one, "/v1/responses", TURN),
+        (one, "/v1/responses", {**TURN, "background": True}),
+        (one, "/v1/conversations", {}),
+        (other, f"/v1/conversations/{conversation}/items", {"items": [{"role": "user", "content": "hi"}]}),
+    ):
+        refused = await post(proxy, path, body, None)
+        assert (refused.status, refused.json["error"]["code"]) == (429, "insufficient_quota"), path
+        assert refused.headers["x-should-retry"] == "false"
+    # nothing of what was refused was asked of the model
+    assert len(one.upstream.requests) + len(other.upstream.requests) == asked
+    # what stores nothing may go on, and so may others
+    assert (await post(one, "/v1/responses", {**TURN, "store": False}, None)).status == 200
+    assert (await post(one, "/v1/responses", TURN, None, owner="sk-bob")).status == 200
+    await one.call("DELETE", f"/v1/conversations/{conversation}")
+    assert (await post(other, "/v1/responses", TURN, None)).status == 200
+
+
 async def test_an_owner_has_so_many_background_responses_waiting(start_proxy: StartProxy):
     proxy = await start_proxy(quotas={"queued_jobs": 1}, background={"concurrency": 1})
     gate = asyncio.Event()

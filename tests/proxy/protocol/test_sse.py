@@ -186,3 +186,51 @@ def test_a_comment_is_invisible_to_a_decoder_and_keeps_its_lines():
 
 def test_the_end_marker_is_an_event_of_its_own():
     assert decode(sse.DONE) == [Event(None, b"[DONE]")]
+
+
+LARGE = b"x" * 1_500_000
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize(
+    ("lines", "event"),
+    [
+        ([b"data: " + LARGE], Event(None, LARGE)),
+        ([b"event: a", b"data: " + LARGE], Event("a", LARGE)),
+        ([b"event: ", b"data: " + LARGE], Event(None, LARGE)),
+        ([b"data: " + LARGE, b"event: a"], Event("a", LARGE)),
+        ([b"data:" + LARGE, b"data: 2"], Event(None, LARGE + b"\n2")),
+        ([b"id: 1", b"data: " + LARGE], Event(None, LARGE)),
+        ([b": " + LARGE], None),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [262_144, 99_991, 1_500_010])
+def test_a_large_event_is_read_as_a_small_one(lines: list[bytes], event: Event | None, end: bytes, chunk_bytes: int):
+    small = b"data: 1"
+    stream = b"".join(line + end for line in [small, b"", *lines, b"", small, b"", *lines, b"", small, b""])
+    decoder = SseDecoder(2_000_000)
+    found = [
+        one for at in range(0, len(stream), chunk_bytes) for one in decoder.feed(stream[at : at + chunk_bytes])
+    ] + decoder.flush()
+    one = Event(None, b"1")
+    wanted = [one, *([event] if event else []), one, *([event] if event else []), one]
+    assert [(name, bytes(data)) for name, data in found] == wanted
+
+
+def test_a_large_event_that_nobody_ends_is_there_at_the_end():
+    decoder = SseDecoder(2_000_000)
+    assert [
+        found
+        for at in range(0, len(LARGE), 100_000)
+        for found in decoder.feed(b"data: " * (at == 0) + LARGE[at : at + 100_000])
+    ] == []
+    assert decoder.flush() == [Event(None, LARGE)]
+
+
+def test_a_large_event_has_its_limit_and_what_came_before_it_is_not_lost():
+    decoder = SseDecoder(1_200_000)
+    pieces = [b"data: " + LARGE[:1_190_000], b"xx\n\ndata: 2\n\ndata: " + LARGE[:1_300_000]]
+    assert decoder.feed(pieces[0]) == []
+    with pytest.raises(EventTooLarge) as refusal:
+        decoder.feed(pieces[1])
+    assert [len(event.data) for event in refusal.value.events] == [1_190_002, 1]

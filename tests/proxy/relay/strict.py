@@ -14,7 +14,7 @@ from openai import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseOutputItem, ResponseStreamEvent
 
-from proxy.protocol.sse import DONE, Event, SseDecoder
+from proxy.protocol.sse import DONE, Event, SseDecoder, joined
 from proxy.relay import Outcome, Ownership, Relay, Splicer
 from tests.proxy.relay.invariants import accept_told
 
@@ -132,7 +132,7 @@ def run(bodies: Iterable[Any], relay: Relay | None = None) -> tuple[list[dict[st
 def fed(relay: Relay, chunks: Iterable[bytes], *, remember_after: int = 1) -> bytes:
     """Return what a client is told for the bytes of a stream. Raises MalformedEvent."""
     splicer = Splicer(relay, 1 << 20, remember_after=remember_after)
-    told = b"".join([splicer.feed(chunk) for chunk in chunks])
+    told = b"".join([joined(splicer.feed(chunk)) for chunk in chunks])
     if splicer.failure is not None:
         raise splicer.failure
     return told
@@ -155,7 +155,7 @@ def comparable(data: bytes) -> bytes:
 
 def finish(relay: Relay, frames: bytes) -> tuple[list[dict[str, Any]], Outcome]:
     outcome = relay.outcome or relay.fail("server_error", "The upstream broke off.")
-    end = relay.closing(outcome)
+    end = joined(relay.closing(outcome))
     assert end.endswith(DONE)
     events = events_of(frames + end)
     accept_stream(events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxy.protocol.sse import joined
 from proxy.relay import Relay
 from tests.proxy.relay.streams import MESSAGE, WHOLE, completed
 from tests.proxy.relay.strict import events_of, finish, kinds, ownership, sse_event
@@ -23,12 +24,12 @@ def message(text: str) -> dict[str, Any]:
 
 def begun() -> tuple[Relay, bytes]:
     relay = Relay(ownership())
-    return relay, relay.compacting() + relay.compacted("sealed", USAGE)
+    return relay, joined(relay.compacting()) + joined(relay.compacted("sealed", USAGE))
 
 
 def test_it_comes_first_and_the_upstream_s_items_after_it():
     relay, frames = begun()
-    events, outcome = finish(relay, frames + b"".join(relay.feed(sse_event(event)) for event in WHOLE))
+    events, outcome = finish(relay, frames + b"".join(joined(relay.feed(sse_event(event))) for event in WHOLE))
     assert kinds(events)[:5] == [
         "created",
         "in_progress",
@@ -47,9 +48,9 @@ def test_items_without_names_are_told_apart_behind_it():
     one, two = message("one"), message("two")
     for place, item in enumerate((one, two)):
         event = {"type": "response.output_item.done", "output_index": place, "item": item}
-        frames += relay.feed(sse_event(event))
+        frames += joined(relay.feed(sse_event(event)))
     final = completed(message("uno"), {**message("dos"), "phase": "final_answer"})
-    _, outcome = finish(relay, frames + relay.feed(sse_event(final)))
+    _, outcome = finish(relay, frames + joined(relay.feed(sse_event(final))))
     texts = [item["content"][0]["text"] for item in outcome.items[1:]]
     assert texts == ["one", "two"]
     assert [item.get("phase") for item in outcome.items[1:]] == [None, "final_answer"]
@@ -86,7 +87,7 @@ def test_an_answer_that_is_broken_off_keeps_it_only_with_a_message():
 def test_a_json_answer_is_told_behind_it():
     relay, frames = begun()
     outcome = relay.complete({"object": "response", "output": [message("one")]})
-    events = events_of(frames + relay.replay(outcome) + relay.closing(outcome))
+    events = events_of(frames + joined(relay.replay(outcome)) + joined(relay.closing(outcome)))
     added = [event["item"]["type"] for event in events if event["type"] == "response.output_item.added"]
     assert added == ["compaction", "message"]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))

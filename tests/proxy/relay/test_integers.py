@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocol import items, sse
+from proxy.protocol.sse import joined
 from proxy.relay import Relay
 from proxy.upstream.body import parse_json_answer
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, body, completed
@@ -49,13 +50,13 @@ def test_they_are_told_and_kept_wherever_they_are_in_a_stream(item: Any, numbers
         assert b"#" not in data
         if mangled:
             data = data[:-1] + b',"broken":NaN}'
-        told = relay.feed(sse.Event(None, data))
+        told = joined(relay.feed(sse.Event(None, data)))
         in_it = [str(number).encode() for number in left if str(number).encode() in data]
         if b"completed" not in data:
             assert all(number in told for number in in_it)
         frames += told
     assert relay.outcome is not None
-    frames += relay.closing(relay.outcome)
+    frames += joined(relay.closing(relay.outcome))
     for number in numbers[:2]:
         assert str(number).encode() in stored(relay)
         assert str(number).encode() in frames
@@ -71,7 +72,9 @@ def test_they_are_kept_in_a_json_answer(numbers: list[int], mangled: bool):
     assert outcome.items[0]["arguments"] == f'{{"n":{numbers[0]}}}'
     for number in numbers[1:]:
         assert str(number).encode() in stored(relay)
-    assert all(str(number).encode() in relay.replay(outcome) + relay.closing(outcome) for number in numbers)
+    assert all(
+        str(number).encode() in joined(relay.replay(outcome)) + joined(relay.closing(outcome)) for number in numbers
+    )
 
 
 @pytest.mark.parametrize("field", ["delta", "arguments"])

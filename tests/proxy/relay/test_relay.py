@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.protocol.sse import Event, SseDecoder
+from proxy.protocol.sse import Event, SseDecoder, joined
 from proxy.relay import Outcome, Relay
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE
 from tests.proxy.relay.strict import (
@@ -43,7 +43,7 @@ def fed(bodies: list[Any], **changes: Any) -> Relay:
 def test_a_recorded_stream_satisfies_the_strictest_client(name):
     request, _, body = sample(name)
     relay = Relay(ownership(request=request))
-    events, outcome = finish(relay, b"".join(relay.feed(event) for event in SseDecoder(1 << 20).feed(body)))
+    events, outcome = finish(relay, b"".join(joined(relay.feed(event)) for event in SseDecoder(1 << 20).feed(body)))
     assert outcome.status == "completed"
     assert kinds(events)[:2] == ["created", "in_progress"]
     assert kinds(events)[-1] == "completed"
@@ -67,7 +67,7 @@ def test_a_recorded_answer_can_be_told_as_a_stream(name):
     request, _, body = sample(name)
     relay = Relay(ownership(request=request))
     outcome = relay.complete(orjson.loads(body))
-    events, _ = finish(relay, relay.replay(outcome))
+    events, _ = finish(relay, joined(relay.replay(outcome)))
     told = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
     assert told == outcome.items[0]["content"][0]["text"]
     assert events[-1]["response"] == outcome.response
@@ -79,7 +79,7 @@ def test_a_recorded_stream_can_end_after_any_event(name, end):
     events = SseDecoder(1 << 20).feed(sample(name)[2])
     for cut in range(len(events) + 1):
         relay = Relay(ownership())
-        frames = b"".join(relay.feed(event) for event in events[:cut])
+        frames = b"".join(joined(relay.feed(event)) for event in events[:cut])
         if relay.outcome is None:
             ended = relay.fail("server_error", "cut") if end == "fail" else relay.interrupt()
             assert ended.status == ("failed" if end == "fail" else "incomplete")
@@ -243,7 +243,7 @@ def test_failing_shows_what_had_arrived():
 def test_failing_after_the_end_keeps_the_output():
     relay = fed(WHOLE)
     outcome = relay.fail("server_error", "The store is gone.")
-    events = events_of(relay.closing(outcome))
+    events = events_of(joined(relay.closing(outcome)))
     assert [event["type"] for event in events] == ["response.failed"]
     assert len(outcome.response["output"]) == len(outcome.items) == 3
     assert (outcome.response["status"], outcome.response["completed_at"]) == ("failed", None)
@@ -252,7 +252,7 @@ def test_failing_after_the_end_keeps_the_output():
 def test_events_after_the_end_are_ignored():
     relay = fed(WHOLE[:12])
     relay.interrupt()
-    assert relay.feed(sse_event(WHOLE[12])) == b""
+    assert joined(relay.feed(sse_event(WHOLE[12]))) == b""
 
 
 def test_an_interrupted_turn_keeps_the_message_so_far_and_the_reasoning_before_it():
@@ -290,7 +290,7 @@ def test_interrupting_after_the_end_returns_what_there_is():
 def test_a_stream_can_end_after_any_event(cut):
     for end, shown in itertools.product(("fail", "interrupt"), (True, False)):
         relay = Relay(ownership(show_encrypted=shown))
-        frames = b"".join(relay.feed(sse_event(body)) for body in WHOLE[:cut])
+        frames = b"".join(joined(relay.feed(sse_event(body))) for body in WHOLE[:cut])
         outcome: Outcome = relay.interrupt() if end == "interrupt" else relay.fail("server_error", "cut")
         finish(relay, frames)
         assert b"obfuscation" not in orjson.dumps(outcome.items)
@@ -335,7 +335,7 @@ def test_json_that_is_no_response_fails(answer):
     relay = Relay(ownership())
     outcome = relay.complete(answer)
     assert outcome.status == "failed"
-    finish(relay, relay.replay(outcome))
+    finish(relay, joined(relay.replay(outcome)))
 
 
 def test_a_json_answer_that_nests_too_deeply_fails():
@@ -356,7 +356,7 @@ def test_a_replay_tells_every_kind_of_text():
     ]
     relay = Relay(ownership())
     outcome = relay.complete({"output": output})
-    events, _ = finish(relay, relay.replay(outcome))
+    events, _ = finish(relay, joined(relay.replay(outcome)))
     deltas = {event["type"]: event["delta"] for event in events if event["type"].endswith(".delta")}
     assert deltas == {
         "response.reasoning_text.delta": "thought",
@@ -375,7 +375,7 @@ def test_a_replay_tells_every_kind_of_text():
 
 def test_settings_that_the_upstream_changes_its_mind_about_are_told_anew():
     relay = Relay(ownership(request={"temperature": 0.5}))
-    seen = [relay.feed(Event(None, orjson.dumps({"type": "response.created", "response": {}})))]
+    seen = [joined(relay.feed(Event(None, orjson.dumps({"type": "response.created", "response": {}}))))]
     told = {"type": "response.in_progress", "response": {"temperature": 0.7}}
-    seen.append(relay.feed(Event(None, orjson.dumps(told))))
+    seen.append(joined(relay.feed(Event(None, orjson.dumps(told)))))
     assert [orjson.loads(frame.partition(b"data: ")[2])["response"]["temperature"] for frame in seen] == [0.5, 0.7]

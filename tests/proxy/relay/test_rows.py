@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.protocol.sse import DONE, Event
+from proxy.protocol.sse import DONE, Event, joined
 from proxy.relay import Relay
 from tests.items import texts
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
@@ -50,7 +50,9 @@ def test_halves_of_a_pair_are_joined_over_pieces_and_a_lone_one_is_replaced():
     relay = Relay(ownership())
     pieces = [rb"a\ud83d", rb"\ude00b", rb"\ud83d", rb"c\ud83d"]
     data = [b'{"type":"response.output_text.delta","output_index":0,"delta":"%b"}' % piece for piece in pieces]
-    frames = b"".join(relay.feed(Event(None, each)) for each in data) + relay.feed(sse_event(completed()))
+    frames = b"".join(joined(relay.feed(Event(None, each))) for each in data) + joined(
+        relay.feed(sse_event(completed()))
+    )
     events, outcome = finish(relay, frames)
     assert texts(outcome.items) == ["a\U0001f600b\ufffdc\ufffd"]
     assert deltas(events) == "a\U0001f600b\ufffdc\ufffd"
@@ -126,7 +128,7 @@ def test_a_call_whose_id_changes_has_the_one_that_the_last_output_says(final, ke
     stream = [*WHOLE[15:17], {**WHOLE[18], "item": {**CALL, "call_id": "call_b"}}]
     relay = Relay(ownership())
     output = [] if final is None else [{**CALL, "call_id": final}]
-    frames = b"".join(relay.feed(sse_event(event)) for event in [*stream, completed(*output)])
+    frames = b"".join(joined(relay.feed(sse_event(event))) for event in [*stream, completed(*output)])
     assert relay.outcome is not None
     assert [item["call_id"] for item in relay.outcome.items] == [kept]
     assert frames.count(b"event: response.output_item.done") == 1
@@ -161,7 +163,7 @@ def test_a_search_is_announced_without_a_query_of_ours():
 
 def test_the_done_mark_behind_finished_items_ends_the_answer():
     relay = Relay(ownership())
-    frames = b"".join(relay.feed(sse_event(event)) for event in WHOLE[:-1]) + relay.feed(DONE_MARK)
+    frames = b"".join(joined(relay.feed(sse_event(event))) for event in WHOLE[:-1]) + joined(relay.feed(DONE_MARK))
     assert relay.outcome is not None
     _, outcome = finish(relay, frames)
     assert (outcome.status, outcome.response["usage"], len(outcome.items)) == ("completed", None, 3)
@@ -186,7 +188,7 @@ def test_two_responses_in_one_stream_are_one_whose_end_is_the_last():
         body("completed", response={"id": "resp_2", "output": [], "usage": usage}),
     ]
     relay = Relay(ownership())
-    frames = b"".join(relay.feed(sse_event(event)) for event in [*WHOLE, *second])
+    frames = b"".join(joined(relay.feed(sse_event(event))) for event in [*WHOLE, *second])
     events, outcome = finish(relay, frames)
     assert [item["type"] for item in outcome.items] == ["reasoning", "message", "function_call", "message"]
     assert outcome.response["usage"]["total_tokens"] == 3

@@ -28,7 +28,11 @@ def parsed(frames: list[bytes]) -> tuple[Relay, Splicer, bytes]:
 def spliced(chunks: list[bytes], *, remember_after: int = 1) -> tuple[Relay, Splicer, bytes]:
     relay = Relay(ownership())
     splicer = Splicer(relay, LIMIT, remember_after=remember_after)
-    return relay, splicer, b"".join([*map(splicer.feed, chunks), splicer.flush()])
+    return (
+        relay,
+        splicer,
+        b"".join([*(sse.joined(splicer.feed(chunk)) for chunk in chunks), sse.joined(splicer.flush())]),
+    )
 
 
 def accept_same(chunks: list[bytes], others: list[bytes] | None = None) -> bytes:
@@ -222,14 +226,14 @@ def memo_of(shape: bytes, *, ahead: int = 0) -> Memo | None:
     for number in range(1, 5):
         data = frame(shape, number + ahead, b" word")
         (event,) = sse.SseDecoder(LIMIT).feed(data)
-        told = relay.feed(event)
-        memo = relay.memo_of((data, event.data), told) or memo
+        told = sse.joined(relay.feed(event))
+        memo = relay.memo_of((data, bytes(event.data)), told) or memo
     return memo
 
 
 def remembered(shape: bytes, pieces: list[bytes]) -> int:
     """Return how many of some pieces are told without being parsed, after four that are."""
-    memo, frames = memo_of(shape), list[bytes]()
+    memo, frames = memo_of(shape), list[sse.FrameBytes]()
     if memo is not None and memo.holds:
         memo.splice(b"".join(frame(shape, number, piece) for number, piece in enumerate(pieces, 5)), 0, LIMIT, frames)
     return len(frames)
@@ -256,7 +260,7 @@ def test_a_plain_piece_alone_is_told_as_with_others(shape: bytes, ahead: int):
     assert other is not None
     number = 5 + ahead
     for piece in (b" more", b"a", "日本".encode(), b"100%d", b"x" * 500):
-        told: list[bytes] = []
+        told: list[sse.FrameBytes] = []
         data = frame(shape, number, piece)
         assert other.splice(data, 0, LIMIT, told) == len(data)
         assert [alone.tell(data)] == told
@@ -323,7 +327,7 @@ def test_pieces_before_what_cannot_be_read_are_not_lost():
     for broken in (b'data: {"type":"response.x\n\n', b"data: " + b"x" * LIMIT + b"\n\n", b"data: " + b"x" * LIMIT):
         relay, splicer, told = spliced([b"".join([*pieces, broken, *pieces])])
         assert splicer.failure is not None
-        assert splicer.feed(pieces[0]) == b""
+        assert sse.joined(splicer.feed(pieces[0])) == b""
         events, outcome = finish(relay, told)
         assert outcome.items[0]["content"][0]["text"] == "aaaaaa"
         assert [event["delta"] for event in events if "delta" in event] == ["a"] * 6

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.protocol.sse import joined
 from proxy.relay import Relay
 from tests.items import texts
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
@@ -164,7 +165,7 @@ def test_what_was_told_of_a_text_stands_whatever_its_end_says():
 
 def test_a_refusal_is_kept_as_far_as_it_came():
     relay = Relay(ownership())
-    frames = relay.feed(sse_event(body("refusal.delta", delta="I can")))
+    frames = joined(relay.feed(sse_event(body("refusal.delta", delta="I can"))))
     outcome = relay.interrupt()
     assert outcome.items[0]["content"] == [{"type": "refusal", "refusal": "I can"}]
     finish(relay, frames)
@@ -280,7 +281,7 @@ def test_any_mixture_of_events_becomes_a_stream_that_the_strictest_client_takes(
 @given(events=st.lists(_EVENTS, max_size=12))
 def test_any_mixture_of_events_can_be_interrupted(events, remember_after):
     relay = Relay(ownership(show_encrypted=True))
-    fed(relay, [b"data: %b\n\n" % sse_event(event).data for event in events], remember_after=remember_after)
+    fed(relay, [b"data: %b\n\n" % bytes(sse_event(event).data) for event in events], remember_after=remember_after)
     outcome = relay.interrupt()
     accept_response(outcome.response)
     assert {item["type"] for item in outcome.items} <= {"message", "reasoning"}

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from proxy.config.settings import Config, StreamsConfig
 from proxy.delivery import TurnOutput, Unattended
 from proxy.protocol import sse
+from proxy.protocol.sse import FrameBytes
 from proxy.runtime.leases import Leases
 from proxy.services import Services
 from proxy.streams import event_log as eventlog
@@ -313,7 +314,7 @@ async def test_the_last_event_is_kept_before_the_client_gets_it(store: Store):
     ended: list[bool] = []
 
     class Watching(Unattended):
-        async def send(self, frames: bytes) -> bool:
+        async def send(self, frames: FrameBytes) -> bool:
             with contextlib.suppress(ResponseNotFound):
                 ended.append((await store.events.read(EventQuery(OWNER, response_id, 0), LIMIT)).ended)
             return False

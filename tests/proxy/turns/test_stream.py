@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from proxy.delivery import TurnOutput
 from proxy.protocol import sse
 from proxy.protocol.errors import GatewayTimeout
+from proxy.protocol.sse import FrameBytes, joined
 from proxy.relay import MalformedEvent
 from proxy.telemetry.records import CUT, MALFORMED, TIMEOUT, TurnRecord
 from proxy.turns.stream import BROKEN_OFF, TurnStream
@@ -97,17 +98,17 @@ class Party:
 
     def begin(self, headers: Any) -> None: ...
 
-    async def send(self, frames: bytes) -> bool:
+    async def send(self, frames: FrameBytes) -> bool:
         self.started = True
         await self.open.wait()
         if not self.gone:
-            self.got.append(frames)
+            self.got.append(joined(frames))
         return not self.gone
 
-    def push(self, frames: bytes) -> bool:
+    def push(self, frames: FrameBytes) -> bool:
         self.pushed += 1
         if not self.gone:
-            self.got.append(frames)
+            self.got.append(joined(frames))
         late = self._behind_every and self.pushed % self._behind_every == 0
         return self.open.is_set() and not late
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from storage import CONTINUED, MOST_MEMBERS
 from storage.client.library import PROLONGS, Files, Head, assemble, load_scripts, read_files, read_head, read_names
 from storage.client.values import CALL_BREAK, FIELD_BREAK, SEGMENT_SPACE
 from storage.errors import REFUSALS
@@ -73,6 +74,10 @@ def test_python_and_the_scripts_have_the_same_breaks_and_the_same_room_in_a_segm
     assert f"local SEGMENT_SPACE = {SEGMENT_SPACE} " in layout
     assert rf"local CALL_BREAK, CALL_ID = '\{ord(CALL_BREAK)}'," in layout
     assert rf"local FIELD_BREAK, FIRST_FIELD = '\{ord(FIELD_BREAK)}'," in layout
+
+
+def test_python_and_the_scripts_know_the_same_of_leads():
+    assert f"local MOST_MEMBERS, CONTINUED = {MOST_MEMBERS}, {CONTINUED}\n" in LIBRARY["leads"]
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

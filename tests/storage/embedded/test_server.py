@@ -99,6 +99,15 @@ async def test_no_times_of_commands_are_kept(server):
         assert "latency_percentiles_usec_set" not in await client.info("latencystats")
 
 
+async def test_a_response_is_kept_in_one_piece_also_when_it_was_loaded(tmp_path):
+    for _ in range(2):
+        server = await EmbeddedValkey.start(tmp_path)
+        async with Redis.from_url(server.url) as client:
+            await client.hset("response", "body", "x" * 4000)
+            assert await client.object("ENCODING", "response") == b"listpack"
+        await server.stop()
+
+
 async def test_a_kill_in_the_middle_of_writes_loses_no_acknowledged_one(server):
     acknowledged = set()
     async with patient(server) as client:
