@@ -203,7 +203,7 @@ async def measure_workers(samples: Samples, model: str, model_pid: int, plan: Wo
             load_after, rounds = load(), target.store_rounds().since(rounds_before)
             costs = {"proxy_ms": tally.cpu.proxy, "store_ms": tally.cpu.store, "load_ms": load_after - load_before}
             each = {name: cost * 1000 / done for name, cost in costs.items()}
-            each |= {"store_rounds": rounds.count / done, "store_percent": 100 * rounds.seconds / tally.seconds}
+            each |= {"store_rounds": rounds.cycles / done, "store_percent": 100 * rounds.seconds / tally.seconds}
             if repeat:
                 samples.add("workers", case, target.name, repeat, per_second=done / tally.seconds, **each)
 

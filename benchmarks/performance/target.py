@@ -54,12 +54,12 @@ class Rounds(NamedTuple):
     In a round it does all commands that have come, writes them to the disk, waits for that, and then answers.
     """
 
-    count: int
+    cycles: int
     seconds: float
 
     def since(self, before: Rounds) -> Rounds:
         """Return what was done between two readings."""
-        return Rounds(self.count - before.count, self.seconds - before.seconds)
+        return Rounds(self.cycles - before.cycles, self.seconds - before.seconds)
 
 
 @dataclass(frozen=True)

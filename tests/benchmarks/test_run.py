@@ -33,7 +33,7 @@ async def test_the_smallest_run_measures_everything_and_checks_every_answer():
         ]
         rounds = ours.store_rounds()
     assert failed == [{}] * 5
-    assert rounds.count > 0
+    assert rounds.cycles > 0
     assert rounds.seconds > 0
     for kind in ("single", "conversation", "chain"):
         assert samples.of("turns", kind, "branchline", "turns") == {0: 4.0}
