@@ -26,7 +26,7 @@ _COLOURS = {
     "litellm": "#cc79a7",
 }
 #: The same run gives the same file.
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "branchline",
     "font.family": "sans-serif",

@@ -116,6 +116,7 @@ def translate_error(error: Exception, *, unsure: bool = False) -> Unavailable:
     unsure: whether something may have been done whatever the exception says. An answer that says nothing to us is
     logged, and may come from the middle of a script.
     """
+    error = _said_by_node(error)
     reason = _reason_of(error)
     if reason is Reason.UNKNOWN:
         # what others than the server say may hold anything
@@ -132,6 +133,16 @@ def translated() -> Iterator[None]:
         yield
     except CLIENT_ERRORS as error:
         raise translate_error(error) from error
+
+
+def _said_by_node(error: Exception) -> Exception:
+    """Return why a cluster's slots could not be learnt: redis-py says only that no node could be reached."""
+    while isinstance(error, redis_errors.RedisClusterException):
+        behind = error.__cause__ or error.__context__
+        if not isinstance(behind, CLIENT_ERRORS):
+            break
+        error = behind
+    return error
 
 
 def _reason_of(error: Exception) -> Reason:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from redis import Redis
@@ -77,7 +78,12 @@ class ClusterWorld:
     @property
     def url(self) -> str:
         """What a client connects to; it names two nodes, as one may be away."""
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:2])
+        return f"redis+cluster://{self.hosts}"
+
+    @property
+    def hosts(self) -> str:
+        """Two of its nodes as a URL names them."""
+        return ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:2])
 
     def place_of(self, tag: str) -> int:
         """Return which primary has the slot of a hash tag at the beginning."""
@@ -113,14 +119,19 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def run_cluster() -> Iterator[ClusterWorld]:
-    """Run a cluster of three primaries with a replica each. While one of them is away, the others serve."""
+def run_cluster(*, binary: Path | None = None, certificate: Path | None = None) -> Iterator[ClusterWorld]:
+    """Run a cluster of three primaries with a replica each. While one of them is away, the others serve.
+
+    binary, certificate: as `run_cluster_node` has them.
+    """
+    tls: dict[str, Any] = {} if certificate is None else {"ssl": True, "ssl_ca_certs": str(certificate)}
     timing = ("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--repl-diskless-sync-delay", "0")
     with contextlib.ExitStack() as stack:
         nodes = []
         for _ in range(6):
-            port, bus = stack.enter_context(run_cluster_node(*timing, "--cluster-require-full-coverage", "no"))
-            node = Node(port, bus, stack.enter_context(Redis(port=port)), "")
+            options = (*timing, "--cluster-require-full-coverage", "no")
+            port, bus = stack.enter_context(run_cluster_node(*options, binary=binary, certificate=certificate))
+            node = Node(port, bus, stack.enter_context(Redis(host="127.0.0.1", port=port, **tls)), "")
             node.id = node.ask("CLUSTER", "MYID").decode()
             nodes.append(node)
         world = ClusterWorld(nodes[:3], nodes[3:])

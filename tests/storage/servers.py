@@ -107,10 +107,12 @@ def run_sentinel(folder: Path, *, replicas: int = 1) -> Iterator[SentinelWorld]:
 
 
 @contextlib.contextmanager
-def run_cluster_node(*options: str) -> Iterator[tuple[int, int]]:
+def run_cluster_node(
+    *options: str, binary: Path | None = None, certificate: Path | None = None
+) -> Iterator[tuple[int, int]]:
     """Run a node of a cluster, which has no slots and knows no others; give its port, and that for other nodes.
 
-    options: further ones of its command line.
+    options: further ones of its command line. binary: as `run_valkey` has it. certificate: it speaks nothing but TLS.
     """
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
@@ -118,12 +120,21 @@ def run_cluster_node(*options: str) -> Iterator[tuple[int, int]]:
         port, bus = one.getsockname()[1], other.getsockname()[1]
     # in memory where that can be: whatever happens to a slot is written to disk at once
     memory = Path("/dev/shm")
-    listening = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-port", str(bus))
-    with (
-        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
-        run_valkey(*listening, "--cluster-enabled", "yes", "--cluster-config-file", f"{folder}/nodes.conf", *options),
-    ):
-        yield port, bus
+    listening = ["--bind", "127.0.0.1", "--cluster-port", str(bus)]
+    if certificate is None:
+        listening += ["--port", str(port)]
+    else:
+        listening += [*tls_options(port, certificate), "--tls-cluster", "yes", "--tls-replication", "yes"]
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        clustered = ("--cluster-enabled", "yes", "--cluster-config-file", f"{folder}/nodes.conf")
+        with run_valkey(*listening, *clustered, *options, binary=binary):
+            yield port, bus
+
+
+def tls_options(port: int, certificate: Path) -> list[str]:
+    """Return what has a server listen with TLS. certificate: its own with its key, and whom it trusts."""
+    shown = [option for name in ("cert", "key", "ca-cert") for option in (f"--tls-{name}-file", str(certificate))]
+    return ["--tls-port", str(port), "--tls-auth-clients", "no", *shown]
 
 
 def _wait_until_ready(address: Path, log: Path, password: str | None) -> None:

@@ -188,3 +188,12 @@ async def test_refusals_come_through_on_a_cluster(cluster: Store):
 def test_a_url_that_names_no_server_of_ours_is_refused(url: str):
     with pytest.raises(ValueError, match=r"redis\.url"):
         connection.connect(url, timeout_seconds=1, max_connections=1)
+
+
+async def test_a_user_who_may_not_ask_for_the_slots_is_told_so(cluster: Store, cluster_port: int):
+    async with Redis(port=cluster_port) as node:
+        await node.execute_command("ACL", "SETUSER", "blind", "on", "nopass", "~*", "+@all", "-cluster|slots")
+    async with connect(f"redis+cluster://blind:any@127.0.0.1:{cluster_port}") as store:
+        with pytest.raises(Unavailable) as told:
+            await store.conversations.read(OWNER, draft().id)
+    assert told.value.reason is Reason.NO_PERMISSION

@@ -15,9 +15,9 @@ from redis import Redis as SyncRedis
 from storage import Safeguards, Store
 from tests.certificates import make_certificate
 from tests.storage.builders import PREFIX, RETENTION_SECONDS, connect, take_turn
-from tests.storage.clusters import wait_until
+from tests.storage.clusters import run_cluster, wait_until
 from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
-from tests.storage.servers import free_ports, run_valkey
+from tests.storage.servers import free_ports, run_valkey, tls_options
 
 REDIS = ("6.2", "7.")
 RIGHTS = Path(__file__).parents[3] / "docs" / "storage.md"
@@ -67,15 +67,16 @@ def documented_rights() -> list[str]:
     """Return the commands that docs/storage.md says the user of `redis.url` needs, as rules of an ACL."""
     (paragraph,) = re.findall(r"\*\*Rights\.\*\*(.+?)\n- \*\*", RIGHTS.read_text(), re.DOTALL)
     listed = " ".join(" ".join(re.findall(r"`([A-Z ]+)`", paragraph.replace("\n ", ""))).split())
-    for parent in ("XGROUP", "XINFO"):
+    for parent in ("CLUSTER", "XGROUP", "XINFO"):
         listed = listed.replace(f"{parent} ", f"{parent}|")
     return [f"+{command.lower()}" for command in listed.split()]
 
 
 def rules_for(operator: SyncRedis) -> list[str]:
-    """Return them as far as this server knows them."""
+    """Return what makes a user with them, as far as this server knows them."""
     version = tuple(int(number) for number in operator.info("server")["redis_version"].split("."))
-    return [rule for rule in documented_rights() if version >= (7, 2) or rule != "+waitaof"]
+    rights = [rule for rule in documented_rights() if version >= (7, 2) or rule != "+waitaof"]
+    return ["on", f">{PASSWORD}", f"~{PREFIX}:*", "resetchannels", "-@all", *rights]
 
 
 @pytest.fixture(params=["valkey", *REDIS])
@@ -88,13 +89,11 @@ def few_rights(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     (port,) = free_ports(1)
     options, url = [], ""
     if binary is not None and knows_tls(binary):
-        shown = (option for name in ("cert", "key", "ca-cert") for option in (f"--tls-{name}-file", str(certificate)))
-        options = ["--tls-port", str(port), "--tls-auth-clients", "no", *shown]
+        options = tls_options(port, certificate)
         url = f"rediss://app:{PASSWORD}@127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
     with run_valkey(*options, binary=binary) as server:
         with SyncRedis(unix_socket_path=server.url.removeprefix("unix://")) as operator:
-            rules = ["on", f">{PASSWORD}", f"~{PREFIX}:*", "resetchannels", "-@all", *rules_for(operator)]
-            operator.execute_command("ACL SETUSER", "app", *rules)
+            operator.execute_command("ACL SETUSER", "app", *rules_for(operator))
         yield url or server.url.replace("unix://", f"unix://app:{PASSWORD}@")
 
 
@@ -120,8 +119,7 @@ async def test_the_documented_rights_suffice_where_replicas_are_waited_for(on_di
         SyncRedis(port=port) as operator,
     ):
         wait_until(lambda: operator.info("replication")["connected_slaves"] == 1)
-        rules = ["on", f">{PASSWORD}", f"~{PREFIX}:*", "resetchannels", "-@all", *rules_for(operator)]
-        operator.execute_command("ACL SETUSER", "app", *rules)
+        operator.execute_command("ACL SETUSER", "app", *rules_for(operator))
         store = Store.connect(
             server.url.replace("unix://", f"unix://app:{PASSWORD}@"),
             prefix=PREFIX,
@@ -135,3 +133,16 @@ async def test_the_documented_rights_suffice_where_replicas_are_waited_for(on_di
             await (take_turn(store) if on_disk else walk(store))
         finally:
             await store.close()
+
+
+async def test_a_cluster_is_used_over_tls_with_the_documented_rights(tmp_path: Path):
+    binary = find_redis("7.")
+    if binary is None or not knows_tls(binary):
+        pytest.skip("NO REDIS 7 WITH TLS: put its redis-server on PATH, or name it in REDIS_SERVERS")
+    certificate = make_certificate(tmp_path / "server.pem")
+    with run_cluster(binary=binary, certificate=certificate) as world:
+        for node in [*world.primaries, *world.replicas]:
+            node.client.execute_command("ACL SETUSER", "app", *rules_for(node.client))
+        url = f"rediss+cluster://app:{PASSWORD}@{world.hosts}?ssl_ca_certs={certificate}"
+        async with connect(url) as store:
+            await walk(store)
