@@ -49,7 +49,8 @@ docs: $(VENV)/installed-dev ## write docs/configuration.md and config.example.to
 	@$(BIN)/python -m proxy.config.reference
 
 bench: $(VENV)/installed-bench ## measure and write docs/performance.md: 20 minutes, or ARGS=--quick
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@# in a session of its own, so that the load's niceness counts beside the servers'
+	@setsid --wait $(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(BIN)/python ## write requirements.lock anew: the newest versions that pyproject.toml allows, with hashes
 	@$(BIN)/python -m pip install --quiet uv
