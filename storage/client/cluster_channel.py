@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -16,6 +17,9 @@ from storage.client.channel import SCAN_COUNT, AnswerLost, Channel, Command, NoA
 
 #: Answers of a cluster that is about to find out whose a slot is.
 _NOBODYS = (redis_errors.ClusterDownError, redis_errors.SlotNotCoveredError)
+#: What a write raises on a connection that redis-py closes after another caller has taken it, which it does whenever it
+#: learns the slots anew: of uvloop, of asyncio since CPython 3.13, of redis-py. Nothing was sent.
+_CLOSED = (RuntimeError, TypeError, AttributeError)
 #: Hash tags that are tried to find one for each primary.
 MAX_TAGS = 1000
 
@@ -76,13 +80,18 @@ class ClusterChannel(Channel):
         manager = self._client.nodes_manager
         if manager.default_node is None or failed is not None:
             nodes = {**self._named, **manager.nodes_cache}
-            first, slots = await _first_to_answer([node for node in nodes.values() if node.name != failed])
+            asked = [*nodes.values()]
+            first, slots = await _first_to_answer([node for node in asked if node.name != failed])
             if first is not None:
                 primaries = [nodes.get(one.name, one) for one in self._primaries_in(slots, first)]
+                asked += primaries
                 first, _ = await _first_to_answer([node for node in primaries if node.name != failed])
             if first is not None:
                 manager.startup_nodes = {first.name: first}
                 manager.nodes_cache = {first.name: first, **manager.nodes_cache}
+            # redis-py ends the connections to those that it knows, which others use
+            strangers = [node for node in asked if manager.nodes_cache.get(node.name) is not node]
+            await asyncio.gather(*(node.disconnect_free_connections() for node in strangers))
         try:
             await self._client.initialize()
         except BaseException:
@@ -105,8 +114,8 @@ class ClusterChannel(Channel):
         commands = [PipelineCommand(i, *command) for i, command in enumerate(barrier.commands(tag))]
         try:
             async with self._room(node):
-                await node.execute_pipeline(commands)
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+                await self._over_an_open_one(partial(node.execute_pipeline, commands))
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError, *_CLOSED) as error:
             raise AnswerLost(*error.args) from error
         barrier.check([command.result for command in commands])
 
@@ -138,18 +147,28 @@ class ClusterChannel(Channel):
 
     async def _send_once(self, request: Command) -> Any:
         """Return the reply, be it an error. Raises AnswerLost."""
-        tag = _tag_of(request)
+        tag, command = _tag_of(request), plain(request)
         node = self._client.get_node_from_key(tag) if tag else None
         try:
             async with self._room(node):
-                return await self._client.execute_command(*plain(request))
+                return await self._over_an_open_one(partial(self._client.execute_command, *command))
         except (redis_errors.ResponseError, redis_errors.SlotNotCoveredError) as error:
             return error
         except redis_errors.ClusterError as error:
             return SlotMoving(*error.args)
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
+        except (redis_errors.ConnectionError, redis_errors.TimeoutError, *_CLOSED) as error:
             # redis-py does not say whether it was sent
             raise AnswerLost(*error.args) from error
+
+    async def _over_an_open_one(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what sending gives over a connection that was not closed meanwhile."""
+        for _ in range(self._limit):
+            try:
+                return await send()
+            except _CLOSED:
+                # redis-py opens that one when it takes it again; all others to the node may be closed too
+                continue
+        return await send()
 
     def _room(self, node: ClusterNode | None) -> asyncio.Semaphore:
         """Return what the commands to a node share; None: those that name no key."""
@@ -205,8 +224,6 @@ async def _first_to_answer(nodes: Sequence[ClusterNode]) -> tuple[ClusterNode | 
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-        # redis-py does not know of connections to those that it is not told of
-        await asyncio.gather(*(node.disconnect_free_connections() for node in nodes))
 
 
 def _tags_of(requests: Sequence[Command]) -> set[str]:
