@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import msgspec
 import orjson
 
-from proxy.protocol.ids import is_minted
 from proxy.protocol.item_types import Item
 from proxy.protocol.lenient_json import loads_lenient
 from proxy.recognition.stream import RequestStream, Sample, TurnDigests
@@ -38,7 +37,6 @@ _LAST_PAIRS = 4
 #: Turns one element into items.
 ToItems: TypeAlias = Callable[[Any], Iterable[Item]]
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -203,30 +201,6 @@ def look_behind(before: RequestStream, items: Iterable[bytes]) -> Look:
     for item in items:
         _feed(stream, _parse(item), None)
     return _finish(stream, is_shared=False)
-
-
-def raw_field(body: bytes, name: str) -> bytes:
-    """Return a field of a JSON object as it came, b"" if there is none, or no object."""
-    try:
-        return bytes(_FIELDS.decode(body).get(name, b""))
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        value = _parse(body)
-        return orjson.dumps(value[name]) if isinstance(value, dict) and name in value else b""
-
-
-def named_items(elements: Iterable[Any]) -> list[str]:
-    """Return the ids in `input` that were minted here, or stand for their items, in order: they lead to partitions."""
-    found: dict[str, None] = {}
-    for element in elements:
-        item_id = element.get("id") if isinstance(element, dict) else None
-        if isinstance(item_id, str) and item_id and (is_minted(item_id) or _is_reference(element)):
-            found[item_id] = None
-    return list(found)
-
-
-def _is_reference(element: Item) -> bool:
-    kind = element.get("type")
-    return kind == "item_reference" or (kind is None and "role" not in element)
 
 
 def _instructions(elements: Sequence[bytes]) -> int:

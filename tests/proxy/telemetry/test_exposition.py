@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from proxy.telemetry.cells import Cells
 from proxy.telemetry.exposition import ProcessesCollector, registry_of
 from proxy.telemetry.listener import MetricsListener
 from proxy.telemetry.metrics import FAMILIES, NAMESPACE, Metrics
+from tests.proxy.cli.scraping import Samples, samples
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
 
 Scrape = Callable[..., tuple[str, str]]
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
@@ -39,17 +38,6 @@ def scrape() -> Iterator[Scrape]:
     yield fetch
     for listener in listeners:
         listener.close()
-
-
-def samples(text: str) -> Samples:
-    """Every sample by its name and labels, none of which may come twice."""
-    found: Samples = {}
-    for family in read_text(text):
-        for sample in family.samples:
-            name = sample.name, frozenset(sample.labels.items())
-            assert name not in found
-            found[name] = sample.value
-    return found
 
 
 def value(found: Samples, name: str, **labels: str) -> float:
