@@ -18,7 +18,7 @@ import pytest
 from tests.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
-from tests.proxy.cli.serving import Served
+from tests.proxy.cli.serving import Served, bulk_workers
 from tests.proxy.relay.streams import MESSAGE, WHOLE
 from tests.upstream import HANG, Reply, ScriptedUpstream
 
@@ -51,11 +51,6 @@ async def answered_by(served: Served, answer: aiohttp.ClientResponse) -> str:
     assert answer.status == 200, await answer.text()
     request_id = answer.headers["x-request-id"]
     return (await served.logged(rf"proxy.http.middleware(?:\[(\d+)\])?: POST .* {request_id}"))[0]
-
-
-def bulk_workers(served: Served) -> list[str]:
-    """The processes that were started, in their order."""
-    return re.findall(r"bulk worker \d+ \(process (\d+)\) is ready", served.log)
 
 
 async def test_what_is_large_is_answered_elsewhere_and_all_else_here(serve: Serve, client: aiohttp.ClientSession):
