@@ -96,10 +96,10 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
         if not starting.cancelled():
             starting.result()
             if assigned.is_bulk:
-                # those in the background are others' to run; whoever else has work goes first
+                # those in the background are others' to take from the queue; whoever else has work goes first
                 await app[WORKER].drain(None)
                 os.nice(BULK_NICENESS)
-            async with intake.taking(_server(runner), app[TASKS]):
+            async with intake.taking(_server(runner), app[WORKER].take_over, app[TASKS]):
                 intake.tell(Ready())
                 await leaving.wait()
                 if not stopping.is_set():

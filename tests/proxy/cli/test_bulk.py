@@ -185,6 +185,34 @@ async def test_a_large_response_in_the_background_is_followed_and_cancelled(
             assert (await cancelled.json())["status"] == "cancelled"
         # whoever follows it sees its end
         await answer.read()
+    assert await served.logged(rf"background\.worker\[(\d+)\]: background response {made} ran for") == bulk_workers(
+        served
+    )
+
+
+async def test_a_large_response_in_the_background_survives_who_made_it(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    served = await serve("--upstream", upstream.url, BRANCHLINE_TURNS_LOCK_LEASE_SECONDS="2")
+    upstream.script(Reply.sse([HANG]), Reply.json(200, {"object": "response", "output": [MESSAGE]}))
+    async with client.post(f"{served.url}/responses", json={**orjson.loads(LARGE), "background": True}) as answer:
+        made = (await answer.json())["id"]
+    await upstream.wait_for_requests(1)
+    os.kill(int(bulk_workers(served)[0]), signal.SIGKILL)
+    first, second = await served.logged(rf"background\.worker\[(\d+)\]: background response {made} begins", times=2)
+    await served.logged(rf"background response {made} ran for")
+    assert [first, second] == bulk_workers(served)
+    async with client.get(f"{served.url}/responses/{made}") as answer:
+        assert (await answer.json())["status"] == "completed"
+
+
+async def test_where_nobody_is_there_for_them_large_ones_in_the_background_run_here(
+    serve: Serve, client: aiohttp.ClientSession
+):
+    served = await serve(BRANCHLINE_SERVER_BULK_WORKERS="0")
+    async with client.post(f"{served.url}/responses", json={**orjson.loads(LARGE), "background": True}) as answer:
+        made = (await answer.json())["id"]
+    await served.logged(rf"background\.worker: background response {made} ran for")
 
 
 async def test_a_reload_reaches_them(serve: Serve, client: aiohttp.ClientSession, tmp_path: Path):
