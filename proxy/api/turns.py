@@ -10,8 +10,10 @@ from urllib.parse import unquote_plus
 from aiohttp import web
 
 from proxy.auth.caller import CALLER
+from proxy.http.body import hand_over_read
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
+from proxy.http.handover import HEAVY_HISTORIES
 from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left, traced_headers
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
@@ -66,9 +68,11 @@ async def run_turn(
 ) -> web.StreamResponse:
     """Carry a turn out and return its answer. own_query: see `inbound_of`. Raises ApiError, StoreError."""
     options = options or TurnOptions()
+    app, caller = request.app, request[CALLER]
+    if (subject := turn_request.source.subject) and app[HEAVY_HISTORIES].know(subject):
+        await hand_over_read(request)
     if (lost := await find_lost_answer(request, turn_request, options)) is not None:
         return lost
-    app, caller = request.app, request[CALLER]
     services = app[SERVICES]
     call = services.model_call(caller, inbound_of(request, own_query))
     note_request(request, call.record, streamed=turn_request.stream)
@@ -103,6 +107,7 @@ async def run_turn(
         return await deliver_again(request, before.answer, before.claim)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+        app[HEAVY_HISTORIES].note(subject, call.record.history_bytes)
         if connection.on_leave is leave and connection.is_reset():
             # its answer would come to nobody
             leave()

@@ -111,6 +111,15 @@ async def hold_body(request: web.Request) -> bytes:
     return content
 
 
+async def hand_over_read(request: web.Request) -> None:
+    """Give a request whose body was read to another process; see `hand_over`.
+
+    One with an idempotency key stays here, where the key is held.
+    """
+    if HANDOVER in request.app and _BODY not in request and (received := request.get(_RECEIVED)) is not None:
+        await hand_over(request, received)
+
+
 async def _hold(request: web.Request, size: int) -> None:
     """Take room for so many bytes until the request is over. Raises ServiceUnavailable."""
     if size >= FREE_BYTES and (budget := request.app.get(BODY_BUDGET)) is not None:
@@ -161,6 +170,8 @@ async def _read(request: web.Request, limit: int) -> bytes:
         # The usual small body has arrived with its head: no clock is needed to wait for it.
         body = request.content.read_nowait()
         _require_length(len(body), limit)
+        if HANDOVER in request.app:
+            request[_RECEIVED] = [body]
         if len(body) > UNCOUNTED_BYTES and is_heavy(body):
             await hand_over(request, [body])
         return body

@@ -85,9 +85,8 @@ class Opening:
         record.lock_seconds = self.waited_seconds
         record.response_id = self.response_id
         record.model = self.request.model
-        record.history = len(self.opened.items)
+        record.history, record.history_bytes = len(self.opened.items), _size_of(self.opened)
         if record.trace is not None and record.trace.sampled:
-            record.history_bytes = sum(map(len, self.opened.items))
             record.conversation_id = source.conversation_id or ""
             record.previous_response_id = source.previous_response_id or ""
             record.branch = self.opened.branch
@@ -176,9 +175,13 @@ def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
     """Refuse a turn on more history than one may have: all of it is held in memory, and sent."""
     if len(opened.items) > limits.max_history_items:
         raise history_too_long(f"{limits.max_history_items} items")
-    size = opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
-    if size > limits.max_history_bytes:
+    if _size_of(opened) > limits.max_history_bytes:
         raise history_too_long(f"{limits.max_history_bytes} bytes")
+
+
+def _size_of(opened: OpenedTurn) -> int:
+    """Return the bytes of a history."""
+    return opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
 
 
 async def look(services: Services, owner: str, request: TurnRequest) -> Opening:
