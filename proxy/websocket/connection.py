@@ -249,7 +249,7 @@ class Connection:
             return False
         held = 0
         try:
-            held = await self._budget.take(len(data))
+            held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
             self._full = True
             # what a lane has begun here comes before what it goes on with there
@@ -275,7 +275,7 @@ class Connection:
     async def _take(self, data: bytes) -> None:
         lane, held = "", 0
         try:
-            held = await self._budget.take(len(data))
+            held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
             message = await parse_body(data, self._config.server, self._budget.repairing)
             if message.get("type") == STEER:
@@ -296,7 +296,7 @@ class Connection:
     def _let_go(self, held: int) -> None:
         """Give the room for a message back: nothing of it is needed any more."""
         self._held -= held
-        self._budget.give_back(held)
+        self._budget.give_back(held, self._request[CALLER].owner)
 
     def _note_lane(self, lane: str) -> None:
         limit = self._config.websocket.max_streams
