@@ -5,6 +5,7 @@ One way for every turn: those that run at once, those that are accepted for late
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -131,10 +132,8 @@ async def open_turn(
     lease = Lease(partition, "", identity.token(response_id))
     opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
-    if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
-        # before the model is asked; without a round trip what the store was found to be a moment ago
-        services.store.condition.require()
-        await services.store.ledger.require(owner)
+    keeps = lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored)
+    checking = _require_room(services, owner) if keeps else None
     if request.source.subject or request.item_ids:
         attempt = _Attempt(services, owner, request, options, lease)
         opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
@@ -146,13 +145,14 @@ async def open_turn(
         lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
-    if opened.model and not request.model:
-        request = replace(request, body={**request.body, "model": opened.model})
+    request = _with_model(request, opened)
 
     def new_item_id(item_type: str) -> str:
         return identity.item_id(item_type, partition, stored=request.stored)
 
     try:
+        if checking is not None:
+            await checking
         _check_history(services.config.turns, opened)
         # refused here already where no server has the model
         services.upstreams.choose(request.model)
@@ -169,6 +169,28 @@ async def open_turn(
         opened = replace(opened, notes={**opened.notes, **notes})
     created_at = identity.created_at or int(time.time())
     return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at, waited)
+
+
+def _with_model(request: TurnRequest, opened: OpenedTurn) -> TurnRequest:
+    """Return a request with the model of what it goes on with, if it names none."""
+    if not opened.model or request.model:
+        return request
+    return replace(request, body={**request.body, "model": opened.model})
+
+
+def _require_room(services: Services, owner: str) -> asyncio.Task[None] | None:
+    """Refuse a turn for which the store has no room; ask whether its owner may store more, None where it may anyway.
+
+    All that before the model is asked. What was found of the store a moment ago takes no round trip; the owner's quota is
+    asked for beside the opening, which is given back if there may be none. Raises StoreError.
+    """
+    services.store.condition.require()
+    if not services.config.quotas.stored_bytes:
+        return None
+    checking = asyncio.create_task(services.store.ledger.require(owner))
+    # where the opening fails nobody asks for it
+    checking.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return checking
 
 
 def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
