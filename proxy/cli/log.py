@@ -48,9 +48,14 @@ class LineHandler(logging.Handler):
             self.handleError(record)
             return
         self._waiting.append(line)
-        if record.levelno >= logging.WARNING or (loop := _running_loop()) is None:
+        if record.levelno >= logging.WARNING:
             self.flush()
-        elif len(self._waiting) == 1:
+        elif len(self._waiting) > 1:
+            # it goes with the first of them
+            return
+        elif (loop := _running_loop()) is None:
+            self.flush()
+        else:
             loop.call_soon(self.flush)
 
     def flush(self) -> None:

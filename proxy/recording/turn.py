@@ -69,6 +69,8 @@ def _elements(request: TurnRequest, known: Mapping[str, KnownItem]) -> list[Any]
     given = request.body.get("input")
     if not isinstance(given, list):
         return given if isinstance(given, str) else None
+    if not known:
+        return given
     return [
         orjson.loads(known[item.id].data) if item.body is None and item.id and item.id in known else element
         for element, item in zip(given, request.items, strict=True)
