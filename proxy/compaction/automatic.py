@@ -62,13 +62,10 @@ class Compaction:
             self._triggered = _read_trigger(request)
             self._threshold = _read_threshold(request.body)
             self.request = _without_management(request)
+        #: Whether anything may be told before the model server answers.
+        self.may_act = self._triggered or self._threshold is not None
         self._view = _NOTHING
         self._has_compactions = False
-
-    @property
-    def may_act(self) -> bool:
-        """Whether anything may be told before the model server answers."""
-        return self._triggered or self._threshold is not None
 
     def view(self, reader: Reader) -> View:
         """Return what the upstream is asked with: the turn's history and input, without what is compacted.

@@ -34,7 +34,8 @@ async def parse_body(body: bytes, limits: ServerConfig, repairing: asyncio.Lock)
 
     Raises BadRequest (`invalid_json`, `json_too_large`, `json_too_deep`, `invalid_type`).
     """
-    await check_elements(body, limits.max_json_elements)
+    if len(body) > 2 * limits.max_json_elements:
+        await check_elements(body, limits.max_json_elements)
     if len(body) <= SLICE_BYTES:
         return parse_object(body, limits.max_json_depth)
     try:

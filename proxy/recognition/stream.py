@@ -186,17 +186,26 @@ class RequestStream:
     def copy(self) -> RequestStream:
         """Return another stream that goes on from here."""
         twin = RequestStream.__new__(RequestStream)
-        twin._hashes, twin._tells_said = self._hashes, self._tells_said
-        twin.count, twin.samples, twin.said = self.count, self.samples.copy(), self.said.copy()
-        twin._full, twin._anchor, twin._strict = self._full.copy(), self._anchor.copy(), self._strict.copy()
-        twin._pair = None if self._pair is None else self._pair.copy()
-        twin._tail = None if self._tail is None else self._tail.copy()
-        twin._last, twin._last_strict = self._last, self._last_strict
-        twin._length, twin._pair_length = self._length, self._pair_length
-        twin._question, twin._question_length = self._question, self._question_length
-        twin._run, twin._run_end, twin._is_said = self._run, self._run_end, self._is_said
-        twin._texts, twin._calls, twin._outputs = self._texts.copy(), self._calls.copy(), self._outputs
+        pair, tail = self._pair, self._tail
+        twin._go_on(  # noqa: SLF001 (another one like it)
+            (self._full.copy(), self._anchor.copy(), self._strict.copy()),
+            (pair and pair.copy(), tail and tail.copy()),
+            (self.samples.copy(), self.said.copy(), self._texts.copy(), self._calls.copy()),
+            (self._hashes, self._tells_said, self.count, self._outputs, self._is_said),
+            (self._last, self._last_strict, self._run, self._run_end),
+            (self._question, self._question_length, self._length, self._pair_length),
+        )
         return twin
+
+    def _go_on(self, *state: Any) -> None:
+        """Take over where another one is. state: in the order of `copy`."""
+        hashes, of_last, lists, shared, run, lengths = state
+        self._full, self._anchor, self._strict = hashes
+        self._pair, self._tail = of_last
+        self.samples, self.said, self._texts, self._calls = lists
+        self._hashes, self._tells_said, self.count, self._outputs, self._is_said = shared
+        self._last, self._last_strict, self._run, self._run_end = run
+        self._question, self._question_length, self._length, self._pair_length = lengths
 
     def feed(self, items: Iterable[Item]) -> None:
         """Take the items of the next element: one of `input`, or those that a message stands for."""

@@ -50,7 +50,8 @@ class TurnRecording(RequestRecording):
         asked: the model server has been asked, and has begun to answer.
         """
         self._start()
-        await self.placed(self._recorder.grace_seconds if asked else PLACING_SECONDS)
+        if not self.is_placed:
+            await self.placed(self._recorder.grace_seconds if asked else PLACING_SECONDS)
 
     def _start(self) -> None:
         if self._waiting is None:

@@ -273,7 +273,7 @@ class Turn:
 
     async def _ask(self) -> Outcome | None:
         compaction = self._compaction
-        if (outcome := await compaction.run(self._relay, self._output)) is not None:
+        if compaction.may_act and (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
         while True:
             try:
@@ -282,8 +282,10 @@ class Turn:
                 if not (self._relay.is_untold and self._call.goes_elsewhere(failure)):
                     raise
             else:
+                if outcome is None or self._call.has_answered(outcome.response["error"]):
+                    break
                 is_told = not self._relay.is_untold
-                if outcome is None or not self._call.asks_again(AnswerEnd.of(outcome, self._fault, is_told=is_told)):
+                if not self._call.asks_again(AnswerEnd.of(outcome, self._fault, is_told=is_told)):
                     break
             # nothing that the client knows contradicts another answer
             self._relay.start_over()

@@ -87,12 +87,10 @@ class ModelAnswer:
 
         expected: what it is if neither tells. Raises BadGateway, GatewayTimeout.
         """
-        start = b""
-        while (found := sse.is_stream(start)) is None and len(start) < _MAX_START_BYTES:
-            chunk = await self._next()
-            if not chunk:
-                break
+        start, found = b"", None
+        while found is None and len(start) < _MAX_START_BYTES and (chunk := await self._next()):
             start = (start + chunk).lstrip(b" \t\r\n")
+            found = sse.is_stream(start)
         if start:
             self._pieces.appendleft(start)
             self._kept_bytes += len(start)
@@ -210,7 +208,8 @@ class ModelAnswer:
 
     async def _next(self, seconds: float | None = None) -> bytes:
         """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
-        self._begin()
+        if not self._begun:
+            self._begin()
         while not (self._pieces or self._over):
             self._waiter = asyncio.get_running_loop().create_future()
             if seconds is None:
