@@ -101,7 +101,7 @@ class Compaction:
 
         Raises ApiError; a compaction that was not asked for just now is left out rather than fail the turn.
         """
-        if not self._triggered and not await self._is_over():
+        if not self.may_act or (not self._triggered and not await self._is_over()):
             return None
         opened, turn_input = self.view(self._reader)
         items = [*opened.items, *turn_input.items]

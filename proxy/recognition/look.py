@@ -232,9 +232,14 @@ def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None
 
 
 def _parse(raw: bytes) -> Any:
-    with suppress(orjson.JSONDecodeError):
+    try:
         # numbers are compared as floats
         return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return _parse_leniently(raw)
+
+
+def _parse_leniently(raw: bytes) -> Any:
     with suppress(orjson.JSONDecodeError):
         return loads_lenient(raw)
     return None

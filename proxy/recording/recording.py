@@ -190,7 +190,8 @@ class RequestRecording:
         self._plan = plan
         if plan.action is Action.CONTINUE:
             self._claimed = (plan.conversation, plan.after)
-            self._recorder.taken[self._claimed] += 1
+            taken = self._recorder.taken
+            taken[self._claimed] = taken.get(self._claimed, 0) + 1
 
     async def placed(self, seconds: float) -> None:
         """Return once it is known where the turn belongs, or it has taken too long."""
@@ -337,10 +338,10 @@ class RequestRecording:
         """Let others go on from where this turn wanted to."""
         self._is_settled = True
         if self._claimed is not None:
-            taken, self._claimed = self._claimed, None
-            self._recorder.taken[taken] -= 1
-            if self._recorder.taken[taken] <= 0:
-                del self._recorder.taken[taken]
+            taken, claimed, self._claimed = self._recorder.taken, self._claimed, None
+            left = taken.pop(claimed, 1) - 1
+            if left:
+                taken[claimed] = left
 
     async def _plan_anew(self, plan: Plan) -> Plan:
         """Return where the turn belongs in its conversation, now that the line has gone on."""

@@ -273,7 +273,7 @@ class Turn:
 
     async def _ask(self) -> Outcome | None:
         compaction = self._compaction
-        if compaction.may_act and (outcome := await compaction.run(self._relay, self._output)) is not None:
+        if (outcome := await compaction.run(self._relay, self._output)) is not None:
             return outcome
         while True:
             try:
