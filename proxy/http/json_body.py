@@ -16,15 +16,13 @@ import orjson
 
 from proxy.protocol import integers, lenient_json
 from proxy.protocol.errors import BadRequest
-from proxy.protocol.json_size import SLICE_BYTES, count_elements, estimate, is_deeper
+from proxy.protocol.json_size import SLICE_BYTES, count_elements, estimate, is_deeper, most_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.config.settings import ServerConfig
 
-#: Bytes of a body whose brackets are counted before anybody looks how deep it is: quicker than that, as a rule.
-_FEW_BYTES = 16 * 1024
 #: Longest that a process may take to repair a body, in seconds.
 REPAIR_SECONDS = 30.0
 
@@ -104,8 +102,7 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
         value = lenient_json.loads_lenient(body)
     except orjson.JSONDecodeError as refusal:
         raise _not_json(refusal) from None
-    if type(value) is dict and len(body) <= _FEW_BYTES and body.count(b"{") + body.count(b"[") <= max_depth:
-        # fewer brackets than it may have levels
+    if type(value) is dict and most_levels(body) <= max_depth:
         return value
     return _checked(value, max_depth)
 

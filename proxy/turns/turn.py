@@ -305,7 +305,7 @@ class Turn:
             self._relay.origin, self._fault = answer.origin, ""
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
-                outcome: Outcome | None = self._relay.complete(await answer.read_json())
+                outcome: Outcome | None = self._relay.complete(await answer.read_json(), answer.most_levels)
             else:
                 outcome = await self._relay_stream(answer)
             if outcome is not None and outcome.status == "failed":

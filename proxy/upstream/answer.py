@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +13,7 @@ from aiohttp import hdrs
 from proxy.context.budget import OMITTED
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
+from proxy.protocol.json_size import most_levels
 from proxy.protocol.origin import AnswerOrigin
 from proxy.telemetry.records import MALFORMED, Attempt
 from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
@@ -58,6 +60,8 @@ class ModelAnswer:
         self._pieces: deque[bytes] = deque()
         self._kept_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        #: How deep the JSON object is at most that was read.
+        self.most_levels = math.inf
         self._is_full = self._begun = self._over = self._ends = False
         self._failure: Exception | None = None
 
@@ -112,11 +116,15 @@ class ModelAnswer:
                 break
         return body
 
+    def _measured(self, body: bytearray) -> bytearray:
+        self.most_levels = most_levels(body)
+        return body
+
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         try:
             # handed over, not kept
-            return parse_json_answer(await self._collect())
+            return parse_json_answer(self._measured(await self._collect()))
         except BadGateway:
             self.attempt.spoil(MALFORMED)
             raise
