@@ -375,7 +375,7 @@ class Relay:
         if self._created:
             # The client has seen one already.
             told.pop("created_at", None)
-        response = merged(self._response, told)
+        response = merged(self._response, told) if self._response else told
         if response == self._response:
             return
         if self._settings is not None and not same_settings(response, self._response):
