@@ -161,6 +161,11 @@ class TurnSource:
     previous_response_id: str | None = None
     branch: str = ""
     fork: Fork | None = None
+    #: The id that it is about, or ''.
+    subject: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.subject = self.conversation_id or self.previous_response_id or ""
 
     @property
     def kind(self) -> str:
@@ -168,11 +173,6 @@ class TurnSource:
         if self.conversation_id:
             return "conversation"
         return "response" if self.previous_response_id else "none"
-
-    @property
-    def subject(self) -> str:
-        """The id that it is about, or ''."""
-        return self.conversation_id or self.previous_response_id or ""
 
 
 @dataclass(slots=True)

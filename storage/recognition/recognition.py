@@ -257,8 +257,7 @@ class Recognition:
             if self._scripts.is_cluster:
                 await self._lead_apart(turn, recorded)
             size = stage.size + (len(turn.body) if turn.stored else 0)
-            partition = partition_of(turn.conversation_id)
-            await self._ledger.charge(turn.owner, partition, turn.response_id, size, in_conversation=True)
+            await self._ledger.charge(turn.owner, keys.partition, turn.response_id, size, in_conversation=True)
         return recorded
 
     def _touch(self, turn: RecordedTurn) -> Call | None:
