@@ -12,7 +12,7 @@ from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
-from storage.errors import StoreError
+from storage.errors import Conflict, StoreError
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
@@ -160,13 +160,16 @@ class Turns:
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
         if touch is not None:
             calls.append(touch)
+        size, is_in = stage.size + (len(turn.body) if turn.stored else 0), turn.mode in _IN_CONVERSATION
+        charge = self._ledger.charging(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
+        if charge is not None:
+            calls.append(charge)
         reply = (await stage.run_all(calls))[0]
         if isinstance(reply, StoreError):
+            if isinstance(reply, Conflict):
+                undone = f"undone:{turn.response_id}"
+                await self._ledger.charge(turn.owner, turn.partition, undone, -size, in_conversation=is_in)
             raise reply
-        if self._keyspace.counts_bytes:
-            size = stage.size + (len(turn.body) if turn.stored else 0)
-            is_in = turn.mode in _IN_CONVERSATION
-            await self._ledger.charge(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
         if isinstance(reply[0], int):
             _, branch, backup, places = reply
             return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None, places)
