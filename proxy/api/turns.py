@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from urllib.parse import unquote_plus
 
 from aiohttp import web
@@ -114,8 +113,7 @@ async def run_turn(
     log = stream_log(services, caller.owner, turn_request)
     recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
-    if recording is not None or log is not None:
-        options = replace(options, recording=recording, resumable=options.resumable or log is not None)
+    options.recording, options.resumable = recording, options.resumable or log is not None
     turn = Turn(
         services,
         call,

@@ -231,12 +231,14 @@ class _Attempt:
     async def open(self, wait_seconds: float, is_leaving: Callable[[], bool]) -> OpenedTurn:
         if self.options.continuation is not None:
             return await self._recall(self.options.continuation)
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds)
+        backoff, since = None, time.monotonic()
         while True:
             try:
                 return await self._open_certainly()
             except Locked:
                 began = perf_counter()
+                # most find their branch free
+                backoff = backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds - (time.monotonic() - since))
                 if is_leaving() or not await backoff.pause():
                     raise
                 self.waited_seconds += perf_counter() - began
