@@ -160,15 +160,9 @@ class Turns:
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
         if touch is not None:
             calls.append(touch)
-        size, is_in = stage.size + (len(turn.body) if turn.stored else 0), turn.mode in _IN_CONVERSATION
-        charge = self._ledger.charging(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
-        if charge is not None:
-            calls.append(charge)
-        reply = (await stage.run_all(calls))[0]
+        runs = self._run_counted(turn, stage, calls) if self._keyspace.counts_bytes else stage.run_all(calls)
+        reply = (await runs)[0]
         if isinstance(reply, StoreError):
-            if isinstance(reply, Conflict):
-                undone = f"undone:{turn.response_id}"
-                await self._ledger.charge(turn.owner, turn.partition, undone, -size, in_conversation=is_in)
             raise reply
         if isinstance(reply[0], int):
             _, branch, backup, places = reply
@@ -179,6 +173,18 @@ class Turns:
             drop = self._keyspace.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
         return Committed(result)
+
+    async def _run_counted(
+        self, turn: TurnCommit, stage: Stage, calls: Sequence[Call]
+    ) -> Sequence[list[Any] | StoreError]:
+        """Run a commit and, in the same write, count what it stores; what it refuses is given back."""
+        size, is_in = stage.size + (len(turn.body) if turn.stored else 0), turn.mode in _IN_CONVERSATION
+        charge = self._ledger.charging(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
+        replies = await stage.run_all(calls if charge is None else [*calls, charge])
+        if isinstance(replies[0], Conflict):
+            undone = f"undone:{turn.response_id}"
+            await self._ledger.charge(turn.owner, turn.partition, undone, -size, in_conversation=is_in)
+        return replies
 
     async def release(self, lease: Lease) -> None:
         """Give a lock back; nothing happens if it is not held by this token any more."""

@@ -139,7 +139,7 @@ async def run_turn(
         return await deliver_again(request, before.answer, before.claim)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
-        app[HEAVY_HISTORIES].note(subject, call.record.history_bytes)
+        app[HEAVY_HISTORIES].note(subject, call.record.history, call.record.history_bytes)
         if connection.on_leave is leave and connection.is_reset():
             # its answer would come to nobody
             leave()

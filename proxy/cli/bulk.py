@@ -1,8 +1,8 @@
 """Bulk workers: processes beside one that serves, for the requests that would hold everybody else up there.
 
-Each is a worker (`proxy.cli.worker`) that listens nowhere and takes no background responses, at a lower priority; it is
-started when it is first needed, and again if it has died, after a pause if it died soon. All requests of one caller go
-to the same one.
+Each is a worker (`proxy.cli.worker`) that listens nowhere and takes no background responses by itself, at a lower
+priority; it is started when it is first needed, or with the server, and again if it has died, after a pause if it died
+soon. All requests of one caller go to the same one.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class BulkWorkers:
     ) -> None:
         self._config = config
         self._size = config.server.bulk_workers
+        self._is_eager = config.server.prestart_bulk_workers
         self._index = index
         self._cells = cells
         self._changed = changed
@@ -123,6 +124,9 @@ class BulkWorkers:
                 app[HANDOVER] = self
                 app[WORKER].elsewhere = self.run
                 app[TASKS].records["bulk workers"] = self._record
+            if self._is_eager:
+                for place in range(self._size):
+                    self._begin_hiring(place)
             yield
             await self._end()
 
@@ -161,12 +165,16 @@ class BulkWorkers:
         """Start the worker of a place, or wait with all others that need it."""
         if self._is_over or time.monotonic() - self._failed_at < FAILED_PAUSE:
             return None
+        hiring = self._begin_hiring(place)
+        await asyncio.wait([hiring])
+        return None if hiring.cancelled() else hiring.result()
+
+    def _begin_hiring(self, place: int) -> asyncio.Task[WorkerProcess | None]:
         hiring = self._hiring.get(place)
         if hiring is None:
             hiring = self._hiring[place] = asyncio.create_task(self._hire(place))
             hiring.add_done_callback(lambda _: self._hiring.pop(place))
-        await asyncio.wait([hiring])
-        return None if hiring.cancelled() else hiring.result()
+        return hiring
 
     async def _hire(self, place: int) -> WorkerProcess | None:
         index = FIRST_INDEX * (place + 1) + self._index
@@ -207,6 +215,8 @@ class BulkWorkers:
             self._deaths[place] = self._deaths[place] + 1 if worker.served_seconds < STEADY_SERVICE_SECONDS else 1
             self._record.failures += 1
             self._record.in_a_row += 1
+            if self._is_eager:
+                self._begin_hiring(place)
         self._changed(self.processes)
 
 

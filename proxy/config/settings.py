@@ -41,9 +41,10 @@ class ServerConfig(Section, frozen=True):
     #: which replaces those that die and reads the settings anew on SIGHUP.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1
     #: Processes beside each that serves, for requests with bodies of 256 KiB and more, or of some 1,000 objects: they
-    #: hold nobody else up there. Each is started when it is first needed, and takes the memory of another worker; all
-    #: requests of one caller go to the same. 0: such requests are handled among all others.
+    #: hold nobody else up there. All requests of one caller go to the same. 0: they are handled among all others.
     bulk_workers: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
+    #: Whether these are started with the server, and take 54 MB each; else the first large request waits 1 to 3 s.
+    prestart_bulk_workers: bool = False
     #: Connections that one process has open at most, and not more than half of the files that it may open. Beyond that
     #: the oldest that waits for a request makes room; if none does, a new one gets a 503.
     max_connections: Count = 10_000

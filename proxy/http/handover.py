@@ -35,8 +35,8 @@ LARGE_BODY_BYTES = 256 * 1024
 #: Bytes up to which nobody counts what is in a body, and objects from which on it is crowded: some 20 ms of work.
 UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
 
-#: Bytes of a history from which on a turn on it takes long: some 5 ms each MiB.
-HEAVY_HISTORY_BYTES = 2 * 1024 * 1024
+#: Bytes and items of a history from which on a turn on it takes long: some 5 ms each MiB, or each 2,000 items.
+HEAVY_HISTORY_BYTES, HEAVY_HISTORY_ITEMS = 2 * 1024 * 1024, 2_000
 #: How many such histories are remembered.
 MOST_HEAVY = 10_000
 
@@ -67,9 +67,9 @@ class HeavyHistories:
         self._most = most
         self._partitions: OrderedDict[str, None] = OrderedDict()
 
-    def note(self, subject: str, size: int) -> None:
-        """Note how many bytes of history a turn had that went on with a conversation or a response."""
-        if size >= HEAVY_HISTORY_BYTES:
+    def note(self, subject: str, items: int, size: int) -> None:
+        """Note how many items and bytes of history a turn had that went on with a conversation or a response."""
+        if size >= HEAVY_HISTORY_BYTES or items >= HEAVY_HISTORY_ITEMS:
             partition = partition_of(subject)
             self._partitions[partition] = None
             self._partitions.move_to_end(partition)

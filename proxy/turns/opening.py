@@ -181,8 +181,8 @@ def _with_model(request: TurnRequest, opened: OpenedTurn) -> TurnRequest:
 def _require_room(services: Services, owner: str) -> asyncio.Task[None] | None:
     """Refuse a turn for which the store has no room; ask whether its owner may store more, None where it may anyway.
 
-    All that before the model is asked. What was found of the store a moment ago takes no round trip; the owner's quota is
-    asked for beside the opening, which is given back if there may be none. Raises StoreError.
+    All that before the model is asked. What was found of the store a moment ago takes no round trip; the owner's quota
+    is asked for beside the opening, which is given back if there may be none. Raises StoreError.
     """
     services.store.condition.require()
     if not services.config.quotas.stored_bytes:

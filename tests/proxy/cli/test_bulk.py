@@ -169,6 +169,16 @@ async def test_who_waits_for_one_that_dies_is_told_so(
     assert await total(port, "branchline_http_requests_total") == 1
 
 
+async def test_they_are_started_with_the_server_where_that_is_asked_for(serve: Serve, client: aiohttp.ClientSession):
+    served = await serve(BRANCHLINE_SERVER_PRESTART_BULK_WORKERS="true", BRANCHLINE_SERVER_BULK_WORKERS="2")
+    await served.logged(r"bulk worker \d+ \(process \d+\) is ready", times=2)
+    os.kill(int(bulk_workers(served)[0]), signal.SIGKILL)
+    # nobody needs it, and it is there all the same
+    await served.logged(r"bulk worker \d+ \(process \d+\) is ready", times=3)
+    async with client.post(f"{served.url}/responses", data=LARGE) as answer:
+        assert await answered_by(served, answer) in bulk_workers(served)[1:]
+
+
 async def test_readiness_names_what_can_not_be_kept_running(serve: Serve, client: aiohttp.ClientSession):
     served = await serve()
     ready = f"{served.url.removesuffix('/v1')}/readyz"
