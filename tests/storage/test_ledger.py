@@ -111,12 +111,12 @@ async def test_what_a_refused_turn_would_have_stored_is_given_back(counting: Sto
     conversation = await start(counting, "one")
     before = await total(redis)
     partition = partition_of(conversation.id)
-    lost = await open_turn(counting, conversation=conversation)
-    await counting.turns.release(Lease(partition, lost.lock, "token"))
+    lost = await open_turn(counting, conversation=conversation, token="lost")
+    await counting.turns.release(Lease(partition, lost.lock, "lost"))
     await take_turn(counting, conversation=conversation)
     between = await total(redis)
     with pytest.raises(Conflict):
-        await counting.turns.commit(finished(lost, partition=partition, conversation=conversation))
+        await counting.turns.commit(finished(lost, partition=partition, conversation=conversation, token="lost"))
     assert between > before
     assert await total(redis) == between
     assert await wrong(counting) == 0
