@@ -116,8 +116,7 @@ class Jobs:
         owner, response_id = submission.owner, submission.response_id
         queue = [self._keys.tickets, self._keys.owners, self._keys.waiting(owner)]
         calls = [Call("enqueue_job", queue, [owner, response_id, most_waiting]), self._submit_call(submission)]
-        listings = self._keyspace.listings(owner, "", None, None)
-        if (touch := self._keyspace.touch_response(listings, "", response_id)) is not None:
+        if (touch := self._keyspace.touch_response(owner, response_id)) is not None:
             calls.append(touch)
         # the job first: a record without one would never be run
         batches = [calls] if not most_waiting else [calls[:1], calls[1:]]

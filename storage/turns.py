@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, Listings
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
@@ -126,13 +126,8 @@ class Turns:
         token = turn.job_token or turn.response_id
         stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
         in_conversation = (turn.conversation_id or "") if turn.mode in _IN_CONVERSATION else ""
-        listings = self._keyspace.listings(
-            turn.owner, in_conversation, opened.project_id, opened.referrer, is_stored=turn.stored
-        )
-        # on a cluster the owner's listings are in another slot
-        touch, beside = None, listings
-        if self._scripts.is_cluster:
-            touch, beside = self._keyspace.touch_response(listings, in_conversation, turn.response_id), Listings()
+        facts = turn.owner, turn.response_id, in_conversation, opened.project_id, opened.referrer
+        listings, touch = self._keyspace.listings(*facts, is_stored=turn.stored)
         arguments: list[Argument] = [
             turn.owner,
             turn.mode,
@@ -148,15 +143,15 @@ class Turns:
             turn.body,
             turn.response_id,
             turn.model.replace(FIELD_BREAK, ""),
-            beside.conversations,
-            beside.most_responses,
+            listings.conversations,
+            listings.most_responses,
             *stage.arguments,
         ]
         if turn.fork or turn.job_token or not turn.stored:
             name = (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else ""
             arguments += (name, opened.anchor or "", turn.job_token, COMMIT_MARKER_SECONDS)
         own = keys.response(turn.response_id), keys.commit(turn.response_id)
-        commit_keys = [*keys.common, *own, *beside.keys, *stage.keys]
+        commit_keys = [*keys.common, *own, *listings.keys, *stage.keys]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
         if touch is not None:
             calls.append(touch)

@@ -86,20 +86,32 @@ class Keyspace:
             await self.scripts.run(self.touch(owner, conversation.id, conversation.project_id, conversation.referrer))
 
     def listings(
-        self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None, *, is_stored: bool = True
-    ) -> Listings:
-        """Return where a turn is noted. conversation_id: that it is in, '' for none. is_stored: its response is."""
+        self,
+        owner: str,
+        response_id: str,
+        conversation_id: str,
+        project_id: str | None,
+        referrer: str | None,
+        *,
+        is_stored: bool = True,
+    ) -> tuple[Listings, Call | None]:
+        """Return where a turn is noted by the script that writes it, and the call that notes it beside that, if any.
+
+        conversation_id: that it is in, '' for none. is_stored: its response is.
+        """
         keys = self.owner(owner)
         found = keys.listings(project_id, referrer) if conversation_id else []
         most = self.listed_responses if is_stored else 0
-        return Listings([*found, keys.responses] if most else found, len(found), most)
+        listings = Listings([*found, keys.responses] if most else found, len(found), most)
+        if not self.scripts.is_cluster:
+            return listings, None
+        # the owner's listings are in another slot
+        return Listings(), self._touch(listings, conversation_id, response_id) if listings.keys else None
 
-    def touch_response(self, listings: Listings, conversation_id: str, response_id: str) -> Call | None:
-        """Return the call that notes a response, and the activity of its conversation, apart from what writes it.
-
-        None where nothing is to be noted.
-        """
-        return self._touch(listings, conversation_id, response_id) if listings.keys else None
+    def touch_response(self, owner: str, response_id: str) -> Call | None:
+        """Return the call that notes a response among its owner's latest; None where these are not listed."""
+        most = self.listed_responses
+        return self._touch(Listings([self.owner(owner).responses], 0, most), "", response_id) if most else None
 
     def _touch(self, listings: Listings, conversation_id: str, response_id: str) -> Call:
         _, conversations, most = listings

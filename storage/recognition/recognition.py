@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace, Listings
+from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
@@ -216,11 +216,8 @@ class Recognition:
         keys = self._keyspace.keys(turn.conversation_id)
         token = turn.job_token or turn.response_id
         stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
-        listings = self._keyspace.listings(turn.owner, turn.conversation_id, None, None, is_stored=turn.stored)
-        # on a cluster the owner's listings are in another slot
-        touch, beside = None, listings
-        if self._scripts.is_cluster:
-            touch, beside = self._keyspace.touch_response(listings, turn.conversation_id, turn.response_id), Listings()
+        facts = turn.owner, turn.response_id, turn.conversation_id, None, None
+        listings, touch = self._keyspace.listings(*facts, is_stored=turn.stored)
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,
@@ -233,8 +230,8 @@ class Recognition:
             turn.response_id,
             turn.model.replace(FIELD_BREAK, ""),
             self._keyspace.owner(turn.owner).digest(""),
-            beside.conversations,
-            beside.most_responses,
+            listings.conversations,
+            listings.most_responses,
             len(turn.metadata),
         ]
         for pair in turn.metadata.items():
@@ -244,7 +241,7 @@ class Recognition:
         if turn.name or turn.description or turn.job_token or not turn.stored or self._life:
             arguments += (turn.name, turn.description, turn.job_token, COMMIT_MARKER_SECONDS, self._life)
         own = keys.response(turn.response_id), keys.commit(turn.response_id)
-        record_keys = [*keys.common, *own, *beside.keys, *stage.keys]
+        record_keys = [*keys.common, *own, *listings.keys, *stage.keys]
         reserve = self._keyspace.reserve(turn.owner, turn.conversation_id) if turn.act is RecordAct.NEW else None
         if reserve is not None:
             await self._scripts.run(reserve)

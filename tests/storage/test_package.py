@@ -82,6 +82,7 @@ def test_the_public_names_of_storage_are_these():
         "KeyStanding",
         "KeyState",
         "KnownItem",
+        "LargeJob",
         "LISTED_RESPONSES",
         "Lead",
         "Lease",

@@ -244,11 +244,17 @@ OPERATIONS: dict[str, tuple[int, Operation]] = {
 }
 
 
+UNCOUNTED = ("info", "config", "zremrangebyrank")
+
+
 async def commands_of(valkey: Redis) -> Counter[str]:
-    """Return how often each command has been called, by clients and by scripts."""
+    """Return how often each command has been called, by clients and by scripts.
+
+    But that which cuts the list of the latest responses short, with one of them in sixteen.
+    """
     stats: dict[str, dict[str, int]] = await valkey.info("commandstats")
     counts = {name.removeprefix("cmdstat_"): facts["calls"] for name, facts in stats.items()}
-    return Counter({name: calls for name, calls in counts.items() if not name.startswith(("info", "config"))})
+    return Counter({name: calls for name, calls in counts.items() if not name.startswith(UNCOUNTED)})
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
