@@ -11,6 +11,9 @@
 --   mark (storage/calls.py): `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an
 --   output, `-call_id` for an output, or empty.
 
+-- Arguments to a command that stores many. A hash that gets more than a few hundred fields at once is made for many: else
+-- it is searched from its beginning for each of the first 512.
+local MANY = 4000
 -- How many elements of the staged list the entries that were read so far have.
 local staged_count = 0
 -- Names of the pieces that are needed for them.
@@ -101,8 +104,8 @@ local function mark_entry(pending, entry)
 end
 
 local function push_chunked(command, key, values)
-  for i = 1, #values, CHUNK do
-    redis.call(command, key, unpack(values, i, math.min(i + CHUNK - 1, #values)))
+  for i = 1, #values, MANY do
+    redis.call(command, key, unpack(values, i, math.min(i + MANY - 1, #values)))
   end
 end
 
@@ -165,10 +168,15 @@ local function append_entries(entries, chain, segment, index_key, pending)
       local older = entry.mode == 'c' and redis.call('HGET', index_key, entry.id)
       local before, at = older and string.match(older, '^(%S+)') .. ',' or '', entry.at[2]
       if entry.first then
-        local head = segment .. ':'
-        for number = 0, entry.size - 1 do
-          local i = entry.first + number * FIELDS
-          note_place(ARGV[i + 1], head .. at + number, ARGV[i + 3])
+        local head, i = segment .. ':', entry.first
+        for offset_there = at, at + entry.size - 1 do
+          if entry.is_marked then
+            note_place(ARGV[i + 1], head .. offset_there, ARGV[i + 3])
+          else
+            fields[count + 1], fields[count + 2] = ARGV[i + 1], head .. offset_there
+            count = count + 2
+          end
+          i = i + FIELDS
         end
       else
         note_place(entry.id, before .. segment .. ':' .. at, entry.mark)
