@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Pieces, Torn
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import place_of, read_chain
@@ -45,7 +45,7 @@ class Branches:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
-        self._pieces = Pieces(keyspace)
+        self._pieces = ItemPieces(keyspace)
 
     async def create(
         self, owner: str, conversation_id: str, source_branch: str, fork: Fork, entries: Sequence[Entry] = ()

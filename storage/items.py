@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Pieces, Torn
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.conversations import read_facts
@@ -49,7 +49,7 @@ class Items:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
-        self._pieces = Pieces(keyspace)
+        self._pieces = ItemPieces(keyspace)
 
     async def append(
         self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry], most_items: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Pieces, Torn
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.conversations import INDEX_DRIFT_MS, cursor_after, list_entries
 from storage.errors import Missing, StoreError
@@ -23,7 +23,7 @@ class Responses:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
-        self._pieces = Pieces(keyspace)
+        self._pieces = ItemPieces(keyspace)
 
     async def read(self, owner: str, response_id: str) -> StoredResponse:
         """Return a stored response. Raises ResponseNotFound."""

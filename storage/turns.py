@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from storage.branches import branch_from
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Pieces, Torn
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
@@ -61,7 +61,7 @@ class Turns:
         self._scripts = keyspace.scripts
         self._items = items
         self._ledger = Ledger(keyspace)
-        self._pieces = Pieces(keyspace)
+        self._pieces = ItemPieces(keyspace)
         self._recollections = Recollections()
 
     async def open(

@@ -9,7 +9,7 @@ from storage.archive.coverage import Coverage
 from storage.calls import CallMark
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Pieces, Torn
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, place_of, read_chain, split_calls
 from storage.conversations import read_facts
@@ -31,7 +31,7 @@ class Export:
 
     def __init__(self, keyspace: Keyspace, owner: str, conversation_id: str, outline: Sequence[Any]) -> None:
         self._scripts = keyspace.scripts
-        self._pieces = Pieces(keyspace)
+        self._pieces = ItemPieces(keyspace)
         self._keys = keyspace.keys(conversation_id)
         self._who: list[Argument] = [owner, conversation_id]
         facts, self._next_segment, *branches = outline

@@ -41,7 +41,7 @@ def cut(data: bytes, portion: Portion) -> Iterator[bytes]:
         yield data[first : first + portion.bytes]
 
 
-class Pieces:
+class ItemPieces:
     """Items in pieces, of any owner."""
 
     def __init__(self, keyspace: Keyspace) -> None:

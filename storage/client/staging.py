@@ -14,7 +14,7 @@ from typing import Any
 from storage.client.channel import Argument, uncopied
 from storage.client.keys import PartitionKeys
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Pieces, Torn, cut, part
+from storage.client.pieces import ItemPieces, Torn, cut, part
 from storage.client.scripts import Call
 from storage.envelope import Parted, read_parted, wrap
 from storage.errors import StoreError, Unavailable, Unstaged
@@ -124,7 +124,7 @@ class Stage:
 
         What was stored already, and is deleted by now, is left out.
         """
-        pieces = Pieces(self._keyspace)
+        pieces = ItemPieces(self._keyspace)
         if not self._key:
             return await self._others(pieces, owner, elements)
         own: dict[str, bytes] = {}
@@ -140,7 +140,7 @@ class Stage:
             items += await self._others(pieces, owner, [element]) if known is None else [known]
         return items
 
-    async def _others(self, pieces: Pieces, owner: str, elements: Sequence[bytes]) -> list[bytes]:
+    async def _others(self, pieces: ItemPieces, owner: str, elements: Sequence[bytes]) -> list[bytes]:
         try:
             return await pieces.items(owner, self._keys.partition, elements)
         except Torn:
