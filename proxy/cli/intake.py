@@ -8,9 +8,10 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from proxy.cli.messages import BEGUN, CONNECTION, LEAVE, Load, WorkerReport, write_report
+from proxy.cli.messages import BEGUN, CONNECTION, LEAVE, Answering, Load, WorkerReport, read_passed, write_report
 from proxy.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -108,8 +109,10 @@ class Intake:
         with os.fdopen(received, "rb") as file:
             # whoever wrote it is at its end
             file.seek(0)
+            passed = read_passed(file.readline())
             sent = file.read()
-        self._adopt(lambda: server.resuming(sent), connection)
+        answering = partial(self.tell, Answering(self._taken))
+        self._adopt(lambda: server.resuming(sent, passed, answering), connection)
 
     def _adopt(self, make: Callable[[], ClientConnection], descriptor: int) -> None:
         task = asyncio.create_task(_adopt(make, descriptor))

@@ -18,13 +18,15 @@ from typing import TypeAlias
 import msgspec
 
 from proxy.config.settings import Config, Secret
+from proxy.http.passed import Passed
 
 #: Holds the descriptor of the channel. It does not begin as settings do, among which it would be an error.
 CHANNEL_VARIABLE = "_BRANCHLINE_WORKER_CHANNEL"
 
 #: Take this connection; its descriptor comes along.
 CONNECTION = b"c"
-#: Take this connection, on which a request has begun: a second descriptor is that of a file with what has come of it.
+#: Take this connection, on which a request has begun: a second descriptor is that of a file with what is known of it,
+#: which `write_passed` makes, and behind it what has come of it.
 BEGUN = b"b"
 #: Others take new connections from now on: leave when what is open has ended.
 LEAVE = b"l"
@@ -62,15 +64,22 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     open: int
 
 
+class Answering(msgspec.Struct, frozen=True, tag=True):
+    """A request is about to be answered that had begun elsewhere, or its client has left. number: see `Load.taken`."""
+
+    number: int
+
+
 class BulkProcesses(msgspec.Struct, frozen=True, tag=True):
     """The worker has bulk workers of its own. processes: those that live, by their indexes."""
 
     processes: dict[int, int]
 
 
-WorkerReport: TypeAlias = Ready | Failed | Load | BulkProcesses
+WorkerReport: TypeAlias = Ready | Failed | Load | Answering | BulkProcesses
 
 _decode_report = msgspec.json.Decoder(WorkerReport)
+_decode_passed = msgspec.json.Decoder(Passed)
 
 
 def write_assignment(assignment: Assignment) -> bytes:
@@ -92,3 +101,14 @@ def read_report(line: bytes) -> WorkerReport:
     """Return the report of a line; ValueError for anything else."""
     report: WorkerReport = _decode_report.decode(line)
     return report
+
+
+def write_passed(passed: Passed) -> bytes:
+    """Return what is known of a request as one line."""
+    return msgspec.json.encode(passed) + b"\n"
+
+
+def read_passed(line: bytes) -> Passed:
+    """Return what is known of a request; ValueError for anything else."""
+    passed: Passed = _decode_passed.decode(line)
+    return passed

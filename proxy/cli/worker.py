@@ -27,6 +27,7 @@ from proxy.cli.bulk import BulkWorkers
 from proxy.cli.intake import Intake
 from proxy.cli.messages import CHANNEL_VARIABLE, Assignment, BulkProcesses, Failed, Ready, read_assignment
 from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
+from proxy.http.connection import client_connection
 from proxy.http.middleware import RUNNING
 from proxy.http.runner import ClientServer
 from proxy.runtime.tasks import TASKS
@@ -73,6 +74,8 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
     )
     app.cleanup_ctx.append(bulk.provide)
     app.on_response_prepare.append(_ask_to_reconnect(lambda: assigned.is_bulk or leaving.is_set()))
+    if assigned.is_bulk:
+        app.on_response_prepare.append(_note_answer)
     runner = create_runner(app)
     starting = asyncio.create_task(start_services(runner))
 
@@ -143,6 +146,11 @@ async def _finish_requests(app: web.Application, server: web.Server) -> None:
         # also those that were upgraded just now, on a connection that was open
         app[CONNECTIONS].stop()
         await asyncio.sleep(LEAVING_PAUSE)
+
+
+async def _note_answer(request: web.Request, _: web.StreamResponse) -> None:
+    """Tell who has given a request away that its answer begins."""
+    client_connection(request).note_answer()
 
 
 def _ask_to_reconnect(is_due: Callable[[], bool]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

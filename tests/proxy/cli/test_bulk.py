@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -137,6 +138,73 @@ async def test_one_that_dies_is_started_again(serve: Serve, client: aiohttp.Clie
     async with client.post(f"{served.url}/responses", data=SMALL) as answer:
         assert await answered_by(served, answer) == ""
     assert len(bulk_workers(served)) == 2
+
+
+async def test_who_waits_for_one_that_dies_is_told_so(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    port = free_port()
+    served = await serve("--upstream", upstream.url, BRANCHLINE_METRICS_PORT=str(port))
+    upstream.script(Reply.sse([HANG]))
+    asking = asyncio.create_task(client.post(f"{served.url}/responses", data=LARGE))
+    await upstream.wait_for_requests(1)
+    os.kill(int(bulk_workers(served)[0]), signal.SIGKILL)
+    async with await asking as answer:
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
+        assert (await answer.json())["error"]["code"] == "server_busy"
+        await served.logged(rf"middleware: POST /v1/responses 503 .*{answer.headers['x-request-id']}")
+    assert await total(port, "branchline_http_requests_total") == 1
+
+
+async def test_readiness_names_what_can_not_be_kept_running(serve: Serve, client: aiohttp.ClientSession):
+    served = await serve()
+    ready = f"{served.url.removesuffix('/v1')}/readyz"
+    async with client.post(f"{served.url}/responses", data=LARGE) as answer:
+        assert answer.status == 200
+    os.kill(int(bulk_workers(served)[-1]), signal.SIGKILL)
+    await served.logged("was ended by SIGKILL")
+    async with client.get(ready) as answer:
+        # all else is served, and so are large requests, if later
+        assert (answer.status, (await answer.json())["tasks"]) == (200, "failing: bulk workers")
+
+
+async def test_a_body_that_stops_coming_has_its_time_there_too(serve: Serve):
+    served = await serve(BRANCHLINE_SERVER_BODY_TIMEOUT_SECONDS="0.5")
+    host, _, port = served.url.removeprefix("http://").removesuffix("/v1").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST /v1/responses HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(LARGE)}\r\n\r\n{{".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+    writer.close()
+    assert await served.logged(r"middleware\[(\d+)\]: POST /v1/responses 408") == bulk_workers(served)
+
+
+async def test_a_large_response_in_the_background_is_followed_and_cancelled(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    served = await serve("--upstream", upstream.url)
+    upstream.script(Reply.sse([*WHOLE[:4], HANG]))
+    async with client.post(f"{served.url}/responses", json={**STREAM, "background": True}) as answer:
+        await answer.content.readuntil(b"response.created")
+        made = re.findall(rb'"id":"(resp_\w+)"', await answer.content.readuntil(b"\n\n"))[0].decode()
+        async with client.post(f"{served.url}/responses/{made}/cancel") as cancelled:
+            assert (await cancelled.json())["status"] == "cancelled"
+        # whoever follows it sees its end
+        await answer.read()
+
+
+async def test_a_reload_reaches_them(serve: Serve, client: aiohttp.ClientSession, tmp_path: Path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[turns]\nmax_input_items = 5000\n")
+    served = await serve("--workers", "2", "--config", settings)
+    async with client.post(f"{served.url}/responses", data=CROWDED) as answer:
+        assert answer.status == 200
+    settings.write_text("[turns]\nmax_input_items = 1000\n")
+    served.process.send_signal(signal.SIGHUP)
+    await served.logged("the configuration was reloaded")
+    async with client.post(f"{served.url}/responses", data=CROWDED) as answer:
+        assert answer.status == 400
+    # the former ones have nothing left to do
+    await served.logged(r"left\n")
 
 
 async def test_without_any_it_is_answered_here(serve: Serve, client: aiohttp.ClientSession):

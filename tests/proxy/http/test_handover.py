@@ -15,6 +15,7 @@ from yarl import URL
 from proxy.app import create_app
 from proxy.config.settings import Config, UpstreamConfig
 from proxy.http.handover import CROWDED_OBJECTS, HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, TakeConnection, is_heavy
+from proxy.http.passed import Passed
 from tests.proxy.conftest import NO_STORE, Serve
 from tests.proxy.relay.streams import MESSAGE
 from tests.upstream import Reply, ScriptedUpstream
@@ -31,12 +32,14 @@ class Elsewhere:
         self._takes = takes
         self.owners: list[str] = []
         self.requests: list[tuple[list[bytes], bytes]] = []
+        self.passed: list[Passed] = []
 
     async def find(self, owner: str) -> TakeConnection | None:
         self.owners.append(owner)
         return self._take if self._finds else None
 
-    async def _take(self, connection: int, received: Sequence[bytes]) -> bool:
+    async def _take(self, connection: int, passed: Passed, received: Sequence[bytes]) -> bool:
+        self.passed.append(passed)
         if not self._takes:
             return False
         with socket.socket(fileno=os.dup(connection)) as client:
@@ -106,7 +109,7 @@ async def test_who_takes_it_and_then_can_not_has_it_tried_again(
 ):
     url = await serve_beside(serve, upstream, Elsewhere(takes=False))
     async with client.post(url, data=LARGE, headers={"Content-Type": "application/json"}) as answer:
-        assert answer.status == 503
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
 
 
 async def test_ordinary_requests_never_come_there(
