@@ -80,7 +80,7 @@ def _of_lifetimes(partition: Partition) -> Iterator[str]:
     held = {segment for chain in partition.branch_chains.values() for segment in reach_of(chain)} if living else set()
     kept = {f"segment:{segment}" for segment in held}
     # what is not noted is about to be stored, or never will be
-    kept |= {f"pieces:{name}" for name in partition.pieces_noted}
+    kept |= {f"pieces:{name}" for name, (segment, _) in partition.pieces_noted.items() if segment in held}
     # the partition's key goes first: without it nothing is found
     first = partition.lives.get("partition", math.inf)
     for name, seconds in partition.lives.items():
@@ -183,7 +183,6 @@ def _of_index_places(partition: Partition) -> Iterator[str]:
 
 
 def _of_pieces(partition: Partition) -> Iterator[str]:
-    first = partition.lives.get("partition", -1.0)
     for name, (segment, offset) in partition.parted.items():
         item = partition.segments[segment][offset]
         if (segment, offset) not in partition.entries.get(item, ((), NO_MARK))[0]:
@@ -195,8 +194,8 @@ def _of_pieces(partition: Partition) -> Iterator[str]:
             yield f"{where} lies in pieces {name}, which are not noted"
         if partition.pieces.get(name, 0) != wanted:
             yield f"{where} lies in {wanted} pieces {name}, of which {partition.pieces.get(name, 0)} are there"
-        elif partition.lives[f"pieces:{name}"] < first - TOLERANCE_SECONDS:
-            yield f"{where} lies in pieces {name}, which expire before the partition"
+        elif partition.lives[f"pieces:{name}"] < partition.lives[f"segment:{segment}"] - TOLERANCE_SECONDS:
+            yield f"{where} lies in pieces {name}, which expire before it"
 
 
 def _of_names(partition: Partition) -> Iterator[str]:

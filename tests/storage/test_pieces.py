@@ -37,6 +37,7 @@ from tests.fake import channels_to
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
+    RETENTION_SECONDS,
     STRANGER,
     add,
     brought,
@@ -351,7 +352,15 @@ async def test_pieces_go_with_their_item_branch_response_and_owner(store: Store,
 async def test_pieces_live_as_long_as_what_reads_them(store: Store, redis: Redis):
     conversation = await start(store, LONG)
     response = await take_turn(store, conversation=conversation, says=[OTHER])
-    assert [await redis.pttl(key) for key in await pieces_in(redis)] == [-1, -1]
+    lasting = await pieces_in(redis)
+    assert [await redis.pttl(key) for key in lasting] == [-1, -1]
+    # beside the conversation it lies in a segment that expires, until a branch reads it
+    aside = await take_turn(store, previous=response, says=[LONG])
+    (expiring,) = set(await pieces_in(redis)) - set(lasting)
+    assert 0 < await redis.ttl(expiring) <= RETENTION_SECONDS
+    assert await faults_of(store) == ([], 0)
+    await store.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.AT, aside, "draft"))
+    assert await redis.pttl(expiring) == -1
     await store.conversations.delete(OWNER, conversation.id)
     assert all([await redis.pttl(key) > 0 for key in await pieces_in(redis)])
     assert await input_of(store, response) == [LONG, OTHER]

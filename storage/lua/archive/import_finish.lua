@@ -60,7 +60,6 @@ redis.call('HDEL', PARTITION, 'importing', 'import_base', 'import_size')
 for _, key in ipairs({ PARTITION, index_key, BASE .. 'tombstones', BASE .. 'journal' }) do
   redis.call('PERSIST', key)
 end
-each_pieces(function(name) redis.call('PERSIST', pieces_key(name)) end)
 for segment = base, base + size - 1 do
   if redis.call('EXISTS', branch_key(segment), holders_key(segment)) > 0 then
     for _, key in ipairs({ segment_key(segment), branch_key(segment), holders_key(segment) }) do

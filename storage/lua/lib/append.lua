@@ -126,18 +126,13 @@ local function adopt(staged_key, segment)
   redis.call('RENAME', staged_key, segment_key(segment))
 end
 
--- Makes pieces that were brought last as long as the partition; what prolongs the life of that prolongs theirs.
+-- Makes pieces that were brought lasting; whoever gives the segment a time to live gives them one.
 local function keep_pieces(pieces)
   if #pieces > 0 then
     local before = redis.call('HGET', PARTITION, 'pieces')
     redis.call('HSET', PARTITION, 'pieces', (before and before .. ',' or '') .. table.concat(pieces, ','))
-    local left = redis.call('PTTL', PARTITION)
     for _, one in ipairs(pieces) do
-      local key = pieces_key(string.match(one, '^[^:]+'))
-      redis.call('PERSIST', key)
-      if left >= 0 then
-        redis.call('PEXPIRE', key, left + GRACE)
-      end
+      redis.call('PERSIST', pieces_key(string.match(one, '^[^:]+')))
     end
   end
 end

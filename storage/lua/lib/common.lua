@@ -8,7 +8,7 @@
 -- the name is stored under a name, so a branch may be renamed while a turn runs on it.
 --
 -- Of an item that came in pieces only the beginning lies in its segment (`parted`); the rest is a list of its own, whose
--- name the partition's field `pieces` has, with the item's place, as PIECES tells. Such lists live as long as the partition.
+-- name the partition's field `pieces` has, with the item's place, as PIECES tells. Such a list lives as long as the segment.
 --
 -- Index values: `segment:offset` of each place the item lies in, joined with `,`, then the item's mark (append.lua)
 -- after a space. Index field `call:ID` names the item of that call.
@@ -44,6 +44,15 @@ local function each_pieces(visit)
   for name, segment, offset in string.gmatch(redis.call('HGET', PARTITION, 'pieces') or '', PIECES) do
     visit(name, segment, offset)
   end
+end
+
+-- Calls `visit(key)` for all pieces of items in a segment.
+local function pieces_of(segment, visit)
+  each_pieces(function(name, number)
+    if number == tostring(segment) then
+      visit(pieces_key(name))
+    end
+  end)
 end
 
 -- Frees pieces for which `is_free(name, segment, offset)`; returns how many.
@@ -259,10 +268,16 @@ local function slide_expiry(chain, index_key, retention)
     for _, key in ipairs({ PARTITION, index_key, BASE .. 'conversation', BASE .. 'branches' }) do
       extend(key, retention)
     end
-    each_pieces(function(name) extend(pieces_key(name), retention) end)
   end
+  local reach = reach_of(chain)
+  each_pieces(function(name, segment)
+    local key = pieces_key(name)
+    if reach[tonumber(segment)] and (not kept or redis.call('TTL', key) >= 0) then
+      extend(key, retention)
+    end
+  end)
   local _, milliseconds = now()
-  for segment, to in pairs(reach_of(chain)) do
+  for segment, to in pairs(reach) do
     if not kept then
       extend(segment_key(segment), retention)
       extend(branch_key(segment), retention)

@@ -15,12 +15,12 @@ local function each_lasting_key(visit)
   for _, name in ipairs({ 'conversation', 'branches', 'index', 'tombstones', 'journal', 'digests' }) do
     visit(BASE .. name)
   end
-  each_pieces(function(name) visit(pieces_key(name)) end)
   for segment = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment') or '0') - 1 do
     if redis.call('EXISTS', branch_key(segment), holders_key(segment)) > 0 then
       visit(segment_key(segment))
       visit(branch_key(segment))
       visit(holders_key(segment))
+      pieces_of(segment, visit)
     end
   end
 end
