@@ -22,8 +22,9 @@ from zlib import crc32
 
 import msgspec
 
+from proxy.background.worker import WORKER
 from proxy.cli.crew import STEADY_SERVICE_SECONDS, death_pause
-from proxy.cli.messages import Assignment, write_passed
+from proxy.cli.messages import Assignment, write_entry, write_passed
 from proxy.cli.process import StartError, ending
 from proxy.cli.worker_process import WorkerProcess
 from proxy.config.settings import Secret
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import Config
     from proxy.http.handover import TakeConnection
     from proxy.http.passed import Passed
+    from storage import JobEntry
 
 #: What the index of a bulk worker is more than that of the process beside which it is, for the first, second, ...
 FIRST_INDEX = 1000
@@ -86,6 +88,21 @@ class BulkWorkers:
 
     async def find(self, owner: str) -> TakeConnection | None:
         """Return what takes a request of this owner, once it is there; None if there is nothing that does."""
+        worker = await self._find(owner)
+        return partial(_give, worker) if worker is not None else None
+
+    async def run(self, entry: JobEntry) -> bool:
+        """Have an entry of the queue run, and wait for its end; return False if there is nothing that does."""
+        worker = await self._find(entry.owner)
+        if worker is None:
+            return False
+        with _nameless_file() as file:
+            _write(file, [write_entry(entry)])
+            # one that is given to a worker that dies is taken over when its lease is over
+            await worker.give_job(file.fileno())
+        return True
+
+    async def _find(self, owner: str) -> WorkerProcess | None:
         place = crc32(owner.encode()) % self._size
         worker = self._workers.get(place)
         if worker is not None and worker.stuck_seconds > HUNG_SECONDS:
@@ -95,7 +112,7 @@ class BulkWorkers:
             worker = None
         if worker is None or not worker.is_ready:
             worker = await self._hire_once(place)
-        return partial(_give, worker) if worker is not None else None
+        return worker
 
     async def provide(self, app: web.Application) -> AsyncIterator[None]:
         """Have an application give its requests to them for as long as it runs, and wait for their end (a context)."""
@@ -104,6 +121,7 @@ class BulkWorkers:
                 self._store_url = held.enter_context(running_in(Path(self._config.data.dir))) or ""
             if self._size:
                 app[HANDOVER] = self
+                app[WORKER].elsewhere = self.run
                 app[TASKS].records["bulk workers"] = self._record
             yield
             await self._end()

@@ -17,6 +17,7 @@ from proxy.cli.messages import (
     BEGUN,
     CHANNEL_VARIABLE,
     CONNECTION,
+    JOB,
     LEAVE,
     STOP,
     Answering,
@@ -133,7 +134,14 @@ class WorkerProcess:
         Returns True once it is being answered, or its client has left; False if it was not passed on, or will not be
         answered, because the worker has ended.
         """
-        if not self._send(BEGUN, [connection, received]):
+        return await self._give(BEGUN, [connection, received])
+
+    async def give_job(self, entry: int) -> bool:
+        """Have an entry run, and wait for its end. entry: the descriptor of a file with it. Returns as `give_begun`."""
+        return await self._give(JOB, [entry])
+
+    async def _give(self, order: bytes, descriptors: list[int]) -> bool:
+        if not self._send(order, descriptors):
             return False
         number = self._given
         answering: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

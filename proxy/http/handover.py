@@ -6,6 +6,7 @@ a time, in threads too. There is no way to do that beside others but in another 
     large      what its Content-Length says is large, before its body is read
     hidden     what only turns out to be large when it is read, or undone from its coding
     crowded    what is not large, but has very many objects
+    heavy      what is small, but goes on with a history that was found to be large before (`HeavyHistories`)
 
 What is ordinary never comes here. The other process answers as this one would have, under the id that the request got
 here and with what is known of it (`Passed`); its client's next request comes here again, over a new
@@ -15,6 +16,7 @@ connection. Until the answer begins the request stays open here too: if the proc
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -26,11 +28,17 @@ from proxy.http.keys import NOTES, REQUEST_ID
 from proxy.http.passed import Passed
 from proxy.http.quotas import ALLOWANCE
 from proxy.protocol.errors import ServiceUnavailable
+from storage import partition_of
 
 #: Bytes from which on a body is large.
 LARGE_BODY_BYTES = 256 * 1024
 #: Bytes up to which nobody counts what is in a body, and objects from which on it is crowded: some 20 ms of work.
 UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
+
+#: Bytes of a history from which on a turn on it takes long: some 5 ms each MiB.
+HEAVY_HISTORY_BYTES = 2 * 1024 * 1024
+#: How many such histories are remembered.
+MOST_HEAVY = 10_000
 
 #: Takes a connection: its descriptor, what is known of its request, and all that was received there. Returns True as
 #: soon as the answer begins or the client has left, False if it was not taken, or will not be answered.
@@ -50,6 +58,31 @@ class Handover(Protocol):
 
 #: Where requests are given to; not set where all are handled here.
 HANDOVER: web.AppKey[Handover] = web.AppKey("handover")
+
+
+class HeavyHistories:
+    """Where histories lie that take long to read, join and send: found out by the first turn on each. most: of them."""
+
+    def __init__(self, most: int = MOST_HEAVY) -> None:
+        self._most = most
+        self._partitions: OrderedDict[str, None] = OrderedDict()
+
+    def note(self, subject: str, size: int) -> None:
+        """Note how many bytes of history a turn had that went on with a conversation or a response."""
+        if size >= HEAVY_HISTORY_BYTES:
+            partition = partition_of(subject)
+            self._partitions[partition] = None
+            self._partitions.move_to_end(partition)
+            if len(self._partitions) > self._most:
+                self._partitions.popitem(last=False)
+
+    def know(self, subject: str) -> bool:
+        """Tell whether a conversation or a response lies where such a history was found."""
+        return bool(self._partitions) and partition_of(subject) in self._partitions
+
+
+#: The histories that were found to be large by this process.
+HEAVY_HISTORIES: web.AppKey[HeavyHistories] = web.AppKey("heavy_histories", HeavyHistories)
 
 
 def is_heavy(body: bytes) -> bool:

@@ -107,8 +107,10 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     task.add_done_callback(running.discard)
     connection.on_leave = task.cancel
     notes = request[NOTES] = RequestNotes(passed.began if passed is not None else time.perf_counter())
-    if passed is not None and passed.allowance is not None:
-        request[ALLOWANCE] = passed.allowance
+    if passed is not None:
+        notes.is_told = passed.is_told
+        if passed.allowance is not None:
+            request[ALLOWANCE] = passed.allowance
     response: web.StreamResponse | None = None
     telemetry = app[TELEMETRY]
     tracing = telemetry.tracing

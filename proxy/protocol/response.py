@@ -380,7 +380,8 @@ def _counts(details: Any, counts: dict[str, int]) -> dict[str, Any]:
         return dict(counts)
     told = {**counts, **details}
     for name in counts:
-        told[name] = _count(told[name])
+        if type(told[name]) is not int or told[name]:
+            told[name] = _count(told[name])
     return told
 
 

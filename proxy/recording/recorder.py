@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cached_property, lru_cache
@@ -68,7 +67,7 @@ class Recorder:
         self.stream_key = lru_cache(MOST_KEYS)(self._stream_key)
         self.conversation_id = lru_cache(MOST_KEYS)(self._conversation_id)
         self.has_made = lru_cache(MOST_KEYS)(self._has_made)
-        self.taken: Counter[tuple[str, str]] = Counter()
+        self.taken: dict[tuple[str, str], int] = {}
         self.unplaced = 0
         self._is_late = False
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.recognition.decision import Action, Plan
+from proxy.recognition.decision import Action, Plan, plan_of_new
 from proxy.recognition.look import look_at
 from proxy.recording.followed import FollowedTurn
 from proxy.recording.leads import Leads, NumberedTurn, numbered_groups, waiting_calls
@@ -119,7 +119,7 @@ class RequestRecording:
         """Begin to search; return the search if it has to go on in the store."""
         recorder, self._look = self._recorder, look
         if begins(look, asking):
-            self._decide(Plan(Action.NEW, tuple(range(look.count))))
+            self._decide(plan_of_new(look.count))
             return None
         self._search = Search(asking, look, recorder.memory, self._recognition, recorder.taken)
         if (plan := self._search.at_once()) is not None:
@@ -190,7 +190,8 @@ class RequestRecording:
         self._plan = plan
         if plan.action is Action.CONTINUE:
             self._claimed = (plan.conversation, plan.after)
-            self._recorder.taken[self._claimed] += 1
+            taken = self._recorder.taken
+            taken[self._claimed] = taken.get(self._claimed, 0) + 1
 
     async def placed(self, seconds: float) -> None:
         """Return once it is known where the turn belongs, or it has taken too long."""
@@ -337,10 +338,10 @@ class RequestRecording:
         """Let others go on from where this turn wanted to."""
         self._is_settled = True
         if self._claimed is not None:
-            taken, self._claimed = self._claimed, None
-            self._recorder.taken[taken] -= 1
-            if self._recorder.taken[taken] <= 0:
-                del self._recorder.taken[taken]
+            taken, claimed, self._claimed = self._recorder.taken, self._claimed, None
+            left = taken.pop(claimed, 1) - 1
+            if left:
+                taken[claimed] = left
 
     async def _plan_anew(self, plan: Plan) -> Plan:
         """Return where the turn belongs in its conversation, now that the line has gone on."""

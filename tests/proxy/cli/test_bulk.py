@@ -18,7 +18,7 @@ import pytest
 from tests.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
-from tests.proxy.cli.serving import Served
+from tests.proxy.cli.serving import Served, bulk_workers
 from tests.proxy.relay.streams import MESSAGE, WHOLE
 from tests.upstream import HANG, Reply, ScriptedUpstream
 
@@ -51,11 +51,6 @@ async def answered_by(served: Served, answer: aiohttp.ClientResponse) -> str:
     assert answer.status == 200, await answer.text()
     request_id = answer.headers["x-request-id"]
     return (await served.logged(rf"proxy.http.middleware(?:\[(\d+)\])?: POST .* {request_id}"))[0]
-
-
-def bulk_workers(served: Served) -> list[str]:
-    """The processes that were started, in their order."""
-    return re.findall(r"bulk worker \d+ \(process (\d+)\) is ready", served.log)
 
 
 async def test_what_is_large_is_answered_elsewhere_and_all_else_here(serve: Serve, client: aiohttp.ClientSession):
@@ -97,6 +92,24 @@ async def test_a_large_turn_is_one_of_its_conversation(serve: Serve, client: aio
     async with client.get(f"{served.url}/conversations/{conversation}/items?order=asc") as listed:
         items = (await listed.json())["data"]
     assert [len(item["content"][0]["text"]) for item in items if item["role"] == "user"] == [5, 600_000, 5]
+
+
+async def test_what_goes_on_with_a_large_history_is_answered_there_once_that_is_known(
+    serve: Serve, client: aiohttp.ClientSession
+):
+    served = await serve()
+    asked = {"model": "m", "input": [{"role": "user", "content": "x" * 600_000}] * 4}
+    told = []
+    previous = None
+    for body in (asked, *[orjson.loads(SMALL)] * 4):
+        asking = orjson.dumps({**body, "previous_response_id": previous})
+        async with client.post(f"{served.url}/responses", data=pieces(asking)) as answer:
+            told.append(await answered_by(served, answer))
+            previous = (await answer.json())["id"]
+    (bulk,) = bulk_workers(served)
+    assert told == [bulk, "", bulk, bulk, bulk]
+    async with client.post(f"{served.url}/responses", data=SMALL) as answer:
+        assert await answered_by(served, answer) == ""
 
 
 async def test_a_body_that_comes_slowly_is_read_where_it_went(serve: Serve):
@@ -190,6 +203,34 @@ async def test_a_large_response_in_the_background_is_followed_and_cancelled(
             assert (await cancelled.json())["status"] == "cancelled"
         # whoever follows it sees its end
         await answer.read()
+    assert await served.logged(rf"background\.worker\[(\d+)\]: background response {made} ran for") == bulk_workers(
+        served
+    )
+
+
+async def test_a_large_response_in_the_background_survives_who_made_it(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    served = await serve("--upstream", upstream.url, BRANCHLINE_TURNS_LOCK_LEASE_SECONDS="2")
+    upstream.script(Reply.sse([HANG]), Reply.json(200, {"object": "response", "output": [MESSAGE]}))
+    async with client.post(f"{served.url}/responses", json={**orjson.loads(LARGE), "background": True}) as answer:
+        made = (await answer.json())["id"]
+    await upstream.wait_for_requests(1)
+    os.kill(int(bulk_workers(served)[0]), signal.SIGKILL)
+    first, second = await served.logged(rf"background\.worker\[(\d+)\]: background response {made} begins", times=2)
+    await served.logged(rf"background response {made} ran for")
+    assert [first, second] == bulk_workers(served)
+    async with client.get(f"{served.url}/responses/{made}") as answer:
+        assert (await answer.json())["status"] == "completed"
+
+
+async def test_where_nobody_is_there_for_them_large_ones_in_the_background_run_here(
+    serve: Serve, client: aiohttp.ClientSession
+):
+    served = await serve(BRANCHLINE_SERVER_BULK_WORKERS="0")
+    async with client.post(f"{served.url}/responses", json={**orjson.loads(LARGE), "background": True}) as answer:
+        made = (await answer.json())["id"]
+    await served.logged(rf"background\.worker: background response {made} ran for")
 
 
 async def test_a_reload_reaches_them(serve: Serve, client: aiohttp.ClientSession, tmp_path: Path):
