@@ -8,11 +8,12 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import place_of, read_chain
 from storage.conversations import read_facts
-from storage.envelope import unwrap, unwrap_all
+from storage.partitions import partition_of
 from storage.quotas import Ledger
 from storage.records import Branch, BranchPage, Comparison, Conversation, Entry, Fork, Forked, ItemPage, PageRequest
 from storage.views.shapes import MOST_BRANCHES, Graph, GraphBranch
@@ -44,6 +45,7 @@ class Branches:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
+        self._pieces = ItemPieces(keyspace)
 
     async def create(
         self, owner: str, conversation_id: str, source_branch: str, fork: Fork, entries: Sequence[Entry] = ()
@@ -67,7 +69,7 @@ class Branches:
         await self._keyspace.move_up(owner, read_facts(facts))
         return Forked(
             branch=branch_from(described),
-            items=unwrap_all(stage.fill(items)),
+            items=await stage.fill(owner, items),
             anchor=anchor.decode() or None,
             source=source.decode() or None,
             backup=backup.decode() or None,
@@ -137,11 +139,16 @@ class Branches:
         """
         reply = await self._run("compare_branches", owner, conversation_id, first, second, limit)
         ancestor, shared, more_first, only_first, more_second, only_second = reply
+        partition, count = partition_of(conversation_id), len(only_first)
+        try:
+            last, *items = await self._pieces.items(owner, partition, [ancestor, *only_first, *only_second])
+        except Torn:
+            return await self.compare(owner, conversation_id, first, second, limit)
         return Comparison(
-            ancestor=unwrap(ancestor) or None,
+            ancestor=last or None,
             shared=shared,
-            only_first=ItemPage(unwrap_all(only_first), bool(more_first)),
-            only_second=ItemPage(unwrap_all(only_second), bool(more_second)),
+            only_first=ItemPage(items[:count], bool(more_first)),
+            only_second=ItemPage(items[count:], bool(more_second)),
         )
 
     async def _run(self, script: str, owner: str, conversation_id: str, *arguments: Argument) -> list[Any]:

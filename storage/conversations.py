@@ -11,7 +11,6 @@ from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call, Scripts
 from storage.client.staging import Stage
-from storage.envelope import unwrap_all
 from storage.errors import CursorNotFound, Missing, StoreError, Unavailable
 from storage.partitions import partition_of
 from storage.quotas import Ledger
@@ -82,7 +81,7 @@ class Conversations:
                 referrer=draft.referrer,
                 metadata=draft.metadata,
             ),
-            unwrap_all(stage.fill(items)),
+            await stage.fill(owner, items),
         )
 
     async def read(self, owner: str, conversation_id: str) -> Conversation:

@@ -46,7 +46,10 @@ class History(NamedTuple):
 
 
 def read_history(spans: Sequence[Sequence[bytes]], chain: bytes) -> History:
-    """Return what a chain holds. spans: the elements of each of its spans, in order, deleted ones included."""
+    """Return what a chain holds. spans: the elements of each of its spans, in order, deleted ones included.
+
+    Raises InPieces.
+    """
     elements = list(filter(None, chained.from_iterable(spans)))
     places = read_chain(chain) if len(spans) > 1 else ()
     severed: set[str] = set()
@@ -59,16 +62,19 @@ def read_history(spans: Sequence[Sequence[bytes]], chain: bytes) -> History:
 
 
 def extend_history(earlier: History, rest: Sequence[bytes]) -> History:
-    """Return a history with what lies behind it, in the same span. rest: elements from its last one on."""
+    """Return a history with what lies behind it, in the same span. rest: elements from its last one on.
+
+    Raises InPieces.
+    """
     if len(rest) == 1:
         return earlier
-    elements = list(filter(None, rest))
+    elements = list(filter(None, rest[1:]))
     severed = earlier.severed
-    if len(elements) != len(rest):
+    if len(elements) != len(rest) - 1:
         severed |= _severed([rest], ())
     notes = _take_off_notes(elements)
     return History(
-        HistoryItems(elements[1:], earlier.items), {**earlier.notes, **notes} if notes else earlier.notes, severed
+        HistoryItems(elements, earlier.items), {**earlier.notes, **notes} if notes else earlier.notes, severed
     )
 
 

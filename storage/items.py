@@ -9,10 +9,11 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.conversations import read_facts
-from storage.envelope import open_envelope, unwrap, unwrap_all
+from storage.envelope import InPieces, open_envelope
 from storage.errors import StoreError
 from storage.partitions import new_edition, partition_of
 from storage.quotas import Ledger
@@ -48,6 +49,7 @@ class Items:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
+        self._pieces = ItemPieces(keyspace)
 
     async def append(
         self, owner: str, conversation_id: str, branch: str, entries: Sequence[Entry], most_items: int = 0
@@ -66,7 +68,7 @@ class Items:
         facts, *items = await stage.run(call)
         await self._ledger.charge(owner, partition_of(conversation_id), token, stage.size, in_conversation=True)
         await self._keyspace.move_up(owner, read_facts(facts))
-        return unwrap_all(stage.fill(items))
+        return await stage.fill(owner, items)
 
     async def list_page(
         self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "", at: str = ""
@@ -79,11 +81,18 @@ class Items:
         arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page), at]
         call = Call("list_items", [*keys.common, keys.response("")], arguments, conversation_id)
         more, items = await self._scripts.run(call)
-        return ItemPage(unwrap_all(items), bool(more))
+        try:
+            return ItemPage(await self._pieces.items(owner, keys.partition, items), bool(more))
+        except Torn:
+            return await self.list_page(owner, conversation_id, page, branch=branch, at=at)
 
     async def read(self, owner: str, conversation_id: str, item_id: str) -> bytes:
         """Return one item of a conversation, from any branch. Raises ConversationNotFound, ItemNotFound."""
-        return unwrap((await self._scripts.run(self._call("read_item", owner, conversation_id, item_id)))[0])
+        elements = await self._scripts.run(self._call("read_item", owner, conversation_id, item_id))
+        try:
+            return (await self._pieces.items(owner, partition_of(conversation_id), elements))[0]
+        except Torn:
+            return await self.read(owner, conversation_id, item_id)
 
     async def window(self, owner: str, conversation_id: str, wanted: WindowRequest) -> Window:
         """Return a part of a branch, deleted items too, with the appends that made it.
@@ -109,7 +118,11 @@ class Items:
         """Return an item with where it lies and what brought it. Raises ConversationNotFound, ItemNotFound."""
         reply = await self._scripts.run(self._call("locate_item", owner, conversation_id, item_id))
         element, listed, branch, response_id, model = reply
-        data, note = open_envelope(element)
+        try:
+            (whole,) = await self._pieces.whole(owner, partition_of(conversation_id), [element])
+        except Torn:
+            return await self.locate(owner, conversation_id, item_id)
+        data, note = open_envelope(whole)
         numbers = [one.split(":") for one in listed.decode().split(",")]
         places = [(int(segment), int(offset)) for segment, offset in numbers]
         return LocatedItem(data, note, places, branch.decode(), response_id.decode() or None, model.decode())
@@ -161,7 +174,25 @@ class Items:
         if here:
             calls.append(Call("resolve_items", self._keyspace.keys_of(partition).common, [owner, *here]))
             groups.append(list(here))
-        return collect(groups, await self._scripts.run_all(calls))
+        replies = await self._scripts.run_all(calls)
+        try:
+            return collect(groups, replies)
+        except InPieces:
+            pass
+        try:
+            places = [partition_of(group[0]) for group in groups[: len(calls) - bool(here)]]
+            return collect(groups, await self.whole(owner, [*places, partition], replies))
+        except Torn:
+            return await self.resolve(owner, item_ids, here, partition)
+
+    async def whole(
+        self, owner: str, partitions: Iterable[str], replies: Sequence[list[bytes] | StoreError]
+    ) -> list[list[bytes] | StoreError]:
+        """Return the replies to resolve_calls with whole elements, each of its partition. Raises Torn, Unavailable."""
+        return [
+            reply if isinstance(reply, StoreError) else await self._pieces.whole(owner, partition, reply)
+            for partition, reply in zip(partitions, replies, strict=False)
+        ]
 
     def resolve_calls(self, owner: str, item_ids: Sequence[str]) -> tuple[list[Call], list[list[str]]]:
         """Return one resolve_items call a partition, and the ids that each asks for."""
@@ -181,7 +212,10 @@ class Items:
 
 
 def collect(groups: Sequence[Sequence[str]], replies: Sequence[list[bytes] | StoreError]) -> dict[str, KnownItem]:
-    """Return id → item from the replies to resolve_calls; unknown ids are left out, of two answers the last counts."""
+    """Return id → item from the replies to resolve_calls; unknown ids are left out, of two answers the last counts.
+
+    Raises InPieces.
+    """
     known = {}
     for group, reply in zip(groups, replies, strict=True):
         if isinstance(reply, StoreError):

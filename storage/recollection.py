@@ -46,7 +46,7 @@ class Recollection(NamedTuple):
     def extended(self, rest: Sequence[bytes]) -> History | None:
         """Return the history with what lies behind it now; None if it is another one, so that it has to be read anew.
 
-        rest: elements from its last one on.
+        rest: elements from its last one on. Raises InPieces.
         """
         return extend_history(self.history, rest) if rest and rest[0] == self.last else None
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.conversations import INDEX_DRIFT_MS, cursor_after, list_entries
-from storage.envelope import unwrap_all
 from storage.errors import Missing, StoreError
 from storage.items import page_arguments
 from storage.quotas import Ledger
@@ -23,13 +23,17 @@ class Responses:
         self._keyspace = keyspace
         self._scripts = keyspace.scripts
         self._ledger = Ledger(keyspace)
+        self._pieces = ItemPieces(keyspace)
 
     async def read(self, owner: str, response_id: str) -> StoredResponse:
         """Return a stored response. Raises ResponseNotFound."""
         keys = self._keyspace.keys(response_id)
         call = Call("read_response", [keys.head, keys.response(response_id)], [owner], response_id)
         body, output = await self._scripts.run(call)
-        return StoredResponse(body, unwrap_all(output))
+        try:
+            return StoredResponse(body, await self._pieces.items(owner, keys.partition, output))
+        except Torn:
+            return await self.read(owner, response_id)
 
     async def list_input(self, owner: str, response_id: str, page: PageRequest) -> ItemPage:
         """Return a page of what the model was given for a response: its history, then its own input.
@@ -40,7 +44,10 @@ class Responses:
         arguments: list[Argument] = [owner, "response", response_id, "", *page_arguments(page), ""]
         call = Call("list_items", [*keys.common, keys.response(response_id)], arguments, response_id)
         more, items = await self._scripts.run(call)
-        return ItemPage(unwrap_all(items), bool(more))
+        try:
+            return ItemPage(await self._pieces.items(owner, keys.partition, items), bool(more))
+        except Torn:
+            return await self.list_input(owner, response_id, page)
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Forget a response; what descends from it keeps its snapshot. Raises ResponseNotFound."""

@@ -65,6 +65,7 @@ _ONLY_READ = frozenset(
         "read_head",
         "read_item",
         "read_layout",
+        "read_piece",
         "read_pulse",
         "read_response",
         "resolve_items",

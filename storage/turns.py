@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from storage.branches import branch_from
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
-from storage.envelope import open_envelope
+from storage.envelope import InPieces, open_envelope
 from storage.errors import Conflict, StoreError
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
@@ -60,6 +61,7 @@ class Turns:
         self._scripts = keyspace.scripts
         self._items = items
         self._ledger = Ledger(keyspace)
+        self._pieces = ItemPieces(keyspace)
         self._recollections = Recollections()
 
     async def open(
@@ -96,16 +98,43 @@ class Turns:
         if isinstance(reply, StoreError):
             raise reply
         spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _ = reply
-        history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
+        last = spans[-1][-1:] if spans else ()
+        while True:
+            try:
+                history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
+                here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
+                there = collect(groups, resolved)
+                break
+            except InPieces:
+                pass
+            try:
+                spans, named = await self._whole(owner, lease.partition, spans, named, has_known_first=bool(is_rest))
+                resolved = await self._items.whole(owner, [partition_of(group[0]) for group in groups], resolved)
+            except Torn:
+                return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
         if history is None:
             # the server has lost what was read there
             self._recollections.forget(place)
             return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
-        if place is not None and spans and (last := spans[-1][-1:]):
+        if place is not None and last:
             self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
-        here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
         answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
-        return _opened(reply, history, collect(groups, resolved) | here, answered)
+        return _opened(reply, history, there | here, answered)
+
+    async def _whole(
+        self, owner: str, partition: str, spans: Sequence[list[bytes]], named: Sequence[bytes], *, has_known_first: bool
+    ) -> tuple[list[list[bytes]], list[bytes]]:
+        """Return spans of a history, and items that the input names, with whole elements. Raises Torn, Unavailable.
+
+        has_known_first: the first element is only there to be compared, as it is.
+        """
+        if has_known_first:
+            first, *rest = spans[0]
+            whole = [[first, *await self._pieces.whole(owner, partition, rest)]]
+        else:
+            whole = [await self._pieces.whole(owner, partition, span) for span in spans]
+        elements = await self._pieces.whole(owner, partition, [found[1:] for found in named])
+        return whole, [found[:1] + element for found, element in zip(named, elements, strict=True)]
 
     async def peek(
         self, owner: str, source: TurnSource, partition: str, item_ids: Sequence[str], call_ids: Sequence[str]
@@ -232,6 +261,9 @@ def _opened(
 
 
 def _read_known(found: bytes) -> KnownItem:
-    """Return an item that the input names, from its element with '<' before it if the history has it, else '='."""
+    """Return an item that the input names, from its element with '<' before it if the history has it, else '='.
+
+    Raises InPieces.
+    """
     data, note = open_envelope(found[1:])
     return KnownItem(data, in_history=found[:1] == b"<", note=note)

@@ -1,8 +1,9 @@
-"""What the largest commits that the limits allow cost the store: how long one script keeps all others waiting.
+"""What the largest turns that the limits allow cost the store: how long one script keeps all others waiting.
 
     python -m benchmarks.costs.commits [--rounds 5]
 
-A turn outside a conversation and one in it, in a Valkey of its own; the longest command as Valkey's slow log has it.
+A turn outside a conversation and one in it, in a Valkey of its own, and reading what it brought; the longest command of
+both as Valkey's slow log has it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from storage import (
     Lease,
     OpenedTurn,
     Origin,
+    PageRequest,
     Store,
     TurnCommit,
     TurnSource,
@@ -56,8 +58,8 @@ def draft() -> Conversation:
     return Conversation(ids.new_conversation_id(new_partition()), 0, 0)
 
 
-async def commit(store: Store, conversation: Conversation | None, count: int, size: int) -> float:
-    """Store a turn; return how long that took, in seconds."""
+async def commit(store: Store, conversation: Conversation | None, count: int, size: int) -> tuple[float, str]:
+    """Store a turn; return how long that took, in seconds, and the id of its response."""
     partition, opened = new_partition(), OpenedTurn()
     if conversation is not None:
         partition = partition_of(conversation.id)
@@ -79,15 +81,27 @@ async def commit(store: Store, conversation: Conversation | None, count: int, si
     )
     begun = time.perf_counter()
     await store.turns.commit(turn)
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, turn.response_id
+
+
+async def longest(admin: Redis) -> float:
+    """Return how long the longest command took since this was asked last, in ms."""
+    log = await admin.slowlog_get(LOGGED)
+    await admin.slowlog_reset()
+    return float(max(one["duration"] for one in log)) / 1000
+
+
+def spread(durations: list[float]) -> str:
+    """Return the least, the median and the most."""
+    return ", ".join(f"{sorted(durations)[place]:.1f}" for place in (0, len(durations) // 2, -1))
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    print("| turn | items | MB | where | longest script, ms (least, median, most) | round trip, ms (median) |")
-    print("|---|---|---|---|---|---|")
+    print("| turn | items | MB | where | longest script, ms: least, median, most | to read it | round trip, ms |")
+    print("|---|---|---|---|---|---|---|")
     with valkey() as (url, _):
         await listening(url.replace("redis://", "http://"))
         store = Store.connect(url, prefix="b", timeout_seconds=60, max_connections=4, retention_seconds=86_400)
@@ -96,7 +110,7 @@ async def main() -> None:
             await admin.config_set("slowlog-max-len", LOGGED)
             for name, (count, total) in SHAPES.items():
                 for where in ("chain", "conversation"):
-                    scripts, trips = [], []
+                    scripts, readings, trips = [], [], []
                     for _ in range(rounds):
                         made = (
                             (await store.conversations.create(OWNER, draft(), []))[0]
@@ -104,12 +118,13 @@ async def main() -> None:
                             else None
                         )
                         await admin.slowlog_reset()
-                        trips.append(await commit(store, made, count, total // count))
-                        log = await admin.slowlog_get(LOGGED)
-                        scripts.append(max(one["duration"] for one in log) / 1000)
-                    median, trip = sorted(scripts)[rounds // 2], sorted(trips)[rounds // 2] * 1000
-                    spread = f"{min(scripts):.1f}, {median:.1f}, {max(scripts):.1f}"
-                    facts = f"{count} | {total / 1e6:.1f} | {where} | {spread} | {trip:.1f}"
+                        trip, response_id = await commit(store, made, count, total // count)
+                        trips.append(trip * 1000)
+                        scripts.append(await longest(admin))
+                        await store.responses.list_input(OWNER, response_id, PageRequest(limit=100, ascending=True))
+                        readings.append(await longest(admin))
+                    times = f"{spread(scripts)} | {spread(readings)} | {sorted(trips)[rounds // 2]:.1f}"
+                    facts = f"{count} | {total / 1e6:.1f} | {where} | {times}"
                     print(f"| {name} | {facts} |", flush=True)
         await store.close()
 

@@ -59,6 +59,7 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "one long text": lambda: _filled(b'{"model":"m","input":"', b"a", b'"}'),
     "one long text of escapes": lambda: _filled(b'{"model":"m","input":"', rb"\u00e9", b'"}'),
     "one long text of commas": lambda: _filled(b'{"model":"m","input":"', b",", b'"}'),
+    "one long tool": lambda: _filled(b'{"model":"m","input":"a","tools":[{"type":"custom","name":"', b"a", b'"}]}'),
     "half surrogates": lambda: _filled(b'{"model":"m","input":"', rb"\ud83d", b'"}'),
     "no UTF-8": lambda: _filled(b'{"model":"m","input":"', b"\xff", b'"}'),
     "long integers": lambda: _filled(b'{"model":"m","input":"a","x":[', b"123456789012345678901234567890,", b"1]}"),

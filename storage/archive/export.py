@@ -9,6 +9,7 @@ from storage.archive.coverage import Coverage
 from storage.calls import CallMark
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, place_of, read_chain, split_calls
 from storage.conversations import read_facts
@@ -30,6 +31,7 @@ class Export:
 
     def __init__(self, keyspace: Keyspace, owner: str, conversation_id: str, outline: Sequence[Any]) -> None:
         self._scripts = keyspace.scripts
+        self._pieces = ItemPieces(keyspace)
         self._keys = keyspace.keys(conversation_id)
         self._who: list[Argument] = [owner, conversation_id]
         facts, self._next_segment, *branches = outline
@@ -77,9 +79,13 @@ class Export:
     async def _read_items(self, segment: int, start: int, stop: int) -> list[ArchivedItem]:
         keys = [self._keys.conversation, self._keys.index]
         flat = await self._run("export_items", keys, [segment, start, stop, PAGE_BYTES])
+        try:
+            elements = await self._pieces.whole(str(self._who[0]), self._keys.partition, flat[::2])
+        except Torn:
+            return await self._read_items(segment, start, stop)
         return [
             _read_item(segment, start + i, element, mark)
-            for i, (element, mark) in enumerate(zip(flat[::2], flat[1::2], strict=True))
+            for i, (element, mark) in enumerate(zip(elements, flat[1::2], strict=True))
         ]
 
     def _select(self, row: Sequence[Any]) -> ArchivedAppend | None:

@@ -158,6 +158,10 @@ class PartitionKeys:
         """Marker of one commit."""
         return self._key(f"commit:{token}")
 
+    def pieces(self, name: str) -> str:
+        """List of what an item has behind its beginning."""
+        return self._key(f"pieces:{name}")
+
     def staged(self, token: str) -> str:
         """List of what one call is about to store."""
         return self._key(f"staged:{token}")

@@ -20,13 +20,15 @@ DIGESTS_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """The most that one script stores: items, and bytes of them; a single item may have more.
+    """The most that one script stores: items, and bytes of them.
 
-    So many keep the server from everybody else for 1 to 3 ms.
+    So many keep the server from everybody else for 1 to 3 ms. head: of a single item that has more, and comes in
+    pieces, what lies in its segment: as much as anybody looks at without reading all of it (view.lua).
     """
 
     items: int = 250
     bytes: int = 512 * 1024
+    head: int = 2048
 
 
 class Listings(NamedTuple):

@@ -3,18 +3,20 @@
 The server answers nobody else while a script runs. So the items of a large call go first, portion by portion, into a
 list that nobody reads (`stage_items`); then the call comes without their bytes, and its script makes a segment of the
 list by giving it another name. What others see is all or nothing, as ever. If the call never comes, the list expires.
+An item that is more than a portion by itself is brought in pieces, into a list of its own (`storage/client/pieces.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any
 
 from storage.client.channel import Argument, uncopied
 from storage.client.keys import PartitionKeys
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import ItemPieces, Torn, cut, part
 from storage.client.scripts import Call
-from storage.envelope import wrap
+from storage.envelope import Parted, read_parted, wrap
 from storage.errors import StoreError, Unavailable, Unstaged
 from storage.records import Entry, Origin
 
@@ -34,10 +36,10 @@ class Stage:
     keys: what its keys end with. size: bytes of the items that come with it.
     """
 
-    __slots__ = ("_entries", "_key", "_portion", "_scripts", "arguments", "keys", "size")
+    __slots__ = ("_entries", "_key", "_keys", "_keyspace", "_listed", "_parted", "arguments", "keys", "size")
 
     def __init__(self, keyspace: Keyspace, keys: PartitionKeys, token: str, *lists: Sequence[Entry]) -> None:
-        self._scripts, self._portion = keyspace.scripts, keyspace.portion
+        self._keyspace, self._keys = keyspace, keys
         # in one pass, and all else only if it is needed: every turn comes through here
         arguments: list[Argument] = []
         count = size = 0
@@ -51,12 +53,42 @@ class Stage:
         self.arguments, self.size = arguments, size
         self.keys: list[str] = []
         self._key = ""
-        self._entries: list[Entry] = []
-        if count > self._portion.items or size > self._portion.bytes:
+        if count > keyspace.portion.items or size > keyspace.portion.bytes:
             self._key = keys.staged(token)
             self.keys.append(self._key)
-            self.arguments = [part for entries in lists for part in _without_bytes(entries)]
-            self._entries = [entry for entries in lists for entry in entries]
+            self._stage(lists)
+
+    def _stage(self, lists: Sequence[Sequence[Entry]]) -> None:
+        portion = self._keyspace.portion
+        self._entries = [entry for entries in lists for entry in entries]
+        #: What lies in the segment of those that are brought in pieces.
+        self._parted = [part(entry, portion) for entry in self._entries]
+        #: What is staged in the list: nothing where only single items are too much.
+        self._listed = self._elements()
+        if len(self._entries) <= portion.items and sum(map(len, self._listed)) <= portion.bytes:
+            self._listed = []
+        parted = iter(self._parted)
+        self.arguments = []
+        for entries in lists:
+            self.arguments.append(len(entries))
+            for entry, one in zip(entries, parted, strict=False):
+                self.arguments += self._argument(entry, one)
+
+    def _argument(self, entry: Entry, parted: Parted | None) -> tuple[Argument, ...]:
+        """Return the arguments of an entry; of one in pieces it says what it is, also where that is staged."""
+        origin, element = entry.origin, b"" if self._listed else wrap(entry.data, entry.note)
+        if parted is not None:
+            # as if it came with its id: such an entry is looked at by itself
+            origin, element = Origin.CLIENT, parted.element()
+        kind = _STAGED.get(origin, origin) if self._listed else origin
+        return kind, entry.id, element, entry.mark.sign + entry.mark.key
+
+    def _elements(self) -> list[bytes]:
+        return [
+            one.element() if one else wrap(entry.data, entry.note)
+            for entry, one in zip(self._entries, self._parted, strict=True)
+            if entry.origin is not Origin.REFERENCE
+        ]
 
     async def run(self, call: Call) -> list[Any]:
         """Run a call; as `Scripts.run`, but what was staged comes back as nothing. Raises what that raises."""
@@ -70,66 +102,94 @@ class Stage:
 
         A repeat goes on bringing where it was broken off. Raises Unavailable.
         """
-        return self._run_staged(calls) if self._key else self._scripts.run_all(calls)
+        return self._run_staged(calls) if self._key else self._keyspace.scripts.run_all(calls)
 
     async def _run_staged(self, calls: Sequence[Call]) -> Sequence[list[Any] | StoreError]:
         place = next(i for i, call in enumerate(calls) if self._key in call.keys)
         for _ in range(BRING_ATTEMPTS):
             if not await self._bring():
                 continue
-            replies = await self._scripts.run_all(calls)
+            replies = await self._keyspace.scripts.run_all(calls)
             reply = replies[place]
             if isinstance(reply, Unstaged):
                 continue
-            if isinstance(reply, StoreError) or isinstance(reply[0], bytes):
-                # it came to something else: a call that follows on this one may bring others
-                await self._scripts.run(Call("drop_staged", [self._key], []))
+            if any(self._parted) or isinstance(reply, StoreError) or isinstance(reply[0], bytes):
+                # it came to something else, or had an item already: a call that follows on this one may bring others
+                await self._drop()
             return replies
         raise Unavailable("what was staged is gone")
 
-    def fill(self, elements: Sequence[bytes]) -> list[bytes]:
-        """Return the elements of a reply, and for what was staged the call's own."""
+    async def fill(self, owner: str, elements: Sequence[bytes]) -> list[bytes]:
+        """Return the items of the elements of a reply; what was staged, and so is not in it, is the call's own.
+
+        What was stored already, and is deleted by now, is left out.
+        """
+        pieces = ItemPieces(self._keyspace)
         if not self._key:
-            return list(elements)
+            return await self._others(pieces, owner, elements)
         own: dict[str, bytes] = {}
-        for entry in self._entries:
+        for entry, one in zip(self._entries, self._parted, strict=True):
             # of two with the same id the first counts
-            own.setdefault(entry.id, wrap(entry.data, entry.note))
-        return [element or own[entry.id] for element, entry in zip(elements, self._entries, strict=True)]
+            own.setdefault(entry.id, entry.data)
+            if one is not None:
+                own[one.name] = entry.data
+        items: list[bytes] = []
+        for element, entry in zip(elements, self._entries, strict=True):
+            parted = read_parted(element)
+            known = own.get(parted.name if parted else "" if element else entry.id)
+            items += await self._others(pieces, owner, [element]) if known is None else [known]
+        return items
+
+    async def _others(self, pieces: ItemPieces, owner: str, elements: Sequence[bytes]) -> list[bytes]:
+        try:
+            return await pieces.items(owner, self._keys.partition, elements)
+        except Torn:
+            pass
+        items: list[bytes] = []
+        for element in elements:
+            try:
+                items += await pieces.items(owner, self._keys.partition, [element])
+            except Torn:
+                continue
+        return items
 
     async def _bring(self) -> bool:
         """Bring what is not there yet; return whether all of it is there."""
-        (there,) = await self._scripts.run(self._portion_call(0, []))
-        for first, elements in self._portions():
+        for entry, one in zip(self._entries, self._parted, strict=True):
+            if one is not None:
+                pieces = ((number, [piece]) for number, piece in enumerate(cut(entry.data, self._keyspace.portion)))
+                if not await self._bring_list(self._keys.pieces(one.name), pieces):
+                    return False
+        return not self._listed or await self._bring_list(self._key, self._portions())
+
+    async def _bring_list(self, key: str, portions: Iterable[tuple[int, list[bytes]]]) -> bool:
+        (there,) = await self._stage_portion(key, 0, [])
+        for first, elements in portions:
             past = first + len(elements)
             if past > there:
-                (there,) = await self._scripts.run(self._portion_call(first, elements))
+                (there,) = await self._stage_portion(key, first, elements)
             if there < past:
                 return False
         return True
 
-    def _portion_call(self, first: int, elements: Sequence[bytes]) -> Call:
-        return Call("stage_items", [self._key], [first, STAGED_SECONDS, *map(uncopied, elements)])
+    async def _stage_portion(self, key: str, first: int, elements: Sequence[bytes]) -> list[Any]:
+        arguments: list[Argument] = [first, STAGED_SECONDS, *map(uncopied, elements)]
+        return await self._keyspace.scripts.run(Call("stage_items", [key], arguments))
+
+    async def _drop(self) -> None:
+        pieces = [self._keys.pieces(one.name) for one in self._parted if one is not None]
+        await self._keyspace.scripts.run(Call("drop_staged", [self._keys.head, self._key, *pieces], []))
 
     def _portions(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield portions, each with the place of its first element."""
+        """Yield portions of the list, each with the place of its first element."""
         first = size = 0
         elements: list[bytes] = []
-        for entry in self._entries:
-            if entry.origin is Origin.REFERENCE:
-                continue
-            element = wrap(entry.data, entry.note)
-            if elements and (len(elements) == self._portion.items or size + len(element) > self._portion.bytes):
+        portion = self._keyspace.portion
+        for element in self._listed:
+            if elements and (len(elements) == portion.items or size + len(element) > portion.bytes):
                 yield first, elements
                 first, size, elements = first + len(elements), 0, []
             elements.append(element)
             size += len(element)
         if elements:
             yield first, elements
-
-
-def _without_bytes(entries: Sequence[Entry]) -> Iterator[Argument]:
-    """Yield the arguments of a list of entries whose bytes are staged."""
-    yield len(entries)
-    for entry in entries:
-        yield from (_STAGED.get(entry.origin, entry.origin), entry.id, b"", entry.mark.sign + entry.mark.key)

@@ -19,6 +19,8 @@ from storage.partitions import partition_of
 TOLERANCE_SECONDS = 1.0
 
 _LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|digests|branch:\d+|holders:\d+")
+#: What may be there without a partition: it is for a moment only.
+_TRANSIENT = ("lock:", "commit:", "events:", "staged:", "pieces:")
 _BRANCH_FIELDS = ("name", "chain", "created_at", "updated_at")
 _JOB_FIELDS = ("token", "job", "attempts", "lease_until", "lock", "accepted_at")
 _RESPONSE_FIELDS = ("status", "body", "snapshot", "context", "output", "pending", "created_at")
@@ -33,6 +35,7 @@ def complaints(partition: Partition) -> Iterator[str]:
     yield from _of_jobs(partition)
     yield from _of_logs(partition)
     yield from _of_index_places(partition)
+    yield from _of_pieces(partition)
     if partition.conversation is None:
         return
     yield from _of_names(partition)
@@ -65,6 +68,7 @@ def garbage(partition: Partition) -> Counter[str]:
         else:
             places, _ = partition.entries[key]
             found["index entries"] += not any(partition.is_there(segment) for segment, _ in places)
+    found["items"] += len(partition.pieces_noted.keys() - partition.parted.keys())
     for name in ("journal", "tombstones"):
         for score in partition.scores.get(name, {}).values():
             found["notes"] += not partition.is_there(place_of(score)[0])
@@ -75,6 +79,8 @@ def _of_lifetimes(partition: Partition) -> Iterator[str]:
     living = partition.conversation is not None
     held = {segment for chain in partition.branch_chains.values() for segment in reach_of(chain)} if living else set()
     kept = {f"segment:{segment}" for segment in held}
+    # what is not noted is about to be stored, or never will be
+    kept |= {f"pieces:{name}" for name, (segment, _) in partition.pieces_noted.items() if segment in held}
     # the partition's key goes first: without it nothing is found
     first = partition.lives.get("partition", math.inf)
     for name, seconds in partition.lives.items():
@@ -87,7 +93,7 @@ def _of_lifetimes(partition: Partition) -> Iterator[str]:
 
 def _of_head(partition: Partition) -> Iterator[str]:
     facts, head = partition.conversation, partition.head
-    if not head and any(not name.startswith(("lock:", "commit:", "events:", "staged:")) for name in partition.lives):
+    if not head and any(not name.startswith(_TRANSIENT) for name in partition.lives):
         yield "partition is missing"
         return
     # an import gives its partition an owner when it is complete
@@ -174,6 +180,22 @@ def _of_index_places(partition: Partition) -> Iterator[str]:
             found = ids[offset] if offset < len(ids) else None
             if partition.is_there(segment) and found != key:
                 yield f"index entry {key} leads to {segment}:{offset}, where it is not"
+
+
+def _of_pieces(partition: Partition) -> Iterator[str]:
+    for name, (segment, offset) in partition.parted.items():
+        item = partition.segments[segment][offset]
+        if (segment, offset) not in partition.entries.get(item, ((), NO_MARK))[0]:
+            # staged, and not needed: it was there already, and nobody reads it here
+            continue
+        where = f"the item at {segment}:{offset}"
+        wanted = int(name.partition(".")[2])
+        if partition.pieces_noted.get(name) != (segment, offset):
+            yield f"{where} lies in pieces {name}, which are not noted"
+        if partition.pieces.get(name, 0) != wanted:
+            yield f"{where} lies in {wanted} pieces {name}, of which {partition.pieces.get(name, 0)} are there"
+        elif partition.lives[f"pieces:{name}"] < partition.lives[f"segment:{segment}"] - TOLERANCE_SECONDS:
+            yield f"{where} lies in pieces {name}, which expire before it"
 
 
 def _of_names(partition: Partition) -> Iterator[str]:

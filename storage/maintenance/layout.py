@@ -36,8 +36,12 @@ async def note_only(channel: Channel, keyspace: Keyspace, keep: Callable[[], Awa
     """From 0 to 1: nothing is laid out anew, it is only noted from here on."""
 
 
+async def note_pieces(channel: Channel, keyspace: Keyspace, keep: Callable[[], Awaitable[None]]) -> None:
+    """From 1 to 2: items may lie in pieces from here on, which older versions would take for damaged ones."""
+
+
 #: The step from each layout to the next; so there are as many as the newest layout says.
-MIGRATIONS: Sequence[Migration] = (note_only,)
+MIGRATIONS: Sequence[Migration] = (note_only, note_pieces)
 
 
 class Layout:

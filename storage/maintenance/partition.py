@@ -31,6 +31,7 @@ class Partition:
 
     now_ms: the server's clock. lives: seconds to live, infinite without a TTL. scores: sorted sets. segments: the ids
     of the items in order, '' for a deleted one. logs: the entries of logs of events, id and fields, without the events.
+    parted: name of pieces -> place of the item whose they are. pieces: their name -> how many are there.
     digests: names of those that lead here.
     unlisted: listings that should name the conversation and do not. faults: what could not be read as what it should
     be.
@@ -43,6 +44,8 @@ class Partition:
     scores: dict[str, dict[str, int]] = field(default_factory=dict)
     segments: dict[int, list[str]] = field(default_factory=dict)
     logs: dict[str, list[tuple[str, dict[str, str]]]] = field(default_factory=dict)
+    parted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    pieces: dict[str, int] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -83,6 +86,12 @@ class Partition:
         """Ids of the responses that are queued or being made."""
         running = ("queued", "in_progress")
         return {name[len("response:") :] for name, one in self.responses.items() if one.get("status") in running}
+
+    @cached_property
+    def pieces_noted(self) -> dict[str, tuple[int, int]]:
+        """Name of pieces -> place of their item, as the partition has noted it."""
+        parts = (one.split(":") for one in self.head.get("pieces", "").split(",") if one.count(":") == 2)
+        return {name: (int(segment), int(offset)) for name, segment, offset in parts}
 
     def length(self, segment: int) -> int:
         """Return how many elements a segment has; 0 where there is none."""

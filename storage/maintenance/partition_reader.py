@@ -14,6 +14,7 @@ from storage.client.channel import Channel, Command
 from storage.client.keys import OwnerKeys, PartitionKeys, QueueKeys, escape_glob, queue_key
 from storage.client.keyspace import Keyspace
 from storage.client.scripts import Call
+from storage.envelope import read_parted
 from storage.maintenance.partition import Partition
 
 #: Elements, fields or members read with one command; commands sent in one round trip.
@@ -25,6 +26,7 @@ _KINDS = (
     (re.compile(r"partition|conversation|index|branch:\d+|response:.+", re.DOTALL), "HSCAN"),
     (re.compile(r"branches|tombstones|journal|holders:\d+"), "ZSCAN"),
     (re.compile(r"segment:\d+|digests"), "LRANGE"),
+    (re.compile(r"pieces:[0-9a-f]+\.\d+"), "LLEN"),
     (re.compile(r"events:.+", re.DOTALL), "XRANGE"),
     (re.compile(r"(lock|stop|commit|staged):.+|watched", re.DOTALL), ""),
 )
@@ -177,6 +179,8 @@ class _Pages:
         """Return the command for the next page."""
         if self._kind == "LRANGE":
             return (self._kind, self._key, self._cursor, self._cursor + PAGE_SIZE - 1)
+        if self._kind == "LLEN":
+            return (self._kind, self._key)
         if self._kind == "XRANGE":
             return (self._kind, self._key, self._after, "+", "COUNT", BATCH)
         return (self._kind, self._key, self._cursor, "COUNT", PAGE_SIZE)
@@ -188,6 +192,9 @@ class _Pages:
             return False
         if self._kind == "LRANGE":
             return self._take_elements(reply, partition)
+        if self._kind == "LLEN":
+            partition.pieces[self._name.partition(":")[2]] = reply
+            return False
         if self._kind == "XRANGE":
             return self._take_batches(reply, partition)
         self._cursor, flat = int(reply[0]), reply[1]
@@ -215,8 +222,11 @@ class _Pages:
         if self._name == "digests":
             partition.digests += [_text(one) for one in elements]
             return len(elements) == PAGE_SIZE
-        ids = partition.segments.setdefault(int(self._name.partition(":")[2]), [])
+        segment = int(self._name.partition(":")[2])
+        ids = partition.segments.setdefault(segment, [])
         for element in elements:
+            if parted := read_parted(element):
+                partition.parted[parted.name] = (segment, len(ids))
             match = _ITEM_ID.match(element)
             if element and not match:
                 partition.faults.append(f"{self._name} has an element {len(ids)} that is no item")

@@ -118,10 +118,11 @@ class Recounter:
         self, steps: Sequence[tuple[str, str, str, int]], weights: dict[str, _Weight]
     ) -> list[tuple[str, str, str, int]]:
         """Weigh a part of some keys: partition, name, kind and first item of each. Returns what is left of them."""
-        calls = [
-            Call("weigh_key", [f"{self._keyspace.prefix}:{{{partition}}}:{name}"], [kind, first, WEIGHED_ITEMS])
-            for partition, name, kind, first in steps
-        ]
+        calls = []
+        for partition, name, kind, first in steps:
+            head = PartitionKeys(self._keyspace.prefix, partition).head
+            names = [head, head.removesuffix("partition") + name]
+            calls.append(Call("weigh_key", names, [kind, first, WEIGHED_ITEMS]))
         left = []
         for step, reply in zip(steps, await self._scripts.run_all(calls), strict=True):
             if isinstance(reply, StoreError):

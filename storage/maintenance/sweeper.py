@@ -83,6 +83,7 @@ class Sweeper:
         while first >= 0:
             first, notes, *segments = await self._run("sweep_survey", partition, [first, SURVEY_SIZE])
             swept += Swept(notes=notes) + await self._sweep_segments(partition, segments)
+        swept += Swept(notes=(await self._run("sweep_pieces", partition, []))[0])
         for kind in ("items", "calls"):
             swept += Swept(entries=await self._sweep_index(partition, kind))
         return swept

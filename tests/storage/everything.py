@@ -112,9 +112,11 @@ async def use_everything(store: Store) -> None:
 
 
 async def use_staging(store: Store) -> None:
-    """Store more items than one script does, and be refused with as many."""
+    """Store more items than one script does, and be refused with as many; store and read one that is too large."""
     many = ["x"] * (Portion().items + 1)
     conversation = await start(store, *many)
+    large = await start(store, "x" * (Portion().bytes + 1))
+    await store.items.list_page(OWNER, large.id, PageRequest())
     with suppress(ItemNotFound):
         await add(store, conversation, *many, reference("msg_unknown"))
 

@@ -47,10 +47,14 @@ def facts_of(branch: StoredBranch) -> tuple[object, ...]:
 
 
 class Driver:
-    """A store and its model. touched: partitions that the last operation had to do with."""
+    """A store and its model. touched: partitions that the last operation had to do with.
 
-    def __init__(self, store: Store) -> None:
+    padding: characters that the text of every second item has more.
+    """
+
+    def __init__(self, store: Store, padding: int = 0) -> None:
         self.store = store
+        self.padding = padding
         self.partitions: dict[str, Partition] = {}
         self.conversations: list[Conversation] = []
         self.responses: list[Response] = []
@@ -77,7 +81,7 @@ class Driver:
     def new_item(self, kind: str, item_id: str, dice: Random) -> tuple[bytes, str]:
         """Return the bytes and the mark of an item. `output` answers one of the calls that were made before."""
         self.counter += 1
-        text = f"{kind} {self.counter}"
+        text = f"{kind} {self.counter}" + "." * (self.padding if self.counter % 2 else 0)
         if kind == "call":
             self.calls.append(f"call_{self.counter}")
             data = {"id": item_id, "type": "function_call", "call_id": f"call_{self.counter}", "text": text}

@@ -54,6 +54,8 @@ WEIGHTS = {
     "sweep": 2,
     "be_a_stranger": 0.5,
 }
+#: Bytes of an item that are looked at by scripts: its id, its type and its role.
+MODEL_HEAD = 100
 STEPS = 60
 
 Step = tuple[str, int]
@@ -67,9 +69,9 @@ def make_history(seed: int) -> list[Step]:
     return [(name, dice.randrange(1_000_000)) for name in names]
 
 
-async def play(twins: Twins, history: Sequence[Step]) -> None:
+async def play(twins: Twins, history: Sequence[Step], padding: int = 0) -> None:
     """Run a history on empty databases; after each step both stores and the model must agree."""
-    driver = TurnOperations(twins.store)
+    driver = TurnOperations(twins.store, padding)
     for name, seed in history:
         await getattr(driver, name)(Random(seed))
         await driver.check()
@@ -149,3 +151,16 @@ async def test_a_history_whose_items_are_staged_agrees_with_the_model(valkey: Re
         twins = Twins(valkey, other, conversation_seconds=life, portion=Portion(items=1))
         await play(twins, make_history(seed))
         await twins.store.close()
+
+
+@pytest.mark.parametrize("seed", range(176, 188))
+async def test_a_history_whose_items_lie_in_pieces_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
+    used: set[str] = set()
+    async with Redis.from_url(valkey_url, db=1) as other:
+        life = 0 if seed % 4 else 2 * RETENTION_SECONDS
+        # every second item lies in four pieces; two items of one call are staged beside them, a single one is not
+        twins = Twins(valkey, other, conversation_seconds=life, portion=Portion(bytes=200, head=MODEL_HEAD))
+        twins.store.watch(lambda script, began, outcome: used.add(script))
+        await play(twins, make_history(seed), padding=600)
+        await twins.store.close()
+    assert {"stage_items", "read_piece", "drop_staged"} <= used

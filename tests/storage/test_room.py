@@ -165,7 +165,7 @@ GO_ON = {
     *("import_appends", "import_branches", "return_job"),
     *("drop_staged", "open_turn", "release_turn", "renew_lease", "stage_items", "withdraw_turn"),
     *("mark_stop", "mark_watched"),
-    *("sweep_index", "sweep_segment", "sweep_survey"),
+    *("sweep_index", "sweep_pieces", "sweep_segment", "sweep_survey"),
 }
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from proxy.protocol import ids
@@ -36,7 +34,6 @@ from storage import (
 from storage.client.channel import Channel, Command
 from storage.client.keyspace import Portion
 from storage.client.staging import STAGED_SECONDS
-from storage.store import Hosting
 from tests.fake import channels_to
 from tests.storage.builders import (
     OWNER,
@@ -62,24 +59,12 @@ from tests.storage.builders import (
 )
 from tests.storage.lossy import LossyProxy
 from tests.storage.servers import run_valkey
+from tests.storage.stages import TINY, DyingChannel, staging_store
 from tests.storage.twins import contents_of
 
-#: So little that everything with three items is staged.
-TINY = Portion(items=2)
 #: Round trips of a call with seven items: what is there already, four portions, the script that stores all.
 TRIPS = 1 + 4 + 1
 SEVEN = list("abcdefg")
-
-
-@asynccontextmanager
-async def staging_store(*channels: Channel, portion: Portion = TINY) -> AsyncIterator[Store]:
-    store = Store(
-        *channels, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=Hosting(Safeguards(portion=portion))
-    )
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 @pytest.fixture
@@ -88,23 +73,6 @@ async def store(redis: Redis) -> AsyncIterator[Store]:
     await load_all(redis)
     async with staging_store(*channels_to(redis)) as store:
         yield store
-
-
-class DyingChannel(Channel):
-    """Passes on so many exchanges; then nothing comes through any more, as if its process had been killed."""
-
-    def __init__(self, channel: Channel, left: int) -> None:
-        self._channel = channel
-        self._left = left
-
-    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
-        if self._left == 0:
-            raise redis_errors.ConnectionError
-        self._left -= 1
-        return await self._channel.exchange(requests)
-
-    async def close(self) -> None:
-        await self._channel.close()
 
 
 async def staged_keys(redis: Redis) -> list[bytes]:

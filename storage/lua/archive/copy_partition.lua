@@ -30,6 +30,7 @@ for number = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment') or '0') -
   copy('branch:' .. number, 'hash')
   copy('holders:' .. number, 'zset')
 end
+each_pieces(function(name) copy('pieces:' .. name, 'list') end)
 for _, id in ipairs(response_ids) do
   copy_response(id)
 end

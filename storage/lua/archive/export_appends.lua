@@ -33,6 +33,7 @@ for i = 1, #found, 2 do
         note_reach(segment, to, milliseconds + hold_seconds * 1000)
         if redis.call('TTL', segment_key(segment)) >= 0 then
           extend(segment_key(segment), hold_seconds)
+          pieces_of(segment, function(key) extend(key, hold_seconds) end)
         end
       end
     end

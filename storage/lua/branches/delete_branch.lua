@@ -33,8 +33,10 @@ for segment in pairs(reach) do
     local needed_until = string.match(redis.call('HGET', PARTITION, 'reach:' .. segment) or '', '^(%d+):')
     if needed_until and tonumber(needed_until) > milliseconds then
       redis.call('PEXPIREAT', segment_key(segment), needed_until)
+      pieces_of(segment, function(key) redis.call('PEXPIREAT', key, needed_until) end)
     else
       redis.call('UNLINK', segment_key(segment))
+      pieces_of(segment, function(key) redis.call('UNLINK', key) end)
       redis.call('HDEL', PARTITION, 'reach:' .. segment)
     end
   end

@@ -25,6 +25,7 @@ local names = { PARTITION, conversation_key, branches_key, index_key, BASE .. 't
 for _, key in ipairs(names) do
   extend(key, retention)
 end
+each_pieces(function(name) extend(pieces_key(name), retention) end)
 for segment = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment')) - 1 do
   extend(segment_key(segment), retention)
   extend(branch_key(segment), retention)

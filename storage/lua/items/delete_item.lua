@@ -23,14 +23,18 @@ local bytes, _, mark, places = load_item(index_key, id)
 if not bytes or not on_any_branch(places) or (line and not any_in_chain(chain_of(line), places)) then
   return { 'item_not_found', id }
 end
-local freed = 0
+local freed, gone = 0, {}
 for _, place in ipairs(places) do
   if redis.call('LLEN', segment_key(place[1])) > place[2] then
-    freed = freed + #redis.call('LINDEX', segment_key(place[1]), place[2])
+    local element = redis.call('LINDEX', segment_key(place[1]), place[2])
+    local pieces, size = parted(element)
+    freed = freed + (size or #element)
+    gone[pieces or ''] = true
     redis.call('LSET', segment_key(place[1]), place[2], '')
     redis.call('ZADD', BASE .. 'tombstones', position(place[1], place[2]), place[1] .. ':' .. place[2])
   end
 end
+free_pieces(function(name) return gone[name] end)
 rename_edition(edition)
 redis.call('HDEL', index_key, id)
 local call = 'call:' .. string.sub(mark, 2)

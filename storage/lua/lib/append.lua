@@ -6,11 +6,18 @@
 --   used and the bytes are ignored, and so for its second time in one call. r: a reference, known here or an error.
 --   M, C: the same as m and c of a call whose bytes are staged (stage_items): the entry has none, and the next element
 --   of the staged list is its. Such a list becomes a segment, by its name: no bytes are moved.
+--   The bytes may be the beginning of an item that was brought in pieces, with their name (`parted` of common.lua), in an
+--   entry c or C, that of a minted id too.
 --   mark (storage/calls.py): `+call_id` for a tool call that waits for its output, `~call_id` for one that may get an
 --   output, `-call_id` for an output, or empty.
 
+-- Arguments to a command that stores many. A hash that gets more than a few hundred fields at once is made for many: else
+-- it is searched from its beginning for each of the first 512.
+local MANY = 4000
 -- How many elements of the staged list the entries that were read so far have.
 local staged_count = 0
+-- Names of the pieces that are needed for them.
+local needed_pieces = {}
 
 -- The entry whose arguments begin at a position, with what is stored of it if it is a c or an r; nil and its id for an
 -- unknown reference. size: of how many items; staged: offset in the staged list, nil if it is none; argument: where its
@@ -28,6 +35,8 @@ local function read_entry(at, conversation_key, index_key)
       entry.bytes, entry.place, entry.mark, entry.places = stored, place, stored_mark, places
     elseif mode == 'r' then
       return nil, id
+    else
+      needed_pieces[#needed_pieces + 1] = parted(bytes)
     end
   end
   return entry
@@ -54,6 +63,11 @@ end
 
 -- Whether what was staged for the entries that were read is not there (any more): then all of it is brought again.
 local function is_unstaged(staged_key)
+  for _, name in ipairs(needed_pieces) do
+    if redis.call('LLEN', pieces_key(name)) ~= tonumber(string.match(name, '%d+$')) then
+      return true
+    end
+  end
   return staged_count > 0 and redis.call('LLEN', staged_key) ~= staged_count
 end
 
@@ -90,8 +104,8 @@ local function mark_entry(pending, entry)
 end
 
 local function push_chunked(command, key, values)
-  for i = 1, #values, CHUNK do
-    redis.call(command, key, unpack(values, i, math.min(i + CHUNK - 1, #values)))
+  for i = 1, #values, MANY do
+    redis.call(command, key, unpack(values, i, math.min(i + MANY - 1, #values)))
   end
 end
 
@@ -112,11 +126,22 @@ local function adopt(staged_key, segment)
   redis.call('RENAME', staged_key, segment_key(segment))
 end
 
+-- Makes pieces that were brought lasting; whoever gives the segment a time to live gives them one.
+local function keep_pieces(pieces)
+  if #pieces > 0 then
+    local before = redis.call('HGET', PARTITION, 'pieces')
+    redis.call('HSET', PARTITION, 'pieces', (before and before .. ',' or '') .. table.concat(pieces, ','))
+    for _, one in ipairs(pieces) do
+      redis.call('PERSIST', pieces_key(string.match(one, '^[^:]+')))
+    end
+  end
+end
+
 -- Appends entries to `chain` (closed), new items into `segment`, which what was staged has become; changes chain and
 -- pending in place, notes each entry's place (`at`). pending: set of call ids that wait for an output.
 local function append_entries(entries, chain, segment, index_key, pending)
   local offset = redis.call('LLEN', segment_key(segment))
-  local values, fields, fresh = {}, {}, {}
+  local values, fields, fresh, pieces = {}, {}, {}, {}
   local count, used = 0, 0
   local function note_place(id, value, mark)
     fields[count + 1], fields[count + 2] = id, mark == '' and value or value .. ' ' .. mark
@@ -138,13 +163,20 @@ local function append_entries(entries, chain, segment, index_key, pending)
       local older = entry.mode == 'c' and redis.call('HGET', index_key, entry.id)
       local before, at = older and string.match(older, '^(%S+)') .. ',' or '', entry.at[2]
       if entry.first then
-        local head = segment .. ':'
-        for number = 0, entry.size - 1 do
-          local i = entry.first + number * FIELDS
-          note_place(ARGV[i + 1], head .. at + number, ARGV[i + 3])
+        local head, i = segment .. ':', entry.first
+        for offset_there = at, at + entry.size - 1 do
+          if entry.is_marked then
+            note_place(ARGV[i + 1], head .. offset_there, ARGV[i + 3])
+          else
+            fields[count + 1], fields[count + 2] = ARGV[i + 1], head .. offset_there
+            count = count + 2
+          end
+          i = i + FIELDS
         end
       else
         note_place(entry.id, before .. segment .. ':' .. at, entry.mark)
+        local name = parted(entry.bytes)
+        pieces[#pieces + 1] = name and name .. ':' .. segment .. ':' .. at
       end
       if entry.staged then
         used = at + entry.size
@@ -163,6 +195,7 @@ local function append_entries(entries, chain, segment, index_key, pending)
   end
   push_chunked('RPUSH', segment_key(segment), values)
   push_chunked('HSET', index_key, fields)
+  keep_pieces(pieces)
 end
 
 -- Notes an append in the journal: who made it (a response's id, or ''), with which model, and the calls that wait now.

@@ -45,6 +45,7 @@ local function hold(line, segment, to)
     redis.call('ZADD', holders_key(segment), to, line)
   end
   redis.call('PERSIST', segment_key(segment))
+  pieces_of(segment, function(key) redis.call('PERSIST', key) end)
 end
 
 local function item_id(bytes)

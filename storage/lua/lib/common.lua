@@ -7,6 +7,9 @@
 -- A branch is a line: the number of the one segment that it writes, from offset 0 on. Names lead to lines, nothing but
 -- the name is stored under a name, so a branch may be renamed while a turn runs on it.
 --
+-- Of an item that came in pieces only the beginning lies in its segment (`parted`); the rest is a list of its own, whose
+-- name the partition's field `pieces` has, with the item's place, as PIECES tells. Such a list lives as long as the segment.
+--
 -- Index values: `segment:offset` of each place the item lies in, joined with `,`, then the item's mark (append.lua)
 -- after a space. Index field `call:ID` names the item of that call.
 
@@ -19,6 +22,55 @@ end
 
 local function segment_key(number)
   return BASE .. 'segment:' .. number
+end
+
+-- Names of pieces in a list of them, each with the place of its item; and the end of an element whose item has pieces.
+local PIECES = '(%x+%.%d+):(%d+):(%d+)'
+local PARTED = FIRST_FIELD .. FIELD_BREAK .. '[^' .. FIELD_BREAK .. ']*' .. FIELD_BREAK .. '(%x+%.%d+):(%d+)' .. FIELD_BREAK .. '$'
+
+-- The name of the pieces of an item, and the item's size; nil for one that lies in its segment as a whole.
+local function parted(element)
+  if string.sub(element, -1) == FIELD_BREAK then
+    return string.match(element, PARTED)
+  end
+end
+
+local function pieces_key(name)
+  return BASE .. 'pieces:' .. name
+end
+
+-- Calls `visit(name, segment, offset)` for all pieces in the partition.
+local function each_pieces(visit)
+  for name, segment, offset in string.gmatch(redis.call('HGET', PARTITION, 'pieces') or '', PIECES) do
+    visit(name, segment, offset)
+  end
+end
+
+-- Calls `visit(key)` for all pieces of items in a segment.
+local function pieces_of(segment, visit)
+  each_pieces(function(name, number)
+    if number == tostring(segment) then
+      visit(pieces_key(name))
+    end
+  end)
+end
+
+-- Frees pieces for which `is_free(name, segment, offset)`; returns how many.
+local function free_pieces(is_free)
+  local left, freed = {}, 0
+  each_pieces(function(name, segment, offset)
+    if is_free(name, segment, offset) then
+      freed = freed + redis.call('UNLINK', pieces_key(name))
+    else
+      left[#left + 1] = name .. ':' .. segment .. ':' .. offset
+    end
+  end)
+  if #left > 0 then
+    redis.call('HSET', PARTITION, 'pieces', table.concat(left, ','))
+  else
+    redis.call('HDEL', PARTITION, 'pieces')
+  end
+  return freed
 end
 
 local function owned(owner)
@@ -217,8 +269,15 @@ local function slide_expiry(chain, index_key, retention)
       extend(key, retention)
     end
   end
+  local reach = reach_of(chain)
+  each_pieces(function(name, segment)
+    local key = pieces_key(name)
+    if reach[tonumber(segment)] and (not kept or redis.call('TTL', key) >= 0) then
+      extend(key, retention)
+    end
+  end)
   local _, milliseconds = now()
-  for segment, to in pairs(reach_of(chain)) do
+  for segment, to in pairs(reach) do
     if not kept then
       extend(segment_key(segment), retention)
       extend(branch_key(segment), retention)

@@ -20,6 +20,7 @@ local function each_lasting_key(visit)
       visit(segment_key(segment))
       visit(branch_key(segment))
       visit(holders_key(segment))
+      pieces_of(segment, visit)
     end
   end
 end

@@ -5,19 +5,25 @@ local EXCERPT = 2048
 -- Id and model of an entry of the journal.
 local APPEND = '^([^' .. FIELD_BREAK .. ']*)' .. FIELD_BREAK .. '([^' .. FIELD_BREAK .. ']*)'
 
+-- The beginning of an item, which for most is all of it, and its size.
+local function beginning(element)
+  local item, _, size = string.match(element, FIRST_FIELD), parted(element)
+  return item, size and tonumber(size) or #item
+end
+
 -- The beginning of an item without its note: {bytes, size}; {} for nothing.
 local function excerpt(element)
   if not element or element == '' then
     return {}
   end
-  local item = string.match(element, FIRST_FIELD)
-  return { string.sub(item, 1, EXCERPT), #item }
+  local item, size = beginning(element)
+  return { string.sub(item, 1, EXCERPT), size }
 end
 
 -- An item as it is shown: {bytes, size}; only the beginning of one that has more bytes than that.
 local function shown(element, most)
-  local item = string.match(element, FIRST_FIELD)
-  return { #item > most and string.sub(item, 1, EXCERPT) or item, #item }
+  local item, size = beginning(element)
+  return { size > most and string.sub(item, 1, EXCERPT) or item, size }
 end
 
 -- Id of the response that holds a lock, or '': its token begins with it.

@@ -18,6 +18,7 @@ for i = first_name, #ARGV do
   deleted = deleted + redis.call('UNLINK', BASE .. ARGV[i])
 end
 if is_last_step then
+  deleted = deleted + free_pieces(function() return true end)
   for segment = 0, segments - 1 do
     deleted = deleted + redis.call('UNLINK', segment_key(segment), branch_key(segment), holders_key(segment))
   end

@@ -3,7 +3,8 @@
 --
 -- Left to the general case: forks and failed turns; a turn that leaves no response, or one that was accepted before it
 -- ran; items that came with an id; what is no tip any more, or has other calls waiting; a lock that was lost; chains out
--- of a conversation; a conversation whose life is to be prolonged; repeats; every refusal.
+-- of a conversation; a conversation whose life is to be prolonged; items in pieces, and chains where there are any;
+-- repeats; every refusal.
 
 local input_count = tonumber(ARGV[inputs_at])
 local outputs_at = inputs_at + 1 + input_count * FIELDS
@@ -16,7 +17,8 @@ if (on_branch or on_chain) and is_plain and count > 0 and count <= CHUNK / FIELD
   local segments, reach = {}, {}
   local segment = on_branch and line or string.match(base_chain, '(%d+):%d+:%d+$')
   local fields = { 'owner', 'kept', 'responses', 'edition', on_chain and 'next_segment' or nil }
-  local reach_at = on_branch and 4 or 5
+  local reach_at = on_branch and 4 or 6
+  fields[6] = on_chain and 'pieces' or nil
   for one, _, to in string.gmatch(base_chain, SPAN) do
     if not reach[one] then
       segments[#segments + 1] = one
@@ -65,7 +67,7 @@ if (on_branch or on_chain) and is_plain and count > 0 and count <= CHUNK / FIELD
     end
   elseif begins then
     open, from, segment, ends[0] = '0:0:', 0, '0', '0'
-  elseif on_chain and not head[2] and (head[1] == owner or left == -2) then
+  elseif on_chain and not head[2] and not head[6] and (head[1] == owner or left == -2) then
     local are_there, unused, lengths = true, 0, {}
     for _, one in ipairs(segments) do
       strangers[#strangers + 1], strangers[#strangers + 2] = BASE .. 'branch:' .. one, BASE .. 'holders:' .. one

@@ -124,9 +124,12 @@ if act == 'new' then
   name_line(branches_key, 'MAIN', line)
   redis.call('HSET', conversation_key, unpack(fields))
 elseif replaced then
+  local gone = {}
   for at = replaced[2], replaced[3] - 1 do
     local key = segment_key(line)
-    local id = item_id(redis.call('LINDEX', key, at)) or ''
+    local element = redis.call('LINDEX', key, at)
+    local id = item_id(element) or ''
+    gone[parted(element) or ''] = true
     local places, mark = places_of(index_key, id)
     if places then
       redis.call('HDEL', index_key, id)
@@ -138,6 +141,7 @@ elseif replaced then
       redis.call('ZADD', BASE .. 'tombstones', position(line, at), line .. ':' .. at)
     end
   end
+  free_pieces(function(name) return gone[name] end)
   redis.call('HSET', branch_key(line), 'pending', format_pending(pending))
   rename_edition(response_id)
 elseif not appends then

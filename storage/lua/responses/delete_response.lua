@@ -24,6 +24,7 @@ if left <= 0 and redis.call('EXISTS', conversation_key) == 0 then
   for segment = 0, tonumber(redis.call('HGET', PARTITION, 'next_segment') or '0') - 1 do
     redis.call('UNLINK', segment_key(segment))
   end
+  free_pieces(function() return true end)
   redis.call('UNLINK', PARTITION, branches_key, index_key)
   return { 'ok', size, 1 }
 end

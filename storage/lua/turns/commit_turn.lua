@@ -150,6 +150,7 @@ elseif stored then
   note_append(segment, response_id, model, waiting)
   if not lasting then
     extend(segment_key(segment), retention)
+    pieces_of(segment, function(key) extend(key, retention) end)
   end
 end
 if on_branch or stored then

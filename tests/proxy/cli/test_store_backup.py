@@ -152,7 +152,7 @@ async def test_a_backup_of_a_newer_layout_is_refused(config: Config, tmp_path: P
     file = tmp_path / "new.backup"
     with file.open("wb") as opened:
         BackupWriter(opened, BackupHead(99, "Branchline 9", 0, "a server", "")).finish()
-    with pytest.raises(UpkeepError, match=r"the backup has layout 99, which Branchline 9 wrote; Branchline .* up to 1"):
+    with pytest.raises(UpkeepError, match=r"the backup has layout 99, which Branchline 9 wrote; Branchline .* up to 2"):
         await restore(config, file, over=True)
 
 
@@ -179,4 +179,4 @@ async def test_a_store_of_a_newer_version_is_refused_by_every_command(config: Co
     variables = {"BRANCHLINE_REDIS_URL": str(config.redis.url), "BRANCHLINE_REDIS_PREFIX": config.redis.prefix}
     told = await asyncio.to_thread(run, "serve", "--port", "0", "--upstream", "echo", **variables)
     assert (told.returncode, told.stdout) == (1, "")
-    assert "has layout 9, which Branchline 9 wrote; Branchline 0.1.0 knows layouts up to 1: run what" in told.stderr
+    assert "has layout 9, which Branchline 9 wrote; Branchline 0.1.0 knows layouts up to 2: run what" in told.stderr

@@ -1,0 +1,79 @@
+"""Pieces: items that are too large for one command, brought to the store and read from it a part at a time.
+
+The server answers nobody else while it takes a command, writes it to its file or puts a reply together, and an item of
+33 MB is 0.2 s of that, more to read than to write. So the segment has only the item's beginning, which is what scripts
+look at, with the name of a list that has the rest (`storage/envelope.py`). The list is brought before the script that
+stores the item, like anything that is staged, and expires unless that makes it lasting; then it lives as long as the
+partition, and is freed with its item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from storage.client.keyspace import Keyspace, Portion
+from storage.client.scripts import Call
+from storage.envelope import SEPARATOR, InPieces, Parted, read_parted, unwrap_all, wrap
+from storage.errors import Unavailable
+from storage.partitions import random_hex
+from storage.records import Entry, Origin
+
+#: Digits of a name, by which no two items ever get the same.
+NAME_DIGITS = 16
+
+
+class Torn(Exception):
+    """An item was taken away while it was read: what told of it has to be read again, and tells of it no more."""
+
+
+def part(entry: Entry, portion: Portion) -> Parted | None:
+    """Return what will lie in the segment of an item that is brought in pieces; None for one that is not."""
+    size = len(entry.data)
+    if entry.origin is Origin.REFERENCE or size <= max(portion.bytes, portion.head):
+        return None
+    name = f"{random_hex(NAME_DIGITS)}.{-(-(size - portion.head) // portion.bytes)}"
+    return Parted(entry.data[: portion.head], entry.note, name, size)
+
+
+def cut(data: bytes, portion: Portion) -> Iterator[bytes]:
+    """Yield the pieces of an item, without what lies in its segment."""
+    for first in range(portion.head, len(data), portion.bytes):
+        yield data[first : first + portion.bytes]
+
+
+class ItemPieces:
+    """Items in pieces, of any owner."""
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+
+    async def items(self, owner: str, partition: str, elements: Sequence[bytes]) -> list[bytes]:
+        """Return the items of elements of a partition. Raises Torn, Unavailable."""
+        try:
+            return unwrap_all(elements)
+        except InPieces:
+            return unwrap_all(await self.whole(owner, partition, elements))
+
+    async def whole(self, owner: str, partition: str, elements: Sequence[bytes]) -> list[bytes]:
+        """Return elements of a partition with all of their items. Raises Torn, Unavailable."""
+        whole = list(elements)
+        for place, element in enumerate(elements):
+            if element.endswith(SEPARATOR) and (parted := read_parted(element)):
+                whole[place] = wrap(await self._read(owner, partition, parted), parted.note)
+        return whole
+
+    async def _read(self, owner: str, partition: str, parted: Parted) -> bytes:
+        keys = self._keyspace.keys_of(partition)
+        names = [keys.head, keys.pieces(parted.name)]
+        pieces = [parted.head]
+        left = parted.size - len(parted.head)
+        while left > 0:
+            # one at a time: others come between two of them
+            (piece,) = await self._keyspace.scripts.run(Call("read_piece", names, [owner, len(pieces) - 1]))
+            if not isinstance(piece, bytes):
+                if piece == 0:
+                    raise Torn
+                raise Unavailable("a part of an item is gone")
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)

@@ -1,0 +1,47 @@
+"""Stores that stage nearly everything, and processes that die while they do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from storage import Safeguards, Store
+from storage.client.channel import Channel, Command
+from storage.client.keyspace import Portion
+from storage.store import Hosting
+from tests.storage.builders import PREFIX, RETENTION_SECONDS
+
+#: So little that everything with three items is staged.
+TINY = Portion(items=2)
+
+
+@asynccontextmanager
+async def staging_store(*channels: Channel, portion: Portion = TINY) -> AsyncIterator[Store]:
+    """Give a store of which one script stores no more than a portion."""
+    store = Store(
+        *channels, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=Hosting(Safeguards(portion=portion))
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class DyingChannel(Channel):
+    """Passes on so many exchanges; then nothing comes through any more, as if its process had been killed."""
+
+    def __init__(self, channel: Channel, left: int) -> None:
+        self._channel = channel
+        self._left = left
+
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
+        if self._left == 0:
+            raise redis_errors.ConnectionError
+        self._left -= 1
+        return await self._channel.exchange(requests)
+
+    async def close(self) -> None:
+        await self._channel.close()
