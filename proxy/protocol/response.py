@@ -380,7 +380,8 @@ def _counts(details: Any, counts: dict[str, int]) -> dict[str, Any]:
         return dict(counts)
     told = {**counts, **details}
     for name in counts:
-        told[name] = _count(told[name])
+        if type(count := told[name]) is not int or not 0 <= count < 2**53:
+            told[name] = _count(count)
     return told
 
 
