@@ -1,7 +1,8 @@
 """Shortcut: the POST of one path, on its way to its handler past the router and the chain of middlewares.
 
 What they do for such a request is done: it gets its id and its line, its errors are answered, it is admitted, signals
-are sent. Only a plain one is taken; with a query, `Expect` or an idempotency key it goes the long way.
+are sent. Only a plain one is taken; with a query, `Expect` or an idempotency key it goes the long way. Those that come
+all at once begin a few at a time (`entrance`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
+from proxy.http.entrance import Entrance
 from proxy.http.keys import KEY_HEADER, Handler
 from proxy.http.middleware import attend, let_in
 from proxy.http.request import ClientRequest
@@ -27,6 +29,7 @@ class Shortcut:
         self._path = _path_of(route)
         self._handler: Handler = route.handler
         self._application = application
+        self._entrance = Entrance()
         #: What the router would find. It has nothing of a request.
         self._found = web.UrlMappingMatchInfo({}, route)
         self._found.add_app(app)
@@ -43,6 +46,8 @@ class Shortcut:
         return await attend(request, self._enter)
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
+        if (place := self._entrance.wait()) is not None:
+            await place
         await let_in(request)
         return await self._handler(request)
 
