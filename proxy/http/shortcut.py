@@ -1,8 +1,7 @@
 """Shortcut: the POST of one path, on its way to its handler past the router and the chain of middlewares.
 
 What they do for such a request is done: it gets its id and its line, its errors are answered, it is admitted, signals
-are sent. Only a plain one is taken; with a query, `Expect` or an idempotency key it goes the long way. Those that come
-all at once begin a few at a time (`entrance`).
+are sent. Only a plain one is taken; with a query, `Expect` or an idempotency key it goes the long way.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from proxy.http.entrance import Entrance
 from proxy.http.keys import KEY_HEADER, Handler
 from proxy.http.middleware import attend, let_in
 from proxy.http.request import ClientRequest
@@ -29,7 +27,6 @@ class Shortcut:
         self._path = _path_of(route)
         self._handler: Handler = route.handler
         self._application = application
-        self._entrance = Entrance()
         #: What the router would find. It has nothing of a request.
         self._found = web.UrlMappingMatchInfo({}, route)
         self._found.add_app(app)
@@ -46,8 +43,6 @@ class Shortcut:
         return await attend(request, self._enter)
 
     async def _enter(self, request: web.Request) -> web.StreamResponse:
-        if (place := self._entrance.wait()) is not None:
-            await place
         await let_in(request)
         return await self._handler(request)
 
