@@ -37,6 +37,7 @@ from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.budget import BODY_BUDGET, BodyBudget
 from proxy.http.connection import ConnectionLimits, most_connections
+from proxy.http.handover import HEAVY_HISTORIES, HeavyHistories
 from proxy.http.hosts import KNOWN_HOSTS, KnownHosts
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, signals
@@ -89,6 +90,7 @@ def create_app(config: Config, telemetry: Telemetry | None = None) -> web.Applic
     app[TASKS] = Tasks()
     app[TELEMETRY] = telemetry or create_telemetry(config)
     app[BODY_BUDGET] = BodyBudget(config.server.max_held_bytes)
+    app[HEAVY_HISTORIES] = HeavyHistories()
     app[KNOWN_HOSTS] = KnownHosts.of(config)
     app[health.READINESS] = health.Readiness()
     app[openapi.OPENAPI] = openapi.read_document()

@@ -39,7 +39,7 @@ from storage.errors import (
 from storage.event_logs import EventBatch, EventLog, EventPage, EventQuery
 from storage.history import HistoryItems
 from storage.idempotency import ANYBODY, KeptAnswer, KeyClaim, KeyStanding, KeyState
-from storage.jobs import Busy, Job, JobEntry, Submission, WaitingJobs
+from storage.jobs import Busy, Job, JobEntry, LargeJob, Submission, WaitingJobs
 from storage.maintenance.auditor import Report
 from storage.maintenance.purger import Purged
 from storage.maintenance.sweeper import Swept
@@ -198,6 +198,7 @@ __all__ = [
     "KeyStanding",
     "KeyState",
     "KnownItem",
+    "LargeJob",
     "Lead",
     "Lease",
     "LocatedItem",

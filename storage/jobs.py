@@ -82,6 +82,11 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class LargeJob:
+    """A response whose job has more bytes than whoever asked for it takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Busy:
     """A response that somebody else runs, or that is not there yet (0 seconds)."""
 
@@ -111,7 +116,8 @@ class Jobs:
         owner, response_id = submission.owner, submission.response_id
         queue = [self._keys.tickets, self._keys.owners, self._keys.waiting(owner)]
         calls = [Call("enqueue_job", queue, [owner, response_id, most_waiting]), self._submit_call(submission)]
-        if (touch := self._keyspace.touch_response(owner, response_id, "", None, None)) is not None:
+        listings = self._keyspace.listings(owner, "", None, None)
+        if (touch := self._keyspace.touch_response(listings, "", response_id)) is not None:
             calls.append(touch)
         # the job first: a record without one would never be run
         batches = [calls] if not most_waiting else [calls[:1], calls[1:]]
@@ -161,16 +167,30 @@ class Jobs:
 
     # --- the worker's side ----------------------------------------------------------------------------------------
 
-    async def claim(self, entry: JobEntry, token: str, lease_seconds: float) -> Job | Busy | None:
-        """Take a response to run it under a new token; None if it is over or gone. Raises Unavailable."""
+    async def claim(
+        self, entry: JobEntry, token: str, lease_seconds: float, most_bytes: int = 0
+    ) -> Job | Busy | LargeJob | None:
+        """Take a response to run it under a new token; None if it is over or gone. Raises Unavailable.
+
+        most_bytes: of its job as it was submitted, 0 for any number; one with more is not taken.
+        """
         keys = self._keyspace.keys(entry.response_id)
         reply = await self._scripts.run(
             Call(
                 "claim_job",
                 [keys.head, keys.response(entry.response_id), keys.commit(entry.response_id)],
-                [token, round(lease_seconds * 1000), GRACE_SECONDS * 1000, entry.queued_ms, COMMIT_MARKER_SECONDS],
+                [
+                    token,
+                    round(lease_seconds * 1000),
+                    GRACE_SECONDS * 1000,
+                    entry.queued_ms,
+                    COMMIT_MARKER_SECONDS,
+                    most_bytes,
+                ],
             )
         )
+        if reply[0] == b"large":
+            return LargeJob()
         if reply[0] == b"gone":
             return None
         if reply[0] == b"busy":

@@ -104,9 +104,9 @@ def ledger_keys(prefix: str, owner: str) -> list[str]:
 class Ledger:
     """How many bytes owners have stored, by partition. Nothing is counted unless that is limited.
 
-    Counted are items and bodies of responses: in the owner's slot, right after the script that stored them. A process
-    that is killed in between leaves them uncounted, and what expires is counted until somebody needs its room; the
-    `Recounter` puts both right.
+    Counted are items and bodies of responses: in the owner's slot, those of a turn in the same write as the script that
+    stores them, all others right after it. A process that is killed in between leaves those uncounted, and what expires
+    is counted until somebody needs its room; the `Recounter` puts both right.
     """
 
     def __init__(self, keyspace: Keyspace) -> None:
@@ -124,14 +124,21 @@ class Ledger:
         token: of the change. in_conversation: whether they live as long as a conversation, or as responses do. What
         can't be counted now is left to a recount: it is stored.
         """
+        call = self.charging(owner, partition, token, size, in_conversation=in_conversation)
+        if call is not None:
+            with suppress(Unavailable):
+                await self._scripts.run(call)
+
+    def charging(self, owner: str, partition: str, token: str, size: int, *, in_conversation: bool) -> Call | None:
+        """Return what counts bytes as `charge` does, to be run beside what stores them; None where none are counted.
+
+        What refuses to store them has them given back.
+        """
         if not self._keyspace.counts_bytes:
-            return
+            return None
         keys = [*self._keys(owner), quota_key(self._keyspace.prefix, owner, f"charged:{token}")]
         life = self._keyspace.conversation_seconds if in_conversation else self._keyspace.retention_seconds
-        with suppress(Unavailable):
-            await self._scripts.run(
-                Call("charge_bytes", keys, [partition, size, life * 1000, CHARGE_MARKER_SECONDS], owner)
-            )
+        return Call("charge_bytes", keys, [partition, size, life * 1000, CHARGE_MARKER_SECONDS], owner)
 
     async def forget(self, owner: str, partition: str) -> None:
         """Count nothing of a partition any more, where that can be noted."""

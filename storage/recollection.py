@@ -106,5 +106,5 @@ def _grows(found: Recollection) -> bool:
     if "," not in found.chain:
         return True
     *before, last = read_chain(found.chain.encode())
-    # else an item might be behind it that it has already
-    return all(span[0] != last[0] for span in before)
+    # an item that is behind it must not be there already; what was before it in the same segment does no harm
+    return all(span[0] != last[0] or span[2] <= last[1] for span in before)

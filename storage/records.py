@@ -161,6 +161,11 @@ class TurnSource:
     previous_response_id: str | None = None
     branch: str = ""
     fork: Fork | None = None
+    #: The id that it is about, or ''.
+    subject: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.subject = self.conversation_id or self.previous_response_id or ""
 
     @property
     def kind(self) -> str:
@@ -169,11 +174,6 @@ class TurnSource:
             return "conversation"
         return "response" if self.previous_response_id else "none"
 
-    @property
-    def subject(self) -> str:
-        """The id that it is about, or ''."""
-        return self.conversation_id or self.previous_response_id or ""
-
 
 @dataclass(slots=True)
 class OpenedTurn:
@@ -181,7 +181,7 @@ class OpenedTurn:
 
     items: the history, oldest first. chain: the same as refs, for the commit. pending: calls that wait for an output.
     notes, severed: see `storage.history`. line: the branch that is continued or forked, -1 for none. branch: the name
-    under which the turn will be found. lock: which lock is held, fence: its number. known: the input's ids that are
+    under which the turn will be found. lock: which lock is held. known: the input's ids that are
     stored. calls: the answered call ids that the partition knows. anchor: id of the last item that a fork inherits;
     model: of the answer that it replaces. watched: somebody watches the conversation. beside: id of the
     conversation in whose partition the previous response lives, '' for none.
@@ -193,7 +193,6 @@ class OpenedTurn:
     line: int = -1
     branch: str = ""
     lock: str = ""
-    fence: int = 0
     project_id: str | None = None
     referrer: str | None = None
     known: Mapping[str, KnownItem] = field(default_factory=dict)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace
+from storage.client.keyspace import Keyspace, Listings
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import open_envelope
-from storage.errors import StoreError
+from storage.errors import Conflict, StoreError
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
@@ -86,11 +86,12 @@ class Turns:
         place, fork = turn_place(owner, source, lease.partition), source.fork
         held = self._recollections.look(place)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
-        arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds]
-        arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
-        arguments += [FORK_PIN_MS, held.chain, held.edition, len(item_ids), *item_ids, len(call_ids), *call_ids]
-        previous = keys.response(source.previous_response_id or "")
-        call = Call("open_turn", [*keys.common, previous], arguments, source.subject)
+        arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds, held.chain, held.edition]
+        if fork or item_ids or call_ids:
+            arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
+            arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
+        previous = [keys.response(source.previous_response_id)] if source.previous_response_id else []
+        call = Call("open_turn", [*keys.common, *previous], arguments, source.subject)
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
@@ -124,6 +125,14 @@ class Turns:
         opened = turn.opened
         token = turn.job_token or turn.response_id
         stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
+        in_conversation = (turn.conversation_id or "") if turn.mode in _IN_CONVERSATION else ""
+        listings = self._keyspace.listings(
+            turn.owner, in_conversation, opened.project_id, opened.referrer, is_stored=turn.stored
+        )
+        # on a cluster the owner's listings are in another slot
+        touch, beside = None, listings
+        if self._scripts.is_cluster:
+            touch, beside = self._keyspace.touch_response(listings, in_conversation, turn.response_id), Listings()
         arguments: list[Argument] = [
             turn.owner,
             turn.mode,
@@ -131,54 +140,45 @@ class Turns:
             opened.line,
             opened.lock,
             turn.token,
-            opened.fence,
             opened.chain,
             join_calls(sorted(opened.pending)),
             self._keyspace.retention_seconds,
-            COMMIT_MARKER_SECONDS,
             int(turn.stored),
             turn.status,
             turn.body,
             turn.response_id,
             turn.model.replace(FIELD_BREAK, ""),
-            (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else "",
-            opened.anchor or "",
-            turn.job_token,
+            beside.conversations,
+            beside.most_responses,
             *stage.arguments,
         ]
-        commit_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
+        if turn.fork or turn.job_token or not turn.stored:
+            name = (turn.fork.backup if turn.mode is CommitMode.PROMOTE else opened.branch) if turn.fork else ""
+            arguments += (name, opened.anchor or "", turn.job_token, COMMIT_MARKER_SECONDS)
+        own = keys.response(turn.response_id), keys.commit(turn.response_id)
+        commit_keys = [*keys.common, *own, *beside.keys, *stage.keys]
         calls = [Call("commit_turn", commit_keys, arguments, turn.conversation_id or "")]
-        if (touch := self._touch(turn)) is not None:
+        if touch is not None:
             calls.append(touch)
+        size, is_in = stage.size + (len(turn.body) if turn.stored else 0), turn.mode in _IN_CONVERSATION
+        charge = self._ledger.charging(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
+        if charge is not None:
+            calls.append(charge)
         reply = (await stage.run_all(calls))[0]
         if isinstance(reply, StoreError):
+            if isinstance(reply, Conflict):
+                undone = f"undone:{turn.response_id}"
+                await self._ledger.charge(turn.owner, turn.partition, undone, -size, in_conversation=is_in)
             raise reply
-        if self._keyspace.counts_bytes:
-            size = stage.size + (len(turn.body) if turn.stored else 0)
-            is_in = turn.mode in _IN_CONVERSATION
-            await self._ledger.charge(turn.owner, turn.partition, turn.response_id, size, in_conversation=is_in)
         if isinstance(reply[0], int):
             _, branch, backup, places = reply
             return Committed(CommitResult.OK, branch_from(branch) if branch else None, backup.decode() or None, places)
         result, lives = CommitResult(reply[0].decode()), reply[1]
         if not lives and turn.conversation_id:
-            # the touch beside the commit has listed a deleted conversation again
+            # what noted the commit has listed a deleted conversation again
             drop = self._keyspace.drop(turn.owner, turn.conversation_id, opened.project_id, opened.referrer)
             await self._scripts.run(drop)
         return Committed(result)
-
-    def _touch(self, turn: TurnCommit) -> Call | None:
-        """Return what notes a commit in its owner's listings."""
-        opened, conversation_id = turn.opened, ""
-        if turn.mode in _IN_CONVERSATION:
-            conversation_id = turn.conversation_id or ""
-        if turn.stored:
-            return self._keyspace.touch_response(
-                turn.owner, turn.response_id, conversation_id, opened.project_id, opened.referrer
-            )
-        if not conversation_id:
-            return None
-        return self._keyspace.touch(turn.owner, conversation_id, opened.project_id, opened.referrer)
 
     async def release(self, lease: Lease) -> None:
         """Give a lock back; nothing happens if it is not held by this token any more."""
@@ -209,7 +209,7 @@ def _opened(
     reply: Sequence[Any], history: History, known: Mapping[str, KnownItem], answered: frozenset[str]
 ) -> OpenedTurn:
     """Return what open_turn tells. known: of what the input names; answered: the calls that it answers."""
-    _, chain, pending, fence, branch, facts, _, _, line, lock, anchor, model, _, _, watched = reply
+    _, chain, pending, branch, facts, _, _, line, lock, anchor, model, _, _, watched = reply
     return OpenedTurn(
         items=history.items,
         notes=history.notes,
@@ -219,7 +219,6 @@ def _opened(
         line=line,
         branch=branch.decode(),
         lock=lock.decode(),
-        fence=fence,
         project_id=facts[0].decode() or None if facts else None,
         referrer=facts[1].decode() or None if facts else None,
         known=known,

@@ -1,10 +1,15 @@
 """What the worst bodies that the limits allow do to others: the longest turns of one caller while another sends them.
 
-    python -m benchmarks.costs.worst_bodies [--seconds 10] [--kind "many items"] [--most 3.0]
+    python -m benchmarks.costs.worst_bodies [--seconds 10] [--kind "many items"] [--most 3.0] [--transport websocket]
 
 One caller takes turns in a conversation, one after the other with a short pause, with nobody else there and then beside
 another who sends one body after the other, each kind in its turn. A lease that is lost is an error of the turn. The
-server and its store are processes of their own; so is the client that sends the bodies.
+server and its store are processes of their own; so is the client that sends the bodies, as one of these:
+
+http         a request that is answered
+websocket    a message of a WebSocket
+background   a request that is answered at once and made later; the next is sent when it is over
+history      a request as small as any that goes on with a conversation that holds the body
 """
 
 from __future__ import annotations
@@ -14,10 +19,11 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import partial
+from typing import TypeAlias, cast
 
 import aiohttp
 import orjson
@@ -30,7 +36,9 @@ from proxy.config.settings import Config
 #: Seconds between the end of a turn and the next.
 PAUSE_SECONDS = 0.01
 LIMITS = Config()
-_MOST_BYTES, _MOST_ELEMENTS = LIMITS.server.max_json_bytes, LIMITS.server.max_json_elements
+#: What a transport puts before a body.
+_BEFORE_BYTES = 64
+_MOST_BYTES, _MOST_ELEMENTS = LIMITS.server.max_json_bytes - _BEFORE_BYTES, LIMITS.server.max_json_elements
 _MOST_ITEMS = LIMITS.turns.max_input_items
 
 
@@ -138,10 +146,14 @@ def _cpu_of(target: Target) -> tuple[float, float]:
     return cpu_seconds(target.proxies[0]), sum(map(cpu_seconds, target.stores))
 
 
+#: Sends a body once and returns how it was answered, or waits for something.
+Send: TypeAlias = Callable[[], Awaitable[object]]
+
+
 @contextmanager
-def sending(target: Target, kind: str) -> Iterator[Callable[[], int]]:
-    """Send bodies from another process meanwhile; gives what stops it and returns how many were answered."""
-    arguments = [sys.executable, "-m", __spec__.name, "--send", kind, "--to", target.url]
+def sending(target: Target, kind: str, transport: str) -> Iterator[tuple[Send, Callable[[], int]]]:
+    """Send bodies from another process meanwhile; gives what waits for its start, and what stops it."""
+    arguments = [sys.executable, "-m", __spec__.name, "--send", kind, "--to", target.url, "--transport", transport]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sender:
 
         def stop() -> int:
@@ -149,32 +161,92 @@ def sending(target: Target, kind: str) -> Iterator[Callable[[], int]]:
             return len(out.split()) - 1
 
         assert sender.stdout is not None
-        sender.stdout.readline()
-        yield stop
+        yield partial(asyncio.to_thread, sender.stdout.readline), stop
         sender.kill()
 
 
-async def send(kind: str, url: str) -> None:
-    """Send one body after the other until a line comes; print the status of each."""
-    body = BODIES[kind]()
-    print("ready", flush=True)
-    stopping = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
+@asynccontextmanager
+async def over_http(session: aiohttp.ClientSession, url: str, body: bytes) -> AsyncIterator[Send]:
+    """Give what sends a body as a request."""
+
+    async def once() -> object:
+        async with session.post(url, data=body) as answer:
+            await answer.read()
+            return answer.status
+
+    yield once
+
+
+@asynccontextmanager
+async def over_websocket(session: aiohttp.ClientSession, url: str, body: bytes) -> AsyncIterator[Send]:
+    """Give what sends a body as a message."""
+    message = b'{"type":"response.create",' + body[1:]
+    ends = {"error", "response.completed", "response.failed", "response.incomplete"}
+    async with session.ws_connect(url, max_msg_size=0) as socket:
+
+        async def once() -> object:
+            await socket.send_bytes(message)
+            while (told := orjson.loads(await socket.receive_str()))["type"] not in ends:
+                pass
+            return told["type"]
+
+        yield once
+
+
+@asynccontextmanager
+async def in_background(session: aiohttp.ClientSession, url: str, body: bytes) -> AsyncIterator[Send]:
+    """Give what sends a body to be answered later, and waits for that."""
+    later = b'{"background":true,' + body[1:]
+
+    async def once() -> object:
+        async with session.post(url, data=later) as answer:
+            made = await answer.json()
+            if answer.status != 200:
+                return answer.status
+        while made.get("status") in ("queued", "in_progress"):
+            await asyncio.sleep(0.05)
+            async with session.get(f"{url}/{made['id']}") as answer:
+                made = await answer.json()
+        return made.get("status")
+
+    yield once
+
+
+@asynccontextmanager
+async def after_history(session: aiohttp.ClientSession, url: str, body: bytes) -> AsyncIterator[Send]:
+    """Give what goes on after a body that was stored before."""
+    async with session.post(url, data=body) as answer:
+        before = (await answer.json()).get("id")
+    small = orjson.dumps({"model": "m", "input": "hi", "previous_response_id": before})
+    async with over_http(session, url, small) as once:
+        yield once
+
+
+TRANSPORTS = {"http": over_http, "websocket": over_websocket, "background": in_background, "history": after_history}
+
+
+async def send(kind: str, transport: str, url: str) -> None:
+    """Send one body after the other until a line comes; print how each is answered."""
     headers = {"Authorization": "Bearer another", "Content-Type": "application/json"}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        TRANSPORTS[transport](session, f"{url}/v1/responses", BODIES[kind]()) as once,
+    ):
+        print("ready", flush=True)
+        stopping = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
         while not stopping.done():
-            async with session.post(f"{url}/v1/responses", data=body) as answer:
-                await answer.read()
-                print(answer.status, flush=True)
+            print(await once(), flush=True)
 
 
-async def measure(kinds: list[str], seconds: float) -> dict[str, tuple[Times, Times]]:
+async def measure(kinds: list[str], transport: str, seconds: float) -> dict[str, tuple[Times, Times]]:
     """Return the turns without and with each kind of body; those without just before."""
     found = {}
     async with running_model() as url, branchline(url) as target:
         await take_turns(target, 2.0)
         for kind in kinds:
             alone = await take_turns(target, seconds)
-            with sending(target, kind) as stop:
+            with sending(target, kind, transport) as (ready, stop):
+                await ready()
                 beside = await take_turns(target, seconds)
                 found[kind] = alone, replace(beside, sent=await asyncio.to_thread(stop))
                 print(_line(kind, *found[kind]), flush=True)
@@ -195,18 +267,19 @@ async def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--kind", action="append", choices=list(BODIES))
     parser.add_argument("--most", type=float, default=3.0)
+    parser.add_argument("--transport", choices=list(TRANSPORTS), default="http")
     parser.add_argument("--send", choices=list(BODIES), help=argparse.SUPPRESS)
     parser.add_argument("--to", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.send:
-        await send(options.send, options.to)
+        await send(options.send, options.transport, options.to)
         return 0
     print(
         "| body | sent | median alone, ms | beside | p99 alone, ms | beside | ratio | errors "
         "| serving, CPU ms a turn alone | beside | store, CPU ms a turn alone | beside |"
     )
     print("|---" * 12 + "|", flush=True)
-    found = await measure(options.kind or list(BODIES), options.seconds)
+    found = await measure(options.kind or list(BODIES), options.transport, options.seconds)
     worst = max(beside.part(0.99) / alone.part(0.99) for alone, beside in found.values())
     failed = worst > options.most or any(beside.errors for _, beside in found.values())
     return 1 if failed else 0

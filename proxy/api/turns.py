@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from urllib.parse import unquote_plus
 
 from aiohttp import web
 
 from proxy.auth.caller import CALLER
+from proxy.http.body import LARGE_QUEUE, hand_over_read, leave_queue
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
+from proxy.http.handover import HEAVY_HISTORIES
 from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left, traced_headers
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
@@ -21,7 +22,7 @@ from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.records import TurnRecord
-from proxy.turns.observer import AnsweredBefore
+from proxy.turns.observer import AnsweredBefore, TurnObserver, TurnResult
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
@@ -50,11 +51,45 @@ def asking(request: web.Request) -> Iterator[ModelCall]:
     services = request.app[SERVICES]
     call = services.model_call(request[CALLER], inbound_of(request))
     note_request(request, call.record)
+    leave_queue(request)
     try:
         yield call
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
         services.telemetry.attempts_ended(call.record)
+
+
+class _Queued(TurnObserver):
+    """A request among others that are large: the next one begins when this turn is open."""
+
+    needs_id = False
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    def begun(self) -> None:
+        """Nothing: it has not been opened yet."""
+
+    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
+        """Let the next one begin."""
+        leave_queue(self._request)
+
+    def moved(self, response_id: str) -> None:
+        """Nothing: others do not know its id."""
+
+    async def storing(self, attempt: int) -> None:
+        """Nothing: it is stored beside the others."""
+
+    def left(self) -> None:
+        """Nothing: the turn has its own way with that."""
+
+    async def ended(self, end: TurnResult | BaseException) -> None:
+        """Let the next one begin."""
+        leave_queue(self._request)
+
+
+def _queued(request: web.Request) -> _Queued | None:
+    return _Queued(request) if LARGE_QUEUE in request.app else None
 
 
 async def run_turn(
@@ -66,9 +101,11 @@ async def run_turn(
 ) -> web.StreamResponse:
     """Carry a turn out and return its answer. own_query: see `inbound_of`. Raises ApiError, StoreError."""
     options = options or TurnOptions()
+    app, caller = request.app, request[CALLER]
+    if (subject := turn_request.source.subject) and app[HEAVY_HISTORIES].know(subject):
+        await hand_over_read(request)
     if (lost := await find_lost_answer(request, turn_request, options)) is not None:
         return lost
-    app, caller = request.app, request[CALLER]
     services = app[SERVICES]
     call = services.model_call(caller, inbound_of(request, own_query))
     note_request(request, call.record, streamed=turn_request.stream)
@@ -76,8 +113,7 @@ async def run_turn(
     log = stream_log(services, caller.owner, turn_request)
     recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
-    if recording is not None or log is not None:
-        options = replace(options, recording=recording, resumable=options.resumable or log is not None)
+    options.recording, options.resumable = recording, options.resumable or log is not None
     turn = Turn(
         services,
         call,
@@ -85,7 +121,7 @@ async def run_turn(
         delivery,
         options,
         sinks=[sink for sink in (log, keeping.recording) if sink],
-        observers=[observer for observer in (keeping.observer, log) if observer],
+        observers=[observer for observer in (keeping.observer, log, _queued(request)) if observer],
     )
     if keeping.client_left:
         turn.leave()
@@ -103,6 +139,7 @@ async def run_turn(
         return await deliver_again(request, before.answer, before.claim)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
+        app[HEAVY_HISTORIES].note(subject, call.record.history_bytes)
         if connection.on_leave is leave and connection.is_reset():
             # its answer would come to nobody
             leave()

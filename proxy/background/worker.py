@@ -15,10 +15,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import orjson
 from aiohttp.web import AppKey
@@ -38,7 +38,7 @@ from proxy.turns.identity import AcceptedIdentity
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
-from storage import EventLog, Job, JobEntry, StoreError, Unavailable, new_token, partition_of
+from storage import EventLog, Job, JobEntry, LargeJob, StoreError, Unavailable, new_token, partition_of
 
 if TYPE_CHECKING:
     from proxy.recording.recorder import Recorder
@@ -47,12 +47,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: See `Worker.elsewhere`.
+RunElsewhere: TypeAlias = Callable[[JobEntry], Awaitable[bool]]
+
 #: Seconds between two looks after what runs: a cancelled response ends within these.
 BEAT_SECONDS = 0.5
 #: Seconds that a response waits for its branch if that was lost meanwhile.
 LOCK_WAIT_SECONDS = 60.0
 #: Seconds to wait before a response is asked for again that is busy, or not there yet.
 CLAIM_PAUSES = (0.02, 0.1, 0.5)
+
+#: Bytes of a sealed request from which on it is large: a third more than it has itself.
+LARGE_JOB_BYTES = 350_000
 
 _SERVER_ERROR = "server_error"
 
@@ -61,11 +67,12 @@ WORKER: AppKey[Worker] = AppKey("worker")
 
 
 class Run:
-    """One entry of the queue in this worker's hands. job: once it was claimed."""
+    """One entry of the queue in this worker's hands. job: once it was claimed. is_elsewhere: another process has it."""
 
     def __init__(self, entry: JobEntry) -> None:
         self.entry = entry
         self.job: Job | None = None
+        self.is_elsewhere = False
         self.abandoned = False
         self.record: TurnRecord | None = None
         self._turn: Turn | None = None
@@ -110,6 +117,9 @@ class Worker:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._has_runs = asyncio.Event()
+        #: Has an entry with a large request run in another process, and waits for its end there; returns False if
+        #: nobody takes it. None where all are run here.
+        self.elsewhere: RunElsewhere | None = None
         self._has_joined = False
         #: When this worker's entries of the queue were kept last, in monotonic seconds.
         self._kept_at = 0.0
@@ -140,7 +150,7 @@ class Worker:
         timeout_seconds: None, for as long as it takes.
         """
         await self._taking.aclose()
-        unclaimed = [(run, task) for run, task in self._runs.values() if run.job is None]
+        unclaimed = [(run, task) for run, task in self._runs.values() if run.job is None and not run.is_elsewhere]
         for _, task in unclaimed:
             task.cancel()
         await asyncio.gather(*(self._requeue(run.entry) for run, _ in unclaimed))
@@ -199,7 +209,7 @@ class Worker:
     async def _work(self, run: Run) -> None:
         try:
             async with self._slots:
-                run.job = await self._claim(run.entry)
+                run.job = await self._claim(run)
                 if run.job is not None:
                     await self._carry_out(run, run.job)
             if run.job is None or not await self._jobs.is_over(run.entry.response_id):
@@ -209,14 +219,30 @@ class Worker:
             # whoever takes the entry over finds out how far this came
             logger.warning("background response %s is left to its lease: no store", run.entry.response_id)
 
-    async def _claim(self, entry: JobEntry) -> Job | None:
+    async def take_over(self, entry: JobEntry) -> None:
+        """Run an entry that another process has taken from the queue; return when that has ended."""
+        self._begin([entry])
+        _, task = self._runs[entry.response_id]
+        await asyncio.wait([task])
+
+    async def _claim(self, run: Run) -> Job | None:
+        """Return the response of an entry to run it here; None if it is over, or was left to others."""
+        entry, elsewhere = run.entry, self.elsewhere
         for pause in (*CLAIM_PAUSES, 0.0):
-            claimed = await self._jobs.claim(entry, new_token(entry.response_id), self._lease_seconds)
+            token, most = new_token(entry.response_id), LARGE_JOB_BYTES if elsewhere is not None else 0
+            claimed = await self._jobs.claim(entry, token, self._lease_seconds, most)
             if claimed is None:
                 await self._jobs.finish(entry)
                 return None
             if isinstance(claimed, Job):
                 return claimed
+            if isinstance(claimed, LargeJob):
+                run.is_elsewhere = True
+                if elsewhere is not None and await elsewhere(entry):
+                    return None
+                # nobody is there who would run it
+                run.is_elsewhere, elsewhere = False, None
+                continue
             await asyncio.sleep(min(claimed.seconds, self._lease_seconds) + pause)
         return None
 

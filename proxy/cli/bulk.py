@@ -1,7 +1,8 @@
 """Bulk workers: processes beside one that serves, for the requests that would hold everybody else up there.
 
 Each is a worker (`proxy.cli.worker`) that listens nowhere and takes no background responses, at a lower priority; it is
-started when it is first needed, and again if it has died. All requests of one caller go to the same one.
+started when it is first needed, and again if it has died, after a pause if it died soon. All requests of one caller go
+to the same one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -20,11 +22,14 @@ from zlib import crc32
 
 import msgspec
 
-from proxy.cli.messages import Assignment
+from proxy.background.worker import WORKER
+from proxy.cli.crew import STEADY_SERVICE_SECONDS, death_pause
+from proxy.cli.messages import Assignment, write_entry, write_passed
 from proxy.cli.process import StartError, ending
 from proxy.cli.worker_process import WorkerProcess
 from proxy.config.settings import Secret
 from proxy.http.handover import HANDOVER
+from proxy.runtime.tasks import TASKS, TaskRecord
 from storage.embedded import running_in
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import Config
     from proxy.http.handover import TakeConnection
+    from proxy.http.passed import Passed
+    from storage import JobEntry
 
 #: What the index of a bulk worker is more than that of the process beside which it is, for the first, second, ...
 FIRST_INDEX = 1000
@@ -68,6 +75,9 @@ class BulkWorkers:
         self._workers: dict[int, WorkerProcess] = {}
         self._hiring: dict[int, asyncio.Task[WorkerProcess | None]] = {}
         self._failed_at = -FAILED_PAUSE
+        #: Deaths in a row, by place.
+        self._deaths: Counter[int] = Counter()
+        self._record = TaskRecord(is_vital=False)
         self._is_over = False
         self._store_url = ""
 
@@ -78,6 +88,21 @@ class BulkWorkers:
 
     async def find(self, owner: str) -> TakeConnection | None:
         """Return what takes a request of this owner, once it is there; None if there is nothing that does."""
+        worker = await self._find(owner)
+        return partial(_give, worker) if worker is not None else None
+
+    async def run(self, entry: JobEntry) -> bool:
+        """Have an entry of the queue run, and wait for its end; return False if there is nothing that does."""
+        worker = await self._find(entry.owner)
+        if worker is None:
+            return False
+        with _nameless_file() as file:
+            _write(file, [write_entry(entry)])
+            # one that is given to a worker that dies is taken over when its lease is over
+            await worker.give_job(file.fileno())
+        return True
+
+    async def _find(self, owner: str) -> WorkerProcess | None:
         place = crc32(owner.encode()) % self._size
         worker = self._workers.get(place)
         if worker is not None and worker.stuck_seconds > HUNG_SECONDS:
@@ -87,7 +112,7 @@ class BulkWorkers:
             worker = None
         if worker is None or not worker.is_ready:
             worker = await self._hire_once(place)
-        return partial(_give, worker) if worker is not None else None
+        return worker
 
     async def provide(self, app: web.Application) -> AsyncIterator[None]:
         """Have an application give its requests to them for as long as it runs, and wait for their end (a context)."""
@@ -96,6 +121,8 @@ class BulkWorkers:
                 self._store_url = held.enter_context(running_in(Path(self._config.data.dir))) or ""
             if self._size:
                 app[HANDOVER] = self
+                app[WORKER].elsewhere = self.run
+                app[TASKS].records["bulk workers"] = self._record
             yield
             await self._end()
 
@@ -143,6 +170,7 @@ class BulkWorkers:
 
     async def _hire(self, place: int) -> WorkerProcess | None:
         index = FIRST_INDEX * (place + 1) + self._index
+        await asyncio.sleep(death_pause(self._deaths[place]))
         try:
             worker = await WorkerProcess.spawn(
                 Assignment(index, _settings(self._config, self._store_url), self._cells, is_bulk=True)
@@ -162,24 +190,30 @@ class BulkWorkers:
         except BaseException:
             worker.kill()
             raise
+        self._record.in_a_row = 0
         return worker
 
     def _note_failure(self, error: StartError) -> None:
         logger.error("large requests are handled among all others: %s", error)
         self._failed_at = time.monotonic()
+        self._record.failures += 1
+        self._record.in_a_row += 1
 
     def _dismiss(self, place: int, worker: WorkerProcess, ended: asyncio.Task[int]) -> None:
         if self._workers.get(place) is worker:
             del self._workers[place]
         if not self._is_over and worker.served_seconds:
             logger.error("%s %s; another is started when it is needed", worker, ending(ended.result()))
+            self._deaths[place] = self._deaths[place] + 1 if worker.served_seconds < STEADY_SERVICE_SECONDS else 1
+            self._record.failures += 1
+            self._record.in_a_row += 1
         self._changed(self.processes)
 
 
-async def _give(worker: WorkerProcess, connection: int, received: Sequence[bytes]) -> bool:
+async def _give(worker: WorkerProcess, connection: int, passed: Passed, received: Sequence[bytes]) -> bool:
     with _nameless_file() as file:
-        await asyncio.to_thread(_write, file, received)
-        return worker.give_begun(connection, file.fileno())
+        await asyncio.to_thread(_write, file, [write_passed(passed), *received])
+        return await worker.give_begun(connection, file.fileno())
 
 
 def _nameless_file() -> IO[bytes]:
@@ -195,10 +229,8 @@ def _write(file: IO[bytes], pieces: Sequence[bytes]) -> None:
 def _settings(config: Config, url: str) -> Config:
     """Return the settings of a bulk worker: nobody else to give a request to, and the store that is there already.
 
-    A request was counted by whoever gives it, and only one comes over a connection. url: of the embedded store, '' if
-    there is another one.
+    url: of the embedded one, '' if there is another.
     """
     server = msgspec.structs.replace(config.server, bulk_workers=0)
-    quotas = msgspec.structs.replace(config.quotas, requests_per_minute=0)
     redis = msgspec.structs.replace(config.redis, url=Secret(url)) if url else config.redis
-    return msgspec.structs.replace(config, server=server, quotas=quotas, redis=redis)
+    return msgspec.structs.replace(config, server=server, redis=redis)

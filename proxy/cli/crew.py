@@ -156,7 +156,7 @@ class Crew:
 
     async def _replacement(self) -> WorkerProcess:
         while True:
-            await asyncio.sleep(_pause(self._deaths))
+            await asyncio.sleep(death_pause(self._deaths))
             try:
                 return await self._hire()
             except (StartError, OSError) as exc:
@@ -172,6 +172,6 @@ class Crew:
             raise failure
 
 
-def _pause(deaths: int) -> float:
-    """Return how long to wait after so many deaths in a row, in seconds."""
+def death_pause(deaths: int) -> float:
+    """Return how long to wait before a replacement is started after so many deaths in a row, in seconds."""
     return min(FIRST_PAUSE_SECONDS * 2 ** (deaths - 2), LONGEST_PAUSE_SECONDS) if deaths > 1 else 0.0

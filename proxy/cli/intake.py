@@ -6,16 +6,29 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from proxy.cli.messages import BEGUN, CONNECTION, LEAVE, Load, WorkerReport, write_report
+from proxy.cli.messages import (
+    BEGUN,
+    CONNECTION,
+    JOB,
+    LEAVE,
+    Answering,
+    Load,
+    WorkerReport,
+    read_entry,
+    read_passed,
+    write_report,
+)
 from proxy.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
     from proxy.http.connection import ClientConnection
     from proxy.http.runner import ClientServer
+    from storage import JobEntry
 
 #: Orders and connections that are taken before anything else has its turn.
 TAKEN_AT_ONCE = 16
@@ -38,6 +51,8 @@ class Intake:
         self._leave = leave
         self._stop = stop
         self._adopting: set[asyncio.Task[None]] = set()
+        #: What waits for the ends of entries.
+        self._running: set[asyncio.Task[None]] = set()
         self._taken = 0
         self._told = Load(0, 0)
 
@@ -49,10 +64,12 @@ class Intake:
             logger.debug("the supervisor was not told: %s", exc)
 
     @asynccontextmanager
-    async def taking(self, server: ClientServer, tasks: Tasks) -> AsyncIterator[None]:
-        """Let `server` answer the connections that come for as long as the context lasts."""
+    async def taking(
+        self, server: ClientServer, run: Callable[[JobEntry], Awaitable[None]], tasks: Tasks
+    ) -> AsyncIterator[None]:
+        """Let `server` answer the connections that come, and `run` the entries, for as long as the context lasts."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._channel, self._read, server)
+        loop.add_reader(self._channel, self._read, server, run)
         try:
             async with tasks.periodic(
                 "reports to the supervisor", REPORT_SECONDS, lambda: self._report(server), logger
@@ -65,7 +82,7 @@ class Intake:
     async def _report(self, server: ClientServer) -> None:
         self._tell_load(server)
 
-    def _read(self, server: ClientServer) -> None:
+    def _read(self, server: ClientServer, run: Callable[[JobEntry], Awaitable[None]]) -> None:
         for _ in range(TAKEN_AT_ONCE):
             try:
                 order, descriptors, _, _ = socket.recv_fds(self._channel, 1, 2, _FLAGS)
@@ -77,6 +94,8 @@ class Intake:
                 self._take(server, descriptors)
             elif order == BEGUN:
                 self._resume(server, descriptors)
+            elif order == JOB:
+                self._run(run, descriptors)
             elif order == LEAVE:
                 self._leave()
             else:
@@ -108,8 +127,29 @@ class Intake:
         with os.fdopen(received, "rb") as file:
             # whoever wrote it is at its end
             file.seek(0)
+            passed = read_passed(file.readline())
             sent = file.read()
-        self._adopt(lambda: server.resuming(sent), connection)
+        answering = partial(self.tell, Answering(self._taken))
+        self._adopt(lambda: server.resuming(sent, passed, answering), connection)
+
+    def _run(self, run: Callable[[JobEntry], Awaitable[None]], descriptors: list[int]) -> None:
+        self._taken += 1
+        number = self._taken
+        if not descriptors:
+            logger.error("a background response is left to others: this process has too many open files")
+            self.tell(Answering(number))
+            return
+        with os.fdopen(descriptors[0], "rb") as file:
+            file.seek(0)
+            entry = read_entry(file.read())
+
+        async def run_and_tell() -> None:
+            await run(entry)
+            self.tell(Answering(number))
+
+        task = asyncio.create_task(run_and_tell())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _adopt(self, make: Callable[[], ClientConnection], descriptor: int) -> None:
         task = asyncio.create_task(_adopt(make, descriptor))

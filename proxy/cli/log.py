@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from proxy.telemetry.lines import RequestLine, TurnLine
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Most bytes of a write that a pipe takes as a whole (PIPE_BUF on Linux), so that lines of several processes don't mix.
 WHOLE_WRITE_BYTES = 4096
+#: For lines before `set_up_logging` says how they are to be.
+_PLAIN = logging.Formatter()
 
 
 class LineHandler(logging.Handler):
@@ -33,24 +36,28 @@ class LineHandler(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take down a record; no filter is asked."""
-        self.acquire()
-        try:
+        # in fewer steps than `acquire` and `release` take
+        lock = self.lock or nullcontext()
+        with lock:
             self.emit(record)
-        finally:
-            self.release()
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take down a record."""
         try:
-            line = f"{self.format(record)}\n"
+            line = f"{(self.formatter or _PLAIN).format(record)}\n"
         except Exception:
             self.handleError(record)
             return
         self._waiting.append(line)
-        if record.levelno >= logging.WARNING or (loop := _running_loop()) is None:
+        if record.levelno >= logging.WARNING:
             self.flush()
-        elif len(self._waiting) == 1:
+        elif len(self._waiting) > 1:
+            # it goes with the first of them
+            return
+        elif (loop := _running_loop()) is None:
+            self.flush()
+        else:
             loop.call_soon(self.flush)
 
     def flush(self) -> None:

@@ -18,14 +18,19 @@ from typing import TypeAlias
 import msgspec
 
 from proxy.config.settings import Config, Secret
+from proxy.http.passed import Passed
+from storage import JobEntry
 
 #: Holds the descriptor of the channel. It does not begin as settings do, among which it would be an error.
 CHANNEL_VARIABLE = "_BRANCHLINE_WORKER_CHANNEL"
 
 #: Take this connection; its descriptor comes along.
 CONNECTION = b"c"
-#: Take this connection, on which a request has begun: a second descriptor is that of a file with what has come of it.
+#: Take this connection, on which a request has begun: a second descriptor is that of a file with what is known of it,
+#: which `write_passed` makes, and behind it what has come of it.
 BEGUN = b"b"
+#: Run this entry of the queue of background responses: a descriptor is that of a file which `write_entry` has made.
+JOB = b"j"
 #: Others take new connections from now on: leave when what is open has ended.
 LEAVE = b"l"
 #: Stop as on SIGTERM.
@@ -56,10 +61,19 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """What a worker has to do. taken: connections that it has taken, in all. open: those that are open."""
+    """What a worker has to do. taken: connections and entries that it has taken, in all. open: connections."""
 
     taken: int
     open: int
+
+
+class Answering(msgspec.Struct, frozen=True, tag=True):
+    """A request is about to be answered that had begun elsewhere, or its client has left; or an entry has ended.
+
+    number: see `Load.taken`.
+    """
+
+    number: int
 
 
 class BulkProcesses(msgspec.Struct, frozen=True, tag=True):
@@ -68,9 +82,11 @@ class BulkProcesses(msgspec.Struct, frozen=True, tag=True):
     processes: dict[int, int]
 
 
-WorkerReport: TypeAlias = Ready | Failed | Load | BulkProcesses
+WorkerReport: TypeAlias = Ready | Failed | Load | Answering | BulkProcesses
 
 _decode_report = msgspec.json.Decoder(WorkerReport)
+_decode_passed = msgspec.json.Decoder(Passed)
+_decode_entry = msgspec.json.Decoder(JobEntry)
 
 
 def write_assignment(assignment: Assignment) -> bytes:
@@ -92,3 +108,25 @@ def read_report(line: bytes) -> WorkerReport:
     """Return the report of a line; ValueError for anything else."""
     report: WorkerReport = _decode_report.decode(line)
     return report
+
+
+def write_passed(passed: Passed) -> bytes:
+    """Return what is known of a request as one line."""
+    return msgspec.json.encode(passed) + b"\n"
+
+
+def read_passed(line: bytes) -> Passed:
+    """Return what is known of a request; ValueError for anything else."""
+    passed: Passed = _decode_passed.decode(line)
+    return passed
+
+
+def write_entry(entry: JobEntry) -> bytes:
+    """Return an entry of the queue as JSON."""
+    return msgspec.json.encode(entry)
+
+
+def read_entry(data: bytes) -> JobEntry:
+    """Return the entry that was written; ValueError for anything else."""
+    entry: JobEntry = _decode_entry.decode(data)
+    return entry

@@ -17,8 +17,10 @@ from proxy.cli.messages import (
     BEGUN,
     CHANNEL_VARIABLE,
     CONNECTION,
+    JOB,
     LEAVE,
     STOP,
+    Answering,
     Assignment,
     BulkProcesses,
     Failed,
@@ -59,6 +61,8 @@ class WorkerProcess:
         #: Since when the longest waiting of the connections that it was given waits to be taken, about.
         self._waits_since = math.inf
         self._load = Load(0, 0)
+        #: The requests that were passed on and are not answered yet, by their numbers.
+        self._unanswered: dict[int, asyncio.Future[bool]] = {}
         asyncio.get_running_loop().add_reader(channel, self._read)
         self.ended = asyncio.create_task(self._watch())
 
@@ -124,9 +128,28 @@ class WorkerProcess:
         """Pass a connection on, which the caller then closes; return whether that was possible."""
         return self._send(CONNECTION, [connection.fileno()])
 
-    def give_begun(self, connection: int, received: int) -> bool:
-        """Pass a connection on that a request has begun on. received: the descriptor of a file with what has come."""
-        return self._send(BEGUN, [connection, received])
+    async def give_begun(self, connection: int, received: int) -> bool:
+        """Pass a connection on that a request has begun on. received: the descriptor of a file with what has come.
+
+        Returns True once it is being answered, or its client has left; False if it was not passed on, or will not be
+        answered, because the worker has ended.
+        """
+        return await self._give(BEGUN, [connection, received])
+
+    async def give_job(self, entry: int) -> bool:
+        """Have an entry run, and wait for its end. entry: the descriptor of a file with it. Returns as `give_begun`."""
+        return await self._give(JOB, [entry])
+
+    async def _give(self, order: bytes, descriptors: list[int]) -> bool:
+        if not self._send(order, descriptors):
+            return False
+        number = self._given
+        answering: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._unanswered[number] = answering
+        try:
+            return await answering
+        finally:
+            del self._unanswered[number]
 
     def _send(self, order: bytes, descriptors: list[int]) -> bool:
         try:
@@ -165,18 +188,22 @@ class WorkerProcess:
 
     async def _watch(self) -> int:
         code = await self._process.wait()
-        self._read()
+        while self._read():
+            pass
         asyncio.get_running_loop().remove_reader(self._channel)
         self._channel.close()
+        for number in self._unanswered:
+            self._note_answer(number, is_answered=False)
         if not self._ready.done():
             self._fail(StartError(f"{self} {ending(code)} at its start"))
         return code
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Hear what the worker has said; return whether there may be more."""
         try:
             data = self._channel.recv(READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
@@ -184,6 +211,7 @@ class WorkerProcess:
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             self._hear(line)
+        return bool(data)
 
     def _hear(self, line: bytes) -> None:
         match read_report(line):
@@ -195,10 +223,17 @@ class WorkerProcess:
                 self._fail(StartError(message, status=status))
             case BulkProcesses(processes):
                 self.bulk_processes = processes
+            case Answering(number):
+                self._note_answer(number, is_answered=True)
             case Load() as load:
                 if load.taken > self._load.taken:
                     self._waits_since = time.monotonic() if load.taken < self._given else math.inf
                 self._load = load
+
+    def _note_answer(self, number: int, *, is_answered: bool) -> None:
+        answering = self._unanswered.get(number)
+        if answering is not None and not answering.done():
+            answering.set_result(is_answered)
 
     def _fail(self, error: StartError) -> None:
         self._ready.set_exception(error)

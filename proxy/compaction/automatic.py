@@ -62,13 +62,10 @@ class Compaction:
             self._triggered = _read_trigger(request)
             self._threshold = _read_threshold(request.body)
             self.request = _without_management(request)
+        #: Whether anything may be told before the model server answers.
+        self.may_act = self._triggered or self._threshold is not None
         self._view = _NOTHING
         self._has_compactions = False
-
-    @property
-    def may_act(self) -> bool:
-        """Whether anything may be told before the model server answers."""
-        return self._triggered or self._threshold is not None
 
     def view(self, reader: Reader) -> View:
         """Return what the upstream is asked with: the turn's history and input, without what is compacted.
@@ -104,7 +101,7 @@ class Compaction:
 
         Raises ApiError; a compaction that was not asked for just now is left out rather than fail the turn.
         """
-        if not self._triggered and not await self._is_over():
+        if not self.may_act or (not self._triggered and not await self._is_over()):
             return None
         opened, turn_input = self.view(self._reader)
         items = [*opened.items, *turn_input.items]

@@ -10,6 +10,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from proxy.config.flags import FLAGS
@@ -96,8 +97,9 @@ def _default(key: Key) -> object:
     return key.default
 
 
+@cache
 def comments(section: type[Section]) -> dict[str, str]:
-    """Return what the `#:` lines above each field of `section` say."""
+    """Return what the `#:` lines above each field of `section` say; reading a class's source takes long."""
     found = _COMMENTED_FIELD.findall(inspect.getsource(section))
     return {field: " ".join(line.strip()[3:] for line in text.splitlines()) for text, field in found}
 

@@ -182,7 +182,7 @@ class QuotasConfig(Section, frozen=True):
     #: Conversations.
     conversations: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: Bytes of items and responses. They are counted from when this is set; `branchline gc` counts what was there
-    #: before. Costs a round trip before each turn or change, and one behind it.
+    #: before. A turn asks and counts beside what it does anyway; a change has a round trip before it, and one behind.
     stored_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 

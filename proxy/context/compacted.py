@@ -103,6 +103,8 @@ def mentions(items: Sequence[bytes]) -> bool:
 
     A history remembers how many of its items have none, so that it is looked at once.
     """
+    if not items:
+        return False
     history = items if isinstance(items, HistoryItems) else None
     seen = history.memo.get(mentions, 0) if history is not None else 0
     unseen = items[seen:] if seen else items

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from proxy.http.budget import BODY_BUDGET, FREE_BYTES
+from proxy.auth.caller import CALLER
+from proxy.http.budget import BODY_BUDGET, FREE_BYTES, FairRoom
 from proxy.http.handover import HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, hand_over, is_heavy
 from proxy.http.json_body import check_elements, parse_body
 from proxy.http.keys import CONFIG
@@ -27,6 +28,13 @@ HELD_AT_ONCE = 1024 * 1024
 
 #: Bytes of `BODY_BUDGET` that a request has taken.
 _HELD: web.RequestKey[int] = web.RequestKey("held_bytes", int)
+
+#: Where large requests wait for their turn, by owner, when their bodies have come; only in a process that is for them.
+LARGE_QUEUE: web.AppKey[FairRoom] = web.AppKey("large_queue", FairRoom)
+#: Seconds that a request may have its turn for: one that waits, as for a locked branch, holds nobody else up.
+LONGEST_TURN_SECONDS = 2.0
+#: What ends a request's turn in time; None when it has ended.
+_QUEUED: web.RequestKey[asyncio.TimerHandle | None] = web.RequestKey("queued")
 
 #: The whole body as it was sent, where somebody had to see it before the handler.
 _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
@@ -57,6 +65,9 @@ async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[
     body = await _read(request, _json_limit(limits))
     if not body and allow_empty:
         return {}
+    if (queue := app.get(LARGE_QUEUE)) is not None and _QUEUED not in request:
+        await queue.take(_owner_of(request), 1)
+        request[_QUEUED] = asyncio.get_running_loop().call_later(LONGEST_TURN_SECONDS, leave_queue, request)
     budget = app.get(BODY_BUDGET)
     return await parse_body(body, limits, budget.repairing if budget is not None else asyncio.Lock())
 
@@ -111,17 +122,40 @@ async def hold_body(request: web.Request) -> bytes:
     return content
 
 
+async def hand_over_read(request: web.Request) -> None:
+    """Give a request whose body was read to another process; see `hand_over`.
+
+    One with an idempotency key stays here, where the key is held.
+    """
+    if HANDOVER in request.app and _BODY not in request and (received := request.get(_RECEIVED)) is not None:
+        await hand_over(request, received)
+
+
 async def _hold(request: web.Request, size: int) -> None:
     """Take room for so many bytes until the request is over. Raises ServiceUnavailable."""
     if size >= FREE_BYTES and (budget := request.app.get(BODY_BUDGET)) is not None:
-        request[_HELD] = request.get(_HELD, 0) + await budget.take(size)
+        request[_HELD] = request.get(_HELD, 0) + await budget.take(size, _owner_of(request))
 
 
 def let_go(request: web.Request) -> None:
     """Give the room for a request's body back: the request is over."""
     if held := request.get(_HELD, 0):
         request[_HELD] = 0
-        request.app[BODY_BUDGET].give_back(held)
+        request.app[BODY_BUDGET].give_back(held, _owner_of(request))
+    leave_queue(request)
+
+
+def leave_queue(request: web.Request) -> None:
+    """Let the next large request begin: what is left of this one is to wait for the model server, or it is over."""
+    if (timer := request.get(_QUEUED)) is not None:
+        timer.cancel()
+        request[_QUEUED] = None
+        request.app[LARGE_QUEUE].give_back(_owner_of(request), 1)
+
+
+def _owner_of(request: web.Request) -> str:
+    caller = request.get(CALLER)
+    return caller.owner if caller is not None else ""
 
 
 async def _next_chunk(request: web.Request, silence_seconds: float) -> bytes:
@@ -161,6 +195,8 @@ async def _read(request: web.Request, limit: int) -> bytes:
         # The usual small body has arrived with its head: no clock is needed to wait for it.
         body = request.content.read_nowait()
         _require_length(len(body), limit)
+        if HANDOVER in request.app:
+            request[_RECEIVED] = [body]
         if len(body) > UNCOUNTED_BYTES and is_heavy(body):
             await hand_over(request, [body])
         return body

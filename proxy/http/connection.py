@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from proxy.http.passed import Passed
+
 #: What a client that may have left is sent before its answer has begun: any client must be able to read one
 #: (RFC 9110, 15.2), and one that is gone resets the connection.
 _STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -60,15 +62,39 @@ class ConnectionLimits:
 
 
 class ClientConnection(web.RequestHandler):
-    """One client's connection. Its requests are answered one after the other."""
+    """One client's connection. Its requests are answered one after the other.
 
-    __slots__ = ("_head_timer", "_heads", "_limits", "_only_reads", "_sent", "on_leave", "probe")
+    sent: what another process has received on it before. passed: what that knows of it. on_answer: called once, when
+    its first answer begins, or when the client has left before.
+    """
 
-    def __init__(self, server: web.Server, *, limits: ConnectionLimits, sent: bytes = b"", **settings: Any) -> None:
+    __slots__ = (
+        "_head_timer",
+        "_heads",
+        "_limits",
+        "_on_answer",
+        "_only_reads",
+        "_passed",
+        "_sent",
+        "on_leave",
+        "probe",
+    )
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        limits: ConnectionLimits,
+        sent: bytes = b"",
+        passed: Passed | None = None,
+        on_answer: Callable[[], object] | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(server, **settings)
         self._limits = limits
-        #: What another process has received on it before.
         self._sent = sent
+        self._passed = passed
+        self._on_answer = on_answer
         self._head_timer: asyncio.TimerHandle | None = None
         #: Requests before the one whose head `_head_timer` is for.
         self._heads = -1
@@ -98,6 +124,25 @@ class ClientConnection(web.RequestHandler):
         descriptor: int = transport.get_extra_info("socket").fileno()
         return descriptor
 
+    def read_no_more(self) -> None:
+        """Answer this request, and no other: what comes behind it can't be told apart."""
+        self.close()
+        if self.transport is not None:
+            self.transport.resume_reading()
+
+    def take_passed(self) -> Passed | None:
+        """Return what another process knows of the request that begins; nothing for one that follows."""
+        passed = self._passed
+        if passed is not None:
+            self._passed = None
+        return passed
+
+    def note_answer(self) -> None:
+        """Tell whoever has passed the connection on that its answer begins, or that nobody waits for one."""
+        if (told := self._on_answer) is not None:
+            self._on_answer = None
+            told()
+
     def let_go(self) -> None:
         """Forget the connection, which another process has: it is closed here only."""
         self.on_leave = None
@@ -118,6 +163,7 @@ class ClientConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever answers; nothing is cancelled that does not ask for it."""
         super().connection_lost(exc)
+        self.note_answer()
         if self._head_timer is not None:
             self._head_timer.cancel()
         if (leave := self.on_leave) is not None:
@@ -211,7 +257,8 @@ class ClientConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer, in our envelope where the library made it, and see that it is read."""
-        if isinstance(resp, web.HTTPException):
+        # asked of an abstract class it would take three times as long
+        if isinstance(resp, Exception) and isinstance(resp, web.HTTPException):
             resp = self._in_envelope(request, resp)
         done = await super().finish_response(request, resp, start_time)
         self.probe = None

@@ -6,14 +6,17 @@ a time, in threads too. There is no way to do that beside others but in another 
     large      what its Content-Length says is large, before its body is read
     hidden     what only turns out to be large when it is read, or undone from its coding
     crowded    what is not large, but has very many objects
+    heavy      what is small, but goes on with a history that was found to be large before (`HeavyHistories`)
 
-What is ordinary never comes here. The other process answers as this one would have, and its client's next request comes
-here again, over a new connection.
+What is ordinary never comes here. The other process answers as this one would have, under the id that the request got
+here and with what is known of it (`Passed`); its client's next request comes here again, over a new
+connection. Until the answer begins the request stays open here too: if the process ends before, its client is told so.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
@@ -21,16 +24,25 @@ from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
 from proxy.http.connection import client_connection
-from proxy.http.keys import NOTES
+from proxy.http.keys import NOTES, REQUEST_ID
+from proxy.http.passed import Passed
+from proxy.http.quotas import ALLOWANCE
 from proxy.protocol.errors import ServiceUnavailable
+from storage import partition_of
 
 #: Bytes from which on a body is large.
 LARGE_BODY_BYTES = 256 * 1024
 #: Bytes up to which nobody counts what is in a body, and objects from which on it is crowded: some 20 ms of work.
 UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
 
-#: Takes a connection: its descriptor, and all that was received there. Returns whether that was possible.
-TakeConnection: TypeAlias = Callable[[int, Sequence[bytes]], Awaitable[bool]]
+#: Bytes of a history from which on a turn on it takes long: some 5 ms each MiB.
+HEAVY_HISTORY_BYTES = 2 * 1024 * 1024
+#: How many such histories are remembered.
+MOST_HEAVY = 10_000
+
+#: Takes a connection: its descriptor, what is known of its request, and all that was received there. Returns True as
+#: soon as the answer begins or the client has left, False if it was not taken, or will not be answered.
+TakeConnection: TypeAlias = Callable[[int, Passed, Sequence[bytes]], Awaitable[bool]]
 
 #: What is said once before the body, or framed differently there.
 _NOT_PASSED = frozenset({b"expect", b"content-length", b"transfer-encoding"})
@@ -46,6 +58,31 @@ class Handover(Protocol):
 
 #: Where requests are given to; not set where all are handled here.
 HANDOVER: web.AppKey[Handover] = web.AppKey("handover")
+
+
+class HeavyHistories:
+    """Where histories lie that take long to read, join and send: found out by the first turn on each. most: of them."""
+
+    def __init__(self, most: int = MOST_HEAVY) -> None:
+        self._most = most
+        self._partitions: OrderedDict[str, None] = OrderedDict()
+
+    def note(self, subject: str, size: int) -> None:
+        """Note how many bytes of history a turn had that went on with a conversation or a response."""
+        if size >= HEAVY_HISTORY_BYTES:
+            partition = partition_of(subject)
+            self._partitions[partition] = None
+            self._partitions.move_to_end(partition)
+            if len(self._partitions) > self._most:
+                self._partitions.popitem(last=False)
+
+    def know(self, subject: str) -> bool:
+        """Tell whether a conversation or a response lies where such a history was found."""
+        return bool(self._partitions) and partition_of(subject) in self._partitions
+
+
+#: The histories that were found to be large by this process.
+HEAVY_HISTORIES: web.AppKey[HeavyHistories] = web.AppKey("heavy_histories", HeavyHistories)
 
 
 def is_heavy(body: bytes) -> bool:
@@ -71,11 +108,19 @@ async def hand_over(request: web.Request, body: Sequence[bytes] | None = None) -
     sent = body if body is not None else list(iter(request.content.read_nowait, b""))
     descriptor = connection.stop_reading()
     length = request.content_length if body is None else sum(map(len, body))
-    if not await take(descriptor, [_head_of(request, length or 0), *sent]):
-        raise ServiceUnavailable("The server has too much to do with other large requests; please retry.")
     notes = request[NOTES]
+    passed = Passed(request[REQUEST_ID], notes.began, request.get(ALLOWANCE))
     # told by who answers
-    notes.is_told, notes.trace = True, None
+    trace, notes.is_told, notes.trace = notes.trace, True, None
+    is_answered = await take(descriptor, passed, [_head_of(request, length or 0), *sent])
+    if not is_answered:
+        notes.is_told, notes.trace = False, trace
+        # what is still to come of the body has lost its beginning
+        connection.read_no_more()
+        message = "The process that answers large requests could not take this one, or has ended; please retry."
+        lost = ServiceUnavailable(message, code="server_busy")
+        lost.headers = {**lost.headers, hdrs.CONNECTION: "close"}
+        raise lost
     connection.let_go()
     raise asyncio.CancelledError
 

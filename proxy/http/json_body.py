@@ -16,7 +16,7 @@ import orjson
 
 from proxy.protocol import integers, lenient_json
 from proxy.protocol.errors import BadRequest
-from proxy.protocol.json_size import SLICE_BYTES, count_elements, estimate, is_deeper
+from proxy.protocol.json_size import SLICE_BYTES, count_elements, estimate, is_deeper, most_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,8 @@ async def parse_body(body: bytes, limits: ServerConfig, repairing: asyncio.Lock)
 
     Raises BadRequest (`invalid_json`, `json_too_large`, `json_too_deep`, `invalid_type`).
     """
-    await check_elements(body, limits.max_json_elements)
+    if len(body) > 2 * limits.max_json_elements:
+        await check_elements(body, limits.max_json_elements)
     if len(body) <= SLICE_BYTES:
         return parse_object(body, limits.max_json_depth)
     try:
@@ -101,6 +102,8 @@ def parse_object(body: bytes, max_depth: int) -> dict[str, Any]:
         value = lenient_json.loads_lenient(body)
     except orjson.JSONDecodeError as refusal:
         raise _not_json(refusal) from None
+    if type(value) is dict and most_levels(body) <= max_depth:
+        return value
     return _checked(value, max_depth)
 
 

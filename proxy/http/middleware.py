@@ -99,13 +99,18 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     if task is None or request.transport is None:
         # the client has left before anything was done
         raise asyncio.CancelledError
-    request[REQUEST_ID] = new_request_id()
+    passed = connection.take_passed()
+    request[REQUEST_ID] = passed.request_id if passed is not None else new_request_id()
     app = request.app
     running = app[RUNNING]
     running.add(task)
     task.add_done_callback(running.discard)
     connection.on_leave = task.cancel
-    notes = request[NOTES] = RequestNotes(time.perf_counter())
+    notes = request[NOTES] = RequestNotes(passed.began if passed is not None else time.perf_counter())
+    if passed is not None:
+        notes.is_told = passed.is_told
+        if passed.allowance is not None:
+            request[ALLOWANCE] = passed.allowance
     response: web.StreamResponse | None = None
     telemetry = app[TELEMETRY]
     tracing = telemetry.tracing
@@ -164,7 +169,7 @@ async def let_in(request: web.Request) -> None:
         caller = request[CALLER] = await app[AUTHENTICATOR].authenticate(request.headers)
         if caller.owner in UNPROVEN and hdrs.ORIGIN in request.headers:
             require_own_origin(request)
-        if limit := app[CONFIG].quotas.requests_per_minute:
+        if (limit := app[CONFIG].quotas.requests_per_minute) and ALLOWANCE not in request:
             await count_request(request, caller.owner, limit)
 
 

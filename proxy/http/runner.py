@@ -14,6 +14,9 @@ from proxy.protocol.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
+
+    from proxy.http.passed import Passed
 
 
 class ClientRunner(web.AppRunner):
@@ -54,9 +57,9 @@ class ClientServer(web.Server):
         """Return a connection for a client that has just come."""
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
-    def resuming(self, sent: bytes) -> ClientConnection:
+    def resuming(self, sent: bytes, passed: Passed, on_answer: Callable[[], object]) -> ClientConnection:
         """Return a connection on which another process has received something, but answered nothing."""
-        return ClientConnection(self, loop=self._loop, sent=sent, **self._kwargs)
+        return ClientConnection(self, loop=self._loop, sent=sent, passed=passed, on_answer=on_answer, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Refuse a connection that there is no room for."""

@@ -6,12 +6,15 @@ An empty object of three bytes becomes one of 64 and more: what parsing costs is
 from __future__ import annotations
 
 import gc
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 #: Bytes that are looked at before anything else may have its turn: a millisecond or less.
 SLICE_BYTES = 256 * 1024
+#: Bytes whose brackets are counted to tell how deep JSON can be at most.
+GLANCE_BYTES = 16 * 1024
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 #: A string without escapes, or what is there of one.
@@ -41,6 +44,14 @@ def estimate(body: bytes, slice_bytes: int = SLICE_BYTES) -> Iterator[int]:
     for start in range(0, len(body), slice_bytes):
         stop = start + slice_bytes
         yield body.count(b",", start, stop) + body.count(b"[", start, stop) + body.count(b"{", start, stop)
+
+
+def most_levels(body: bytes | bytearray) -> float:
+    """Return how many levels of arrays and objects JSON has at most; infinite where that is not told at a glance.
+
+    In a small body there are rarely more brackets than there may be levels, and they are counted quicker than walked.
+    """
+    return body.count(b"{") + body.count(b"[") if len(body) <= GLANCE_BYTES else math.inf
 
 
 def is_deeper(value: Any, limit: int) -> bool:

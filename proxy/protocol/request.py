@@ -67,6 +67,8 @@ REQUEST_FIELDS = frozenset(
     }
 )
 _NO_TOOLS: frozenset[str] = frozenset()
+#: What a turn goes on from that goes on from nothing.
+_NOWHERE = TurnSource()
 #: Fields of `conversation`, which is ours but for its id.
 _CONVERSATION = ("id", "branch", "fork_from", "at")
 
@@ -95,7 +97,8 @@ class TurnRequest:
         model, tools = self.body.get("model"), self.body.get("tools")
         self.model = model if isinstance(model, str) else ""
         self.exempt_tools = _exempt(tools) if isinstance(tools, list) else _NO_TOOLS
-        self.item_ids = list(dict.fromkeys([item.id for item in self.items if item.id]))
+        named = [item.id for item in self.items if item.id]
+        self.item_ids = list(dict.fromkeys(named)) if named else named
         self.answered_calls = [
             mark.key for item in self.items if item.body and (mark := mark_of(item.body)).sign is CallSign.OUTPUT
         ]
@@ -170,6 +173,8 @@ def _read_source(body: Mapping[str, Any]) -> TurnSource:
 
 def _read_conversation(value: Any) -> TurnSource:
     """Return what `conversation` names: an id, or an object with `id`, `branch`, `fork_from`, `at`."""
+    if value is None:
+        return _NOWHERE
     if not isinstance(value, dict):
         return TurnSource(conversation_id=_read_conversation_id(value, "conversation"))
     refuse_unknown(value, _CONVERSATION, within="conversation")

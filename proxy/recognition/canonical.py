@@ -14,14 +14,16 @@ from proxy.protocol.lenient_json import loads_lenient
 _THOUGHT, _THOUGHT_END = "<think>", "</think>"
 #: Nesting that arguments may have; deeper ones count as text.
 _MAX_DEPTH = 64
+#: White space among the characters that ASCII has, as `str.split` takes it.
+_SPACES = bytes(code for code in range(128) if chr(code).isspace())
 
 
 def canonical_text(text: str) -> str:
     """Return text in NFC without any white space: clients trim it, and change its line ends."""
-    text = "".join(text.split())
     if text.isascii():
-        return text
-    return unicodedata.normalize("NFC", text)
+        # a tenth of what a string for each word costs
+        return text.encode().translate(None, _SPACES).decode()
+    return unicodedata.normalize("NFC", "".join(text.split()))
 
 
 def without_thought(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from proxy.recognition.look import Evidence, Look
 from proxy.recognition.stream import Sample
@@ -99,6 +100,12 @@ class Plan:
     parent: str = ""
     evidence: Evidence | None = None
     differs: bool = False
+
+
+@lru_cache(64)
+def plan_of_new(count: int) -> Plan:
+    """Return the plan of a conversation that begins with so many elements."""
+    return Plan(Action.NEW, tuple(range(count)))
 
 
 def decide(look: Look, asked: Asked, candidates: Sequence[Candidate]) -> Plan:

@@ -219,10 +219,11 @@ def _instructions(elements: Sequence[bytes]) -> int:
 
 def _finish(stream: RequestStream, *, is_shared: bool = True) -> Look:
     """Return what a stream says. is_shared: it will be fed more, as another request's."""
-    closed = stream.copy() if is_shared or stream.is_answering else stream
+    is_answering = stream.is_answering
+    closed = stream.copy() if is_shared or is_answering else stream
     closed.close()
     # a question ends once: its answer is fed to what was closed
-    before_answer = stream if stream.is_answering else closed
+    before_answer = stream if is_answering else closed
     return Look(closed.samples, closed.said, stream.count, closed, before_answer)
 
 
@@ -236,9 +237,14 @@ def _feed(stream: RequestStream, element: Any, to_items: ToItems | None) -> None
 
 
 def _parse(raw: bytes) -> Any:
-    with suppress(orjson.JSONDecodeError):
+    try:
         # numbers are compared as floats
         return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return _parse_leniently(raw)
+
+
+def _parse_leniently(raw: bytes) -> Any:
     with suppress(orjson.JSONDecodeError):
         return loads_lenient(raw)
     return None

@@ -135,6 +135,31 @@ class RequestStream:
     tells_said: whether `said` is wanted, which leads anywhere in sessions only.
     """
 
+    __slots__ = (
+        "_anchor",
+        "_calls",
+        "_full",
+        "_hashes",
+        "_is_said",
+        "_last",
+        "_last_strict",
+        "_length",
+        "_outputs",
+        "_pair",
+        "_pair_length",
+        "_question",
+        "_question_length",
+        "_run",
+        "_run_end",
+        "_strict",
+        "_tail",
+        "_tells_said",
+        "_texts",
+        "count",
+        "said",
+        "samples",
+    )
+
     def __init__(self, key: bytes, *, tells_said: bool = True) -> None:
         self._hashes = fresh = _hashes(key)
         self._tells_said = tells_said
@@ -144,7 +169,9 @@ class RequestStream:
         self._full = fresh.full.copy()
         self._anchor = fresh.anchor.copy()
         self._strict = fresh.strict.copy()
-        self._pair, self._tail = fresh.pair.copy(), fresh.tail.copy()
+        #: Of the last question and what was answered, and of what came behind the last text; None before there is any.
+        self._pair: Hash | None = None
+        self._tail: Hash | None = None
         #: The kind of the last text or call in the hash, and in the strict one.
         self._last = self._last_strict = b""
         self._length = self._pair_length = self._question_length = 0
@@ -159,19 +186,26 @@ class RequestStream:
     def copy(self) -> RequestStream:
         """Return another stream that goes on from here."""
         twin = RequestStream.__new__(RequestStream)
-        twin.__dict__.update(
-            self.__dict__,
-            _full=self._full.copy(),
-            _anchor=self._anchor.copy(),
-            _strict=self._strict.copy(),
-            _pair=self._pair.copy(),
-            _tail=self._tail.copy(),
-            samples=self.samples.copy(),
-            said=self.said.copy(),
-            _texts=self._texts.copy(),
-            _calls=self._calls.copy(),
+        pair, tail = self._pair, self._tail
+        twin._go_on(  # noqa: SLF001 (another one like it)
+            (self._full.copy(), self._anchor.copy(), self._strict.copy()),
+            (pair and pair.copy(), tail and tail.copy()),
+            (self.samples.copy(), self.said.copy(), self._texts.copy(), self._calls.copy()),
+            (self._hashes, self._tells_said, self.count, self._outputs, self._is_said),
+            (self._last, self._last_strict, self._run, self._run_end),
+            (self._question, self._question_length, self._length, self._pair_length),
         )
         return twin
+
+    def _go_on(self, *state: Any) -> None:
+        """Take over where another one is. state: in the order of `copy`."""
+        hashes, of_last, lists, shared, run, lengths = state
+        self._full, self._anchor, self._strict = hashes
+        self._pair, self._tail = of_last
+        self.samples, self.said, self._texts, self._calls = lists
+        self._hashes, self._tells_said, self.count, self._outputs, self._is_said = shared
+        self._last, self._last_strict, self._run, self._run_end = run
+        self._question, self._question_length, self._length, self._pair_length = lengths
 
     def feed(self, items: Iterable[Item]) -> None:
         """Take the items of the next element: one of `input`, or those that a message stands for."""
@@ -200,7 +234,7 @@ class RequestStream:
     def question(self) -> bytes:
         """Return the digest of all that was asked: of a closed stream, outputs and media since the last text too."""
         asked = self._hashes.question.copy()
-        asked.update(self._full.digest() + self._tail.digest())
+        asked.update(self._full.digest() + (self._tail or self._hashes.tail).digest())
         return asked.digest()
 
     def _take(self, item: Item) -> None:
@@ -240,7 +274,7 @@ class RequestStream:
             self._note(_QUESTION, text.encode("utf-8", "surrogatepass"))
         self._texts.append(text)
         for one in media:
-            self._tail.update(_MEDIA + one)
+            self._put_behind(_MEDIA + one)
             self._note(_MEDIA, one)
 
     def _said(self, text: str, media: Sequence[bytes]) -> bytes:
@@ -253,8 +287,13 @@ class RequestStream:
             self._end_answer()
         body = output_text(item)
         self._outputs = Outputs(self.count, str(item.get("call_id") or ""), self._outputs)
-        self._tail.update(_OUTPUT + canonical_text(body).encode("utf-8", "surrogatepass"))
+        self._put_behind(_OUTPUT + canonical_text(body).encode("utf-8", "surrogatepass"))
         self._note(_OUTPUT, body.encode("utf-8", "surrogatepass"))
+
+    def _put_behind(self, data: bytes) -> None:
+        if self._tail is None:
+            self._tail = self._hashes.tail.copy()
+        self._tail.update(data)
 
     def _begin_question(self) -> None:
         if self._run == _QUESTION:
@@ -275,9 +314,9 @@ class RequestStream:
         text = canonical_text("".join(self._texts))
         self._texts = []
         self._add(_QUESTION, text)
-        self._pair = self._hashes.pair.copy()
-        self._pair.update(text.encode("utf-8", "surrogatepass"))
-        self._question, self._question_length = self._pair.digest(), len(text)
+        pair = self._pair = self._hashes.pair.copy()
+        pair.update(text.encode("utf-8", "surrogatepass"))
+        self._question, self._question_length = pair.digest(), len(text)
         self._pair_length = len(text)
 
     def _end_answer(self) -> None:
@@ -290,7 +329,9 @@ class RequestStream:
             self._add_answer(text)
         for call in calls:
             for each in (self._full, self._anchor, self._pair):
-                each.update(call)
+                # without a question there is no pair
+                if each is not None:
+                    each.update(call)
             self._length += len(call)
             self._pair_length += len(call)
             self._last = _CALL
@@ -298,15 +339,18 @@ class RequestStream:
 
     def _add_answer(self, text: str) -> None:
         if self._last != _ANSWER:
-            self._pair = self._hashes.pair.copy()
-            self._pair.update((self._question or b"") + _ANSWER)
+            self._pair = None
+            if self._question is not None:
+                self._pair = self._hashes.pair.copy()
+                self._pair.update(self._question + _ANSWER)
             self._pair_length = self._question_length
             self._outputs = None
-            self._tail = self._hashes.tail.copy()
+            self._tail = None
             self._anchor.update(_ANSWER)
         data = text.encode("utf-8", "surrogatepass")
         self._anchor.update(data)
-        self._pair.update(data)
+        if self._pair is not None:
+            self._pair.update(data)
         self._length += len(text)
         self._pair_length += len(text)
         self._add(_ANSWER, text)
@@ -329,7 +373,7 @@ class RequestStream:
                 self._run_end,
                 self._full.digest(),
                 self._anchor.digest(),
-                self._pair.digest() if self._question is not None else b"",
+                self._pair.digest() if self._pair is not None else b"",
                 self._length,
                 self._pair_length,
                 self._strict.digest(),

@@ -15,4 +15,4 @@ def end_of(chain: bytes) -> Spot:
 
 def spot_of(place: str) -> Spot:
     """Return what a plan names as the item that new ones come after."""
-    return Spot(*map(int, place.split(":"))) if place else Spot()
+    return Spot(*map(int, place.split(":"))) if place else BEFORE_ALL

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from proxy.recognition.decision import Action, Plan
+from proxy.recognition.decision import Action, Plan, plan_of_new
 from proxy.recognition.look import is_question, look_at
 from proxy.recording.followed import FollowedTurn
 from proxy.recording.leads import Leads, NumberedTurn, numbered_groups, waiting_calls
@@ -96,7 +96,7 @@ class RequestRecording:
         """
         if to_items is None and self._begins(elements):
             self._question = elements, tools
-            self._decide(Plan(Action.NEW, (0,)))
+            self._decide(plan_of_new(1))
             return
         asking = self._ask_for(tools, places)
         if len(elements) >= MANY and isinstance(elements, list):
@@ -139,7 +139,7 @@ class RequestRecording:
         """Begin to search; return the search if it has to go on in the store."""
         recorder, self._look = self._recorder, look
         if begins(look, asking):
-            self._decide(Plan(Action.NEW, tuple(range(look.count))))
+            self._decide(plan_of_new(look.count))
             return None
         self._search = Search(asking, look, recorder.memory, self._recognition, recorder.taken)
         if (plan := self._search.at_once()) is not None:

@@ -68,7 +68,7 @@ class Asking:
 
 def asking_of(owner: str, key: bytes, marks: RequestMarks, tools: Any) -> Asking:
     """Return what is known of a request by what it says of itself. key: see `stream_key`. tools: of the request."""
-    others = tuple(hashed_key(key, other) for other in marks.other_keys[:3])
+    others = tuple([hashed_key(key, other) for other in marks.other_keys[:3]])
     return Asking(owner, hashed_key(key, marks.key), others, tools_digest(tools), marks.retries)
 
 

@@ -50,7 +50,8 @@ class TurnRecording(RequestRecording):
         asked: the model server has been asked, and has begun to answer.
         """
         self._start()
-        await self.placed(self._recorder.grace_seconds if asked else PLACING_SECONDS)
+        if not self.is_placed:
+            await self.placed(self._recorder.grace_seconds if asked else PLACING_SECONDS)
 
     def _start(self) -> None:
         if self._waiting is None:
@@ -69,6 +70,8 @@ def _elements(request: TurnRequest, known: Mapping[str, KnownItem]) -> list[Any]
     given = request.body.get("input")
     if not isinstance(given, list):
         return given if isinstance(given, str) else None
+    if not known:
+        return given
     return [
         orjson.loads(known[item.id].data) if item.body is None and item.id and item.id in known else element
         for element, item in zip(given, request.items, strict=True)

@@ -123,7 +123,8 @@ class TurnWriter:
     def remember(self, written: WrittenTurn) -> None:
         """Remember what the store was told, for who goes on from there in this process."""
         memory, recorded = self._recorder.memory, written.recorded
-        memory.note(written.marks)
+        if written.marks:
+            memory.note(written.marks)
         if written.leads is None:
             return
         spots, now = written.spots(), recorded.milliseconds or time.time_ns() // 1_000_000

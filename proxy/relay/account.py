@@ -30,7 +30,7 @@ class ResponseAccount:
                 told["created_at"] = self._told["created_at"]
         if told == self._told:
             return
-        told = merged(self._told, told)
+        told = merged(self._told, told) if self._told else told
         if told == self._told:
             return
         if self._settings is not None and not same_settings(told, self._told):

@@ -181,18 +181,18 @@ class Relay:
             self._failure |= {name: error[name] for name in ("message", "param") if name in error}
         return self.outcome
 
-    def complete(self, response: dict[str, Any]) -> Outcome:
+    def complete(self, response: dict[str, Any], levels: float = _DEEPEST + 1) -> Outcome:
         """End the turn with the upstream's JSON answer, which is taken over and changed, and return the outcome.
 
-        A response that is not finished counts as failed: the upstream was asked to answer, not to queue. So does
-        JSON that is not a Response object.
+        levels: that it has at most, if known. A response that is not finished counts as failed: the upstream was asked
+        to answer, not to queue. So does JSON that is not a Response object.
         """
         output = response.get("output")
         told = response.get("status")
         if not isinstance(output, list) and response.get("object") != "response":
             error = response.get("error") or "The upstream's answer is not a Response object."
             return self._conclude("failed", [], complete_error(error), error)
-        if is_deeper(response, _DEEPEST):
+        if levels > _DEEPEST and is_deeper(response, _DEEPEST):
             return self._conclude("failed", [], complete_error("The upstream's answer is nested too deeply."))
         if self.origin is not None:
             self.origin.claim(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from itertools import count
 from operator import is_
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of an answer's items that are held for the client; more are written anew, so that they are not there thrice.
 MAX_HELD_BYTES = 1024 * 1024
+#: What a commit has done to branches before there was one.
+_UNCHANGED = Committed(CommitResult.OK)
 #: Where a turn goes that names its conversation.
 _ON_A_BRANCH = frozenset({CommitMode.APPEND, CommitMode.FORK, CommitMode.PROMOTE})
 
@@ -53,7 +56,7 @@ class Commit:
         self._relay = relay
         #: None where the turn is written as it came, or where recording it has turned out to be impossible.
         self._recording = recording
-        self._committed = Committed(CommitResult.OK)
+        self._committed = _UNCHANGED
         #: Whether the turn's items are stored.
         self.keeps_items = opening.request.keeps_items(append_unstored=services.config.conversations.append_unstored)
         #: Whether it needs its lock no more.
@@ -67,7 +70,8 @@ class Commit:
         storing: is asked before each attempt, see `TurnObserver`. leaving: the turn was broken off. The lock is
         released by what is written, not here.
         """
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._services.config.turns.commit_retry_seconds)
+        # made with the first failure, which hardly any turn sees; its time counts from here
+        backoff, began = None, time.monotonic()
         response_id, unsure, attempts = self._opening.response_id, False, count()
         while (mode := self._mode(outcome, leaving=leaving)) is not None:
             try:
@@ -92,6 +96,7 @@ class Commit:
                 self._services.store.condition.note(error)
                 # an attempt that was not answered may have been carried out, whatever those after it meet
                 unsure = error.unsure = error.unsure or unsure
+                backoff = backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._seconds_left(began))
                 if not await backoff.pause():
                     return self._give_up(error)
                 self._call.record.retries += 1
@@ -101,6 +106,10 @@ class Commit:
                 self.is_written = True
                 break
         return outcome
+
+    def _seconds_left(self, began: float) -> float:
+        """Return how long it may still be tried."""
+        return self._services.config.turns.commit_retry_seconds - (time.monotonic() - began)
 
     async def _record(self, outcome: Outcome, commit: TurnCommit, *, leaving: bool) -> bool:
         """Write the turn where its history goes on; return whether nothing is left to write. Raises as a commit."""

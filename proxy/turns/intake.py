@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.protocol.errors import BadRequest
-from proxy.runtime.offload import beside
+from proxy.runtime.offload import MANY, beside
 
 if TYPE_CHECKING:
     from proxy.config.settings import Config
@@ -25,4 +25,4 @@ async def take_in(config: Config, body: Mapping[str, Any], read: Callable[[Mappi
             param="input",
             code="array_above_max_length",
         )
-    return await beside(count, lambda: read(body))
+    return read(body) if count < MANY else await beside(count, lambda: read(body))

@@ -5,6 +5,7 @@ One way for every turn: those that run at once, those that are accepted for late
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -85,9 +86,8 @@ class Opening:
         record.lock_seconds = self.waited_seconds
         record.response_id = self.response_id
         record.model = self.request.model
-        record.history = len(self.opened.items)
+        record.history, record.history_bytes = len(self.opened.items), _size_of(self.opened)
         if record.trace is not None and record.trace.sampled:
-            record.history_bytes = sum(map(len, self.opened.items))
             record.conversation_id = source.conversation_id or ""
             record.previous_response_id = source.previous_response_id or ""
             record.branch = self.opened.branch
@@ -132,10 +132,8 @@ async def open_turn(
     lease = Lease(partition, "", identity.token(response_id))
     opened, waited = _NOTHING, 0.0
     append_unstored = services.config.conversations.append_unstored
-    if lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored):
-        # before the model is asked; without a round trip what the store was found to be a moment ago
-        services.store.condition.require()
-        await services.store.ledger.require(owner)
+    keeps = lease.token and not identity.job_token and request.keeps_items(append_unstored=append_unstored)
+    checking = _require_room(services, owner) if keeps else None
     if request.source.subject or request.item_ids:
         attempt = _Attempt(services, owner, request, options, lease)
         opened = await attempt.open(identity.lock_wait_seconds, is_leaving)
@@ -147,13 +145,14 @@ async def open_turn(
         lease = Lease(partition, opened.lock, lease.token)
     if lease.lock:
         services.leases.hold(lease)
-    if opened.model and not request.model:
-        request = replace(request, body={**request.body, "model": opened.model})
+    request = _with_model(request, opened)
 
     def new_item_id(item_type: str) -> str:
         return identity.item_id(item_type, partition, stored=request.stored)
 
     try:
+        if checking is not None:
+            await checking
         _check_history(services.config.turns, opened)
         # refused here already where no server has the model
         services.upstreams.choose(request.model)
@@ -172,13 +171,39 @@ async def open_turn(
     return Opening(request, options, identity, lease, opened, turn_input, response_id, created_at, waited)
 
 
+def _with_model(request: TurnRequest, opened: OpenedTurn) -> TurnRequest:
+    """Return a request with the model of what it goes on with, if it names none."""
+    if not opened.model or request.model:
+        return request
+    return replace(request, body={**request.body, "model": opened.model})
+
+
+def _require_room(services: Services, owner: str) -> asyncio.Task[None] | None:
+    """Refuse a turn for which the store has no room; ask whether its owner may store more, None where it may anyway.
+
+    All that before the model is asked. What was found of the store a moment ago takes no round trip; the owner's quota is
+    asked for beside the opening, which is given back if there may be none. Raises StoreError.
+    """
+    services.store.condition.require()
+    if not services.config.quotas.stored_bytes:
+        return None
+    checking = asyncio.create_task(services.store.ledger.require(owner))
+    # where the opening fails nobody asks for it
+    checking.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return checking
+
+
 def _check_history(limits: TurnsConfig, opened: OpenedTurn) -> None:
     """Refuse a turn on more history than one may have: all of it is held in memory, and sent."""
     if len(opened.items) > limits.max_history_items:
         raise history_too_long(f"{limits.max_history_items} items")
-    size = opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
-    if size > limits.max_history_bytes:
+    if _size_of(opened) > limits.max_history_bytes:
         raise history_too_long(f"{limits.max_history_bytes} bytes")
+
+
+def _size_of(opened: OpenedTurn) -> int:
+    """Return the bytes of a history."""
+    return opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
 
 
 async def look(services: Services, owner: str, request: TurnRequest) -> Opening:
@@ -206,12 +231,14 @@ class _Attempt:
     async def open(self, wait_seconds: float, is_leaving: Callable[[], bool]) -> OpenedTurn:
         if self.options.continuation is not None:
             return await self._recall(self.options.continuation)
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds)
+        backoff, since = None, time.monotonic()
         while True:
             try:
                 return await self._open_certainly()
             except Locked:
                 began = perf_counter()
+                # most find their branch free
+                backoff = backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE, wait_seconds - (time.monotonic() - since))
                 if is_leaving() or not await backoff.pause():
                     raise
                 self.waited_seconds += perf_counter() - began

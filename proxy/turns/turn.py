@@ -282,8 +282,10 @@ class Turn:
                 if not (self._relay.is_untold and self._call.goes_elsewhere(failure)):
                     raise
             else:
+                if outcome is None or self._call.has_answered(outcome.response["error"]):
+                    break
                 is_told = not self._relay.is_untold
-                if outcome is None or not self._call.asks_again(AnswerEnd.of(outcome, self._fault, is_told=is_told)):
+                if not self._call.asks_again(AnswerEnd.of(outcome, self._fault, is_told=is_told)):
                     break
             # nothing that the client knows contradicts another answer
             self._relay.start_over()
@@ -303,7 +305,7 @@ class Turn:
             self._relay.origin, self._fault = answer.origin, ""
             self._came_whole = not await answer.is_stream(expected=self._request.stream)
             if self._came_whole:
-                outcome: Outcome | None = self._relay.complete(await answer.read_json())
+                outcome: Outcome | None = self._relay.complete(await answer.read_json(), answer.most_levels)
             else:
                 outcome = await self._relay_stream(answer)
             if outcome is not None and outcome.status == "failed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +13,7 @@ from aiohttp import hdrs
 from proxy.context.budget import OMITTED
 from proxy.protocol import sse
 from proxy.protocol.errors import BadGateway
+from proxy.protocol.json_size import most_levels
 from proxy.protocol.origin import AnswerOrigin
 from proxy.telemetry.records import MALFORMED, Attempt
 from proxy.upstream.body import ending_of, parse_json_answer, push_chunks
@@ -58,6 +60,8 @@ class ModelAnswer:
         self._pieces: deque[bytes] = deque()
         self._kept_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        #: How deep the JSON object is at most that was read.
+        self.most_levels = math.inf
         self._is_full = self._begun = self._over = self._ends = False
         self._failure: Exception | None = None
 
@@ -87,12 +91,10 @@ class ModelAnswer:
 
         expected: what it is if neither tells. Raises BadGateway, GatewayTimeout.
         """
-        start = b""
-        while (found := sse.is_stream(start)) is None and len(start) < _MAX_START_BYTES:
-            chunk = await self._next()
-            if not chunk:
-                break
+        start, found = b"", None
+        while found is None and len(start) < _MAX_START_BYTES and (chunk := await self._next()):
             start = (start + chunk).lstrip(b" \t\r\n")
+            found = sse.is_stream(start)
         if start:
             self._pieces.appendleft(start)
             self._kept_bytes += len(start)
@@ -114,11 +116,15 @@ class ModelAnswer:
                 break
         return body
 
+    def _measured(self, body: bytearray) -> bytearray:
+        self.most_levels = most_levels(body)
+        return body
+
     async def read_json(self) -> dict[str, Any]:
         """Return the JSON object that the whole body is. Raises BadGateway, GatewayTimeout."""
         try:
             # handed over, not kept
-            return parse_json_answer(await self._collect())
+            return parse_json_answer(self._measured(await self._collect()))
         except BadGateway:
             self.attempt.spoil(MALFORMED)
             raise
@@ -210,7 +216,8 @@ class ModelAnswer:
 
     async def _next(self, seconds: float | None = None) -> bytes:
         """Return the next bytes of the body, b'' at its end, or when they have not come within some `seconds`."""
-        self._begin()
+        if not self._begun:
+            self._begin()
         while not (self._pieces or self._over):
             self._waiter = asyncio.get_running_loop().create_future()
             if seconds is None:

@@ -54,17 +54,15 @@ class Route:
             servers = sorted(servers, key=lambda server: (not server.standing.is_good, server is not first))
         self._servers = servers
         self._place = 0
-
-    @property
-    def server(self) -> Upstream:
-        """Which one is asked now."""
-        return self._servers[self._place]
+        #: Which one is asked now.
+        self.server = servers[0]
 
     def advance(self) -> bool:
         """Turn to the next one; return whether there is one."""
         if self._place + 1 == len(self._servers):
             return False
         self._place += 1
+        self.server = self._servers[self._place]
         return True
 
 

@@ -178,6 +178,12 @@ class ModelCall:
             self._remember(reader, refusals)
         return answer
 
+    def has_answered(self, error: Mapping[str, Any] | None) -> bool:
+        """Take how an answer ended; return whether it is one. error: of the Response, None if it did not fail."""
+        if error is None:
+            self._end(worked=True)
+        return error is None
+
     def asks_again(self, end: AnswerEnd) -> bool:
         """Take how an answer ended; return whether to put the question once more.
 

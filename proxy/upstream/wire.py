@@ -127,7 +127,10 @@ class Wire(asyncio.Protocol):
         except Exception:
             fit = False
         self.message, self.content = None, aiohttp.EMPTY_PAYLOAD
-        self.hold(held=False) if fit else self.abort()
+        if not fit:
+            self.abort()
+        elif self._is_held:
+            self.hold(held=False)
         return fit
 
     def abort(self) -> None:

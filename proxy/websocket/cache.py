@@ -21,6 +21,10 @@ class ContinuationCache:
         """Return what a response ended with, if it is the latest of any lane."""
         return next((kept for known, kept in self._latest.values() if known == response_id), None)
 
+    def is_named_in(self, data: bytes) -> bool:
+        """Tell whether a message names any of them, in which place ever."""
+        return any(known.encode() in data for known, _ in self._latest.values())
+
     def keep(self, lane: str, response_id: str, latest: Continuation | None) -> None:
         """Put a response in the place of the lane's latest. latest: None if the store has it."""
         self._drop(lane)

@@ -21,8 +21,9 @@ from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
 from proxy.http.budget import BODY_BUDGET
+from proxy.http.handover import is_heavy
 from proxy.http.json_body import parse_body
-from proxy.http.keys import CONFIG, REQUEST_ID
+from proxy.http.keys import CONFIG, NOTES, REQUEST_ID
 from proxy.http.quotas import count_request
 from proxy.protocol.errors import (
     ApiError,
@@ -60,6 +61,7 @@ from proxy.websocket.messages import (
     too_old,
     unknown_type,
 )
+from proxy.websocket.tunnel import Tunnel, lanes_in
 from storage import StoreError
 
 if TYPE_CHECKING:
@@ -119,11 +121,15 @@ class Connection:
         self._request = request
         self._config = request.app[CONFIG]
         self._inbound = Inbound(_headers(request), request.rel_url.raw_query_string)
-        self._opened = self._heard = self._sent = self._pinged = time.monotonic()
+        self._heard = self._sent = self._pinged = time.monotonic()
+        self._opened = self._heard - (time.perf_counter() - request[NOTES].began)
         self._full = self._ending = False
         #: Why the connection has to end, where that is not the server's end.
         self._over: ApiError | None = None
         self._closing: asyncio.Task[None] | None = None
+        #: Where its messages go since one of them was large.
+        self._tunnel: Tunnel | None = None
+        self._answering: asyncio.Task[None] | None = None
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
         self._budget = request.app[BODY_BUDGET]
@@ -142,10 +148,14 @@ class Connection:
         """Take messages until the connection ends, then let its turns know that their client has gone."""
         try:
             while (data := await self._receive()) is not None:
-                await self._take(data)
+                if not await self._pass_on(data):
+                    await self._take(data)
         finally:
             await self._lanes.end()
             self._let_go(self._held)
+            if self._tunnel is not None and self._answering is not None:
+                self._tunnel.end()
+                await asyncio.gather(self._answering, return_exceptions=True)
             if self._closing is not None:
                 await asyncio.gather(self._closing, return_exceptions=True)
 
@@ -164,7 +174,10 @@ class Connection:
         limits, transport = self._config.websocket, self._request.transport
         if transport is None:
             return
-        if now - self._opened >= limits.max_seconds:
+        if self._tunnel is not None:
+            # its end is looked for there
+            pass
+        elif now - self._opened >= limits.max_seconds:
             self._expire(too_old(limits.max_seconds))
         elif time.time() >= self._request[CALLER].expires_at:
             self._expire(Unauthorized())
@@ -192,7 +205,7 @@ class Connection:
         self.end()
 
     def _rest(self) -> None:
-        if self._ending and self._closing is None:
+        if self._ending and self._closing is None and self._tunnel is None:
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
@@ -223,10 +236,46 @@ class Connection:
                 case _:
                     return None
 
+    async def _pass_on(self, data: bytes) -> bool:
+        """Give a message to another process if it is large, or if one before it was; return whether that is done.
+
+        What continues a response that only this process knows is not given away.
+        """
+        if (self._tunnel is None and not is_heavy(data)) or self._cache.is_named_in(data):
+            return False
+        if self._tunnel is None and not self._ending and (opened := await Tunnel.open(self._request)) is not None:
+            self._tunnel, self._answering = opened, asyncio.create_task(self._pass_back(opened))
+        if (tunnel := self._tunnel) is None:
+            return False
+        held = 0
+        try:
+            held = await self._budget.take(len(data), self._request[CALLER].owner)
+            self._held += held
+            self._full = True
+            # what a lane has begun here comes before what it goes on with there
+            await self._lanes.until_over(lanes_in(data))
+            await tunnel.send(data)
+        except ApiError as refusal:
+            await self.send([error_message(refusal)])
+        finally:
+            self._let_go(held)
+        return True
+
+    async def _pass_back(self, tunnel: Tunnel) -> None:
+        """Send the client what comes from the other process, until that closes the connection or has ended."""
+        while (message := await tunnel.receive()) is not None:
+            await self.send([message])
+        if tunnel.close_code == WSCloseCode.INTERNAL_ERROR:
+            lost = "The process that answers large messages has ended; please connect again."
+            await self.send([error_message(ServiceUnavailable(lost, code="server_busy"))])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.socket.close(code=tunnel.close_code)
+
     async def _take(self, data: bytes) -> None:
         lane, held = "", 0
         try:
-            held = await self._budget.take(len(data))
+            held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
             message = await parse_body(data, self._config.server, self._budget.repairing)
             if message.get("type") == STEER:
@@ -247,7 +296,7 @@ class Connection:
     def _let_go(self, held: int) -> None:
         """Give the room for a message back: nothing of it is needed any more."""
         self._held -= held
-        self._budget.give_back(held)
+        self._budget.give_back(held, self._request[CALLER].owner)
 
     def _note_lane(self, lane: str) -> None:
         limit = self._config.websocket.max_streams

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 LaneJob = TypeVar("LaneJob")
@@ -41,7 +42,7 @@ class Lanes(Generic[LaneJob]):
         self._max = (max_waiting, max_waiting_bytes)
         self._count = self._bytes = 0
         self._queues: dict[str, deque[Waiting[LaneJob]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._taken = asyncio.Event()
 
     @property
@@ -58,8 +59,12 @@ class Lanes(Generic[LaneJob]):
             return
         self._queues[lane] = deque([Waiting(job, size)])
         task = asyncio.create_task(self._run(lane))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[lane] = task
+        task.add_done_callback(partial(self._forget, lane))
+
+    def _forget(self, lane: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(lane) is task:
+            del self._tasks[lane]
 
     async def room(self) -> None:
         """Wait until less waits than may."""
@@ -67,11 +72,17 @@ class Lanes(Generic[LaneJob]):
             self._taken.clear()
             await self._taken.wait()
 
+    async def until_over(self, lanes: Collection[str]) -> None:
+        """Wait until there is nothing to do in any of these lanes."""
+        while busy := [task for name, task in self._tasks.items() if name in lanes]:
+            await asyncio.wait(busy)
+
     async def end(self) -> None:
         """Cancel what runs, drop what waits."""
-        for task in list(self._tasks):
+        running = list(self._tasks.values())
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         self._queues.clear()
 
     async def _run(self, lane: str) -> None:

@@ -4,7 +4,7 @@
 <prefix>:{<partition>}:conversation     hash    the conversation's facts, metadata as `m:<key>`
 <prefix>:{<partition>}:branches         sorted set  branch name → its line
 <prefix>:{<partition>}:index            hash    item id → its places; `call:<call id>` → its item
-<prefix>:{<partition>}:branch:<line>    hash    name, chain, pending, fence, times, parent, …  (named by the scripts)
+<prefix>:{<partition>}:branch:<line>    hash    name, chain, pending, taken_by, times, parent, …  (named by the scripts)
 <prefix>:{<partition>}:segment:<n>      list    items as JSON bytes  (and these too, to the journal)
 <prefix>:{<partition>}:holders:<n>      sorted set  line of a branch that reads segment n → how far
 <prefix>:{<partition>}:tombstones       sorted set  places of deleted items

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from storage.client.channel import Argument
 from storage.client.keys import OwnerKeys, PartitionKeys
@@ -26,6 +27,18 @@ class Portion:
 
     items: int = 250
     bytes: int = 512 * 1024
+
+
+class Listings(NamedTuple):
+    """Where a turn is noted: keys that end a script's keys, and what it is told of them.
+
+    conversations: how many of them list conversations. most_responses: how many responses the last one keeps, if it
+    lists them, else 0.
+    """
+
+    keys: Sequence[str] = ()
+    conversations: int = 0
+    most_responses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,8 @@ class Keyspace:
 
     def touch(self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None) -> Call:
         """Return the call that notes activity in the owner's listings; it goes beside a write, not into it."""
-        return self._touch(self.owner(owner).listings(project_id, referrer), conversation_id, "")
+        keys = self.owner(owner).listings(project_id, referrer)
+        return self._touch(Listings(keys, len(keys)), conversation_id, "")
 
     async def move_up(self, owner: str, conversation: Conversation) -> None:
         """Note a conversation's activity in the owner's listings, where that can be noted.
@@ -71,22 +85,27 @@ class Keyspace:
         with suppress(Unavailable):
             await self.scripts.run(self.touch(owner, conversation.id, conversation.project_id, conversation.referrer))
 
-    def touch_response(
-        self, owner: str, response_id: str, conversation_id: str, project_id: str | None, referrer: str | None
-    ) -> Call | None:
-        """Return the call that notes a response, and the activity of the conversation that it is in, '' for none.
-
-        None where nothing is to be noted: responses are not listed.
-        """
+    def listings(
+        self, owner: str, conversation_id: str, project_id: str | None, referrer: str | None, *, is_stored: bool = True
+    ) -> Listings:
+        """Return where a turn is noted. conversation_id: that it is in, '' for none. is_stored: its response is."""
         keys = self.owner(owner)
-        if not self.listed_responses:
-            return self.touch(owner, conversation_id, project_id, referrer) if conversation_id else None
-        listings = keys.listings(project_id, referrer) if conversation_id else []
-        return self._touch([*listings, keys.responses], conversation_id, response_id)
+        found = keys.listings(project_id, referrer) if conversation_id else []
+        most = self.listed_responses if is_stored else 0
+        return Listings([*found, keys.responses] if most else found, len(found), most)
 
-    def _touch(self, listings: list[str], conversation_id: str, response_id: str) -> Call:
-        life = self.retention_seconds * 1000
-        return Call("touch_index", listings, [conversation_id, response_id, self.listed_responses, life])
+    def touch_response(self, listings: Listings, conversation_id: str, response_id: str) -> Call | None:
+        """Return the call that notes a response, and the activity of its conversation, apart from what writes it.
+
+        None where nothing is to be noted.
+        """
+        return self._touch(listings, conversation_id, response_id) if listings.keys else None
+
+    def _touch(self, listings: Listings, conversation_id: str, response_id: str) -> Call:
+        _, conversations, most = listings
+        return Call(
+            "touch_index", listings.keys, [conversation_id, response_id, conversations, most, self.retention_seconds]
+        )
 
     def reserve(self, owner: str, conversation_id: str) -> Call | None:
         """Return the call that lists a conversation which is about to be made; None where any number may be."""

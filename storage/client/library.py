@@ -5,9 +5,11 @@ A file begins with comments; among them it declares itself, in lines of this for
     -- NAME: what it does          its own name, as the file is called
     -- needs: common, response     files of `lua/lib` that are put before it, and what those need; or `nothing`
     -- prolongs: whole             scripts only: the conversation lives on after it, see below
+    -- lists: the turn             scripts only: what it notes in its owner's listings
 
 `prolongs: whole` gives a conversation that was used its whole time anew; `rest` gives what the script has made what is
-left of it. So a new script is one file here and one method that calls it.
+left of it. A script that `lists` has `lib/listed.lua` behind the names of its keys and arguments: that runs first,
+whatever comes of the script then. So a new script is one file here and one method that calls it.
 
 A script that runs all the time may have a *plain case*: a file of the same name in `lua/plain`, which stands before
 everything and answers what comes up nearly always, with few commands and without the functions of `lua/lib`: to make
@@ -35,6 +37,8 @@ PROLONGS = {"whole": "true", "rest": "false"}
 LAYOUT = "layout"
 #: The file that scripts with `prolongs` need, and what is put around them.
 RETENTION = "retention"
+#: The file that is put behind the names of scripts with `lists`.
+LISTED = "listed"
 _PROLONGED = """local function run()
 {script}
 end
@@ -60,10 +64,11 @@ class Script(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What a file declares. needs: names of library files. prolongs: None, or a key of `PROLONGS`."""
+    """What a file declares. needs: names of library files. prolongs: None, or a key of `PROLONGS`. lists: whether."""
 
     needs: tuple[str, ...]
     prolongs: str | None
+    lists: bool = False
 
 
 class Files(NamedTuple):
@@ -82,7 +87,7 @@ def read_head(name: str, text: str) -> Head:
             break
         if match := _DECLARATION.match(line):
             word, value = match.groups()
-            if word in declared or word not in (name, "needs", "prolongs"):
+            if word in declared or word not in (name, "needs", "prolongs", "lists"):
                 raise ValueError(f"{name}.lua declares {word!r}, which is unknown or declared already")
             declared[word] = value.strip()
     if next(iter(declared), "") != name or "needs" not in declared:
@@ -91,7 +96,7 @@ def read_head(name: str, text: str) -> Head:
     if prolongs is not None and prolongs not in PROLONGS:
         raise ValueError(f"{name}.lua prolongs {prolongs!r} instead of {' or '.join(PROLONGS)}")
     needs = () if declared["needs"] == "nothing" else tuple(one.strip() for one in declared["needs"].split(","))
-    return Head(needs, prolongs)
+    return Head(needs, prolongs, "lists" in declared)
 
 
 def read_names(text: str) -> str:
@@ -107,8 +112,8 @@ def assemble(files: Files, conversation_seconds: int) -> dict[str, Script]:
     """
     heads = {name: read_head(name, text) for name, text in files.library.items()}
     plain_heads = {name: read_head(name, text) for name, text in files.plain.items()}
-    if prolonging := [name for name, head in (heads | plain_heads).items() if head.prolongs]:
-        raise ValueError(f"{prolonging[0]}.lua is no script: it prolongs nothing by itself")
+    if prolonging := [name for name, head in (heads | plain_heads).items() if head.prolongs or head.lists]:
+        raise ValueError(f"{prolonging[0]}.lua is no script: it prolongs and lists nothing by itself")
     if strays := plain_heads.keys() - files.scripts.keys():
         raise ValueError(f"{PLAIN_FOLDER}/{min(strays)}.lua is no script's plain case")
     assembled = {}
@@ -116,12 +121,16 @@ def assemble(files: Files, conversation_seconds: int) -> dict[str, Script]:
         head = read_head(name, text)
         parts = list(_in_order((*head.needs, RETENTION) if head.prolongs else head.needs, heads, (name,)))
         names_keys = LAYOUT in parts
+        listing = "\n" + files.library[LISTED] if head.lists else ""
         texts = [f"local CONVERSATION_SECONDS = {conversation_seconds}"] if RETENTION in parts else []
         if name in files.plain:
             before = list(_in_order(plain_heads[name].needs, heads, (name,)))
             texts += [files.library[part] for part in before]
-            texts.append(_PLAIN.format(names=read_names(text), plain=files.plain[name]))
+            names = read_names(text) + listing
+            texts.append(_PLAIN.format(names=names, plain=files.plain[name]))
             parts = [part for part in parts if part not in before]
+        elif listing:
+            text = text.replace(read_names(text), read_names(text) + listing, 1)
         texts += [files.library[part] for part in parts]
         texts.append(_PROLONGED.format(script=text, used=PROLONGS[head.prolongs]) if head.prolongs else text)
         source = "\n".join(texts)

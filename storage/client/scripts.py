@@ -171,6 +171,8 @@ class Scripts:
 
     def __init__(self, channel: Channel, conversation_seconds: int = 0, replicated: Channel | None = None) -> None:
         self._channel = channel
+        #: Whether calls that go out together may reach different servers, in any order.
+        self.is_cluster = channel.is_cluster
         self._replicated = replicated or channel
         self.room = Room()
         self._scripts = load_scripts(conversation_seconds)
@@ -189,11 +191,6 @@ class Scripts:
     def guard(self, check: Callable[[], Awaitable[None]] | None) -> None:
         """Have `check` done before each call, which is not made if it raises; None: no more."""
         self._check = check
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether calls that go out together may reach different servers, in any order."""
-        return self._channel.is_cluster
 
     async def run(self, call: Call) -> list[Any]:
         """Run one script in one round trip and return its reply from the second element on.

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from storage.client.channel import Argument
-from storage.client.keyspace import Keyspace
+from storage.client.keyspace import Keyspace, Listings
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, read_chain
@@ -216,36 +216,41 @@ class Recognition:
         keys = self._keyspace.keys(turn.conversation_id)
         token = turn.job_token or turn.response_id
         stage = Stage(self._keyspace, keys, token, turn.inputs, turn.outputs)
+        listings = self._keyspace.listings(turn.owner, turn.conversation_id, None, None, is_stored=turn.stored)
+        # on a cluster the owner's listings are in another slot
+        touch, beside = None, listings
+        if self._scripts.is_cluster:
+            touch, beside = self._keyspace.touch_response(listings, turn.conversation_id, turn.response_id), Listings()
         arguments: list[Argument] = [
             turn.owner,
             turn.conversation_id,
             turn.act,
             *turn.spot,
-            turn.name,
-            turn.description,
             self._keyspace.retention_seconds,
-            COMMIT_MARKER_SECONDS,
             int(turn.stored),
             turn.status,
             turn.body,
             turn.response_id,
             turn.model.replace(FIELD_BREAK, ""),
-            turn.job_token,
             self._keyspace.owner(turn.owner).digest(""),
-            self._life,
+            beside.conversations,
+            beside.most_responses,
             len(turn.metadata),
         ]
         for pair in turn.metadata.items():
             arguments += pair
         arguments += stage.arguments
         arguments += self._flat_leads(turn)
-        record_keys = [*keys.common, keys.response(turn.response_id), keys.commit(turn.response_id), *stage.keys]
+        if turn.name or turn.description or turn.job_token or not turn.stored or self._life:
+            arguments += (turn.name, turn.description, turn.job_token, COMMIT_MARKER_SECONDS, self._life)
+        own = keys.response(turn.response_id), keys.commit(turn.response_id)
+        record_keys = [*keys.common, *own, *beside.keys, *stage.keys]
         reserve = self._keyspace.reserve(turn.owner, turn.conversation_id) if turn.act is RecordAct.NEW else None
         if reserve is not None:
             await self._scripts.run(reserve)
         # the listing first, as for any conversation that is made
         calls = [Call("record_turn", record_keys, arguments, turn.conversation_id)]
-        if (touch := self._touch(turn)) is not None:
+        if touch is not None:
             calls.insert(0, touch)
         reply = (await stage.run_all(calls))[-1]
         if isinstance(reply, StoreError):
@@ -257,15 +262,8 @@ class Recognition:
             if self._scripts.is_cluster:
                 await self._lead_apart(turn, recorded)
             size = stage.size + (len(turn.body) if turn.stored else 0)
-            partition = partition_of(turn.conversation_id)
-            await self._ledger.charge(turn.owner, partition, turn.response_id, size, in_conversation=True)
+            await self._ledger.charge(turn.owner, keys.partition, turn.response_id, size, in_conversation=True)
         return recorded
-
-    def _touch(self, turn: RecordedTurn) -> Call | None:
-        """Return what notes a turn in its owner's listings."""
-        if turn.stored:
-            return self._keyspace.touch_response(turn.owner, turn.response_id, turn.conversation_id, None, None)
-        return self._keyspace.touch(turn.owner, turn.conversation_id, None, None)
 
     def _flat_leads(self, turn: RecordedTurn) -> list[Argument]:
         """Return marks and leads as the script takes them; on a cluster none, where digests are in other slots."""

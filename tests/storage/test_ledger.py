@@ -15,8 +15,10 @@ from storage import (
     BytesExceeded,
     CommitMode,
     CommitResult,
+    Conflict,
     Fork,
     ForkPoint,
+    Lease,
     Safeguards,
     Store,
     partition_of,
@@ -103,6 +105,21 @@ async def test_what_is_deleted_is_given_back(counting: Store, redis: Redis):
     await counting.conversations.delete(OWNER, conversation.id)
     assert await wrong(counting) == 0
     assert not await redis.exists(STORED, ENDS)
+
+
+async def test_what_a_refused_turn_would_have_stored_is_given_back(counting: Store, redis: Redis):
+    conversation = await start(counting, "one")
+    before = await total(redis)
+    partition = partition_of(conversation.id)
+    lost = await open_turn(counting, conversation=conversation)
+    await counting.turns.release(Lease(partition, lost.lock, "token"))
+    await take_turn(counting, conversation=conversation)
+    between = await total(redis)
+    with pytest.raises(Conflict):
+        await counting.turns.commit(finished(lost, partition=partition, conversation=conversation))
+    assert between > before
+    assert await total(redis) == between
+    assert await wrong(counting) == 0
 
 
 async def test_a_repeat_counts_once(counting: Store, redis: Redis):

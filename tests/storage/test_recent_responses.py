@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from redis.asyncio import Redis
 
-from storage import CommitMode, CursorNotFound, PageRequest, Safeguards, Store, partition_of
+from storage import CommitMode, CursorNotFound, PageRequest, Safeguards, Store, new_partition, partition_of
 from storage.store import Hosting
 from tests.fake import channels_to
 from tests.storage.builders import (
@@ -104,6 +104,20 @@ async def test_only_the_latest_are_listed_and_the_list_ends_with_its_responses(r
     await redis.pexpire(LISTING, RETENTION_SECONDS * 1000 - 1)
     await take_turn(store)
     assert await redis.ttl(LISTING) >= RETENTION_SECONDS
+    await store.close()
+
+
+async def test_a_long_list_is_cut_short_by_one_response_in_sixteen(redis: Redis):
+    hosting = Hosting(Safeguards(listed_responses=100))
+    store = Store(*channels_to(redis), prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=hosting)
+    await redis.zadd(LISTING, {f"resp_{number}": number for number in range(100)})
+    for end, listed in (("1", 101), ("f", 102), ("0", 100), ("a", 101)):
+        opened = await open_turn(store)
+        commit = finished(opened, partition=new_partition())
+        commit = replace(commit, response_id=commit.response_id[:-1] + end)
+        await store.turns.commit(commit)
+        assert await redis.zcard(LISTING) == listed
+        assert await redis.zscore(LISTING, commit.response_id) is not None
     await store.close()
 
 

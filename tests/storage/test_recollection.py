@@ -17,12 +17,15 @@ from storage import (
     Lease,
     Locked,
     OpenedTurn,
+    Safeguards,
     Store,
     TurnSource,
 )
 from storage.client.channel import Channel, Command
+from storage.client.keyspace import Portion
 from storage.history import History
 from storage.recollection import HISTORY_BYTES, ITEM_BYTES, NOTHING, Recollection, Recollections, turn_place
+from storage.store import Hosting
 from tests.fake import channels_to
 from tests.storage.builders import (
     OWNER,
@@ -38,7 +41,7 @@ from tests.storage.builders import (
 from tests.storage.talks import Talk
 
 #: How many elements open_turn's answer has: that it is one is told by that.
-ANSWER = 16
+ANSWER = 15
 
 
 class Listening(Channel):
@@ -76,9 +79,13 @@ async def heard(redis: Redis, listening: Listening) -> AsyncIterator[Store]:
     await store.close()
 
 
+#: More than three items come in portions.
+FEW_AT_ONCE = Hosting(Safeguards(portion=Portion(items=3)))
+
+
 def make_store(redis: Redis) -> Store:
     """Return a store that remembers nothing yet."""
-    return Store(*channels_to(redis), prefix=PREFIX, retention_seconds=RETENTION_SECONDS)
+    return Store(*channels_to(redis), prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=FEW_AT_ONCE)
 
 
 @pytest.fixture
@@ -124,6 +131,23 @@ async def test_so_it_is_with_a_branch_and_what_it_inherits(talk: Talk, listening
     assert texts_of(await talk.open()) == "u1 a1 u4 a4 u5 a5 u6 a6"
 
 
+async def test_a_turn_of_many_items_is_read_once_like_any_other(redis: Redis, listening: Listening):
+    """Its items lie in a segment of their own, and the branch goes on in the one that it had before."""
+    queue = channels_to(redis)[1]
+    store = Store(listening, queue, prefix=PREFIX, retention_seconds=RETENTION_SECONDS, hosting=FEW_AT_ONCE)
+    conversation = await start(store, "one", "two")
+    await take_turn(store, conversation=conversation)
+    listening.elements()
+    await take_turn(store, conversation=conversation, says=["a", "b", "c"], answers=["d"])
+    for _ in range(4):
+        await take_turn(store, conversation=conversation)
+    opened = await open_turn(store, conversation=conversation)
+    assert history_of(opened) == ["one", "two", "question", "answer", *"abcd", *["question", "answer"] * 4]
+    # all of it where the chain has got another span: that of the many, and that of what comes after them
+    assert listening.elements() == [4, 8, 10, 3, 3, 3]
+    await store.close()
+
+
 async def test_what_others_have_added_comes_too(talk: Talk, store: Store, listening: Listening):
     other = Talk(store, talk.conversation, talk.ids)
     await other.say(" ".join(f"u{number}" for number in range(10, 310)))
@@ -158,7 +182,7 @@ async def test_a_server_that_forgot_its_scripts_is_asked_the_same(redis: Redis, 
 
 async def test_the_lock_of_a_turn_that_was_opened_twice_is_the_same(talk: Talk, heard: Store):
     first, second = await talk.open(), await talk.open()
-    assert (first.fence, first.items) == (second.fence, second.items)
+    assert (first.lock, first.items) == (second.lock, second.items)
     await heard.turns.release(Lease(talk.partition, first.lock, "token"))
 
 
@@ -275,9 +299,11 @@ async def change(dice: Random, talk: Talk, other: Talk, number: int) -> None:
     names = await talk.names()
     branch = dice.choice(["", *names])
     here, there = dice.choice([talk, other]), await talk.ids_on(branch)
-    what = dice.choice(["turn", "turn", "say", "delete", "fork", "drop"])
+    what = dice.choice(["turn", "turn", "many", "say", "delete", "fork", "drop"])
     if what == "turn":
         await here.turn(f"u{number}", f"a{number}", branch=branch)
+    elif what == "many":
+        await other.turn(f"u{number} u{number}00 u{number}01", f"a{number} a{number}00", branch=branch)
     elif what == "say":
         await other.say(f"u{number} a{number}", branch)
     elif what == "delete" and len(there) > 2:
@@ -291,7 +317,7 @@ async def change(dice: Random, talk: Talk, other: Talk, number: int) -> None:
         await other.store.sweeper.sweep(talk.id)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 async def test_whatever_happens_a_process_that_remembers_sees_what_one_sees_that_does_not(
     heard: Store, redis: Redis, seed: int
 ):

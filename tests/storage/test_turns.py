@@ -89,13 +89,13 @@ async def test_an_unknown_previous_response_is_refused(store: Store):
         assert refused.value.subject == previous
 
 
-async def test_opening_a_turn_writes_nothing_but_the_lock_and_its_fence(redis: Redis, store: Store):
+async def test_opening_a_turn_writes_nothing_but_the_lock_and_who_took_it(redis: Redis, store: Store):
     made = await start(store, "one")
     response = await take_turn(store, conversation=made)
     before = await everything_in(redis)
     await open_turn(store, previous=response)
     assert await everything_in(redis) == before
-    await open_turn(store, conversation=made)
+    await open_turn(store, conversation=made, token="another")
     after = await everything_in(redis)
     assert {key for key in after if after[key] != before.get(key)} == {
         f"test:{{{partition_of(made.id)}}}:{name}" for name in ("branch:0", "lock:0")
@@ -277,7 +277,7 @@ async def test_an_item_with_the_clients_id_is_found_by_a_later_turn(store: Store
 
 
 @pytest.mark.parametrize("branch", ["", "MAIN"])
-async def test_of_two_turns_that_a_failover_gave_the_same_number_one_is_stored(redis: Redis, store: Store, branch: str):
+async def test_of_two_turns_of_which_a_failover_forgot_the_first_one_is_stored(redis: Redis, store: Store, branch: str):
     conversation = await start(store, "one")
     partition = partition_of(conversation.id)
     keys = [f"test:{{{partition}}}:{name}" for name in ("branch:0", "lock:0")]
@@ -287,7 +287,7 @@ async def test_of_two_turns_that_a_failover_gave_the_same_number_one_is_stored(r
     await redis.delete(*keys)
     await redis.hset(keys[0], mapping=before)
     second = await open_turn(store, conversation=conversation, token="second", branch=branch)
-    assert first.fence == second.fence
+    assert first.lock == second.lock
     ends = [
         finished(opened, partition=partition, conversation=conversation, token=token)
         for opened, token in ((second, "second"), (first, "first"))

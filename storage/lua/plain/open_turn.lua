@@ -4,7 +4,7 @@
 -- Left to the general case: forks, looking without a lock, a conversation or a response whose life is to be prolonged,
 -- and every refusal but a lock that another turn holds.
 
-if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
+if token ~= '' and point == '' and (ARGV[ids_at] or '0') == '0' and source ~= 'none' then
   local call = redis.call
   local head, left = call('HMGET', PARTITION, 'owner', 'kept', 'edition'), call('PTTL', PARTITION)
   local mine, kept = head[1] == owner, head[2]
@@ -16,13 +16,13 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
   local open, past = string.match(head[3] == edition and held or '', '^(.*:)(%d+)$')
   -- rest: what lies behind the chain that the caller holds, its last item before it.
   local chain, pending, name, line, rest
-  local fence, facts, lock, lock_key = 0, {}, '', nil
+  local facts, lock, lock_key = {}, '', nil
   if source == 'conversation' and mine and kept and is_settled then
-    local found = call('HMGET', conversation_key, 'id', 'deleted_at', 'active_branch', 'project_id', 'referrer')
-    name = branch_name == '' and found[3] or string.lower(branch_name) == 'main' and 'MAIN' or branch_name
-    line = found[1] == conversation_id and not found[2] and call('ZSCORE', branches_key, name)
+    local found = call('HMGET', conversation_key, 'id', 'active_branch', 'project_id', 'referrer')
+    name = branch_name == '' and found[2] or string.lower(branch_name) == 'main' and 'MAIN' or branch_name
+    line = found[1] == conversation_id and call('ZSCORE', branches_key, name)
     if line then
-      local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'fence')
+      local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending')
       rest = branch[1] == open and call('LRANGE', BASE .. 'segment:' .. line, past - 1, -1)
       if rest and #rest > 0 then
         chain = #rest == 1 and held or open .. string.format('%d', past - 1 + #rest)
@@ -31,8 +31,7 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
         local length = call('LLEN', BASE .. 'segment:' .. line)
         chain, rest = length > tonumber(from) and branch[1] .. length or inherited, nil
       end
-      pending, fence = branch[2], branch[3] or 0
-      facts, lock, lock_key = { found[4] or '', found[5] or '' }, line, BASE .. 'lock:' .. line
+      pending, facts, lock, lock_key = branch[2], { found[3] or '', found[4] or '' }, line, BASE .. 'lock:' .. line
     end
   elseif source == 'response' and mine and (is_settled or not kept) then
     local found = call('HMGET', response_key, 'snapshot', 'pending', 'status')
@@ -53,7 +52,7 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
   end
   if chain then
     local calls, waiting = {}, {}
-    for i = ids_at + 2, ids_at + 1 + ARGV[ids_at + 1] do
+    for i = ids_at + 2, ARGV[ids_at] and ids_at + 1 + ARGV[ids_at + 1] or 0 do
       calls[#calls + 1] = call('HEXISTS', index_key, 'call:' .. ARGV[i])
     end
     for call_id in string.gmatch(pending, CALL_ID) do
@@ -76,10 +75,9 @@ if token ~= '' and point == '' and ARGV[ids_at] == '0' and source ~= 'none' then
     -- Everything has been read that will be written: from here on the script only writes.
     if lock_key and not holder then
       call('SET', lock_key, token, 'PX', lease_ms)
-      fence = fence + 1
-      call('HSET', BASE .. 'branch:' .. line, 'fence', fence, 'taken_by', token)
+      call('HSET', BASE .. 'branch:' .. line, 'taken_by', token)
     end
-    return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), tonumber(fence), name, facts, {}, calls, tonumber(line),
-      lock, '', '', head[3] or '', rest and 1 or 0, marks[2] and 1 or 0 }
+    return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), name, facts, {}, calls, tonumber(line), lock, '', '',
+      head[3] or '', rest and 1 or 0, marks[2] and 1 or 0 }
   end
 end

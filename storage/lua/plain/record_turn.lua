@@ -13,28 +13,31 @@ local count = input_count + tonumber(ARGV[outputs_at])
 local marks_at = inputs_at + 2 + count * FIELDS
 local leads_at = marks_at + 1 + ARGV[marks_at] * MARK_FIELDS
 local last_lead = leads_at + ARGV[leads_at]
-local is_settled = CONVERSATION_SECONDS == 0 and stored and job_token == ''
+local is_settled = CONVERSATION_SECONDS == 0 and stored and not ARGV[last_lead + 1]
 if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUNK / FIELDS then
   local call = redis.call
   local is_new = act == 'new'
-  -- open: the line's chain without its end. from: offset of the first new item, if plain.
-  local open, from, base_pending, name, fence = '0:0:', 0, '', 'MAIN', nil
-  local head = {}
+  -- open: the line's chain without its end. from: offset of the first new item, if plain. ends[n]: the offset behind the
+  -- first n of them, as text; to make text of a number, or a number of text, costs as much as a third of a command, so
+  -- each is made once.
+  local open, from, base_pending, name = '0:0:', 0, '', 'MAIN'
+  local head, ends = {}, { [0] = '0' }
+  line = is_new and '0' or line
+  local branch_key, segment_key = BASE .. 'branch:' .. line, BASE .. 'segment:' .. line
   if is_new then
-    line = 0
     from = call('EXISTS', PARTITION, conversation_key, branches_key, index_key, response_key, marker_key) == 0 and 0
   else
     head = call('HMGET', PARTITION, 'owner', 'kept', 'responses', 'edition', 'reach:' .. line)
-    local facts = call('HMGET', conversation_key, 'id', 'deleted_at')
-    local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending', 'name', 'fence')
-    local lives = head[1] == owner and head[2] and facts[1] == conversation_id and not facts[2]
+    local branch = call('HMGET', branch_key, 'chain', 'pending', 'name')
+    local lives = head[1] == owner and head[2] and call('HGET', conversation_key, 'id') == conversation_id
     local first = branch[1] and string.match(branch[1], ':(%d+):$')
-    open, base_pending, name, fence = branch[1], branch[2], branch[3], branch[4]
-    local last = call('LRANGE', BASE .. 'segment:' .. line, offset, -1)
+    open, base_pending, name = branch[1], branch[2], branch[3]
+    local last = call('LRANGE', segment_key, offset, -1)
     from = false
-    if lives and first and segment == line and offset >= tonumber(first) and #last == 1 and last[1] ~= ''
+    if lives and first and segment == line and offset - first >= 0 and #last == 1 and last[1] ~= ''
       and call('PTTL', PARTITION) == -1 and call('EXISTS', response_key, marker_key, BASE .. 'lock:' .. line) == 0 then
       from = offset + 1
+      ends[0] = string.format('%d', from)
     end
   end
 
@@ -43,39 +46,48 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
   for call_id in string.gmatch(from and base_pending or '', CALL_ID) do
     waiting[call_id] = true
   end
-  local at, to = inputs_at + 1, from
+  local at = inputs_at + 1
   while from and #values < count do
     at = at == outputs_at and at + 1 or at
     local origin, id, bytes, mark = unpack(ARGV, at, at + FIELDS - 1)
-    local sign, call_id = string.sub(mark, 1, 1), string.sub(mark, 2)
-    values[#values + 1], places[#places + 1] = bytes, id
-    places[#places + 1] = line .. ':' .. to .. (mark ~= '' and ' ' .. mark or '')
-    if sign == '+' or sign == '~' then
-      places[#places + 1], places[#places + 2] = 'call:' .. call_id, id
+    places[#places + 1], places[#places + 2] = id, line .. ':' .. ends[#values]
+    if mark ~= '' then
+      local sign, call_id = string.sub(mark, 1, 1), string.sub(mark, 2)
+      places[#places] = places[#places] .. ' ' .. mark
+      if sign == '+' or sign == '~' then
+        places[#places + 1], places[#places + 2] = 'call:' .. call_id, id
+      end
+      if sign == '+' or sign == '-' then
+        waiting[call_id] = sign == '+' or nil
+      end
     end
-    if sign == '+' or sign == '-' then
-      waiting[call_id] = sign == '+' or nil
-    end
+    values[#values + 1] = bytes
+    ends[#values] = string.format('%d', from + #values)
     from = origin == 'm' and from
-    at, to = at + FIELDS, to + 1
+    at = at + FIELDS
   end
 
   -- What leads here: names of digests, their keys, what they get, and where those of each lead begin.
   local names, keys, scores, members, groups = {}, {}, {}, {}, {}
+  local home, on_line = string.match(BASE, '{(.*)}') .. ':' .. line, ':' .. line .. ':'
+  local earlier
   for i = leads_at + 1, from and last_lead or 0 do
     local number, after, asked, rest, is_behind, replaces, digests = string.match(ARGV[i], LEAD)
     if number == '0' or asked == '0' then
       from = false
       break
     end
-    local place = number ~= '' and ':' .. line .. ':' .. from + number - 1 or ''
-    local asked_at = asked == '-1' and '-1:-1' or line .. ':' .. from + asked - 1
-    local member = string.match(BASE, '{(.*)}') .. ':' .. line .. place .. after .. asked_at .. rest
+    local place = number ~= '' and on_line .. ends[number - 1] or ''
+    local asked_at = asked == '-1' and '-1:-1' or line .. ':' .. ends[asked - 1]
+    local member, score = home .. place .. after .. asked_at .. rest, clock
+    if is_behind == '1' then
+      earlier = earlier or string.format('%.0f', clock - CONTINUED)
+      score = earlier
+    end
     groups[#groups + 1] = #names + 1
     for digest in string.gmatch(digests, '%S+') do
       local key = digests_at .. digest
-      names[#names + 1], keys[#keys + 1], members[#members + 1] = digest, key, member
-      scores[#scores + 1] = is_behind == '1' and CONTINUED or 0
+      names[#names + 1], keys[#keys + 1], members[#members + 1], scores[#scores + 1] = digest, key, member, score
       from = from and (replaces == '0' or call('EXISTS', key) == 0) and from
     end
     if not from then
@@ -86,59 +98,62 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
 
   if from then
     -- Everything is checked: from here on the script only writes.
-    local pending = {}
-    for call_id in pairs(waiting) do
-      pending[#pending + 1] = call_id
+    local pending = ''
+    if next(waiting) then
+      local sorted = {}
+      for call_id in pairs(waiting) do
+        sorted[#sorted + 1] = call_id
+      end
+      table.sort(sorted)
+      pending = table.concat(sorted, CALL_BREAK)
     end
-    table.sort(pending)
-    pending = table.concat(pending, CALL_BREAK)
-    local time = call('TIME')
-    local seconds = tonumber(time[1])
-    local milliseconds = seconds * 1000 + math.floor(tonumber(time[2]) / 1000)
-    local middle, branch_key = from + input_count, BASE .. 'branch:' .. line
-    call('RPUSH', BASE .. 'segment:' .. line, unpack(values))
+    local seconds, middle, past = time[1], ends[input_count], ends[count]
+    local until_ms = string.format('%d', seconds + retention) .. string.sub(clock, -3)
+    call('RPUSH', segment_key, unpack(values))
     call('HSET', index_key, unpack(places))
-    call('HSET', response_key, 'status', status, 'body', body, 'snapshot', open .. to,
-      'context', middle > 0 and open .. middle or '',
-      'output', to > middle and line .. ':' .. middle .. ':' .. to or '', 'pending', pending, 'created_at', seconds)
+    call('HSET', response_key, 'status', status, 'snapshot', open .. past,
+      'context', middle ~= '0' and open .. middle or '',
+      'output', past ~= middle and line .. ':' .. middle .. ':' .. past or '', 'pending', pending, 'created_at', seconds,
+      'body', body)
     call('EXPIRE', response_key, retention)
-    call('ZADD', BASE .. 'journal', string.format('%.0f', line * SEGMENT_SPACE + to),
+    call('ZADD', BASE .. 'journal', line == '0' and past or string.format('%.0f', line * SEGMENT_SPACE + past),
       response_id .. FIELD_BREAK .. model .. FIELD_BREAK .. pending)
-    local facts = { 'HSET', PARTITION, 'responses', (head[3] or 0) + 1 }
+    local facts = { 'HSET', PARTITION, 'responses', is_new and '1' or string.format('%d', (head[3] or 0) + 1) }
     if not head[4] then
       facts[5], facts[6] = 'edition', response_id
     end
     local reach = {}
-    for one, _, stop in string.gmatch(open .. to, SPAN) do
-      reach[one] = math.max(reach[one] or 0, tonumber(stop))
+    for one, _, stop in string.gmatch(open .. past, SPAN) do
+      reach[one] = reach[one] and reach[one] - stop >= 0 and reach[one] or stop
     end
     for one, stop in pairs(reach) do
-      local until_ms, old = milliseconds + retention * 1000, head[5]
-      if one ~= tostring(line) then
+      local to, old = until_ms, head[5]
+      if one ~= line then
         old = call('HGET', PARTITION, 'reach:' .. one)
       end
       local old_until, old_to = string.match(old or '', '^(%d+):(%d+)$')
-      if old_until and tonumber(old_until) > milliseconds then
-        until_ms, stop = math.max(until_ms, tonumber(old_until)), math.max(stop, tonumber(old_to))
+      -- of as many digits the later one is the greater text
+      if old_until and (#old_until > #clock or old_until > clock) then
+        to = (#old_until > #to or old_until > to) and old_until or to
+        stop = old_to - stop > 0 and old_to or stop
       end
-      facts[#facts + 1], facts[#facts + 2] = 'reach:' .. one, string.format('%.0f:%.0f', until_ms, stop)
+      facts[#facts + 1], facts[#facts + 2] = 'reach:' .. one, to .. ':' .. stop
     end
     if is_new then
-      local made = { 'id', conversation_id, 'created_at', seconds, 'updated_at', milliseconds, 'active_branch', 'MAIN' }
+      local made = { 'id', conversation_id, 'created_at', seconds, 'updated_at', clock, 'active_branch', 'MAIN' }
       for i = metadata_at + 1, metadata_at + pair_count * 2, 2 do
         made[#made + 1], made[#made + 2] = 'm:' .. ARGV[i], ARGV[i + 1]
       end
-      for _, fact in ipairs({ 'owner', owner, 'kept', 1, 'next_segment', 1 }) do
+      for _, fact in ipairs({ 'owner', owner, 'kept', '1', 'next_segment', '1' }) do
         facts[#facts + 1] = fact
       end
-      call('HSET', branch_key, 'chain', '0:0:', 'pending', pending, 'created_at', milliseconds, 'updated_at',
-        milliseconds, 'name', 'MAIN')
-      call('ZADD', branches_key, 0, 'MAIN')
+      call('HSET', branch_key, 'chain', '0:0:', 'pending', pending, 'created_at', clock, 'updated_at', clock, 'name',
+        'MAIN')
+      call('ZADD', branches_key, '0', 'MAIN')
       call('HSET', conversation_key, unpack(made))
     else
-      call('HSET', branch_key, 'pending', pending, 'updated_at', milliseconds, 'taken_by', response_id, 'fence',
-        (fence or 0) + 1)
-      call('HSET', conversation_key, 'updated_at', milliseconds)
+      call('HSET', branch_key, 'pending', pending, 'updated_at', clock, 'taken_by', response_id)
+      call('HSET', conversation_key, 'updated_at', clock)
     end
     call(unpack(facts))
     for i = marks_at + 1, leads_at - 1, MARK_FIELDS do
@@ -150,7 +165,7 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
       -- digests of one lead are nearly always all new
       local known = first == last or call('EXISTS', unpack(keys, first, last)) > 0
       for i = first, last do
-        call('ZADD', keys[i], string.format('%.0f', milliseconds - scores[i]), members[i])
+        call('ZADD', keys[i], scores[i], members[i])
         if known then
           call('ZREMRANGEBYRANK', keys[i], 0, -1 - MOST_MEMBERS)
         end
@@ -159,6 +174,7 @@ if is_settled and (act == 'new' or act == 'tip') and count > 0 and count <= CHUN
     if #names > 0 then
       call('RPUSH', BASE .. 'digests', unpack(names))
     end
-    return { 'ok', milliseconds, is_new and 'new' or 'appended', line, name, line .. ':' .. from .. ':' .. to }
+    return { 'ok', tonumber(clock), is_new and 'new' or 'appended', tonumber(line), name,
+      line .. ':' .. ends[0] .. ':' .. past }
   end
 end

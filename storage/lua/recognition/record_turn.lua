@@ -1,14 +1,17 @@
 -- record_turn: write a turn of an app that keeps no ids: to the line that its history goes on, or beside it.
 -- needs: append, digests
 -- prolongs: whole
--- KEYS  partition, conversation, branches, index, response, commit marker, what was staged (if anything was)
+-- lists: the turn
+-- KEYS  partition, conversation, branches, index, response, commit marker, listings (if any), what was staged (if
+--       anything was)
 -- ARGV  1 owner  2 conversation id  3 act  4 line, 5 segment and 6 offset of the item that the turn comes after (-1: its
---       history begins here)  7 name of a new branch beside the others, or of what was MAIN  8 description of a new
---       branch ('' = none)  9 retention s  10 marker's life s  11 store (1 or 0)  12 status  13 body  14 id of the
---       response  15 model  16 token of a response that was accepted before its turn ran ('' = none)
---       17 what the keys of digests begin with  18 their time to live in ms (0 = none)
---       19 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…,
---       number of marks, marks…, number of leads, leads…
+--       history begins here)  7 retention s  8 store (1 or 0)  9 status  10 body  11 id of the response  12 model
+--       13 what the keys of digests begin with  14 listings of conversations that it is noted in  15 responses that the
+--       list behind those keeps (0: there is none)
+--       16 number of metadata pairs, pairs…, number of input entries, entries…, number of output entries, entries…,
+--       number of marks, marks…, number of leads, leads…, and behind these, where it is needed: name of a new branch
+--       beside the others, or of what was MAIN; description of a new branch ('' = none); token of a response that was
+--       accepted before its turn ran ('' = none); marker's life s; digests' time to live in ms (0 = none)
 --   act new: the conversation is made, with these metadata. grow: appended if the item is the line's last and no other
 --   turn runs there; else a new line from the item on, which becomes MAIN. tip: the same, but else nothing is done.
 --   replace: the same as grow, but what comes after the item on its line goes. side: a new branch from the item on.
@@ -27,14 +30,21 @@
 -- a line of its own.
 
 local conversation_key, branches_key, index_key, response_key, marker_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local staged_key = KEYS[7]
-local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local segment, offset, name, description = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[8]
-local retention, marker_life, stored, status = tonumber(ARGV[9]), ARGV[10], ARGV[11] == '1', ARGV[12]
-local body, response_id, model, job_token = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
-local digests_at, life = ARGV[17], tonumber(ARGV[18])
-local metadata_at = 19
+local owner, conversation_id, act, line = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local segment, offset, retention = ARGV[5], ARGV[6], ARGV[7]
+local stored, status, body, response_id, model = ARGV[8] == '1', ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local digests_at, listed, most = ARGV[13], ARGV[14], ARGV[15]
+local first_listing, metadata_at = 7, 16
+local staged_key = KEYS[first_listing + listed + (most == '0' and 0 or 1)]
 
+line, segment, offset = tonumber(line), tonumber(segment), tonumber(offset)
+local first_pair, last_pair, inputs_at = list_at(metadata_at, 2)
+local _, _, outputs_at = list_at(inputs_at, FIELDS)
+local _, _, marks_at = list_at(outputs_at, FIELDS)
+local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
+local first_lead, last_lead, rest_at = list_at(leads_at, 1)
+local name, description, job_token, marker_life, life = unpack(ARGV, rest_at, rest_at + 4)
+name, description, job_token, life = name or '', description or '', job_token or '', tonumber(life or '0')
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
 local unfinished = is_unfinished(accepted[1])
 local marked = redis.call('GET', marker_key)
@@ -60,11 +70,8 @@ elseif act ~= 'new' and not lives then
   return { 'dropped', 0 }
 end
 
-local first_pair, last_pair, inputs_at = list_at(metadata_at, 2)
-local inputs, outputs_at = read_entries(inputs_at, conversation_key, index_key)
-local outputs, marks_at = read_entries(outputs_at, conversation_key, index_key)
-local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
-local first_lead, last_lead = list_at(leads_at, 1)
+local inputs = read_entries(inputs_at, conversation_key, index_key)
+local outputs = read_entries(outputs_at, conversation_key, index_key)
 if is_unstaged(staged_key) then
   return { 'unstaged' }
 end
@@ -159,7 +166,6 @@ name_edition(response_id)
 local written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
 if appends then
   -- whoever has lost the line's lock finds that it has moved on
-  redis.call('HINCRBY', branch_key(line), 'fence', 1)
   redis.call('HSET', branch_key(line), 'taken_by', response_id)
 end
 redis.call('HSET', conversation_key, 'updated_at', milliseconds)

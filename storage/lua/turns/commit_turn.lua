@@ -1,13 +1,16 @@
 -- commit_turn: write a turn's items and its response, move the branch, release the lock; all or nothing.
 -- needs: append
 -- prolongs: whole
--- KEYS  partition, conversation, branches, index, response, commit marker, what was staged (if anything was)
+-- lists: the turn
+-- KEYS  partition, conversation, branches, index, response, commit marker, listings (if any), what was staged (if
+--       anything was)
 -- ARGV  1 owner  2 mode  3 conversation id ('' = none)  4 line: of the branch, or of the one that is forked (-1: none)
---       5 lock ('' = none)  6 lock token  7 fence  8 base chain (closed)  9 pending calls at the base, joined with
---       CALL_BREAK  10 retention s  11 marker's life s  12 store (1 or 0)  13 status  14 body  15 id of the response
---       16 model  17 new branch's name, or the name of the old MAIN  18 id of the last inherited item
---       19 token of a response that was accepted before its turn ran ('' = none)
---       20 number of input entries, entries…, number of output entries, entries…
+--       5 lock ('' = none)  6 lock token  7 base chain (closed)  8 pending calls at the base, joined with CALL_BREAK
+--       9 retention s  10 store (1 or 0)  11 status  12 body  13 id of the response  14 model
+--       15 listings of conversations that it is noted in  16 responses that the list behind those keeps (0: there is none)
+--       17 number of input entries, entries…, number of output entries, entries…, and behind these, where it is needed:
+--       new branch's name, or the name of the old MAIN; id of the last inherited item; token of a response that was
+--       accepted before its turn ran ('' = none); marker's life s
 --   mode append: to the conversation's branch. fork: to a new branch that starts with the base chain. promote: the
 --   same, and it becomes MAIN. chain: to the base chain, outside any conversation. record: the response with its
 --   items stays readable, but nothing that follows inherits them (a failed turn).
@@ -20,15 +23,19 @@
 -- Numbers that are only calculated with stay the text that they came as; Lua takes that too.
 
 local conversation_key, branches_key, index_key = KEYS[2], KEYS[3], KEYS[4]
-local response_key, marker_key, staged_key = KEYS[5], KEYS[6], KEYS[7]
+local response_key, marker_key = KEYS[5], KEYS[6]
 local owner, mode, conversation_id, line, lock = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local token, fence, base_chain, base_pending = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local retention, marker_life, stored, status = ARGV[10], ARGV[11], ARGV[12] == '1', ARGV[13]
-local body, response_id, model, new_name, anchor = ARGV[14], ARGV[15], ARGV[16], ARGV[17], ARGV[18]
-local job_token = ARGV[19]
-local inputs_at = 20
+local token, base_chain, base_pending, retention = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local stored, status, body, response_id, model = ARGV[10] == '1', ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local listed, most = ARGV[15], ARGV[16]
+local first_listing, inputs_at = 7, 17
+local staged_key = KEYS[first_listing + listed + (most == '0' and 0 or 1)]
 
 line = tonumber(line)
+local _, _, outputs_at = list_at(inputs_at, FIELDS)
+local _, _, rest_at = list_at(outputs_at, FIELDS)
+local new_name, anchor, job_token, marker_life = unpack(ARGV, rest_at, rest_at + 3)
+new_name, anchor, job_token = new_name or '', anchor or '', job_token or ''
 local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at')
 local unfinished = is_unfinished(accepted[1])
 if (accepted[1] and not unfinished) or redis.call('EXISTS', marker_key) == 1 then
@@ -41,7 +48,7 @@ if not owned(owner) and redis.call('EXISTS', PARTITION) == 1 then
   return { 'conflict' }
 end
 
-local inputs, outputs_at = read_entries(inputs_at, conversation_key, index_key)
+local inputs = read_entries(inputs_at, conversation_key, index_key)
 local outputs = read_entries(outputs_at, conversation_key, index_key)
 if is_unstaged(staged_key) then
   return { 'unstaged' }
@@ -53,13 +60,6 @@ for _, list in ipairs({ inputs, outputs }) do
   end
 end
 
--- Whether nobody has taken the branch since: by number, and by token, because a failover to a replica that did not have
--- the last of it yet gives a number again. (What a version before this one took has no token.)
-local function was_last_taken(of_line, number, by)
-  local last = redis.call('HMGET', branch_key(of_line), 'fence', 'taken_by')
-  return last[1] == number and (not last[2] or last[2] == by)
-end
-
 local result = 'ok'
 local lives = conversation_lives(conversation_key, conversation_id)
 local lock_key = BASE .. 'lock:' .. lock
@@ -67,7 +67,8 @@ local holder = lock ~= '' and redis.call('GET', lock_key)
 if mode == 'append' then
   if not lives or redis.call('EXISTS', branch_key(line)) == 0 then
     mode, result = 'chain', 'dropped'
-  elseif holder ~= token and (holder or not was_last_taken(line, fence, token)) then
+  elseif holder ~= token and (holder or redis.call('HGET', branch_key(line), 'taken_by') ~= token) then
+    -- somebody has taken the branch since
     return { 'conflict' }
   end
 elseif mode == 'fork' or mode == 'promote' then

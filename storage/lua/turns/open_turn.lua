@@ -1,19 +1,19 @@
 -- open_turn: everything a turn needs before the upstream is called, in one trip.
 -- needs: branch
 -- prolongs: whole
--- KEYS  partition, conversation, branches, index, previous response
+-- KEYS  partition, conversation, branches, index, previous response (if it goes on from one)
 -- ARGV  1 owner  2 source ('conversation', 'response' or 'none')  3 conversation id ('' = none)  4 branch: that it
 --       continues, or that is forked ('' = the active one, or the one that has the target)
---       5 lock token: the response's id, a slash, a secret ('' = only look)  6 lease ms  7 retention s  8 fork point
---       ('' = no fork)  9 target
---       10 new branch's name ('' = it will become MAIN)  11 ms for which what a fork inherits is kept from being freed
---       12 a chain whose items the caller holds ('' = none)  13 edition of the partition that they are of
+--       5 lock token: the response's id, a slash, a secret ('' = only look)  6 lease ms  7 retention s  8 a chain whose
+--       items the caller holds ('' = none)  9 edition of the partition that they are of
+--       10 fork point ('' = no fork)  11 target  12 new branch's name ('' = it will become MAIN)  13 ms for which what a
+--       fork inherits is kept from being freed
 --       14 number of ids, item ids…, number of call ids, call ids that are answered…
--- Returns {'ok', history, chain, pending, fence, branch, facts, known, calls, line, lock, anchor, model, edition,
---   is_rest, watched}
+--   From 10 on there is nothing where there is no fork and no id.
+-- Returns {'ok', history, chain, pending, branch, facts, known, calls, line, lock, anchor, model, edition, is_rest,
+--   watched}
 --   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids
---   that wait for an output, joined with CALL_BREAK; fence: number of this lock; branch: its name; facts:
---   {project_id, referrer}, of a response also the id of the conversation that lives beside it;
+--   that wait for an output, joined with CALL_BREAK; branch: its name; facts: {project_id, referrer}, of a response also the id of the conversation that lives beside it;
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
 --   calls: for each call id 1 when the partition knows that call, else 0; line: the branch that it continues, or that
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
@@ -29,37 +29,34 @@
 
 local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owner, source, conversation_id, branch_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local token, lease_ms, retention = ARGV[5], ARGV[6], ARGV[7]
-local point, target, new_name, pin_ms = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local held, edition = ARGV[12], ARGV[13]
+local token, lease_ms, retention, held, edition = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local point, target, new_name, pin_ms = ARGV[10] or '', ARGV[11], ARGV[12], ARGV[13]
 local ids_at = 14
 
 local looks = token == ''
 local mine = owned(owner)
-local chain, pending, fence, branch, facts, lock = {}, '', 0, '', {}, ''
+local chain, pending, branch, facts, lock = {}, '', '', {}, ''
 local line, anchor, model, watched = -1, '', '', 0
 
--- Takes a lock or returns nil and the refusal. `own`: the line whose fence it counts up.
+-- Takes a lock or returns the refusal. `own`: the line that notes who took it.
 local function take_lock(name, own)
   if looks then
-    return 0
+    return nil
   end
   local key = BASE .. 'lock:' .. name
   local marks = redis.call('MGET', key, BASE .. 'watched')
   local holder = marks[1]
   watched = marks[2] and 1 or 0
   if holder and holder ~= token then
-    return nil, { 'locked', redis.call('PTTL', key) }
+    return { 'locked', redis.call('PTTL', key) }
   end
   if not holder then
     redis.call('SET', key, token, 'PX', lease_ms)
     if own then
-      redis.call('HINCRBY', branch_key(own), 'fence', 1)
       redis.call('HSET', branch_key(own), 'taken_by', token)
     end
   end
   lock = name
-  return own and tonumber(redis.call('HGET', branch_key(own), 'fence')) or 0
 end
 
 local refusal
@@ -76,22 +73,22 @@ if source == 'conversation' then
   chain, pending, line, model = fork.base, format_pending(fork.pending), fork.line or -1, fork.model
   if point == '' then
     branch = redis.call('HGET', branch_key(line), 'name')
-    fence, refusal = take_lock(tostring(line), line)
+    refusal = take_lock(tostring(line), line)
   else
     branch = string.lower(new_name) == 'main' and 'MAIN' or new_name
     if branch ~= '' and redis.call('ZSCORE', branches_key, branch) then
       return { 'branch_exists', branch }
     end
     if branch ~= '' then
-      fence, refusal = take_lock('=' .. branch)
+      refusal = take_lock('=' .. branch)
     else
       branch = 'MAIN'
       local main = tonumber(redis.call('ZSCORE', branches_key, 'MAIN'))
-      fence, refusal = take_lock(tostring(main), main)
+      refusal = take_lock(tostring(main), main)
     end
     anchor = item_id(last_item(chain) or '') or ''
   end
-  if not fence then
+  if refusal then
     return refusal
   end
   if point ~= '' and not looks then
@@ -149,13 +146,15 @@ local function look_up(id)
 end
 
 local known, calls = {}, {}
-local first_id, last_id, calls_at = list_at(ids_at, 1)
-for i = first_id, last_id do
-  known[#known + 1] = mine and look_up(ARGV[i]) or ''
-end
-local first_call, last_call = list_at(calls_at, 1)
-for i = first_call, last_call do
-  calls[#calls + 1] = mine and redis.call('HEXISTS', index_key, 'call:' .. ARGV[i]) or 0
+if ARGV[ids_at] then
+  local first_id, last_id, calls_at = list_at(ids_at, 1)
+  for i = first_id, last_id do
+    known[#known + 1] = mine and look_up(ARGV[i]) or ''
+  end
+  local first_call, last_call = list_at(calls_at, 1)
+  for i = first_call, last_call do
+    calls[#calls + 1] = mine and redis.call('HEXISTS', index_key, 'call:' .. ARGV[i]) or 0
+  end
 end
 
 -- a call whose item was deleted no longer waits
@@ -174,5 +173,5 @@ local is_rest = open and open == start and current == edition and tonumber(past)
 if is_rest then
   chain = { { chain[#chain][1], past - 1, chain[#chain][3] } }
 end
-return { 'ok', read_spans(chain), text, table.concat(waiting, CALL_BREAK), fence, branch, facts, known, calls, line, lock,
-  anchor, model, current, is_rest and 1 or 0, watched }
+return { 'ok', read_spans(chain), text, table.concat(waiting, CALL_BREAK), branch, facts, known, calls, line, lock, anchor,
+  model, current, is_rest and 1 or 0, watched }

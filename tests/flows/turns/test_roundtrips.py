@@ -71,6 +71,16 @@ async def test_a_turn_is_two_round_trips_at_any_depth(proxy: Proxy, counter: Rou
     assert await counted(counter, lambda: respond(proxy, store=False)) == 0
 
 
+async def test_a_quota_of_stored_bytes_adds_no_round_trip_to_a_turn(start_proxy: StartProxy, counter: RoundTripCounter):
+    store = {"url": counter.url, "timeout_seconds": 600.0}
+    proxy = await start_proxy(redis=store, recording={"mode": "off"}, quotas={"stored_bytes": 1_000_000})
+    grown = await grow(proxy, 2, "conversation")
+    await until_worker_waits(proxy)
+    counts = [await counted(counter, lambda: respond(proxy, **grown["state"])) for _ in range(5)]
+    # a look after the store may come in between
+    assert min(counts) == 2, counts
+
+
 async def test_a_turn_with_a_long_history_and_references_is_two_round_trips(proxy: Proxy, counter: RoundTripCounter):
     first = await respond(proxy, input=[ITEM] * 2500)
     other = await respond(proxy)

@@ -57,6 +57,11 @@ class Process:
         return self.returncode
 
 
+def bulk_workers(served: Served) -> list[str]:
+    """The processes for large requests that a server has started, in their order."""
+    return re.findall(r"bulk worker \d+ \(process (\d+)\) is ready", served.log)
+
+
 async def _read_from(descriptor: int) -> StreamReader:
     reader = StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ import pytest
 from tests.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
-from tests.proxy.cli.serving import Served
+from tests.proxy.cli.serving import Served, bulk_workers
 from tests.proxy.relay.streams import MESSAGE, WHOLE
 from tests.upstream import HANG, Reply, ScriptedUpstream
 
@@ -50,11 +51,6 @@ async def answered_by(served: Served, answer: aiohttp.ClientResponse) -> str:
     assert answer.status == 200, await answer.text()
     request_id = answer.headers["x-request-id"]
     return (await served.logged(rf"proxy.http.middleware(?:\[(\d+)\])?: POST .* {request_id}"))[0]
-
-
-def bulk_workers(served: Served) -> list[str]:
-    """The processes that were started, in their order."""
-    return re.findall(r"bulk worker \d+ \(process (\d+)\) is ready", served.log)
 
 
 async def test_what_is_large_is_answered_elsewhere_and_all_else_here(serve: Serve, client: aiohttp.ClientSession):
@@ -98,6 +94,24 @@ async def test_a_large_turn_is_one_of_its_conversation(serve: Serve, client: aio
     assert [len(item["content"][0]["text"]) for item in items if item["role"] == "user"] == [5, 600_000, 5]
 
 
+async def test_what_goes_on_with_a_large_history_is_answered_there_once_that_is_known(
+    serve: Serve, client: aiohttp.ClientSession
+):
+    served = await serve()
+    asked = {"model": "m", "input": [{"role": "user", "content": "x" * 600_000}] * 4}
+    told = []
+    previous = None
+    for body in (asked, *[orjson.loads(SMALL)] * 4):
+        asking = orjson.dumps({**body, "previous_response_id": previous})
+        async with client.post(f"{served.url}/responses", data=pieces(asking)) as answer:
+            told.append(await answered_by(served, answer))
+            previous = (await answer.json())["id"]
+    (bulk,) = bulk_workers(served)
+    assert told == [bulk, "", bulk, bulk, bulk]
+    async with client.post(f"{served.url}/responses", data=SMALL) as answer:
+        assert await answered_by(served, answer) == ""
+
+
 async def test_a_body_that_comes_slowly_is_read_where_it_went(serve: Serve):
     served = await serve()
     host, _, port = served.url.removeprefix("http://").removesuffix("/v1").partition(":")
@@ -137,6 +151,101 @@ async def test_one_that_dies_is_started_again(serve: Serve, client: aiohttp.Clie
     async with client.post(f"{served.url}/responses", data=SMALL) as answer:
         assert await answered_by(served, answer) == ""
     assert len(bulk_workers(served)) == 2
+
+
+async def test_who_waits_for_one_that_dies_is_told_so(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    port = free_port()
+    served = await serve("--upstream", upstream.url, BRANCHLINE_METRICS_PORT=str(port))
+    upstream.script(Reply.sse([HANG]))
+    asking = asyncio.create_task(client.post(f"{served.url}/responses", data=LARGE))
+    await upstream.wait_for_requests(1)
+    os.kill(int(bulk_workers(served)[0]), signal.SIGKILL)
+    async with await asking as answer:
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
+        assert (await answer.json())["error"]["code"] == "server_busy"
+        await served.logged(rf"middleware: POST /v1/responses 503 .*{answer.headers['x-request-id']}")
+    assert await total(port, "branchline_http_requests_total") == 1
+
+
+async def test_readiness_names_what_can_not_be_kept_running(serve: Serve, client: aiohttp.ClientSession):
+    served = await serve()
+    ready = f"{served.url.removesuffix('/v1')}/readyz"
+    async with client.post(f"{served.url}/responses", data=LARGE) as answer:
+        assert answer.status == 200
+    os.kill(int(bulk_workers(served)[-1]), signal.SIGKILL)
+    await served.logged("was ended by SIGKILL")
+    async with client.get(ready) as answer:
+        # all else is served, and so are large requests, if later
+        assert (answer.status, (await answer.json())["tasks"]) == (200, "failing: bulk workers")
+
+
+async def test_a_body_that_stops_coming_has_its_time_there_too(serve: Serve):
+    served = await serve(BRANCHLINE_SERVER_BODY_TIMEOUT_SECONDS="0.5")
+    host, _, port = served.url.removeprefix("http://").removesuffix("/v1").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST /v1/responses HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(LARGE)}\r\n\r\n{{".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+    writer.close()
+    assert await served.logged(r"middleware\[(\d+)\]: POST /v1/responses 408") == bulk_workers(served)
+
+
+async def test_a_large_response_in_the_background_is_followed_and_cancelled(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    served = await serve("--upstream", upstream.url)
+    upstream.script(Reply.sse([*WHOLE[:4], HANG]))
+    async with client.post(f"{served.url}/responses", json={**STREAM, "background": True}) as answer:
+        await answer.content.readuntil(b"response.created")
+        made = re.findall(rb'"id":"(resp_\w+)"', await answer.content.readuntil(b"\n\n"))[0].decode()
+        async with client.post(f"{served.url}/responses/{made}/cancel") as cancelled:
+            assert (await cancelled.json())["status"] == "cancelled"
+        # whoever follows it sees its end
+        await answer.read()
+    assert await served.logged(rf"background\.worker\[(\d+)\]: background response {made} ran for") == bulk_workers(
+        served
+    )
+
+
+async def test_a_large_response_in_the_background_survives_who_made_it(
+    serve: Serve, client: aiohttp.ClientSession, upstream: ScriptedUpstream
+):
+    served = await serve("--upstream", upstream.url, BRANCHLINE_TURNS_LOCK_LEASE_SECONDS="2")
+    upstream.script(Reply.sse([HANG]), Reply.json(200, {"object": "response", "output": [MESSAGE]}))
+    async with client.post(f"{served.url}/responses", json={**orjson.loads(LARGE), "background": True}) as answer:
+        made = (await answer.json())["id"]
+    await upstream.wait_for_requests(1)
+    os.kill(int(bulk_workers(served)[0]), signal.SIGKILL)
+    first, second = await served.logged(rf"background\.worker\[(\d+)\]: background response {made} begins", times=2)
+    await served.logged(rf"background response {made} ran for")
+    assert [first, second] == bulk_workers(served)
+    async with client.get(f"{served.url}/responses/{made}") as answer:
+        assert (await answer.json())["status"] == "completed"
+
+
+async def test_where_nobody_is_there_for_them_large_ones_in_the_background_run_here(
+    serve: Serve, client: aiohttp.ClientSession
+):
+    served = await serve(BRANCHLINE_SERVER_BULK_WORKERS="0")
+    async with client.post(f"{served.url}/responses", json={**orjson.loads(LARGE), "background": True}) as answer:
+        made = (await answer.json())["id"]
+    await served.logged(rf"background\.worker: background response {made} ran for")
+
+
+async def test_a_reload_reaches_them(serve: Serve, client: aiohttp.ClientSession, tmp_path: Path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[turns]\nmax_input_items = 5000\n")
+    served = await serve("--workers", "2", "--config", settings)
+    async with client.post(f"{served.url}/responses", data=CROWDED) as answer:
+        assert answer.status == 200
+    settings.write_text("[turns]\nmax_input_items = 1000\n")
+    served.process.send_signal(signal.SIGHUP)
+    await served.logged("the configuration was reloaded")
+    async with client.post(f"{served.url}/responses", data=CROWDED) as answer:
+        assert answer.status == 400
+    # the former ones have nothing left to do
+    await served.logged(r"left\n")
 
 
 async def test_without_any_it_is_answered_here(serve: Serve, client: aiohttp.ClientSession):

@@ -67,3 +67,34 @@ async def test_all_room_comes_back(steps: list[tuple[int, str]]):
 
 def test_the_largest_body_always_finds_room():
     assert ServerConfig().max_held_bytes >= ServerConfig().max_body_bytes
+
+
+async def test_owners_are_served_in_turn():
+    budget = BodyBudget(4 * BIG)
+    held = await budget.take(4 * BIG, "held")
+    served: list[str] = []
+
+    async def take(owner: str) -> None:
+        size = await budget.take(2 * BIG, owner)
+        served.append(owner)
+        budget.give_back(size, owner)
+
+    owners = ["a", "a", "a", "b", "c", "b"]
+    tasks = [asyncio.create_task(take(owner)) for owner in owners]
+    await asyncio.sleep(0)
+    budget.give_back(held, "held")
+    await asyncio.gather(*tasks)
+    assert served == ["a", "b", "c", "a", "b", "a"]
+
+
+async def test_nobody_has_more_than_half_of_it():
+    budget = BodyBudget(4 * BIG)
+    await budget.take(BIG, "a")
+    more = asyncio.create_task(budget.take(2 * BIG, "a"))
+    await asyncio.sleep(0)
+    # there is room, but not for the same one
+    assert await budget.take(2 * BIG, "b") == 2 * BIG
+    assert not more.done()
+    budget.give_back(BIG, "a")
+    budget.give_back(2 * BIG, "b")
+    assert await more == 2 * BIG

@@ -14,10 +14,13 @@ from yarl import URL
 
 from proxy.app import create_app
 from proxy.config.settings import Config, UpstreamConfig
+from proxy.http.body import LARGE_QUEUE
+from proxy.http.budget import FairRoom
 from proxy.http.handover import CROWDED_OBJECTS, HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, TakeConnection, is_heavy
+from proxy.http.passed import Passed
 from tests.proxy.conftest import NO_STORE, Serve
 from tests.proxy.relay.streams import MESSAGE
-from tests.upstream import Reply, ScriptedUpstream
+from tests.upstream import HANG, Reply, ScriptedUpstream
 
 LARGE = orjson.dumps({"model": "m", "input": "x" * LARGE_BODY_BYTES, "store": False})
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
@@ -31,12 +34,14 @@ class Elsewhere:
         self._takes = takes
         self.owners: list[str] = []
         self.requests: list[tuple[list[bytes], bytes]] = []
+        self.passed: list[Passed] = []
 
     async def find(self, owner: str) -> TakeConnection | None:
         self.owners.append(owner)
         return self._take if self._finds else None
 
-    async def _take(self, connection: int, received: Sequence[bytes]) -> bool:
+    async def _take(self, connection: int, passed: Passed, received: Sequence[bytes]) -> bool:
+        self.passed.append(passed)
         if not self._takes:
             return False
         with socket.socket(fileno=os.dup(connection)) as client:
@@ -106,7 +111,32 @@ async def test_who_takes_it_and_then_can_not_has_it_tried_again(
 ):
     url = await serve_beside(serve, upstream, Elsewhere(takes=False))
     async with client.post(url, data=LARGE, headers={"Content-Type": "application/json"}) as answer:
-        assert answer.status == 503
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
+
+
+async def test_large_requests_begin_one_after_the_other_until_their_models_are_asked(
+    serve: Serve, client: aiohttp.ClientSession
+):
+    async with ScriptedUpstream() as upstream:
+        upstream.script(Reply.sse([HANG]), Reply.json(200, {"object": "response", "output": [MESSAGE]}))
+        app = create_app(Config(upstream=UpstreamConfig(url=upstream.url), redis=NO_STORE))
+        queue = app[LARGE_QUEUE] = FairRoom(1, 1, 0.05, "busy")
+        url = await serve(app) / "v1/responses"
+        headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
+        hanging = asyncio.create_task(client.post(url, data=LARGE, headers=headers))
+        await upstream.wait_for_requests(1)
+        async with client.post(url, data=LARGE, headers=headers) as answer:
+            assert answer.status == 200
+        await queue.take("another", 1)
+        async with client.post(url, data=LARGE, headers=headers) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert (await answer.json())["error"]["code"] == "server_busy"
+        queue.give_back("another", 1)
+        async with client.post(url, data=b"[", headers=headers) as answer:
+            assert answer.status == 400
+        # a refusal has left it as well
+        await queue.take("another", 1)
+        hanging.cancel()
 
 
 async def test_ordinary_requests_never_come_there(

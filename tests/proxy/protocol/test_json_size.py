@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.protocol.json_size import count_elements, estimate
+from proxy.protocol.json_size import GLANCE_BYTES, count_elements, estimate, is_deeper, most_levels
 
 TEXT = st.text(alphabet=st.sampled_from('a,[{"\\\n]}:é'), max_size=30)
 VALUES = st.recursive(
@@ -31,6 +31,22 @@ def test_it_is_counted_exactly_whatever_stands_in_strings_and_wherever_a_slice_e
     body = orjson.dumps(value)
     assert sum(count_elements(body, size)) == elements(value)
     assert sum(estimate(body, size)) >= elements(value)
+
+
+def levels(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(levels, inner), default=0)
+
+
+@given(VALUES)
+def test_no_json_has_more_levels_than_its_brackets_tell(value: Any):
+    assert levels(value) <= most_levels(orjson.dumps(value))
+
+
+def test_a_large_body_tells_nothing_of_its_levels():
+    body = b"[%b]" % (b" " * GLANCE_BYTES)
+    assert is_deeper(orjson.loads(body), 0)
+    assert most_levels(body) > 10**9
 
 
 @given(st.binary(max_size=60))

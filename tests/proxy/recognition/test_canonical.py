@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,11 @@ from proxy.recognition.canonical import canonical_arguments, canonical_text, wit
 
 def test_texts_are_composed_and_without_white_space():
     assert canonical_text(" A\u0308 b\r\n\tc\u00a0\u2028d ") == "Äbcd"
+
+
+@given(st.text(st.characters(max_codepoint=127)) | st.text())
+def test_white_space_is_the_same_with_and_without_characters_beyond_ascii(text: str):
+    assert canonical_text(text) == unicodedata.normalize("NFC", "".join(text.split()))
 
 
 @pytest.mark.parametrize(
