@@ -1,8 +1,9 @@
 """Where a turn's processor time goes: how often each function is called for one, and what it takes, as cProfile counts.
 
-    python -m benchmarks.costs.calls [--kinds single,conversation,chain] [--recording on] [--turns 40] [--top 40]
+    python -m benchmarks.costs.calls [--kinds single,beginning,end] [--recording on] [--turns 40] [--top 40]
 
-16 clients take stored turns at once, as in `make bench`. Functions written in Python are counted; the time of what is
+16 clients take stored turns at once, as in `make bench`. Of streams the beginning is counted by itself, up to the first
+delta, and the end, the second and last delta included. Functions written in Python are counted; the time of what is
 written in C counts where it is called, and a coroutine counts anew whenever it is resumed. The profiler makes calls
 dearer than they are, and its clock is the thread's own: compare counts on any machine, and times with each other.
 """
@@ -19,22 +20,26 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from benchmarks.performance.load import Dialogue, Tally, dialogues
+from benchmarks.performance.load import Dialogue, Tally, WrongAnswer, dialogues, question
+from benchmarks.performance.streams import open_used
 from benchmarks.performance.target import Memory, Target, model_server
 from benchmarks.performance.turns import KINDS
 from benchmarks.processes import command, free_port, listening, until
-from benchmarks.wire import together
+from benchmarks.wire import Connection, together
 from proxy.cli.main import main as run_command
 
-#: Begins counting in the server, and ends it.
-TOGGLE = signal.SIGUSR1
+#: Begins counting in the server, and ends it; has it write down what it has counted.
+TOGGLE, TELL = signal.SIGUSR1, signal.SIGUSR2
 CLIENTS, TRIAL_TURNS = 16, 3
+#: Parts of a stream that are counted, and how many seconds its two deltas are apart: counting begins and ends between.
+PARTS, APART_SECONDS = ("beginning", "end"), 1.0
 
 #: What a function belongs to, by the first of these that its file's path has in it.
 AREAS = {
@@ -67,21 +72,27 @@ class Function(NamedTuple):
 
 
 def serve(output: Path, arguments: Sequence[str]) -> None:
-    """Serve; between two signals count calls, which are written to `output` then."""
-    running: list[cProfile.Profile] = []
+    """Serve; between two signals count calls, which are written to `output` after another one."""
+    kept: list[cProfile.Profile] = []
+    counts = False
 
     def toggle(_number: int, _frame: FrameType | None) -> None:
-        if not running:
-            running.append(cProfile.Profile(time.thread_time, builtins=False))
-            running[0].enable()
-            return
-        profile = running.pop()
-        profile.disable()
+        nonlocal counts
+        if not kept:
+            kept.append(cProfile.Profile(time.thread_time, builtins=False))
+        counts = not counts
+        if counts:
+            kept[0].enable()
+        else:
+            kept[0].disable()
+
+    def write(_number: int, _frame: FrameType | None) -> None:
         part = output.with_suffix(".part")
-        profile.dump_stats(part)
+        kept.pop().dump_stats(part)
         part.rename(output)
 
     signal.signal(TOGGLE, toggle)
+    signal.signal(TELL, write)
     sys.argv = ["branchline", "serve", *arguments]
     run_command()
 
@@ -109,6 +120,48 @@ async def take(opened: Sequence[Dialogue], turns: int) -> None:
 
     tally = Tally()
     await together(*map(whole, opened))
+
+
+async def take_streams(connections: Sequence[Connection], begun: Callable[[], None]) -> None:
+    """Take a stream a connection, all at once. begun: is called once the first delta of each has come."""
+    waiting = set(connections)
+
+    async def one(number: int, connection: Connection) -> None:
+        def take(_: bytes) -> None:
+            if connection in waiting:
+                waiting.discard(connection)
+                if not waiting:
+                    begun()
+
+        asked = question(f"stream-{number}", deltas=2, gap_us=int(APART_SECONDS * 1e6))
+        body = b'{"model":"bench","stream":true,"input":[%s]}' % asked
+        answer = await connection.request("POST", "/v1/responses", body, take)
+        if answer.status != 200:
+            raise WrongAnswer(f"{answer.status} {answer.body[:300]!r}")
+
+    await together(*(one(number, connection) for number, connection in enumerate(connections)))
+
+
+async def count_streams(target: Target, part: str, turns: int, toggle: Callable[[], None]) -> None:
+    """Count a part of so many streams of each client. toggle: begins counting and ends it."""
+    async with open_used(target, CLIENTS) as connections:
+        await take_streams(connections, lambda: None)
+        for _ in range(turns):
+            if part == PARTS[0]:
+                toggle()
+            await take_streams(connections, toggle)
+            if part == PARTS[1]:
+                toggle()
+
+
+async def count_turns(target: Target, kind: str, turns: int, toggle: Callable[[], None]) -> None:
+    """Count so many turns of each client."""
+    async with dialogues(target, KINDS[kind], [f"{kind}-{client}" for client in range(CLIENTS)]) as opened:
+        await together(*(each.begin() for each in opened))
+        await take(opened, TRIAL_TURNS)
+        toggle()
+        await take(opened, turns)
+        toggle()
 
 
 def functions(output: Path, turns: int) -> Iterator[Function]:
@@ -139,13 +192,9 @@ async def measure(options: argparse.Namespace) -> None:
         output = Path(folder) / "calls"
         async with model_server() as model, profiled(model.url, output, options.recording) as (target, pid):
             for kind in options.kinds.split(","):
-                names = [f"{kind}-{client}" for client in range(CLIENTS)]
-                async with dialogues(target, KINDS[kind], names) as opened:
-                    await together(*(each.begin() for each in opened))
-                    await take(opened, TRIAL_TURNS)
-                    os.kill(pid, TOGGLE)
-                    await take(opened, options.turns)
-                    os.kill(pid, TOGGLE)
+                count = count_streams if kind in PARTS else count_turns
+                await count(target, kind, options.turns, partial(os.kill, pid, TOGGLE))
+                os.kill(pid, TELL)
                 await until(output.exists)
                 tell(kind, list(functions(output, CLIENTS * options.turns)), options.top)
                 output.unlink()
@@ -157,7 +206,7 @@ def main() -> None:
         serve(Path(sys.argv[1]), sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", default=",".join(KINDS), help="some of: %(default)s")
+    parser.add_argument("--kinds", default=",".join([*KINDS, *PARTS]), help="some of: %(default)s")
     parser.add_argument("--recording", default="off", choices=("on", "keys", "off"))
     parser.add_argument("--turns", type=int, default=40, help="of each of 16 clients (default: %(default)s)")
     parser.add_argument("--top", type=int, default=0, metavar="N", help="print the N functions that take most")

@@ -21,12 +21,15 @@ from proxy.relay.replay import Replay
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
 from proxy.turns.intake import take_in
+from proxy.turns.running import TURNS
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: one turn, plain or streamed; in the background its object at once, or its events."""
     turn_request = await take_in(request.app[CONFIG], await read_json(request), read_request)
     if not turn_request.background:
+        if turn_request.stream and (place := request.app[TURNS].entrance.wait()) is not None:
+            await place
         return await run_turn(request, turn_request)
     app = request.app
     response = await submit(app[SERVICES], app[RECORDER], request[CALLER], turn_request, inbound_of(request))

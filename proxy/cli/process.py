@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: New objects after which the collector looks for circles among them; Python's own 700 are what two turns make.
-COLLECT_AFTER = 5_000
+#: New objects after which the collector looks for circles among them. Python's own 700 are what two turns make; 5,000
+#: are what 50 streams make that begin at once, which would wait for it.
+COLLECT_AFTER = 10_000
 
 _LISTEN_PROBLEMS = {
     errno.EADDRINUSE: "another program listens there; choose another --port",

@@ -380,8 +380,8 @@ def _counts(details: Any, counts: dict[str, int]) -> dict[str, Any]:
         return dict(counts)
     told = {**counts, **details}
     for name in counts:
-        if type(told[name]) is not int or told[name]:
-            told[name] = _count(told[name])
+        if type(count := told[name]) is not int or not 0 <= count < 2**53:
+            told[name] = _count(count)
     return told
 
 

@@ -15,7 +15,7 @@ import hashlib
 import re
 from binascii import b2a_base64
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Container, Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -176,7 +176,7 @@ class HintMemory:
         """Have `catch_up` note what has been put off, before anything is looked up or forgotten."""
         self._catch_up = catch_up
 
-    def find(self, query: DigestQuery, most: int, taken: Collection[tuple[str, str]] = ()) -> Members:
+    def find(self, query: DigestQuery, most: int, taken: Container[tuple[str, str]] = ()) -> Members:
         """Return what a digest leads to as far as is known here, as the store would.
 
         taken: turns that come last, by partition and place.

@@ -187,6 +187,11 @@ def look_at(key: bytes, elements: Sequence[Any], to_items: ToItems | None = None
     return _finish(stream, is_shared=False)
 
 
+def is_question(element: Any) -> bool:
+    """Whether an element is a user's message and nothing else."""
+    return type(element) is dict and element.get("role") == "user" and element.get("type", "message") == "message"
+
+
 def stream_of(key: bytes, items: Iterable[bytes], *, tells_said: bool) -> RequestStream:
     """Return the stream of a history as it is stored, each item as JSON; to be gone on from by `look_behind`."""
     stream = RequestStream(key, tells_said=tells_said)

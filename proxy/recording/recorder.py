@@ -16,6 +16,7 @@ from proxy.recognition.hints import HintMemory
 from proxy.recognition.keys import RequestMarks, read_marks
 from proxy.recognition.look import Looker
 from proxy.recognition.stream import stream_key
+from proxy.recording.claims import Claims
 from proxy.recording.followed import EndMemory
 from proxy.recording.notes import NoteQueue
 from storage import partition_of
@@ -44,9 +45,8 @@ RECORDER: AppKey[Recorder] = AppKey("recorder")
 class Recorder:
     """What recordings share.
 
-    memory: what digests lead to, as far as this process has noted it. taken: what its turns are going on from, by
-    partition and place. unplaced: turns of which was not found out in time where they belong. unwritten: Chat
-    Completions that were dropped.
+    memory: what digests lead to, as far as this process has noted it. taken: what its turns are going on from.
+    unplaced: turns of which was not found out in time where they belong. unwritten: Chat Completions that were dropped.
     """
 
     def __init__(self, services: Services) -> None:
@@ -67,7 +67,7 @@ class Recorder:
         self.stream_key = lru_cache(MOST_KEYS)(self._stream_key)
         self.conversation_id = lru_cache(MOST_KEYS)(self._conversation_id)
         self.has_made = lru_cache(MOST_KEYS)(self._has_made)
-        self.taken: dict[tuple[str, str], int] = {}
+        self.taken = Claims()
         self.unplaced = 0
         self._is_late = False
 

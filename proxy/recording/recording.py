@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from proxy.recognition.decision import Action, Plan, plan_of_new
-from proxy.recognition.look import look_at
+from proxy.recognition.look import is_question, look_at
 from proxy.recording.followed import FollowedTurn
 from proxy.recording.leads import Leads, NumberedTurn, numbered_groups, waiting_calls
 from proxy.recording.placing import end_of
@@ -69,6 +69,8 @@ class RequestRecording:
         self._home = home
         self._key = b""
         self._look: Look | None = None
+        #: A question that begins a conversation, with its request's tools: looked at when its turn is written.
+        self._question: tuple[list[Any] | str, Any] | None = None
         self._asking: Asking | None = None
         self._search: Search | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,6 +94,10 @@ class RequestRecording:
 
         elements, to_items: see `Looker`. tools: of the request. places: partitions that its items' ids lead to.
         """
+        if to_items is None and self._begins(elements):
+            self._question = elements, tools
+            self._decide(plan_of_new(1))
+            return
         asking = self._ask_for(tools, places)
         if len(elements) >= MANY and isinstance(elements, list):
             self._task = asyncio.create_task(self._look_beside(elements, to_items, asking))
@@ -99,6 +105,20 @@ class RequestRecording:
         look = self._see(self._recorder.looker, elements, to_items)
         if look is not None and (search := self._begin(look, asking)) is not None:
             self._task = asyncio.create_task(self._ask(search))
+
+    def _begins(self, elements: list[Any] | str) -> bool:
+        """Whether a request is a single question without a key: it leads nowhere, whatever it says."""
+        if self._marks.key or self._marks.retries or self._home:
+            return False
+        return isinstance(elements, str) or (len(elements) == 1 and is_question(elements[0]))
+
+    def _looked(self) -> Look | None:
+        """Return what the request says, None if that can't be looked at."""
+        if self._question is not None:
+            (elements, tools), self._question = self._question, None
+            self._ask_for(tools)
+            self._look = self._see(self._recorder.looker, elements, None)
+        return self._look
 
     async def _look_beside(self, elements: list[Any], to_items: ToItems | None, asking: Asking) -> None:
         """Do the same with a long history, in a thread: others have their turn meanwhile."""
@@ -161,6 +181,10 @@ class RequestRecording:
             return look_at(self._key, elements, to_items, tells_said=tells_said)
 
     async def _ask(self, search: Search) -> None:
+        with self._recorder.taken.searching():
+            await self._find(search)
+
+    async def _find(self, search: Search) -> None:
         started = time.monotonic()
         try:
             plan = await search.through()
@@ -190,8 +214,7 @@ class RequestRecording:
         self._plan = plan
         if plan.action is Action.CONTINUE:
             self._claimed = (plan.conversation, plan.after)
-            taken = self._recorder.taken
-            taken[self._claimed] = taken.get(self._claimed, 0) + 1
+            self._recorder.taken.take(self._claimed)
 
     async def placed(self, seconds: float) -> None:
         """Return once it is known where the turn belongs, or it has taken too long."""
@@ -281,7 +304,7 @@ class RequestRecording:
         self, turn: FinishedTurn, plan: Plan, groups: Sequence[Sequence[Entry]]
     ) -> tuple[Leads | None, Sequence[DigestNote]]:
         """Return what is to lead to a turn, and what is to be noted of what it goes on from."""
-        look, asking, answer, is_tip = self._look, self._asking, turn.answer, plan.action is Action.CONTINUE
+        look, asking, answer, is_tip = self._looked(), self._asking, turn.answer, plan.action is Action.CONTINUE
         marks = self._search.marks(plan) if is_tip and self._search is not None else ()
         if not self._may_come_back(turn):
             return None, marks
@@ -338,10 +361,8 @@ class RequestRecording:
         """Let others go on from where this turn wanted to."""
         self._is_settled = True
         if self._claimed is not None:
-            taken, claimed, self._claimed = self._recorder.taken, self._claimed, None
-            left = taken.pop(claimed, 1) - 1
-            if left:
-                taken[claimed] = left
+            taken, self._claimed = self._claimed, None
+            self._recorder.taken.give_back(taken)
 
     async def _plan_anew(self, plan: Plan) -> Plan:
         """Return where the turn belongs in its conversation, now that the line has gone on."""
@@ -360,6 +381,7 @@ class RequestRecording:
 
     def _anew(self, plan: Plan) -> Plan:
         """Return the plan for a history whose branch was deleted: all of it on another one."""
-        if self._look is None:
+        look = self._looked()
+        if look is None:
             return plan
-        return Plan(Action.REWRITTEN, tuple(range(self._look.count)), plan.conversation, is_main=True)
+        return Plan(Action.REWRITTEN, tuple(range(look.count)), plan.conversation, is_main=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +85,7 @@ class Search:
     look: Look
     memory: HintMemory
     recognition: Recognition
-    taken: Collection[tuple[str, str]]
+    taken: Container[tuple[str, str]]
     #: What was found, by what it was found by, and the candidates that it makes.
     _found: dict[tuple[Evidence, bytes, str], tuple[Wanted, Hint, int]] = field(default_factory=dict)
     _calls: dict[str, set[str]] | None = None

@@ -25,7 +25,7 @@ class Frames:
 
     def __init__(self, response_id: str, sequence_number: int = 0) -> None:
         self._response_id = response_id
-        #: The `sequence_number` of the next event.
+        #: The `sequence_number` of the next event: how many there were, if the first had 0.
         self.number = sequence_number
         self._frames: list[bytes] = []
         #: Events may say large texts from now on: those are written once, and stand between the pieces of frames.
@@ -33,11 +33,6 @@ class Frames:
         #: Each of them as JSON, by its identity, and what stands for it while the rest is written.
         self._aside: dict[int, tuple[str, bytes]] = {}
         self._mark = ""
-
-    @property
-    def count(self) -> int:
-        """How many events there were so far."""
-        return self.number
 
     def emit(self, body: dict[str, Any]) -> None:
         """Number `body`, in place, and add its frame. Raises MalformedEvent; the number is not used up then."""

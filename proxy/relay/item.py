@@ -45,7 +45,8 @@ def complete_item(item: Item, status: str) -> None:
     kind = item["type"] = type_name(item)
     row = item_type_of(kind)
     for field, default in row.required.items():
-        if status != "in_progress" or (kind, field) not in _LATER:
+        # most are there, and of their type
+        if type(item.get(field)) is not type(default) and (status != "in_progress" or (kind, field) not in _LATER):
             _fill(item, field, default)
     if kind == "message":
         item["content"] = _complete_parts(item["content"], "output_text")
@@ -82,7 +83,8 @@ def fill_part(part: Item, default_type: str) -> None:
     if not isinstance(kind, str) or (kind != default_type and kind in _MISTAKEN):
         part["type"] = kind = default_type
     for field, default in _PARTS.get(kind, {}).items():
-        _fill(part, field, default)
+        if type(part.get(field)) is not type(default):
+            _fill(part, field, default)
 
 
 def opened(item: Item) -> Item:

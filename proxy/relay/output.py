@@ -81,7 +81,11 @@ class Output:
     @property
     def is_large(self) -> bool:
         """Whether there is a large text among what has come in pieces."""
-        return any(text.size > LARGE_TEXT for draft in self.placement.in_order() for text in draft.order)
+        return bool(self.large_texts())
+
+    def large_texts(self) -> list[Text]:
+        """Return the large texts among what has come in pieces."""
+        return [text for draft in self.placement.in_order() for text in draft.order if text.size > LARGE_TEXT]
 
     @property
     def is_over(self) -> bool:

@@ -52,12 +52,13 @@ class Placement:
         self._call_ids: set[tuple[str, str]] = set()
         #: Items of a response that the upstream has ended, before it began another in the same stream.
         self._earlier: set[str] = set()
-        #: Whether an item's id stays the same from event to event.
-        self._ids: Literal["", "last", "change"] = ""
+        #: Whether an item's id stays the same from event to event, '' as long as that is not known.
+        self.ids: Literal["", "last", "change"] = ""
 
     def in_order(self) -> list[Draft]:
         """Return all items by their `output_index`."""
-        return [self._drafts[index] for index in sorted(self._drafts)]
+        drafts = self._drafts
+        return [drafts[index] for index in sorted(drafts)] if len(drafts) > 1 else list(drafts.values())
 
     def begin_again(self) -> None:
         """Forget the positions: the upstream counts them anew."""
@@ -141,7 +142,7 @@ class Placement:
         """
         name = told_name(event.get("item_id"))
         if (draft := self._open_by_name(name, kind)) is not None:
-            self._ids = self._ids or ("last" if kind is not None else "")
+            self.ids = self.ids or ("last" if kind is not None else "")
             return draft
         return self._search(event, kind, name, piece=piece, likeness=likeness)
 
@@ -152,27 +153,27 @@ class Placement:
         here = self._at(position, kind)
         named = [draft for draft in self._named.get(name, ()) if kind in (None, draft.type)] if name else []
         if named and kind is not None:
-            self._ids = self._ids or "last"
+            self.ids = self.ids or "last"
         if open_named := [draft for draft in named if not draft.done]:
             return self._of_one_name(open_named, here, position, likeness=likeness)
         is_stranger = bool(name) and not named
         if here is not None and not here.done:
-            if named and (here.names or piece) and self._ids == "last":
+            if named and (here.names or piece) and self.ids == "last":
                 return named[-1]
             return self._here(here, name if is_stranger and kind else "", piece=piece, likeness=likeness)
         if named:
             return named[-1]
         if kind is not None:
-            lasting = is_stranger and self._ids == "last"
+            lasting = is_stranger and self.ids == "last"
             found = self._open(kind, position, lasting=lasting, piece=piece, likeness=likeness)
             if found is not None:
                 if is_stranger and len(found.names) < _MAX_NAMES and not lasting:
                     self.name(found, name)
                 return found
         if here is not None:
-            return None if is_stranger and here.names and self._ids == "last" else here
+            return None if is_stranger and here.names and self.ids == "last" else here
         latest = self._latest(kind) if kind is not None and not piece and position is None else None
-        is_other = is_stranger and latest is not None and latest.has_said_else(likeness, surely=self._ids != "last")
+        is_other = is_stranger and latest is not None and latest.has_said_else(likeness, surely=self.ids != "last")
         return None if is_other else latest
 
     def owner(self, event: dict[str, Any], kinds: tuple[str, ...], likeness: Likeness | None = None) -> Draft | None:
@@ -187,7 +188,7 @@ class Placement:
         here = [
             draft
             for draft in (self._announced.get(position, ()) if position is not None else ())
-            if draft.announced or self._ids == "change" or not (name and draft.names) or name in draft.names
+            if draft.announced or self.ids == "change" or not (name and draft.names) or name in draft.names
         ]
         named = [draft for draft in drafts if name in draft.names and (draft.announced or draft.is_at(position))]
         likely = {draft.id: likeness(draft) for draft in drafts} if likeness is not None else {}
@@ -206,7 +207,7 @@ class Placement:
         """Forget what was begun where `event` speaks of an item of another `kind`, unless the client was told of it."""
         name, position = told_name(event.get("item_id")), position_of(event)
         for draft in list(self._drafts.values()):
-            is_other = self._ids == "last" and bool(name and draft.names)
+            is_other = self.ids == "last" and bool(name and draft.names)
             is_here = position is not None and draft.upstream_index == position and not is_other
             is_meant = is_here or (name in draft.names and draft.is_at(position))
             is_known = draft.announced or draft.told or draft.done or any(text.count for text in draft.order)
@@ -224,7 +225,7 @@ class Placement:
     def is_undecided(self, event: dict[str, Any], kind: str, likeness: Likeness | None = None) -> bool:
         """Whether an event may be about the open item, under another id, or a new one: the next event will tell."""
         name = told_name(event.get("item_id"))
-        if self._ids or not name or name in self._named:
+        if self.ids or not name or name in self._named:
             return False
         draft = self.open_at(event, kind)
         is_open = draft is not None and not (draft.announced or draft.done) and bool(draft.names)
@@ -242,11 +243,11 @@ class Placement:
         undecided one begins another item.
         """
         is_known = isinstance(name, str) and (name == waiting or name in self._named)
-        if not self._ids and (is_known or is_other):
-            self._ids = "last"
-        elif not self._ids and is_alike:
-            self._ids = "change"
-        return bool(self._ids)
+        if not self.ids and (is_known or is_other):
+            self.ids = "last"
+        elif not self.ids and is_alike:
+            self.ids = "change"
+        return bool(self.ids)
 
     def find_finished(self, event: dict[str, Any], item: Item) -> Draft | None:
         """Return the open item that `item` of a `response.output_item.done` finishes, or the done one it repeats."""
@@ -289,7 +290,7 @@ class Placement:
         is_named = bool(name) and name in known.names
         if known.done:
             return known if is_named and (position is not None or self.is_earlier(known)) else None
-        return known if is_named or not (name and known.names) or self._ids == "change" else None
+        return known if is_named or not (name and known.names) or self.ids == "change" else None
 
     # How they are found.
 
@@ -309,13 +310,13 @@ class Placement:
             return best
         if stranger and here.names and likeness is not None:
             is_full = (here.is_over or here.is_nameless) and not likeness(here)
-            if is_full or (self._ids == "last" and here.is_over and likeness(here) == 1):
+            if is_full or (self.ids == "last" and here.is_over and likeness(here) == 1):
                 return None
         if stranger and here.names:
-            if piece and self._ids == "last":
+            if piece and self.ids == "last":
                 return None
             if piece:
-                self._ids = "change"
+                self.ids = "change"
             if len(here.names) < _MAX_NAMES:
                 self.name(here, stranger)
         return here
@@ -356,9 +357,9 @@ class Placement:
                 continue
             other_name = bool(name) and bool(draft.names) and name not in draft.names
             if position is None or draft.upstream_index is None:
-                if not other_name or self._ids == "change":
+                if not other_name or self.ids == "change":
                     return draft
-            elif position == draft.upstream_index and not (other_name and self._ids == "last"):
+            elif position == draft.upstream_index and not (other_name and self.ids == "last"):
                 return draft
         return None
 

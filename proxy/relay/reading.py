@@ -32,8 +32,12 @@ class Sign(Enum):
 
 def quick(event: sse.Event) -> Body | None:
     """Return the data of an ordinary event; None if it has to be looked at (`read_event`)."""
+    data = event.data
+    if data == _DONE:
+        # an exception costs more than all else here
+        return None
     try:
-        body = orjson.loads(event.data)
+        body = orjson.loads(data)
     except orjson.JSONDecodeError:
         return None
     return body if type(body) is dict and type(kind := body.get("type")) is str and kind else None

@@ -21,20 +21,19 @@ from proxy.protocol.origin import AnswerOrigin
 from proxy.protocol.response import (
     Ownership,
     complete_error,
-    complete_response,
-    complete_settings,
-    same_settings,
     total_usage,
 )
+from proxy.relay.account import ResponseAccount
 from proxy.relay.frames import LARGE_TEXT, Frames, MalformedEvent
-from proxy.relay.item import merged, visible
+from proxy.relay.item import visible
 from proxy.relay.lane import Lane
 from proxy.relay.memo import Memo, learn
 from proxy.relay.outcome import CLOSING, LINGER_AFTER_CALLS_SECONDS, LINGER_SECONDS, TERMINAL, Outcome, Status
 from proxy.relay.output import Output
 from proxy.relay.reading import Sign, is_error, is_ping, nests_too_deeply, quick, read_event
+from proxy.relay.repeats import put_back, take_out
 from proxy.relay.text import DELTAS
-from proxy.relay.transcript import Transcript
+from proxy.relay.transcript import ITEM_EVENTS, Transcript
 
 __all__ = ["MalformedEvent", "Outcome", "Ownership", "Relay"]
 
@@ -43,6 +42,7 @@ _LIFECYCLE = ("response.created", "response.queued", "response.in_progress")
 _DEEPEST = 246
 #: An event with no more brackets than this can't nest too deeply to be written again, as part of a Response too.
 _SHALLOW = 200
+_TOO_DEEP = "An event of the upstream's stream is nested too deeply."
 
 
 class Relay:
@@ -60,10 +60,7 @@ class Relay:
         self._output = Output(self._frames, ownership.new_item_id, show_encrypted=ownership.show_encrypted)
         #: Begun with the first event: an answer that comes whole has none.
         self._events: Transcript | None = None
-        #: What the upstream said of the response so far, without its output.
-        self._response: dict[str, Any] = {}
-        #: The completed settings, made anew only when the upstream says something else: most say the same thrice.
-        self._settings: dict[str, Any] | None = None
+        self._account = ResponseAccount(ownership)
         #: Fields of the upstream's terminal event beside its type and response.
         self._extras: dict[str, Any] = {}
         #: The `error` event that the upstream ended with.
@@ -100,18 +97,23 @@ class Relay:
             return b""
         transcript = self._events or self._transcript
         transcript.lane = None
-        body = quick(event) if len(event.data) <= LARGE_TEXT else None
+        data = event.data
+        body = quick(event) if len(data) <= LARGE_TEXT else None
         if body is None:
             self._odd(event)
-        elif (
-            self.outcome is None and (stream := DELTAS.get(body["type"])) is not None and type(body.get("delta")) is str
-        ):
+            return self._frames.take()
+        stream = DELTAS.get(body["type"]) if self.outcome is None else None
+        if stream is not None and type(body.get("delta")) is str:
             if not self._started:
                 self._start()
             transcript.delta(stream, body)
+            return self._frames.take()
+        if integers.has_long(data):
+            body = integers.loads_exact(data)
+        if stream is None:
+            self._event(body, data)
         else:
-            data = event.data
-            self._whole(integers.loads_exact(data) if integers.has_long(data) else body, data)
+            self._whole(body, data)
         return self._frames.take()
 
     @property
@@ -146,29 +148,29 @@ class Relay:
         self._start()
         self._told_own = True
         self._output.begin({"type": "compaction"}, "response.compaction.compacting")
-        self._lasting = self._frames.count
+        self._lasting = self._frames.number
         return self._frames.take()
 
     def compacted(self, encrypted_content: str, usage: dict[str, Any] | None) -> sse.FrameBytes:
         """Return the frames that end the compaction. usage: of making it; it is added to the response's."""
         self._spent = usage
         self._output.end({"encrypted_content": encrypted_content})
-        self._lasting = self._frames.count
+        self._lasting = self._frames.number
         return self._frames.take()
 
     @property
     def is_untold(self) -> bool:
         """Whether the client knows nothing of the model's answer but that there is one."""
-        return self._frames.count == self._lasting
+        return self._frames.number == self._lasting
 
     def start_over(self) -> None:
         """Forget an answer of which nothing was told: the model is asked again, and the response that the client knows
         of goes on with what it answers then.
         """
         self.outcome, self.is_over, self._cut = None, False, False
-        self._extras, self._failure, self._settings = {}, None, None
+        self._extras, self._failure = {}, None
         self._begun_again = self._in_progress
-        self._response = {name: value for name, value in self._response.items() if name == "created_at"}
+        self._account.start_over()
         self._output.start_over()
         self._events = None
 
@@ -248,7 +250,9 @@ class Relay:
 
     def _odd(self, event: sse.Event) -> None:
         """Take an event that is large, is not quite JSON, has no type of its own, or is none."""
-        body, data = read_event(event), event.data
+        data = event.data
+        repeats = take_out(data, self._output.large_texts()) if isinstance(data, bytearray) else {}
+        body = read_event(event)
         if body is Sign.DONE:
             self._done()
         elif body is Sign.PING:
@@ -257,11 +261,11 @@ class Relay:
             self.skipped += 1
         elif isinstance(data, bytearray):
             if is_deeper(body, _DEEPEST):
-                raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
+                raise MalformedEvent(_TOO_DEEP)
             self._frames.sets_aside = True
             # not kept beside what it says
             data.clear()
-            self._whole(body, data)
+            self._whole(put_back(body, repeats) if repeats else body, data)
         else:
             self._whole(body, data)
 
@@ -284,28 +288,33 @@ class Relay:
         if self.outcome is not None and not self._begins_again(body):
             return
         if data.count(b"{") + data.count(b"[") > _SHALLOW and nests_too_deeply(body):
-            raise MalformedEvent("An event of the upstream's stream is nested too deeply.")
+            raise MalformedEvent(_TOO_DEEP)
         if self.origin is not None:
             self.origin.claim_event(body)
         kind = body["type"]
-        if is_ping(kind):
-            self.pings += 1
-        elif kind in _LIFECYCLE:
+        if kind in _LIFECYCLE:
             self._lifecycle(kind, body)
         elif kind in TERMINAL:
             self._terminal(TERMINAL[kind], body)
+        elif kind in ITEM_EVENTS:
+            self._item_event(kind, body)
+        elif is_ping(kind):
+            self.pings += 1
         elif is_error(kind, body):
             self._error(body)
         else:
-            self._start()
-            if isinstance(body.get("response"), dict):
-                body["response"] = {**body["response"], "id": self._ownership.response_id}
-            if kind.endswith("done"):
-                self._frames.sets_aside |= self._output.is_large
-            self._transcript.event(body)
+            self._item_event(kind, body)
+
+    def _item_event(self, kind: str, body: dict[str, Any]) -> None:
+        self._start()
+        if isinstance(body.get("response"), dict):
+            body["response"] = {**body["response"], "id": self._ownership.response_id}
+        if kind.endswith("done") and not self._frames.sets_aside:
+            self._frames.sets_aside = self._output.is_large
+        self._transcript.event(body)
 
     def _lifecycle(self, kind: str, body: dict[str, Any]) -> None:
-        told, before = body.get("response"), self._frames.count
+        told, before = body.get("response"), self._frames.number
         response = told if isinstance(told, dict) else {}
         self._remember(response)
         if self._created and (kind == "response.created" or self._told_own or self._begun_again):
@@ -314,20 +323,19 @@ class Relay:
             return
         if kind != "response.created" and not self._created:
             self._lifecycle("response.created", {"type": "response.created", "response": response})
-            before = self._frames.count
+            before = self._frames.number
         self._created = True
         # A background response was queued here, whatever the upstream knows of that.
         waits = self._is_background and kind == "response.created"
         is_created_queued = kind == "response.created" and response.get("status") == "queued"
         queued = waits or kind == "response.queued" or is_created_queued
-        body["response"] = self._complete("queued" if queued else "in_progress", [])
-        self._response["created_at"] = body["response"]["created_at"]
+        body["response"] = self._account.begin("queued" if queued else "in_progress")
         self._frames.emit(body)
         if waits:
             self._frames.emit({"type": "response.queued", "response": body["response"]})
         self._in_progress = self._in_progress or kind == "response.in_progress"
         self._started = self._in_progress or not self._is_background
-        self._lasting += self._frames.count - before
+        self._lasting += self._frames.number - before
 
     def _begins_again(self, body: dict[str, Any]) -> bool:
         """Whether the upstream tells another response in the same stream: then that one's end is the end."""
@@ -369,31 +377,13 @@ class Relay:
             self._lifecycle("response.in_progress", {"type": "response.in_progress"})
 
     def _remember(self, response: dict[str, Any]) -> None:
-        told = dict(response)
-        told.pop("output", None)
-        told.pop("error", None)
-        if self._created:
-            # The client has seen one already.
-            told.pop("created_at", None)
-        response = merged(self._response, told) if self._response else told
-        if response == self._response:
-            return
-        if self._settings is not None and not same_settings(response, self._response):
-            self._settings = None
-        self._response = response
-
-    def _complete(
-        self, status: str, output: list[dict[str, Any]], error: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        if self._settings is None:
-            self._settings = complete_settings(self._response, self._ownership.request)
-        return complete_response(self._response, self._ownership, status, output, error, self._settings)
+        self._account.remember(response, keeps_time=self._created)
 
     def _conclude(
         self, status: Status, items: list[dict[str, Any]], error: dict[str, Any] | None = None, reason: Any = None
     ) -> Outcome:
         output = [visible(item, show_encrypted=self._ownership.show_encrypted) for item in items]
-        response = self._complete(status, output, error)
+        response = self._account.complete(status, output, error)
         if self._spent is not None:
             response["usage"] = total_usage(self._spent, response["usage"])
         self.outcome = Outcome(status, response, items, reason)

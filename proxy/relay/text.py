@@ -9,6 +9,7 @@ and where the end contradicts the pieces, the pieces stand, in the item that is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from proxy.protocol.item_types import Item
@@ -19,6 +20,8 @@ EventBody = dict[str, Any]
 
 #: Characters from which on a piece is not made bytes.
 _LARGE = 1024 * 1024
+#: Characters, or bytes, of a text that are looked at at a time.
+_SOME = 64 * 1024
 
 #: What stands for a half of a surrogate match_output whose other half never came.
 _REPLACEMENT = "\ufffd"
@@ -143,6 +146,19 @@ class Text:
             self._value += self._recent.decode("utf-8", "surrogatepass")
             self._recent = bytearray()
         return self._value
+
+    def pieces(self) -> Iterator[str]:
+        """Yield what has been told of the text, some of it at a time, without making one of it."""
+        for at in range(0, len(self._value), _SOME):
+            yield self._value[at : at + _SOME]
+        at = 0
+        while at < len(self._recent):
+            end = at + _SOME
+            while end < len(self._recent) and self._recent[end] & 0xC0 == 0x80:
+                # not in the middle of a character
+                end += 1
+            yield self._recent[at:end].decode("utf-8", "surrogatepass")
+            at = end
 
     def add(self, piece: str) -> None:
         """Keep a piece."""

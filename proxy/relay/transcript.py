@@ -12,42 +12,15 @@ from typing import Any, ClassVar
 
 from proxy.protocol.item_types import Item
 from proxy.relay.draft import Draft, Likeness
+from proxy.relay.events import FILLS, RENAMED, SUBJECTS, item_type_in
 from proxy.relay.item import as_text, fill_part, is_empty, type_name
 from proxy.relay.lane import Lane, TextLane
 from proxy.relay.output import Output
 from proxy.relay.text import DONES, OUTPUT_TEXT, EventBody, Stream, Text, part_stream
 from proxy.relay.undecided import Undecided
 
-#: What the word after `response.` says about the item that an event is about.
-_SUBJECTS = {
-    "web_search_call": "web_search_call",
-    "file_search_call": "file_search_call",
-    "code_interpreter_call": "code_interpreter_call",
-    "image_generation_call": "image_generation_call",
-    "mcp_call": "mcp_call",
-    "mcp_list_tools": "mcp_list_tools",
-    "compaction": "compaction",
-    "shell_call_command": "shell_call",
-    "shell_call_output_content": "shell_call_output",
-    "apply_patch_call_operation_diff": "apply_patch_call",
-}
-#: Fields of such events that clients require.
-_FILLS: dict[str, EventBody] = {
-    "response.image_generation_call.partial_image": {"partial_image_b64": "", "partial_image_index": 0},
-    "response.shell_call_command.added": {"command": "", "command_index": 0},
-    "response.shell_call_command.delta": {"delta": "", "command_index": 0},
-    "response.shell_call_command.done": {"command": "", "command_index": 0},
-    "response.shell_call_output_content.delta": {"delta": {}, "command_index": 0},
-    "response.shell_call_output_content.done": {"output": [], "command_index": 0},
-    "response.audio.delta": {"delta": ""},
-    "response.audio.transcript.delta": {"delta": ""},
-}
-
-#: vLLM's names for the parts of reasoning.
-_RENAMED = {
-    "response.reasoning_part.added": "response.content_part.added",
-    "response.reasoning_part.done": "response.content_part.done",
-}
+#: Types of what can be part of such a place.
+_PLAIN = frozenset({str, int, type(None)})
 #: Places of pieces that are remembered at most: some servers give every piece another.
 _MAX_LANES = 64
 
@@ -99,19 +72,29 @@ class Transcript:
     def event(self, body: EventBody) -> None:
         """Take any other event that is not about the response as a whole."""
         self._close_lanes()
-        kind: str = _RENAMED.get(body["type"]) or body["type"]
+        kind: str = RENAMED.get(body["type"]) or body["type"]
         body["type"] = kind
         if self._waiting:
-            self._waiting.settle(body, _item_type(body))
+            self._waiting.settle(body, item_type_in(body))
         stream = DONES.get(kind)
-        take = partial(self._HANDLERS.get(kind, Transcript._other) if stream is None else Transcript._text_done, self)
-        take = take if stream is None else partial(take, stream)
-        if not self._waiting and (stream is not None or kind.endswith(("_part.added", "_part.done"))):
-            item_type = _item_type(body)
-            if self._placement.is_undecided(body, item_type, _likeness(stream, body)):
-                self._waiting.put(take, body, item_type)
-                return
-        take(body)
+        may_wait = stream is not None or kind.endswith(("_part.added", "_part.done"))
+        if may_wait and not self._waiting and not self._placement.ids and self._puts_off(stream, body):
+            return
+        self._take(stream, body)
+
+    def _puts_off(self, stream: Stream | None, body: EventBody) -> bool:
+        """Let an event wait if only the next one tells where it belongs; return whether it does."""
+        item_type = item_type_in(body)
+        if not self._placement.is_undecided(body, item_type, _likeness(stream, body)):
+            return False
+        self._waiting.put(partial(self._take, stream), body, item_type)
+        return True
+
+    def _take(self, stream: Stream | None, body: EventBody) -> None:
+        if stream is not None:
+            self._text_done(stream, body)
+        else:
+            self._HANDLERS.get(body["type"], Transcript._other)(self, body)
 
     def _piece(self, stream: Stream, body: EventBody) -> None:
         piece = as_text(body.get("delta"))
@@ -144,7 +127,7 @@ class Transcript:
         self._emit_piece(text, draft, body)
         if text.half:
             self._close_lanes()
-        elif all(type(part) in (str, int, type(None)) for part in (*place, index)):
+        elif _PLAIN.issuperset(map(type, (*place, index))):
             self._lead(place, draft, text, index)
 
     def _lead(self, place: Any, draft: Draft, text: Text, index: Any) -> None:
@@ -306,10 +289,10 @@ class Transcript:
 
     def _other(self, body: EventBody) -> None:
         kind: str = body["type"]
-        for field, value in _FILLS.get(kind, {}).items():
+        for field, value in FILLS.get(kind, {}).items():
             if body.get(field) is None:
                 body[field] = value
-        subject = _SUBJECTS.get(kind.split(".")[1]) if kind.startswith("response.") else None
+        subject = SUBJECTS.get(kind.split(".")[1]) if kind.startswith("response.") else None
         draft = self._placement.find(body, None) if subject is None else self._draft(subject, body)
         if draft is not None:
             self._output.announce(draft)
@@ -344,19 +327,8 @@ class Transcript:
         return draft
 
 
-def _item_type(body: EventBody) -> str:
-    """Return the type of the item that an event is about, as far as it says so; '' if it does not."""
-    kind, item, part = body["type"], body.get("item"), body.get("part")
-    if stream := DONES.get(kind):
-        return stream.item_type
-    if isinstance(item, dict):
-        return type_name(item)
-    if not kind.endswith(("_part.added", "_part.done")):
-        return ""
-    is_reasoning = kind.startswith("response.reasoning") or (
-        isinstance(part, dict) and part.get("type") == "reasoning_text"
-    )
-    return "reasoning" if is_reasoning else "message"
+#: The events that are about items and nothing else.
+ITEM_EVENTS = frozenset({*DONES, *Transcript._HANDLERS})  # noqa: SLF001
 
 
 def _likeness(stream: Stream | None, body: EventBody) -> Likeness | None:

@@ -13,6 +13,7 @@ from aiohttp.web import AppKey
 
 from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import Tasks
+from proxy.turns.entrance import Entrance
 from proxy.turns.observer import AnsweredBefore
 from storage import StoreError
 
@@ -45,6 +46,8 @@ class RunningTurns:
         #: Set whenever a turn ends.
         self._ended = asyncio.Event()
         self._draining = False
+        #: Where streams wait that come all at once.
+        self.entrance = Entrance()
 
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[RunningTurns]:

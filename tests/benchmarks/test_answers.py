@@ -11,6 +11,4 @@ MEGABYTES = 40
 
 @pytest.mark.parametrize("form", list(FORMS))
 async def test_a_large_answer_takes_hardly_more_than_twice_its_size(form: str):
-    # said in pieces and once more as a whole, it is there three times for a moment
-    most = 3.5 if form == "whole" else 2.5
-    assert await measure(form, MEGABYTES * 1_000_000) < most
+    assert await measure(form, MEGABYTES * 1_000_000) < 2.5

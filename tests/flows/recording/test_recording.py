@@ -121,13 +121,19 @@ async def test_turns_on_a_websocket_are_recorded(proxy: Proxy):
     assert await texts_of(proxy, await only_conversation(proxy)) == ["one", "first", "two", "second"]
 
 
-async def test_three_hundred_equal_conversations_stay_three_hundred(proxy: Proxy):
+@pytest.mark.parametrize("apart", [0.0, 0.001])
+async def test_three_hundred_equal_conversations_stay_three_hundred(proxy: Proxy, apart: float):
+    async def one_of_many(number: int) -> None:
+        # so that some look while others are written
+        await asyncio.sleep(number % 50 * apart)
+        await respond(proxy, input=history)
+
     answers = [f"answer {turn}" for turn in range(2)]
     history: list[dict[str, Any]] = []
     for turn, answer in enumerate(answers):
         history.append(user(f"question {turn}"))
         proxy.upstream.script(*[Reply.json(200, model_answer(answer))] * 300)
-        turns = [respond(proxy, input=history) for _ in range(300)]
+        turns = [one_of_many(number) for number in range(300)]
         for start in range(0, 300, 50):
             await asyncio.gather(*turns[start : start + 50])
         history.append(said(answer))

@@ -9,6 +9,7 @@ import pytest
 from yarl import URL
 
 from proxy.config.settings import AuthConfig, ServerConfig, TurnsConfig
+from proxy.turns.entrance import FREE
 from tests.proxy.conftest import Exchange, ServeProxy
 from tests.upstream import Reply, ScriptedUpstream
 
@@ -96,3 +97,13 @@ async def test_a_turn_that_goes_on_without_its_client_has_its_line_when_the_clie
         await asyncio.sleep(0.01)
     gate.set()
     assert [line.split()[:3] for line in lines(caplog)] == [[b"POST", b"/v1/responses", b"499"]]
+
+
+async def test_all_streams_that_come_at_once_are_answered(
+    serve_proxy: ServeProxy, upstream: ScriptedUpstream, exchange: Exchange
+):
+    proxy, many = await serve_proxy(upstream.url), 4 * FREE
+    upstream.script(*[Reply.json(200, ANSWER)] * many)
+    answers = await asyncio.gather(*(exchange(proxy, posted(b"/v1/responses", STREAM)) for _ in range(many)))
+    assert [answer.count(b"event: response.completed") for answer in answers] == [1] * many
+    assert len(upstream.requests) == many
