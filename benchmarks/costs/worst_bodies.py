@@ -40,6 +40,7 @@ LIMITS = Config()
 _BEFORE_BYTES = 64
 _MOST_BYTES, _MOST_ELEMENTS = LIMITS.server.max_json_bytes - _BEFORE_BYTES, LIMITS.server.max_json_elements
 _MOST_ITEMS = LIMITS.turns.max_input_items
+_MOST_OF_A_TOOL = LIMITS.turns.max_settings_bytes - 256
 
 
 def _filled(head: bytes, filler: bytes, tail: bytes) -> bytes:
@@ -52,6 +53,10 @@ def _items(content: bytes, count: int = _MOST_ITEMS) -> bytes:
     return b'{"model":"m","input":[' + b",".join([item] * count) + b"]}"
 
 
+def _tool(name: bytes) -> bytes:
+    return b'{"model":"m","input":"a","tools":[{"type":"custom","name":"%b"}]}' % name
+
+
 #: By what is bad about them; all are within the default limits, or have to be read to find out that they are not.
 BODIES: dict[str, Callable[[], bytes]] = {
     "many items": lambda: _items(b"a"),
@@ -59,7 +64,8 @@ BODIES: dict[str, Callable[[], bytes]] = {
     "one long text": lambda: _filled(b'{"model":"m","input":"', b"a", b'"}'),
     "one long text of escapes": lambda: _filled(b'{"model":"m","input":"', rb"\u00e9", b'"}'),
     "one long text of commas": lambda: _filled(b'{"model":"m","input":"', b",", b'"}'),
-    "one long tool": lambda: _filled(b'{"model":"m","input":"a","tools":[{"type":"custom","name":"', b"a", b'"}]}'),
+    "one long tool": lambda: _tool(b"a" * _MOST_OF_A_TOOL),
+    "one tool that is too long": lambda: _tool(b"a" * (_MOST_BYTES - 256)),
     "half surrogates": lambda: _filled(b'{"model":"m","input":"', rb"\ud83d", b'"}'),
     "no UTF-8": lambda: _filled(b'{"model":"m","input":"', b"\xff", b'"}'),
     "long integers": lambda: _filled(b'{"model":"m","input":"a","x":[', b"123456789012345678901234567890,", b"1]}"),

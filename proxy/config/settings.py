@@ -159,6 +159,8 @@ class TurnsConfig(Section, frozen=True):
     check_tool_calls: bool = True
     #: Most items in the `input` of one turn.
     max_input_items: Count = 5_000
+    #: Most bytes of all else that its Response repeats, as `instructions` and `tools`: these are stored in one step.
+    max_settings_bytes: Count = 2 * 1024 * 1024
     #: Most items of the history that a turn continues; no more are added to a conversation either.
     max_history_items: Count = 100_000
     #: Most bytes of it.
@@ -195,8 +197,7 @@ class ConversationsConfig(Section, frozen=True):
     #: What deleting an item does if the request does not say: `item` removes just it, for good, from every branch;
     #: `branch` makes a new `MAIN` without it and keeps the old one as a backup.
     delete_mode: Literal["item", "branch"] = "item"
-    #: Days that a conversation is kept after its last turn or change, not fewer than `responses.retention_days`; 0: for
-    #: ever.
+    #: Days that one is kept after its last turn or change, not fewer than `responses.retention_days`; 0: for ever.
     retention_days: NotNegative = 0.0
 
 
@@ -205,8 +206,7 @@ class ResponsesConfig(Section, frozen=True):
 
     #: Days that a response is kept after its last use; 0: for ever.
     retention_days: NotNegative = 30.0
-    #: List the latest 1,000 responses of each owner, so that the page finds those outside of conversations, and failed
-    #: ones.
+    #: List each owner's latest 1,000, so that the page finds those outside of conversations, and failed ones.
     list_recent: bool = True
 
 

@@ -42,6 +42,9 @@ _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
 #: The same in the pieces in which it comes, while it is read.
 _RECEIVED: web.RequestKey[list[bytes]] = web.RequestKey("received", list)
 
+#: Bytes of the body that `read_json` has read, undone from its coding.
+BODY_BYTES: web.RequestKey[int] = web.RequestKey("body_bytes", int)
+
 #: What OpenAI's client for Azure puts into every query.
 _EVERYWHERE = frozenset({"api-version"})
 
@@ -63,6 +66,7 @@ async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[
     if request.body_exists:
         _require_json(request)
     body = await _read(request, _json_limit(limits))
+    request[BODY_BYTES] = len(body)
     if not body and allow_empty:
         return {}
     if (queue := app.get(LARGE_QUEUE)) is not None and _QUEUED not in request:

@@ -150,11 +150,12 @@ _SETTINGS = (
     _Setting("user", (str,), None),
 )
 
-_SETTING_NAMES = tuple(setting.name for setting in _SETTINGS)
+#: What a Response repeats of its request.
+SETTING_NAMES = tuple(setting.name for setting in _SETTINGS)
 #: Settings that may be long; all others are the same turn after turn.
 _LONG = frozenset({"instructions", "tools"})
 _LONG_SETTINGS = tuple(setting for setting in _SETTINGS if setting.name in _LONG)
-_SHORT_NAMES = tuple(name for name in _SETTING_NAMES if name not in _LONG)
+_SHORT_NAMES = tuple(name for name in SETTING_NAMES if name not in _LONG)
 
 #: Accounts of the short settings that are remembered as completed, and how many bytes one may have.
 MAX_ACCOUNTS, MAX_ACCOUNT_BYTES = 256, 4096
@@ -164,7 +165,7 @@ _EMPTY: tuple[Any, ...] = ({}, [])
 
 def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether two accounts of a response give the same settings."""
-    return list(map(one.get, _SETTING_NAMES)) == list(map(other.get, _SETTING_NAMES))
+    return list(map(one.get, SETTING_NAMES)) == list(map(other.get, SETTING_NAMES))
 
 
 def complete_response(

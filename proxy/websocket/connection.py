@@ -41,7 +41,7 @@ from proxy.streams.event_log import stream_log
 from proxy.telemetry.lines import TurnLine
 from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.continuation import Continuation
-from proxy.turns.intake import take_in
+from proxy.turns.intake import require_short_settings, take_in
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
@@ -285,6 +285,7 @@ class Connection:
             lane = read_lane(message)
             if message.get("type") != CREATE:
                 raise unknown_type(message)
+            require_short_settings(self._config, message, len(data))
             self._note_lane(lane)
             self._check_ending()
         except ApiError as refusal:

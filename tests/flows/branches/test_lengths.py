@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from tests.flows.conftest import StartProxy
 from tests.flows.talk import new_conversation, respond
 
@@ -38,6 +42,36 @@ async def test_a_turn_on_too_many_bytes_is_refused(start_proxy: StartProxy):
     conversation = await new_conversation(proxy)
     await respond(proxy, conversation=conversation, input="x" * 10_000)
     assert (await respond(proxy, expect=400, conversation=conversation))["code"] == "history_too_long"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("instructions", "x" * 2_000),
+        ("tools", [{"type": "function", "name": "f", "description": "x" * 2_000, "parameters": {"maximum": 10**30}}]),
+        ("text", {"format": {"type": "json_schema", "name": "s", "schema": {"title": "x" * 2_000}}}),
+    ],
+)
+async def test_a_response_repeats_only_so_much(start_proxy: StartProxy, name: str, value: Any):
+    proxy = await start_proxy(turns={"max_settings_bytes": 2_000})
+    conversation = await new_conversation(proxy)
+    refused = await respond(proxy, expect=400, conversation=conversation, user="me", **{name: value})
+    assert (refused["code"], refused["error"]["param"]) == ("settings_too_large", name)
+    first = (await respond(proxy, conversation=conversation))["output"][0]["id"]
+    path = f"/v1/conversations/{conversation}/items/{first}/regenerate"
+    status, answer = await proxy.call("POST", path, {"user": "me", name: value})
+    assert (status, answer["code"]) == (400, "settings_too_large")
+    # long texts are items, which may be as long as a body
+    await respond(proxy, conversation=conversation, instructions="x" * 1_000, input="x" * 10_000)
+
+
+async def test_a_message_of_a_websocket_too(start_proxy: StartProxy):
+    proxy = await start_proxy(turns={"max_settings_bytes": 2_000})
+    async with proxy.http.ws_connect(f"{proxy.url}/v1/responses") as socket:
+        await socket.send_json({"type": "response.create", "model": "m", "input": "a", "instructions": "x" * 2_000})
+        refused = await socket.receive_json()
+        assert (refused["type"], refused["status"]) == ("error", 400)
+        assert (refused["error"]["code"], refused["error"]["param"]) == ("settings_too_large", "instructions")
 
 
 async def test_a_turn_brings_only_so_many_items(start_proxy: StartProxy):
