@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 #: Partitions that are asked whether a request's ids lead to a conversation there.
 MOST_PLACES = 3
+#: Rounds of the loop that are left when the time is over: a process that was kept from running has what has come to do.
+LAST_ROUNDS = 4
 #: What is not known of its branch before it is written.
 _ON_A_LINE = frozenset({Action.CONTINUE, Action.SIDE_BRANCH, Action.RETRY})
 #: Where nothing was written, for what the turn goes on from has moved, or is gone.
@@ -220,6 +222,10 @@ class RequestRecording:
         """Return once it is known where the turn belongs, or it has taken too long."""
         if self._task is not None and not self._task.done() and seconds:
             await asyncio.wait([self._task], timeout=seconds)
+            for _ in range(LAST_ROUNDS):
+                if self._task.done():
+                    break
+                await asyncio.sleep(0)
 
     def settle(self, partition: str, *, is_fresh: bool) -> str:
         """Return the partition that the turn lives in from now on.
@@ -238,6 +244,11 @@ class RequestRecording:
             else:
                 self._partition = partition if is_fresh or self._home else new_partition()
         return self._partition or partition
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a long history is still looked through here; the store has not been asked yet."""
+        return self._task is not None and self._search is None and not self._task.done()
 
     @property
     def is_placed(self) -> bool:

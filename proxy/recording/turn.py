@@ -47,11 +47,13 @@ class TurnRecording(RequestRecording):
     async def found(self, *, asked: bool) -> None:
         """Return once it is known where the turn belongs, or it has taken too long.
 
-        asked: the model server has been asked, and has begun to answer.
+        asked: the model server has been asked, and has begun to answer. Then it is the store that is waited for only
+        shortly; what this process has not come to yet is no reason to give up.
         """
         self._start()
         if not self.is_placed:
-            await self.placed(self._recorder.grace_seconds if asked else PLACING_SECONDS)
+            is_short = asked and not self.is_looking
+            await self.placed(self._recorder.grace_seconds if is_short else PLACING_SECONDS)
 
     def _start(self) -> None:
         if self._waiting is None:

@@ -17,6 +17,7 @@
 <prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
+<prefix>:{<partition>}:pieces:<name>    list    what an item that is large by itself has behind its beginning
 <prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for ten minutes
 <prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`

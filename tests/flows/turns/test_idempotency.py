@@ -327,6 +327,9 @@ async def test_what_a_killed_replica_was_asked_is_done_once_by_the_others(start_
     def body(conversation: str) -> dict[str, Any]:
         return {**HELLO, "conversation": conversation}
 
+    # however fast the others are answered, the model has not answered these when the replica dies
+    gate = asyncio.Event()
+    proxy.upstream.script(*[answer_when(gate, "too late")] * 8)
     options = ("--upstream", proxy.upstream.url, "--redis", valkey_url)
     async with running_server(free_port(), *options, TURNS_LOCK_LEASE_SECONDS="1") as server:
         doomed = replace(proxy, url=server.url)
@@ -337,6 +340,7 @@ async def test_what_a_killed_replica_was_asked_is_done_once_by_the_others(start_
         await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
         server.process.kill()
         told = await asyncio.gather(*asked, return_exceptions=True)
+    gate.set()
     assert any(isinstance(answer, aiohttp.ClientError) for answer in told)
     answers = await asyncio.gather(
         *(post(proxy, "/v1/responses", body(conversation), key) for key, conversation in keys.items())

@@ -118,12 +118,13 @@ async def test_the_names_of_all_keys_are_documented_ones(redis: Any, store: Stor
     await open_turn(store, conversation=conversation)
     names = {key.decode().partition("}:")[2] for key in await redis.keys("test:{*")}
     assert {re.sub(r":.+", ":", name) for name in names} == DOCUMENTED
-    kinds = r"(branch|segment|holders|lock|stop):\d+|(response|events|commit):\w+|[a-z]+"
+    kinds = r"(branch|segment|holders|lock|stop):\d+|(response|events|commit):\w+|pieces:\w+\.\d+|[a-z]+"
     assert all(re.fullmatch(kinds, name) for name in names)
 
 
 DOCUMENTED = {
     "partition",
+    "pieces:",
     "conversation",
     "branches",
     "index",
