@@ -127,10 +127,13 @@ class Answer(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection that is kept: one request at a time."""
+    """A client's connection that is kept: one request at a time. It is opened anew where an answer has ended it."""
 
     def __init__(self, host: str) -> None:
         fields = {"Host": host, **HEADERS}
+        self._host = host
+        #: Whether the last answer was the last of its connection.
+        self._is_over = False
         self._head = " HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._transport: asyncio.Transport | None = None
         self._reader = MessageReader(self._begin, self._take, self._end)
@@ -154,6 +157,8 @@ class Connection(asyncio.Protocol):
 
         sink: takes each piece of an answer's body as it comes, if its status is 200.
         """
+        if self._is_over:
+            await self._reopen()
         if self._transport is None:
             raise WireError("the connection is closed")
         self._answer = asyncio.get_running_loop().create_future()
@@ -162,6 +167,13 @@ class Connection(asyncio.Protocol):
         self._transport.write(head.encode() + body)
         return await self._answer
 
+    async def _reopen(self) -> None:
+        self.close()
+        host, _, port = self._host.partition(":")
+        self._reader = MessageReader(self._begin, self._take, self._end)
+        await asyncio.get_running_loop().create_connection(lambda: self, host, int(port))
+        self._is_over = False
+
     def close(self) -> None:
         """End the connection; what was asked on it is not answered any more."""
         if self._transport is not None:
@@ -169,6 +181,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> None:
         self._status = int(head[9:12])
+        self._is_over = b"\r\nconnection: close\r\n" in head.lower() + b"\r\n"
         if self._status != 200:
             self._sink = None
 
@@ -193,6 +206,8 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._is_over and self._answer is not None and self._answer.done():
+            return
         self._transport = None
         self._fail(WireError("the connection was closed"))
 

@@ -36,7 +36,7 @@ LARGE_BODY_BYTES = 256 * 1024
 UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
 
 #: Bytes and items of a history from which on a turn on it takes long: some 5 ms each MiB, or each 2,000 items.
-HEAVY_HISTORY_BYTES, HEAVY_HISTORY_ITEMS = 2 * 1024 * 1024, 2_000
+HEAVY_HISTORY_BYTES, HEAVY_HISTORY_ITEMS = 4 * 1024 * 1024, 4_000
 #: How many such histories are remembered.
 MOST_HEAVY = 10_000
 
