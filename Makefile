@@ -31,7 +31,8 @@ run: $(VENV)/installed ## serve on 127.0.0.1:8080, with the built-in echo model 
 	@exec $(BIN)/branchline serve --port '$(PORT)' --upstream '$(UPSTREAM)' $(ARGS)
 
 test: $(VENV)/installed-dev ## run the tests; ARGS="-k name" selects some
-	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
+	@# three processes on two processors: much of a test is waiting
+	@$(BIN)/pytest -n $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )) --dist worksteal $(ARGS)
 
 lint: $(VENV)/installed-dev ## check format, style, types and import direction
 	@$(BIN)/ruff format --check --quiet .
