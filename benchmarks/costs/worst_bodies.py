@@ -1,6 +1,7 @@
 """What the worst bodies that the limits allow do to others: the longest turns of one caller while another sends them.
 
     python -m benchmarks.costs.worst_bodies [--seconds 10] [--kind "many items"] [--most 3.0] [--transport websocket]
+                                            [--apart]
 
 One caller takes turns in a conversation, one after the other with a short pause, with nobody else there and then beside
 another who sends one body after the other, each kind in its turn. A lease that is lost is an error of the turn. The
@@ -10,6 +11,9 @@ http         a request that is answered
 websocket    a message of a WebSocket
 background   a request that is answered at once and made later; the next is sent when it is over
 history      a request as small as any that goes on with a conversation that holds the body
+
+apart: the bodies go to another server with a store of its own, on the same machine. What turns suffer then, the machine
+does to them: two servers, a store or two, the model server and two clients share its processors.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias, cast
@@ -245,14 +249,19 @@ async def send(kind: str, transport: str, url: str) -> None:
             print(await once(), flush=True)
 
 
-async def measure(kinds: list[str], transport: str, seconds: float) -> dict[str, tuple[Times, Times]]:
+async def measure(
+    kinds: list[str], transport: str, seconds: float, *, is_apart: bool
+) -> dict[str, tuple[Times, Times]]:
     """Return the turns without and with each kind of body; those without just before."""
     found = {}
-    async with running_model() as url, branchline(url) as target:
+    async with AsyncExitStack() as held:
+        url = await held.enter_async_context(running_model())
+        target = await held.enter_async_context(branchline(url))
+        suffers = await held.enter_async_context(branchline(url)) if is_apart else target
         await take_turns(target, 2.0)
         for kind in kinds:
             alone = await take_turns(target, seconds)
-            with sending(target, kind, transport) as (ready, stop):
+            with sending(suffers, kind, transport) as (ready, stop):
                 await ready()
                 beside = await take_turns(target, seconds)
                 found[kind] = alone, replace(beside, sent=await asyncio.to_thread(stop))
@@ -275,6 +284,7 @@ async def main() -> int:
     parser.add_argument("--kind", action="append", choices=list(BODIES))
     parser.add_argument("--most", type=float, default=3.0)
     parser.add_argument("--transport", choices=list(TRANSPORTS), default="http")
+    parser.add_argument("--apart", action="store_true")
     parser.add_argument("--send", choices=list(BODIES), help=argparse.SUPPRESS)
     parser.add_argument("--to", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -286,7 +296,7 @@ async def main() -> int:
         "| serving, CPU ms a turn alone | beside | store, CPU ms a turn alone | beside |"
     )
     print("|---" * 12 + "|", flush=True)
-    found = await measure(options.kind or list(BODIES), options.transport, options.seconds)
+    found = await measure(options.kind or list(BODIES), options.transport, options.seconds, is_apart=options.apart)
     worst = max(beside.part(0.99) / alone.part(0.99) for alone, beside in found.values())
     failed = worst > options.most or any(beside.errors for _, beside in found.values())
     return 1 if failed else 0

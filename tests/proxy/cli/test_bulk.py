@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
+from proxy.http.handover import HEAVY_HISTORY_BYTES
 from tests.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
@@ -98,7 +99,7 @@ async def test_what_goes_on_with_a_large_history_is_answered_there_once_that_is_
     serve: Serve, client: aiohttp.ClientSession
 ):
     served = await serve()
-    asked = {"model": "m", "input": [{"role": "user", "content": "x" * 600_000}] * 4}
+    asked = {"model": "m", "input": [{"role": "user", "content": "x" * (HEAVY_HISTORY_BYTES // 4)}] * 4}
     told = []
     previous = None
     for body in (asked, *[orjson.loads(SMALL)] * 4):
