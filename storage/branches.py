@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import ItemPieces, Torn
+from storage.client.pieces import ItemPieces, again_if_torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import place_of, read_chain
@@ -132,6 +132,7 @@ class Branches:
         await self._keyspace.move_up(owner, conversation)
         return conversation
 
+    @again_if_torn
     async def compare(self, owner: str, conversation_id: str, first: str, second: str, limit: int) -> Comparison:
         """Return what two branches share, and up to `limit` items that only the one or the other has.
 
@@ -140,10 +141,7 @@ class Branches:
         reply = await self._run("compare_branches", owner, conversation_id, first, second, limit)
         ancestor, shared, more_first, only_first, more_second, only_second = reply
         partition, count = partition_of(conversation_id), len(only_first)
-        try:
-            last, *items = await self._pieces.items(owner, partition, [ancestor, *only_first, *only_second])
-        except Torn:
-            return await self.compare(owner, conversation_id, first, second, limit)
+        last, *items = await self._pieces.items(owner, partition, [ancestor, *only_first, *only_second])
         return Comparison(
             ancestor=last or None,
             shared=shared,

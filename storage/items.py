@@ -9,7 +9,7 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import ItemPieces, Torn
+from storage.client.pieces import ItemPieces, again_if_torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.conversations import read_facts
@@ -70,6 +70,7 @@ class Items:
         await self._keyspace.move_up(owner, read_facts(facts))
         return await stage.fill(owner, items)
 
+    @again_if_torn
     async def list_page(
         self, owner: str, conversation_id: str, page: PageRequest, *, branch: str = "", at: str = ""
     ) -> ItemPage:
@@ -81,18 +82,13 @@ class Items:
         arguments: list[Argument] = [owner, "branch", conversation_id, branch, *page_arguments(page), at]
         call = Call("list_items", [*keys.common, keys.response("")], arguments, conversation_id)
         more, items = await self._scripts.run(call)
-        try:
-            return ItemPage(await self._pieces.items(owner, keys.partition, items), bool(more))
-        except Torn:
-            return await self.list_page(owner, conversation_id, page, branch=branch, at=at)
+        return ItemPage(await self._pieces.items(owner, keys.partition, items), bool(more))
 
+    @again_if_torn
     async def read(self, owner: str, conversation_id: str, item_id: str) -> bytes:
         """Return one item of a conversation, from any branch. Raises ConversationNotFound, ItemNotFound."""
         elements = await self._scripts.run(self._call("read_item", owner, conversation_id, item_id))
-        try:
-            return (await self._pieces.items(owner, partition_of(conversation_id), elements))[0]
-        except Torn:
-            return await self.read(owner, conversation_id, item_id)
+        return (await self._pieces.items(owner, partition_of(conversation_id), elements))[0]
 
     async def window(self, owner: str, conversation_id: str, wanted: WindowRequest) -> Window:
         """Return a part of a branch, deleted items too, with the appends that made it.
@@ -114,14 +110,12 @@ class Items:
         ends = [number for span in spans for number in span]
         return [Excerpt.of(told) for told in await self._view("excerpt_items", owner, conversation_id, *ends)]
 
+    @again_if_torn
     async def locate(self, owner: str, conversation_id: str, item_id: str) -> LocatedItem:
         """Return an item with where it lies and what brought it. Raises ConversationNotFound, ItemNotFound."""
         reply = await self._scripts.run(self._call("locate_item", owner, conversation_id, item_id))
         element, listed, branch, response_id, model = reply
-        try:
-            (whole,) = await self._pieces.whole(owner, partition_of(conversation_id), [element])
-        except Torn:
-            return await self.locate(owner, conversation_id, item_id)
+        (whole,) = await self._pieces.whole(owner, partition_of(conversation_id), [element])
         data, note = open_envelope(whole)
         numbers = [one.split(":") for one in listed.decode().split(",")]
         places = [(int(segment), int(offset)) for segment, offset in numbers]
@@ -161,6 +155,7 @@ class Items:
         await self._keyspace.move_up(owner, conversation)
         return conversation
 
+    @again_if_torn
     async def resolve(
         self, owner: str, item_ids: Sequence[str], here: Sequence[str] = (), partition: str = ""
     ) -> dict[str, KnownItem]:
@@ -179,11 +174,8 @@ class Items:
             return collect(groups, replies)
         except InPieces:
             pass
-        try:
-            places = [partition_of(group[0]) for group in groups[: len(calls) - bool(here)]]
-            return collect(groups, await self.whole(owner, [*places, partition], replies))
-        except Torn:
-            return await self.resolve(owner, item_ids, here, partition)
+        places = [partition_of(group[0]) for group in groups[: len(calls) - bool(here)]]
+        return collect(groups, await self.whole(owner, [*places, partition], replies))
 
     async def whole(
         self, owner: str, partitions: Iterable[str], replies: Sequence[list[bytes] | StoreError]

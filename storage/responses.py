@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import ItemPieces, Torn
+from storage.client.pieces import ItemPieces, again_if_torn
 from storage.client.scripts import Call
 from storage.conversations import INDEX_DRIFT_MS, cursor_after, list_entries
 from storage.errors import Missing, StoreError
@@ -25,16 +25,15 @@ class Responses:
         self._ledger = Ledger(keyspace)
         self._pieces = ItemPieces(keyspace)
 
+    @again_if_torn
     async def read(self, owner: str, response_id: str) -> StoredResponse:
         """Return a stored response. Raises ResponseNotFound."""
         keys = self._keyspace.keys(response_id)
         call = Call("read_response", [keys.head, keys.response(response_id)], [owner], response_id)
         body, output = await self._scripts.run(call)
-        try:
-            return StoredResponse(body, await self._pieces.items(owner, keys.partition, output))
-        except Torn:
-            return await self.read(owner, response_id)
+        return StoredResponse(body, await self._pieces.items(owner, keys.partition, output))
 
+    @again_if_torn
     async def list_input(self, owner: str, response_id: str, page: PageRequest) -> ItemPage:
         """Return a page of what the model was given for a response: its history, then its own input.
 
@@ -44,10 +43,7 @@ class Responses:
         arguments: list[Argument] = [owner, "response", response_id, "", *page_arguments(page), ""]
         call = Call("list_items", [*keys.common, keys.response(response_id)], arguments, response_id)
         more, items = await self._scripts.run(call)
-        try:
-            return ItemPage(await self._pieces.items(owner, keys.partition, items), bool(more))
-        except Torn:
-            return await self.list_input(owner, response_id, page)
+        return ItemPage(await self._pieces.items(owner, keys.partition, items), bool(more))
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Forget a response; what descends from it keeps its snapshot. Raises ResponseNotFound."""

@@ -9,17 +9,15 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api.rendering import render_branch
-from proxy.api.turns import run_turn
+from proxy.api.turns import read_turn_body, run_turn
 from proxy.auth.caller import CALLER
 from proxy.http.answers import json_answer, path_conversation_id, path_item_id, whole
-from proxy.http.body import BODY_BYTES, read_json
-from proxy.http.keys import CONFIG, STORE
+from proxy.http.keys import STORE
 from proxy.protocol import ids, integers
 from proxy.protocol.errors import BadRequest, invalid_type, json_type, missing_parameter, unknown_parameter
 from proxy.protocol.items import check_parts, hide_sealed, read_input
 from proxy.protocol.params import MAIN, read_branch_name, refuse_misspelt, refuse_unknown
 from proxy.protocol.request import REQUEST_FIELDS, TurnRequest, read_request
-from proxy.turns.intake import require_short_settings
 from proxy.turns.options import Revised, TurnOptions
 from storage import Entry, Fork, ForkPoint, Store, TurnSource, partition_of
 
@@ -34,8 +32,7 @@ _DECIDED = ("input", "conversation", "previous_response_id")
 
 async def edit_item(request: web.Request) -> web.StreamResponse:
     """POST and PUT …/items/{item_id}/edit: content; with `regenerate` also answers it, plain or streamed."""
-    fork, body = _backup_fork(request, ForkPoint.EDIT), await read_json(request)
-    require_short_settings(request.app[CONFIG], body, request[BODY_BYTES])
+    fork, body = _backup_fork(request, ForkPoint.EDIT), await read_turn_body(request)
     asks = read_asks(body, _EDIT, default=False)
     message = read_message(body)
     if not asks:
@@ -48,8 +45,7 @@ async def edit_item(request: web.Request) -> web.StreamResponse:
 
 async def regenerate_item(request: web.Request) -> web.StreamResponse:
     """POST …/items/{item_id}/regenerate: answers the user's message that the item is or answers, plain or streamed."""
-    fork, body = _backup_fork(request, ForkPoint.REPLY), await read_json(request, allow_empty=True)
-    require_short_settings(request.app[CONFIG], body, request[BODY_BYTES])
+    fork, body = _backup_fork(request, ForkPoint.REPLY), await read_turn_body(request, allow_empty=True)
     if not read_asks(body, _REGENERATE, default=True):
         return await _fork_alone(request, fork, describe_regeneration)
     turn = read_turn(body, _source(request, fork))

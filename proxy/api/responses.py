@@ -6,11 +6,11 @@ import orjson
 from aiohttp import web
 
 from proxy.api.rendering import item_list
-from proxy.api.turns import inbound_of, run_turn
+from proxy.api.turns import inbound_of, read_turn_body, run_turn
 from proxy.auth.caller import CALLER
 from proxy.background.submission import submit
 from proxy.http.answers import json_answer, whole
-from proxy.http.body import BODY_BYTES, read_json, refuse_selection
+from proxy.http.body import refuse_selection
 from proxy.http.keys import CONFIG, STORE
 from proxy.idempotency.turns import note_submission
 from proxy.protocol.errors import BadRequest
@@ -20,15 +20,13 @@ from proxy.recording.recorder import RECORDER
 from proxy.relay.replay import Replay
 from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
-from proxy.turns.intake import require_short_settings, take_in
+from proxy.turns.intake import take_in
 from proxy.turns.running import TURNS
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: one turn, plain or streamed; in the background its object at once, or its events."""
-    config, body = request.app[CONFIG], await read_json(request)
-    require_short_settings(config, body, request[BODY_BYTES])
-    turn_request = await take_in(config, body, read_request)
+    turn_request = await take_in(request.app[CONFIG], await read_turn_body(request), read_request)
     if not turn_request.background:
         if turn_request.stream and (place := request.app[TURNS].entrance.wait()) is not None:
             await place

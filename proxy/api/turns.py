@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import unquote_plus
 
 from aiohttp import web
 
 from proxy.auth.caller import CALLER
-from proxy.http.body import LARGE_QUEUE, hand_over_read, leave_queue
+from proxy.http.body import BODY_BYTES, LARGE_QUEUE, hand_over_read, leave_queue, read_json
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
 from proxy.http.handover import HEAVY_HISTORIES
@@ -22,6 +23,7 @@ from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.records import TurnRecord
+from proxy.turns.intake import require_short_settings
 from proxy.turns.observer import AnsweredBefore, TurnObserver, TurnResult
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
@@ -90,6 +92,13 @@ class _Queued(TurnObserver):
 
 def _queued(request: web.Request) -> _Queued | None:
     return _Queued(request) if LARGE_QUEUE in request.app else None
+
+
+async def read_turn_body(request: web.Request, *, allow_empty: bool = False) -> dict[str, Any]:
+    """Return the JSON object that asks for a turn. Raises as `read_json`, and BadRequest (`settings_too_large`)."""
+    body = await read_json(request, allow_empty=allow_empty)
+    require_short_settings(request.app[CONFIG], body, request[BODY_BYTES])
+    return body
 
 
 async def run_turn(

@@ -9,7 +9,7 @@ from storage.archive.coverage import Coverage
 from storage.calls import CallMark
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import ItemPieces, Torn
+from storage.client.pieces import ItemPieces, again_if_torn
 from storage.client.scripts import Call
 from storage.client.values import FIELD_BREAK, place_of, read_chain, split_calls
 from storage.conversations import read_facts
@@ -76,13 +76,11 @@ class Export:
                     at += len(page)
                     yield page
 
+    @again_if_torn
     async def _read_items(self, segment: int, start: int, stop: int) -> list[ArchivedItem]:
         keys = [self._keys.conversation, self._keys.index]
         flat = await self._run("export_items", keys, [segment, start, stop, PAGE_BYTES])
-        try:
-            elements = await self._pieces.whole(str(self._who[0]), self._keys.partition, flat[::2])
-        except Torn:
-            return await self._read_items(segment, start, stop)
+        elements = await self._pieces.whole(str(self._who[0]), self._keys.partition, flat[::2])
         return [
             _read_item(segment, start + i, element, mark)
             for i, (element, mark) in enumerate(zip(elements, flat[1::2], strict=True))

@@ -18,7 +18,7 @@
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
 <prefix>:{<partition>}:pieces:<name>    list    what an item that is large by itself has behind its beginning
-<prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for ten minutes
+<prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for two minutes
 <prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
 <prefix>:jobs:{jobs}                    stream  a ticket for each response that waits for a worker or is being run

@@ -4,12 +4,15 @@ The server answers nobody else while it takes a command, writes it to its file o
 33 MB is 0.2 s of that, more to read than to write. So the segment has only the item's beginning, which is what scripts
 look at, with the name of a list that has the rest (`storage/envelope.py`). The list is brought before the script that
 stores the item, like anything that is staged, and expires unless that makes it lasting; then it lives as long as the
-partition, and is freed with its item.
+segment, and is freed with its item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from storage.client.keyspace import Keyspace, Portion
 from storage.client.scripts import Call
@@ -18,12 +21,29 @@ from storage.errors import Unavailable
 from storage.partitions import random_hex
 from storage.records import Entry, Origin
 
+ReadParameters = ParamSpec("ReadParameters")
+WhatIsRead = TypeVar("WhatIsRead")
+
 #: Digits of a name, by which no two items ever get the same.
 NAME_DIGITS = 16
 
 
 class Torn(Exception):
     """An item was taken away while it was read: what told of it has to be read again, and tells of it no more."""
+
+
+def again_if_torn(
+    read: Callable[ReadParameters, Awaitable[WhatIsRead]],
+) -> Callable[ReadParameters, Coroutine[Any, Any, WhatIsRead]]:
+    """Return a reader that begins anew for as long as items are taken away while it reads them."""
+
+    @wraps(read)
+    async def reader(*args: ReadParameters.args, **kwargs: ReadParameters.kwargs) -> WhatIsRead:
+        while True:
+            with suppress(Torn):
+                return await read(*args, **kwargs)
+
+    return reader
 
 
 def part(entry: Entry, portion: Portion) -> Parted | None:
