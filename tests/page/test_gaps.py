@@ -16,7 +16,7 @@ from tests.page.talk import talk
 from tests.upstream import Reply
 
 EVENTS, PAUSE_SECONDS = 250, 0.004
-#: How much longer the longest gaps may be: the pages themselves are made here too. In a thread it would be some 20 times.
+#: How much longer the longest gaps may be: pages are put together here too. With a thread that renders it is 17 times.
 FACTOR, FLOOR_SECONDS = 10.0, 0.01
 
 
@@ -73,7 +73,7 @@ async def test_a_stream_goes_on_while_the_process_that_renders_stands_still(visi
     os.kill(pid, signal.SIGSTOP)
     try:
         looking = asyncio.create_task(visitor.get(f"/ui/c/{conversation}"))
-        while not renderer._free.locked():
+        while not renderer._free.locked():  # noqa: ASYNC110 (a lock has no event)
             await asyncio.sleep(0)
         await gaps(proxy, 10)
         assert not looking.done()
