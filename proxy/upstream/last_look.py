@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: Seconds that others on a machine that stood still have, to do what they would have done meanwhile.
 SECOND_LOOK_SECONDS = 0.05
 #: Rounds of the loop that are left then. A connection takes six from its first packet to whoever waits for it.
-LAST_ROUNDS = 10
+LAST_LOOK_ROUNDS = 10
 
 
 class LastLook:
@@ -24,7 +24,7 @@ class LastLook:
 
     def __init__(self, seconds: float, late: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._late, self._rounds = late, LAST_ROUNDS
+        self._late, self._rounds = late, LAST_LOOK_ROUNDS
         self._handle: asyncio.Handle = self._loop.call_later(seconds, self._wait)
 
     def cancel(self) -> None:
