@@ -14,7 +14,7 @@ from tests.page.browser import OF_COLOURS, Looker, in_its_loop, needs_browser, v
 from tests.page.talk import branches_of, ids_of, talk
 from tests.upstream import Reply
 
-pytestmark = [needs_browser, in_its_loop, pytest.mark.timeout(120)]
+pytestmark = [needs_browser, in_its_loop, pytest.mark.timeout(300)]
 
 WIDE, NARROW = ViewportSize(width=1600, height=900), ViewportSize(width=360, height=780)
 
