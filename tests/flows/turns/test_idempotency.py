@@ -99,7 +99,7 @@ async def test_a_repeat_does_not_wait_for_ever(start_proxy: StartProxy):
 
 
 async def test_a_long_turn_keeps_its_key(start_proxy: StartProxy):
-    proxy = await start_proxy(turns={"lock_lease_seconds": 1.0}, idempotency={"wait_seconds": 1.5})
+    proxy = await start_proxy(turns={"lock_lease_seconds": 3.0}, idempotency={"wait_seconds": 3.5})
     gate = asyncio.Event()
     proxy.upstream.script(answer_when(gate, "late"))
     first = asyncio.create_task(post(proxy, "/v1/responses", HELLO))
