@@ -12,10 +12,10 @@ import aiohttp
 import orjson
 import pytest
 
+from benchmarks.processes import free_port
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.servers import running_server
 from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
-from tests.processes import free_port
 from tests.upstream import CUT, HANG, Reply
 
 HELLO = {"model": "echo", "input": "hello"}
