@@ -267,7 +267,7 @@ async def test_turns_that_were_dropped_are_filled_in(start_proxy: StartProxy):
 async def test_a_turn_whose_place_is_not_known_in_time_is_filled_in(proxy: Proxy):
     await say(proxy, user("one"), answer="first")
     proxy.app[RECORDER].memory = type(proxy.app[RECORDER].memory)()
-    await proxy.redis.execute_command("CLIENT", "PAUSE", 200, "ALL")
+    await proxy.redis.execute_command("CLIENT", "PAUSE", 1000, "ALL")
     await say(proxy, user("one"), said("first"), user("two"), answer="second")
     assert await texts_of(proxy, await only_conversation(proxy)) == ["one", "first"]
     # the store can keep up again, as this turn finds out, and the next one waits for it again
