@@ -29,11 +29,11 @@ from storage import (
     WindowRequest,
     partition_of,
 )
-from storage.client.channel import Channel, Command, plain
+from storage.client.channel import Channel, Command
 from storage.client.keyspace import Portion
 from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
-from tests.fake import channels_to
+from tests.fake import channels_to, plain
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
