@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote_plus
@@ -10,12 +10,13 @@ from urllib.parse import unquote_plus
 from aiohttp import web
 
 from proxy.auth.caller import CALLER
-from proxy.http.body import BODY_BYTES, LARGE_QUEUE, hand_over_read, leave_queue, read_json
+from proxy.http.body import BODY_BYTES, hand_over_read, leave_queue, read_json
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
 from proxy.http.handover import HEAVY_HISTORIES
 from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left, traced_headers
+from proxy.http.queue import LARGE_QUEUE
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
 from proxy.protocol.request import TurnRequest
 from proxy.recording.recorder import RECORDER
@@ -24,7 +25,7 @@ from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.records import TurnRecord
 from proxy.turns.intake import require_short_settings
-from proxy.turns.observer import AnsweredBefore, TurnObserver, TurnResult
+from proxy.turns.observer import AnsweredBefore, OnceOpen
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
@@ -61,39 +62,6 @@ def asking(request: web.Request) -> Iterator[ModelCall]:
         services.telemetry.attempts_ended(call.record)
 
 
-class _Queued(TurnObserver):
-    """A request among others that are large: the next one begins when this turn is open."""
-
-    needs_id = False
-
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-
-    def begun(self) -> None:
-        """Nothing: it has not been opened yet."""
-
-    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
-        """Let the next one begin."""
-        leave_queue(self._request)
-
-    def moved(self, response_id: str) -> None:
-        """Nothing: others do not know its id."""
-
-    async def storing(self, attempt: int) -> None:
-        """Nothing: it is stored beside the others."""
-
-    def left(self) -> None:
-        """Nothing: the turn has its own way with that."""
-
-    async def ended(self, end: TurnResult | BaseException) -> None:
-        """Let the next one begin."""
-        leave_queue(self._request)
-
-
-def _queued(request: web.Request) -> _Queued | None:
-    return _Queued(request) if LARGE_QUEUE in request.app else None
-
-
 async def read_turn_body(request: web.Request, *, allow_empty: bool = False) -> dict[str, Any]:
     """Return the JSON object that asks for a turn. Raises as `read_json`, and BadRequest (`settings_too_large`)."""
     body = await read_json(request, allow_empty=allow_empty)
@@ -123,6 +91,7 @@ async def run_turn(
     recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
     options.recording, options.resumable = recording, options.resumable or log is not None
+    queued = OnceOpen(lambda: leave_queue(request)) if LARGE_QUEUE in app else None
     turn = Turn(
         services,
         call,
@@ -130,7 +99,7 @@ async def run_turn(
         delivery,
         options,
         sinks=[sink for sink in (log, keeping.recording) if sink],
-        observers=[observer for observer in (keeping.observer, log, _queued(request)) if observer],
+        observers=[observer for observer in (keeping.observer, log, queued) if observer],
     )
     if keeping.client_left:
         turn.leave()

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from aiohttp import hdrs, web
@@ -58,6 +59,8 @@ class Handover(Protocol):
 
 #: Where requests are given to; not set where all are handled here.
 HANDOVER: web.AppKey[Handover] = web.AppKey("handover")
+#: The running requests that another process counts, by their tasks: it was given them, or has given them here.
+COUNTED_ELSEWHERE: web.AppKey[set[object]] = web.AppKey("counted_elsewhere", set)
 
 
 class HeavyHistories:
@@ -112,7 +115,8 @@ async def hand_over(request: web.Request, body: Sequence[bytes] | None = None) -
     passed = Passed(request[REQUEST_ID], notes.began, request.get(ALLOWANCE))
     # told by who answers
     trace, notes.is_told, notes.trace = notes.trace, True, None
-    is_answered = await take(descriptor, passed, [_head_of(request, length or 0), *sent])
+    with counted_elsewhere(request):
+        is_answered = await take(descriptor, passed, [_head_of(request, length or 0), *sent])
     if not is_answered:
         notes.is_told, notes.trace = False, trace
         # what is still to come of the body has lost its beginning
@@ -123,6 +127,18 @@ async def hand_over(request: web.Request, body: Sequence[bytes] | None = None) -
         raise lost
     connection.let_go()
     raise asyncio.CancelledError
+
+
+@contextmanager
+def counted_elsewhere(request: web.Request, *, is_so: bool = True) -> Iterator[None]:
+    """Do not count a request here for as long as the context lasts."""
+    passed, task = request.app[COUNTED_ELSEWHERE], asyncio.current_task()
+    if is_so:
+        passed.add(task)
+    try:
+        yield
+    finally:
+        passed.discard(task)
 
 
 def _head_of(request: web.Request, length: int) -> bytes:

@@ -11,19 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
 from proxy.http.budget import BODY_BUDGET
-from proxy.http.handover import is_heavy
+from proxy.http.handover import counted_elsewhere, is_heavy
 from proxy.http.json_body import parse_body
 from proxy.http.keys import CONFIG, NOTES, REQUEST_ID
+from proxy.http.queue import LARGE_QUEUE, large_turn
 from proxy.http.quotas import count_request
 from proxy.protocol.errors import (
     ApiError,
@@ -42,6 +43,7 @@ from proxy.telemetry.lines import TurnLine
 from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.continuation import Continuation
 from proxy.turns.intake import require_short_settings, take_in
+from proxy.turns.observer import OnceOpen
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
@@ -56,11 +58,11 @@ from proxy.websocket.messages import (
     read_create,
     read_lane,
     steer_failed,
-    too_large,
     too_many_lanes,
     too_old,
     unknown_type,
 )
+from proxy.websocket.socket import CLOSE_SECONDS, Socket
 from proxy.websocket.tunnel import Tunnel, lanes_in
 from storage import StoreError
 
@@ -68,8 +70,6 @@ if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.model_call import ModelCall
 
-#: Seconds that a client gets to answer a close.
-CLOSE_SECONDS = 2.0
 #: The same while the server stops: aiohttp then reads nothing more, so no answer can be heard.
 LAST_CLOSE_SECONDS = 0.1
 #: Requests of one connection that wait before no more is read from it.
@@ -91,26 +91,14 @@ async def open_websocket(request: web.Request) -> web.StreamResponse:
     socket = Socket(config.server.max_json_bytes, compress=config.websocket.compression)
     await socket.prepare(request)
     connection = Connection(request, socket)
-    with request.app[CONNECTIONS].holding(connection):
+    # one that another process has passed on is open there too
+    is_double = request[NOTES].is_told
+    with (
+        request.app[CONNECTIONS].holding(connection, is_counted=not is_double),
+        counted_elsewhere(request, is_so=is_double),
+    ):
         await connection.serve()
     return socket
-
-
-class Socket(web.WebSocketResponse[Literal[False]]):
-    """aiohttp's side of the connection. max_bytes: of one message, as sent and after decompression."""
-
-    def __init__(self, max_bytes: int, *, compress: bool) -> None:
-        super().__init__(
-            timeout=CLOSE_SECONDS, autoping=False, compress=compress, max_msg_size=max_bytes + 1, decode_text=False
-        )
-        self._max_bytes = max_bytes
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """Close the connection; say why in words where the protocol's own code comes from within aiohttp."""
-        if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
-            with suppress(ConnectionError):
-                await self.send_frame(error_message(too_large(self._max_bytes)), WSMsgType.TEXT)
-        return await super().close(code=code, message=message, drain=drain)
 
 
 class Connection:
@@ -133,6 +121,7 @@ class Connection:
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
         self._budget = request.app[BODY_BUDGET]
+        self._queue = request.app.get(LARGE_QUEUE)
         #: Bytes of it that messages have taken which wait or are being answered.
         self._held = 0
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
@@ -221,7 +210,7 @@ class Connection:
         while True:
             self._full = True
             await self._lanes.room()
-            self._full = False
+            self._full, self._heard = False, time.monotonic()
             message = await self.socket.receive()
             self._heard = time.monotonic()
             match message.type:
@@ -273,11 +262,12 @@ class Connection:
                 await self.socket.close(code=tunnel.close_code)
 
     async def _take(self, data: bytes) -> None:
-        lane, held = "", 0
+        lane, held, self._full = "", 0, True
         try:
             held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
-            message = await parse_body(data, self._config.server, self._budget.repairing)
+            async with large_turn(self._queue if is_heavy(data) else None, self._request[CALLER].owner):
+                message = await parse_body(data, self._config.server, self._budget.repairing)
             if message.get("type") == STEER:
                 self._let_go(held)
                 await self.send([steer_failed(message)])
@@ -327,7 +317,8 @@ class Connection:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
         message, held = job
         try:
-            await self._run(lane, message)
+            async with large_turn(self._queue, self._request[CALLER].owner) as leave:
+                await self._run(lane, message, leave)
         except ApiError as exc:
             error = exc
         except StoreError as exc:
@@ -342,7 +333,8 @@ class Connection:
         self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
-    async def _run(self, lane: str, message: Mapping[str, Any]) -> None:
+    async def _run(self, lane: str, message: Mapping[str, Any], begun: Callable[[], None]) -> None:
+        """Run the turn that a message asks for. begun: called when it is open."""
         self._check_ending()
         request, options = await take_in(self._config, message, read_create)
         if previous := request.source.previous_response_id:
@@ -362,7 +354,8 @@ class Connection:
         record.mode, record.began = "websocket", start
         record.trace = tracing.begin(self._request.headers) if tracing is not None else None
         delivery = WebSocketDelivery(self.send, lane)
-        turn = Turn(services, call, request, delivery, options, sinks=beside, observers=beside)
+        observers = beside if self._queue is None else [*beside, OnceOpen(begun)]
+        turn = Turn(services, call, request, delivery, options, sinks=beside, observers=observers)
         self._running[lane] = turn, request
         try:
             with record.collecting():

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from proxy.app import create_app, create_runner
 from proxy.config.settings import Config, Secret
+from proxy.http.queue import LARGE_QUEUE, LargeQueue
 from proxy.stores import open_store
 from tests.upstream import Reply, ScriptedUpstream
 
@@ -63,11 +64,16 @@ def configure(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
 
 @asynccontextmanager
 async def running_proxy(
-    redis_url: str, script: Sequence[Reply] = (), routes: Sequence[web.RouteDef] = (), **changes: dict[str, Any]
+    redis_url: str,
+    script: Sequence[Reply] = (),
+    routes: Sequence[web.RouteDef] = (),
+    queue: LargeQueue | None = None,
+    **changes: dict[str, Any],
 ) -> AsyncIterator[Proxy]:
     """Run a proxy on a free port.
 
-    script: the model's first answers; routes: of the test's own; changes: configuration sections.
+    script: the model's first answers; routes: of the test's own; queue: as in a process for large requests; changes:
+    configuration sections.
     """
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream())
@@ -81,6 +87,8 @@ async def running_proxy(
             base[name] = {**base.get(name, {}), **keys}
         app = create_app(configure(Config(), base))
         app.add_routes(routes)
+        if queue is not None:
+            app[LARGE_QUEUE] = queue
         runner = create_runner(app)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

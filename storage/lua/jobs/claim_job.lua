@@ -4,8 +4,8 @@
 -- ARGV  1 token of the new attempt  2 lease ms  3 ms since its job was queued from when on a response that is not there
 --       will not be  4 when its job was queued, ms  5 marker's life s  6 most bytes of its job (0 = any)
 -- Returns {'ok', owner, job, attempts with this one, ms since it was accepted}; {'busy', ms after which to ask again}
--- when somebody runs it or it is not there yet; {'gone'} when it is over, was deleted or will not come; {'large'} when
--- its job has more bytes: nothing is changed then.
+-- when somebody runs it or it is not there yet; {'gone'} when it is over, was deleted or will not come; {'large',
+-- its bytes} when its job has more: nothing is changed then.
 
 local response_key, marker_key = KEYS[2], KEYS[3]
 local token, lease_ms, patience_ms, queued_at, marker_life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -28,7 +28,7 @@ if left > 0 then
   return { 'busy', left }
 end
 if most_bytes > 0 and #fields[3] > most_bytes then
-  return { 'large' }
+  return { 'large', #fields[3] }
 end
 pass_on(response_key, token, lease_ms)
 redis.call('HSET', response_key, 'status', 'in_progress', 'body', restated(fields[5], 'in_progress', 'null'),
