@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
+from storage.client.keys import PartitionKeys
 from storage.client.keyspace import Keyspace
 from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import InPieces, open_envelope
-from storage.errors import Conflict, StoreError
+from storage.errors import Conflict, StoreError, Unavailable
 from storage.history import History, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
@@ -73,7 +74,7 @@ class Turns:
         item_ids: Sequence[str],
         call_ids: Sequence[str],
     ) -> OpenedTurn:
-        """Check, lock and read everything for a turn in one round trip, whatever the history's length.
+        """Check, lock and read everything for a turn: in one round trip, more where much of the history is not known.
 
         lease: the partition and token of the turn (its lock is found here). item_ids: ids that the input names; those
         of other partitions are looked up in the same trip. call_ids: calls that the input answers.
@@ -89,6 +90,7 @@ class Turns:
         held = self._recollections.look(place)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
         arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds, held.chain, held.edition]
+        arguments.append(self._keyspace.portion.bytes)
         if fork or item_ids or call_ids:
             arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
             arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
@@ -97,7 +99,12 @@ class Turns:
         reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _ = reply
+        spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _, left = reply
+        if left:
+            try:
+                spans = await self._read_on(keys, [owner, edition], spans, left)
+            except Torn:
+                return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
         last = spans[-1][-1:] if spans else ()
         while True:
             try:
@@ -120,6 +127,27 @@ class Turns:
             self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
         answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
         return _opened(reply, history, there | here, answered)
+
+    async def _read_on(
+        self, keys: PartitionKeys, who: Sequence[Argument], spans: Sequence[list[bytes]], left: bytes
+    ) -> list[list[bytes]]:
+        """Return spans of a history with what the script that opened the turn has not read. Raises Torn, Unavailable.
+
+        who: the owner, and the edition of the partition at that time. left: of the chain, from within the last span on.
+        """
+        read = list(spans)
+        while left:
+            # one portion at a time: others come between two of them
+            arguments = [*who, left, self._keyspace.portion.bytes]
+            more, *rest = await self._scripts.run(Call("read_history", [keys.head], arguments))
+            if not rest:
+                if more == 0:
+                    raise Torn
+                raise Unavailable("a part of a history is gone")
+            read[-1] += more[0]
+            read += more[1:]
+            (left,) = rest
+        return read
 
     async def _whole(
         self, owner: str, partition: str, spans: Sequence[list[bytes]], named: Sequence[bytes], *, has_known_first: bool
@@ -239,7 +267,7 @@ def _opened(
     reply: Sequence[Any], history: History, known: Mapping[str, KnownItem], answered: frozenset[str]
 ) -> OpenedTurn:
     """Return what open_turn tells. known: of what the input names; answered: the calls that it answers."""
-    _, chain, pending, branch, facts, _, _, line, lock, anchor, model, _, _, watched = reply
+    _, chain, pending, branch, facts, _, _, line, lock, anchor, model, _, _, watched, _ = reply
     return OpenedTurn(
         items=history.items,
         notes=history.notes,
