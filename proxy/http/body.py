@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
 from proxy.http.budget import BODY_BUDGET, FREE_BYTES
+from proxy.http.connection import client_connection
 from proxy.http.handover import HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, hand_over, is_heavy
 from proxy.http.json_body import check_elements, parse_body
 from proxy.http.keys import CONFIG
@@ -122,13 +123,19 @@ async def hold_body(request: web.Request) -> bytes:
     return content
 
 
-async def hand_over_read(request: web.Request) -> None:
-    """Give a request whose body was read to another process; see `hand_over`.
+def can_be_given(request: web.Request) -> bool:
+    """Tell whether a request whose body was read can be given to another process: that is there, and all of it is."""
+    if HANDOVER not in request.app or not (_BODY in request or _RECEIVED in request):
+        return False
+    is_here = request.transport is not None and not request.transport.is_closing()
+    return is_here and not client_connection(request).has_next
 
-    One with an idempotency key stays here, where the key is held.
-    """
-    if HANDOVER in request.app and _BODY not in request and (received := request.get(_RECEIVED)) is not None:
-        await hand_over(request, received)
+
+async def hand_over_read(request: web.Request) -> None:
+    """Give a request whose body was read to another process; see `hand_over`."""
+    if can_be_given(request):
+        held = request.get(_BODY)
+        await hand_over(request, [held] if held is not None else request[_RECEIVED])
 
 
 async def _hold(request: web.Request, size: int) -> None:

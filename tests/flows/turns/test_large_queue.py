@@ -6,18 +6,22 @@ import asyncio
 from typing import Any
 
 import pytest
+from openai import AsyncOpenAI
 
 from proxy.background.worker import WORKER
 from proxy.http.budget import BODY_BUDGET
 from proxy.http.handover import LARGE_BODY_BYTES
 from proxy.http.queue import LargeQueue, QueuePlace
 from proxy.protocol.errors import ServiceUnavailable
+from storage.client.keys import queue_key
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection
-from tests.flows.turns.test_background import QUEUE, ended, hanging
-from tests.upstream import Reply
+from tests.proxy.relay.streams import WHOLE
+from tests.upstream import HANG, Reply
 
 LARGE = "x" * LARGE_BODY_BYTES
+OPEN = {"queued", "in_progress"}
+QUEUE = queue_key("branchline")
 
 
 class Queue(LargeQueue):
@@ -45,6 +49,14 @@ async def started(start_proxy: StartProxy, queue: Queue, **changes: Any) -> Prox
     proxy = await start_proxy(queue=queue, **changes)
     proxy.app[WORKER].queue = queue
     return proxy
+
+
+async def ended(client: AsyncOpenAI, response_id: str) -> Any:
+    """Poll a response until it is over."""
+    async with asyncio.timeout(20):
+        while (response := await client.responses.retrieve(response_id)).status in OPEN:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return response
 
 
 def asked(proxy: Proxy) -> list[str]:
@@ -88,7 +100,7 @@ async def test_a_message_that_has_no_turn_in_time_is_refused(start_proxy: StartP
         queue.free()
         assert (await connection.turn(input=text, stream_id="a"))["status"] == "completed"
         # an answer that takes long holds nobody up, and neither does what is no message
-        proxy.upstream.script(hanging())
+        proxy.upstream.script(Reply.sse([*WHOLE[:4], HANG]))
         await connection.create(input=text)
         await connection.until("response.in_progress")
         await queue.fill()
