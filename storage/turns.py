@@ -94,17 +94,15 @@ class Turns:
         if fork or item_ids or call_ids:
             arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
             arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
-        previous = [keys.response(source.previous_response_id)] if source.previous_response_id else []
-        call = Call("open_turn", [*keys.common, *previous], arguments, source.subject)
-        reply, *resolved = await self._scripts.run_all([call, *resolves])
+        names = [*keys.common, *([keys.response(previous)] if (previous := source.previous_response_id) else [])]
+        reply, *resolved = await self._scripts.run_all([Call("open_turn", names, arguments, source.subject), *resolves])
         if isinstance(reply, StoreError):
             raise reply
         spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _, left = reply
-        if left:
-            try:
-                spans = await self._read_on(keys, [owner, edition], spans, left)
-            except Torn:
-                return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
+        try:
+            spans = await self._read_on(keys, [owner, edition], spans, left) if left else spans
+        except Torn:
+            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
         last = spans[-1][-1:] if spans else ()
         while True:
             try:
