@@ -94,9 +94,8 @@ class Turns:
         if fork or item_ids or call_ids:
             arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
             arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
-        previous = [keys.response(source.previous_response_id)] if source.previous_response_id else []
-        call = Call("open_turn", [*keys.common, *previous], arguments, source.subject)
-        reply, *resolved = await self._scripts.run_all([call, *resolves])
+        names = [*keys.common, *([keys.response(previous)] if (previous := source.previous_response_id) else [])]
+        reply, *resolved = await self._scripts.run_all([Call("open_turn", names, arguments, source.subject), *resolves])
         if isinstance(reply, StoreError):
             raise reply
         _, chain, *_, named, calls, _, lock, _, _, edition, is_rest, _, _ = reply
@@ -119,7 +118,8 @@ class Turns:
                 resolved = await self._items.whole(owner, [partition_of(group[0]) for group in groups], resolved)
             except Torn:
                 return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
-        if history is None:  # the server has lost what was read there
+        if history is None:
+            # the server has lost what was read there
             self._recollections.forget(place)
             return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
         if place is not None and last:

@@ -25,7 +25,9 @@ from aiohttp.web import AppKey
 
 from proxy.auth.caller import Caller
 from proxy.background.job import BackgroundJob
+from proxy.background.run import Run
 from proxy.delivery import Unattended
+from proxy.http.handover import MOST_HISTORY
 from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.protocol.store_errors import from_store_error
 from proxy.recording.turn import TurnRecording
@@ -39,14 +41,13 @@ from proxy.turns.observer import OnceOpen
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
-from storage import EventLog, Job, JobEntry, LargeJob, StoreError, Unavailable, new_token, partition_of
+from storage import EventLog, HeavyHistory, Job, JobEntry, LargeJob, StoreError, Unavailable, new_token, partition_of
 
 if TYPE_CHECKING:
     from proxy.http.budget import BodyBudget
-    from proxy.http.queue import LargeQueue, QueuePlace
+    from proxy.http.queue import LargeQueue
     from proxy.recording.recorder import Recorder
     from proxy.services import Services
-    from proxy.telemetry.records import TurnRecord
 
 logger = logging.getLogger(__name__)
 
@@ -67,46 +68,6 @@ _SERVER_ERROR = "server_error"
 
 #: Runs background responses.
 WORKER: AppKey[Worker] = AppKey("worker")
-
-
-class Run:
-    """One entry of the queue in this worker's hands. job: once it was claimed. is_elsewhere: another process has it.
-
-    place: its turn among those that are large, where such wait. refusal: why it is not run although it was claimed.
-    """
-
-    def __init__(self, entry: JobEntry) -> None:
-        self.entry = entry
-        self.job: Job | None = None
-        self.is_elsewhere = False
-        self.place: QueuePlace | None = None
-        self.refusal: ApiError | None = None
-        self.abandoned = False
-        self.record: TurnRecord | None = None
-        self._turn: Turn | None = None
-
-    async def carry_out(self, turn: Turn) -> None:
-        """Run the turn to its end, or until it is abandoned. Raises what the turn raises."""
-        self._turn = turn
-        if self.abandoned:
-            turn.abandon()
-        await turn.run()
-
-    def watch(self, now: float) -> None:
-        """End the turn with what it has if it has taken too long. now: monotonic seconds."""
-        if self._turn is not None:
-            self._turn.watch(now)
-
-    def give_up(self, outcome: str) -> None:
-        """Note how it ends here, whatever the turn makes of it."""
-        if self.record is not None:
-            self.record.outcome = outcome
-
-    def abandon(self) -> None:
-        """End it and keep nothing: somebody else has decided how it ends, or will run it again."""
-        self.abandoned = True
-        if self._turn is not None:
-            self._turn.abandon()
 
 
 class Worker:
@@ -220,9 +181,12 @@ class Worker:
     async def _work(self, run: Run) -> None:
         try:
             async with self._slots, AsyncExitStack() as held:
+                run.most_history = MOST_HISTORY if self.elsewhere is not None else None
                 run.job = await self._claim(run, held)
-                if run.job is not None:
-                    await self._carry_out(run, run.job)
+                if run.job is not None and not await self._carry_out(run, run.job):
+                    run.job = await self._claim_again(run, run.job, held)
+                    if run.job is not None:
+                        await self._carry_out(run, run.job)
             if run.job is None or not await self._jobs.is_over(run.entry.response_id):
                 return
             await self._jobs.finish(run.entry)
@@ -258,6 +222,12 @@ class Worker:
             await asyncio.sleep(min(claimed.seconds, self._lease_seconds) + pause)
         return None
 
+    async def _claim_again(self, run: Run, job: Job, held: AsyncExitStack) -> Job | None:
+        """Have a response with a large history run in another process; return it if it has to be run here after all."""
+        run.job, run.most_history = None, None
+        given_back = await self._jobs.give_back(job, new_token(job.entry.response_id), self._lease_seconds)
+        return await self._claim(run, held) if given_back and not await self._run_elsewhere(run) else None
+
     async def _run_elsewhere(self, run: Run) -> bool:
         """Have an entry run in another process; False if nobody is there who does."""
         if self.elsewhere is not None:
@@ -279,8 +249,8 @@ class Worker:
         except ServiceUnavailable as refusal:
             run.refusal = refusal
 
-    async def _carry_out(self, run: Run, job: Job) -> None:
-        """Run a claimed response; a failure that is not the store's ends it."""
+    async def _carry_out(self, run: Run, job: Job) -> bool:
+        """Run a claimed response; a failure that is not the store's ends it. False: its history is too large here."""
         try:
             if run.refusal is not None:
                 await self._fail_with(job, run.refusal)
@@ -288,6 +258,8 @@ class Worker:
                 await self._fail(job, _SERVER_ERROR, refusal)
             elif content := await self._open(job):
                 await self._run_turn(run, job, content)
+        except HeavyHistory:
+            return False
         except Unavailable:
             raise
         except StoreError as refused:
@@ -297,6 +269,7 @@ class Worker:
         except Exception:
             logger.exception("background response %s failed", job.entry.response_id)
             await self._fail(job, _SERVER_ERROR, "The server had an error while processing your request.")
+        return True
 
     def _refusal(self, job: Job) -> str | None:
         """Return why a response is not run any more."""
@@ -337,7 +310,7 @@ class Worker:
             recording = None
             if content.marks is not None:
                 recording = TurnRecording(self._recorder, job.owner, content.marks, partition_of(response_id))
-            options = TurnOptions(identity=identity, recording=recording)
+            options = TurnOptions(identity=identity, recording=recording, most_history=run.most_history)
             observers = [OnceOpen(run.place.leave)] if run.place is not None else []
             turn = Turn(services, call, request, Unattended(), options, sinks=sinks, observers=observers)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)

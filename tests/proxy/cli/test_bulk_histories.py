@@ -81,6 +81,19 @@ async def test_its_key_goes_along(serve: Serve, client: aiohttp.ClientSession):
     assert await length(served, client, talk) == 4 + 1 + 2 * 2
 
 
+async def test_a_response_in_the_background_is_accepted_and_made_there(serve: Serve, client: aiohttp.ClientSession):
+    served = await serve()
+    _, made = await answered(served, client, BYTES)
+    later = {**SMALL, "previous_response_id": made["id"], "background": True}
+    process, queued = await answered(served, client, later)
+    assert [process] == bulk_workers(served)
+    runs = await served.logged(rf"background\.worker(?:\[(\d+)\])?: background response {queued['id']} ran for")
+    assert runs == bulk_workers(served)
+    async with client.get(f"{served.url}/responses/{queued['id']}") as answer:
+        told = await answer.json()
+        assert (told["status"], len(told["output"])) == ("completed", 1)
+
+
 @pytest.mark.parametrize("path", ["responses/input_tokens", "responses/compact"])
 async def test_what_only_looks_at_it_is_done_there_too(serve: Serve, client: aiohttp.ClientSession, path: str):
     served = await serve()
