@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
-from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
 from proxy.http.budget import BODY_BUDGET
-from proxy.http.handover import counted_elsewhere, is_heavy
+from proxy.http.handover import HANDOVER, MOST_HISTORY, counted_elsewhere, is_heavy
 from proxy.http.json_body import parse_body
 from proxy.http.keys import CONFIG, NOTES, REQUEST_ID
+from proxy.http.passed import PASSED
 from proxy.http.queue import LARGE_QUEUE, large_turn
 from proxy.http.quotas import count_request
 from proxy.protocol.errors import (
@@ -40,6 +40,7 @@ from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.lines import TurnLine
+from proxy.telemetry.records import GIVEN_BACK
 from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.continuation import Continuation
 from proxy.turns.intake import require_short_settings, take_in
@@ -62,9 +63,10 @@ from proxy.websocket.messages import (
     too_old,
     unknown_type,
 )
-from proxy.websocket.socket import CLOSE_SECONDS, Socket
-from proxy.websocket.tunnel import Tunnel, lanes_in
-from storage import StoreError
+from proxy.websocket.passage import Passage
+from proxy.websocket.socket import CLOSE_SECONDS, Socket, turn_headers
+from proxy.websocket.tunnel import lanes_in
+from storage import HeavyHistory, HistoryLimit, StoreError
 
 if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
@@ -75,8 +77,8 @@ LAST_CLOSE_SECONDS = 0.1
 #: Requests of one connection that wait before no more is read from it.
 MAX_WAITING = 64
 
-#: Headers of the upgrade that are about the connection; one key for all of its turns would be one answer for all.
-_OF_THE_CONNECTION = ("sec-websocket-", "idempotency-key")
+#: A message that asks for a turn, parsed and as it came, and the bytes of room for bodies that it has.
+Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int]
 
 logger = logging.getLogger(__name__)
 
@@ -108,16 +110,16 @@ class Connection:
         self.socket = socket
         self._request = request
         self._config = request.app[CONFIG]
-        self._inbound = Inbound(_headers(request), request.rel_url.raw_query_string)
+        self._inbound = Inbound(turn_headers(request), request.rel_url.raw_query_string)
         self._heard = self._sent = self._pinged = time.monotonic()
         self._opened = self._heard - (time.perf_counter() - request[NOTES].began)
         self._full = self._ending = False
         #: Why the connection has to end, where that is not the server's end.
         self._over: ApiError | None = None
         self._closing: asyncio.Task[None] | None = None
-        #: Where its messages go since one of them was large.
-        self._tunnel: Tunnel | None = None
-        self._answering: asyncio.Task[None] | None = None
+        self._passage = Passage(request, socket, self.send)
+        #: Whether the next message is counted already.
+        self._is_counted = (passed := request.get(PASSED)) is not None and passed.is_counted
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
         self._budget = request.app[BODY_BUDGET]
@@ -125,7 +127,7 @@ class Connection:
         #: Bytes of it that messages have taken which wait or are being answered.
         self._held = 0
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
-        self._lanes: Lanes[tuple[Mapping[str, Any], int]] = Lanes(
+        self._lanes: Lanes[Asked] = Lanes(
             self._answer,
             self._rest,
             max_running=self._config.websocket.max_in_flight,
@@ -142,9 +144,7 @@ class Connection:
         finally:
             await self._lanes.end()
             self._let_go(self._held)
-            if self._tunnel is not None and self._answering is not None:
-                self._tunnel.end()
-                await asyncio.gather(self._answering, return_exceptions=True)
+            await self._passage.end()
             if self._closing is not None:
                 await asyncio.gather(self._closing, return_exceptions=True)
 
@@ -163,7 +163,7 @@ class Connection:
         limits, transport = self._config.websocket, self._request.transport
         if transport is None:
             return
-        if self._tunnel is not None:
+        if self._passage.is_open:
             # its end is looked for there
             pass
         elif now - self._opened >= limits.max_seconds:
@@ -194,7 +194,7 @@ class Connection:
         self.end()
 
     def _rest(self) -> None:
-        if self._ending and self._closing is None and self._tunnel is None:
+        if self._ending and self._closing is None and not self._passage.is_open:
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
@@ -230,36 +230,22 @@ class Connection:
 
         What continues a response that only this process knows is not given away.
         """
-        if (self._tunnel is None and not is_heavy(data)) or self._cache.is_named_in(data):
+        if not (self._passage.is_open or is_heavy(data)) or self._cache.is_named_in(data):
             return False
-        if self._tunnel is None and not self._ending and (opened := await Tunnel.open(self._request)) is not None:
-            self._tunnel, self._answering = opened, asyncio.create_task(self._pass_back(opened))
-        if (tunnel := self._tunnel) is None:
+        if not (self._passage.is_open or (not self._ending and await self._passage.open())):
             return False
-        held = 0
+        held, self._full = 0, True
         try:
             held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
-            self._full = True
             # what a lane has begun here comes before what it goes on with there
             await self._lanes.until_over(lanes_in(data))
-            await tunnel.send(data)
+            await self._passage.send(data)
         except ApiError as refusal:
             await self.send([error_message(refusal)])
         finally:
             self._let_go(held)
         return True
-
-    async def _pass_back(self, tunnel: Tunnel) -> None:
-        """Send the client what comes from the other process, until that closes the connection or has ended."""
-        while (message := await tunnel.receive()) is not None:
-            await self.send([message])
-        if tunnel.close_code == WSCloseCode.INTERNAL_ERROR:
-            lost = "The process that answers large messages has ended; please connect again."
-            await self.send([error_message(ServiceUnavailable(lost, code="server_busy"))])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.socket.close(code=tunnel.close_code)
 
     async def _take(self, data: bytes) -> None:
         lane, held, self._full = "", 0, True
@@ -282,7 +268,7 @@ class Connection:
             self._let_go(held)
             await self.send([error_message(refusal, lane)])
         else:
-            self._lanes.put(lane, (message, held), len(data))
+            self._lanes.put(lane, (message, data, held), len(data))
 
     def _let_go(self, held: int) -> None:
         """Give the room for a message back: nothing of it is needed any more."""
@@ -313,12 +299,11 @@ class Connection:
             raise
         return caller
 
-    async def _answer(self, lane: str, job: tuple[Mapping[str, Any], int]) -> None:
+    async def _answer(self, lane: str, asked: Asked) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
-        message, held = job
+        message, data, held = asked
         try:
-            async with large_turn(self._queue, self._request[CALLER].owner) as leave:
-                await self._run(lane, message, leave)
+            await self._run_or_pass_on(lane, message, data)
         except ApiError as exc:
             error = exc
         except StoreError as exc:
@@ -333,22 +318,52 @@ class Connection:
         self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
-    async def _run(self, lane: str, message: Mapping[str, Any], begun: Callable[[], None]) -> None:
-        """Run the turn that a message asks for. begun: called when it is open."""
+    async def _run_or_pass_on(self, lane: str, message: Mapping[str, Any], data: bytes) -> None:
+        """Run the turn that a message asks for, or leave it to the other process where its history is large.
+
+        What has waited in its lane since the other process has one is left to that too.
+        """
+        is_given = HANDOVER in self._request.app and not self._cache.is_named_in(data)
+        is_counted, self._is_counted = self._is_counted, False
+        if is_given and self._passage.is_open:
+            await self._passage.send(data)
+            return
+        async with large_turn(self._queue, self._request[CALLER].owner) as leave:
+            try:
+                await self._run(lane, message, leave, MOST_HISTORY if is_given else None, is_counted=is_counted)
+            except HeavyHistory:
+                if not self._ending and await self._passage.open(is_counted=True):
+                    await self._passage.send(data)
+                else:
+                    await self._run(lane, message, leave, None, is_counted=True)
+
+    async def _run(
+        self,
+        lane: str,
+        message: Mapping[str, Any],
+        begun: Callable[[], None],
+        most_history: HistoryLimit | None,
+        *,
+        is_counted: bool,
+    ) -> None:
+        """Run the turn that a message asks for. begun: called when it is open. most_history: see TurnOptions.
+
+        is_counted: it is already, as a request. Raises HeavyHistory, and what refuses it.
+        """
         self._check_ending()
         request, options = await take_in(self._config, message, read_create)
         if previous := request.source.previous_response_id:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
         services, tracing, caller = app[SERVICES], app[TELEMETRY].tracing, await self._identify()
-        if limit := self._config.quotas.requests_per_minute:
+        if (limit := self._config.quotas.requests_per_minute) and not is_counted:
             await count_request(self._request, caller.owner, limit)
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
         recording = None
         if options.generate:
             recording = recording_of(app[RECORDER], caller.owner, self._inbound.headers, request)
-        options = replace(options, resumable=log is not None, recording=recording)
+        options = replace(options, resumable=log is not None, recording=recording, most_history=most_history)
         call = services.model_call(caller, self._inbound)
         record = call.record
         record.mode, record.began = "websocket", start
@@ -362,7 +377,8 @@ class Connection:
                 await app[TURNS].run_beside(turn)
         finally:
             del self._running[lane]
-            self._tell(turn, call)
+            if record.outcome != GIVEN_BACK:
+                self._tell(turn, call)
         if latest := turn.continuation:
             self._cache.keep(lane, turn.response_id, None if request.stored else latest)
 
@@ -379,13 +395,6 @@ class Connection:
             if turn.response_id == response_id and not request.stored:
                 return turn.continuation
         return self._cache.find(response_id)
-
-
-def _headers(request: web.Request) -> CIMultiDict[str]:
-    kept = CIMultiDict(request.headers)
-    for name in [name for name in kept if name.lower().startswith(_OF_THE_CONNECTION)]:
-        kept.popall(name, None)
-    return kept
 
 
 ROUTES = [web.get("/v1/responses", open_websocket)]

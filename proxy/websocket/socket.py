@@ -1,4 +1,4 @@
-"""WebSocket: aiohttp's side of a connection."""
+"""WebSocket: aiohttp's side of a connection, and what of its upgrade goes along with its turns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from contextlib import suppress
 from typing import Literal
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from multidict import CIMultiDict
 
 from proxy.websocket.messages import error_message, too_large
+
+#: Headers of the upgrade that are about the connection; one key for all of its turns would be one answer for all.
+_OF_THE_CONNECTION = ("sec-websocket-", "idempotency-key")
 
 #: Seconds that a client gets to answer a close.
 CLOSE_SECONDS = 2.0
@@ -28,3 +32,11 @@ class Socket(web.WebSocketResponse[Literal[False]]):
             with suppress(ConnectionError):
                 await self.send_frame(error_message(too_large(self._max_bytes)), WSMsgType.TEXT)
         return await super().close(code=code, message=message, drain=drain)
+
+
+def turn_headers(request: web.Request) -> CIMultiDict[str]:
+    """Return the headers that each turn of a connection brings along."""
+    kept = CIMultiDict(request.headers)
+    for name in [name for name in kept if name.lower().startswith(_OF_THE_CONNECTION)]:
+        kept.popall(name, None)
+    return kept

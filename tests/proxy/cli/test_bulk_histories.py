@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -92,6 +93,37 @@ async def test_a_response_in_the_background_is_accepted_and_made_there(serve: Se
     async with client.get(f"{served.url}/responses/{queued['id']}") as answer:
         told = await answer.json()
         assert (told["status"], len(told["output"])) == ("completed", 1)
+
+
+async def test_a_message_of_a_websocket_goes_there_with_all_behind_it(serve: Serve, client: aiohttp.ClientSession):
+    port = free_port()
+    served = await serve(BRANCHLINE_METRICS_PORT=str(port), BRANCHLINE_QUOTAS_REQUESTS_PER_MINUTE="9")
+    talk = await conversation(served, client)
+    _, made = await answered(served, client, {**BYTES, "conversation": talk})
+    after, within = {"previous_response_id": made["id"]}, {"conversation": talk}
+    texts = [("", "0", {}), ("a", "1", within), ("a", "2", within), ("b", "3", after), ("a", "4", within)]
+    async with client.ws_connect(f"{served.url}/responses") as socket:
+        for lane, text, where in texts:
+            named = {"stream_id": lane} if lane else {}
+            body = {"type": "response.create", "model": "m", "input": text, **where, **named}
+            await socket.send_str(orjson.dumps(body).decode())
+        ends = []
+        while len(ends) < len(texts):
+            told = orjson.loads(await socket.receive_str(timeout=40))
+            if told["type"] in ("response.completed", "error"):
+                ends.append((told["type"], told.get("stream_id", "")))
+    assert sorted(ends) == sorted(("response.completed", lane) for lane, _, _ in texts)
+    (bulk,) = bulk_workers(served)
+    lines = re.findall(r"proxy.websocket.connection(?:\[(\d+)\])?: \S+ turn (\S+)", served.log)
+    assert sorted(lines) == sorted([("", "completed"), *[(bulk, "completed")] * 4])
+    async with client.get(f"{served.url}/conversations/{talk}/items?limit=100&order=asc") as listed:
+        items = (await listed.json())["data"]
+    said = [item["content"][0]["text"] for item in items if item["role"] == "user"][4:]
+    assert said == ["1", "2", "4"]
+    assert await total(port, TURNS) == 6
+    # three requests before it, the upgrade and five messages: there is none left
+    async with client.post(f"{served.url}/responses", json=SMALL) as answer:
+        assert answer.status == 429
 
 
 @pytest.mark.parametrize("path", ["responses/input_tokens", "responses/compact"])
