@@ -241,7 +241,7 @@ async def test_a_background_response_that_is_given_back(start_proxy: StartProxy)
 async def test_a_background_response_whose_worker_has_died_is_taken_over(
     start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
 ):
-    proxy = await start_proxy(turns={"lock_lease_seconds": 0.5}, background={"concurrency": 1})
+    proxy = await start_proxy(turns={"lock_lease_seconds": 2.0}, background={"concurrency": 1})
     gate = asyncio.Event()
     proxy.upstream.script(answer_after(gate))
     await respond(proxy, background=True)

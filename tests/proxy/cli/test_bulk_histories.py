@@ -107,7 +107,7 @@ async def test_a_message_of_a_websocket_goes_there_with_all_behind_it(serve: Ser
             named = {"stream_id": lane} if lane else {}
             body = {"type": "response.create", "model": "m", "input": text, **where, **named}
             await socket.send_str(orjson.dumps(body).decode())
-        ends = []
+        ends: list[tuple[str, str]] = []
         while len(ends) < len(texts):
             told = orjson.loads(await socket.receive_str(timeout=40))
             if told["type"] in ("response.completed", "error"):
