@@ -64,7 +64,7 @@ from proxy.websocket.messages import (
     unknown_type,
 )
 from proxy.websocket.passage import Passage
-from proxy.websocket.socket import CLOSE_SECONDS, Socket, turn_headers
+from proxy.websocket.socket import CLOSE_SECONDS, Socket, headers_of_turns
 from proxy.websocket.tunnel import lanes_in
 from storage import HeavyHistory, HistoryLimit, StoreError
 
@@ -78,7 +78,7 @@ LAST_CLOSE_SECONDS = 0.1
 MAX_WAITING = 64
 
 #: A message that asks for a turn, parsed and as it came, and the bytes of room for bodies that it has.
-Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int]
+_Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int]
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Connection:
         self.socket = socket
         self._request = request
         self._config = request.app[CONFIG]
-        self._inbound = Inbound(turn_headers(request), request.rel_url.raw_query_string)
+        self._inbound = Inbound(headers_of_turns(request), request.rel_url.raw_query_string)
         self._heard = self._sent = self._pinged = time.monotonic()
         self._opened = self._heard - (time.perf_counter() - request[NOTES].began)
         self._full = self._ending = False
@@ -127,7 +127,7 @@ class Connection:
         #: Bytes of it that messages have taken which wait or are being answered.
         self._held = 0
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
-        self._lanes: Lanes[Asked] = Lanes(
+        self._lanes: Lanes[_Asked] = Lanes(
             self._answer,
             self._rest,
             max_running=self._config.websocket.max_in_flight,
@@ -299,7 +299,7 @@ class Connection:
             raise
         return caller
 
-    async def _answer(self, lane: str, asked: Asked) -> None:
+    async def _answer(self, lane: str, asked: _Asked) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
         message, data, held = asked
         try:

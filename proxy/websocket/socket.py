@@ -34,7 +34,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         return await super().close(code=code, message=message, drain=drain)
 
 
-def turn_headers(request: web.Request) -> CIMultiDict[str]:
+def headers_of_turns(request: web.Request) -> CIMultiDict[str]:
     """Return the headers that each turn of a connection brings along."""
     kept = CIMultiDict(request.headers)
     for name in [name for name in kept if name.lower().startswith(_OF_THE_CONNECTION)]:
