@@ -177,7 +177,7 @@ async def test_a_message_whose_process_dies_is_refused_and_its_branch_is_free_ag
         assert (told["status"], told["error"]["code"]) == (503, "server_busy")
         assert (await socket.receive(timeout=40)).type is aiohttp.WSMsgType.CLOSE
     async with client.post(f"{served.url}/responses", json={**LARGE, **talk}) as answer:
-        assert answer.status == 200, await answer.text()
+        assert answer.status == 200, f"{await answer.text()}\n{served.log}"
     async with client.get(f"{served.url}/conversations/{talk['conversation']}/items") as listed:
         # the message, and what the model said to it in the end
         assert [item["role"] for item in (await listed.json())["data"] if item["type"] == "message"] == [
