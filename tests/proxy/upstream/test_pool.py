@@ -26,6 +26,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.upstream.pool import IDLE_SECONDS, Pool, UpstreamAnswer
+from tests.depth import examples
 from tests.virtual_time import in_virtual_time
 
 Play = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -990,7 +991,7 @@ async def pushed(answer: UpstreamAnswer) -> bytes:
     return b"".join(kept.pieces)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     exchanges=st.lists(
         st.tuples(
