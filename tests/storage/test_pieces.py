@@ -33,7 +33,7 @@ from storage.client.channel import Channel, Command
 from storage.client.keyspace import Portion
 from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
-from tests.fake import channels_to, plain
+from tests.fake import channels_to
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
