@@ -93,7 +93,8 @@ async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_
 async def two_replicas() -> AsyncIterator[tuple[Link, Proxy, Proxy, Redis]]:
     """Two replicas on one store: its way to the first, the first, the second, and the store itself."""
     (port,) = free_ports(1)
-    first: dict[str, Any] = {"redis": {"timeout_seconds": 1.0}, "turns": {"lock_lease_seconds": 60.0}}
+    # sooner than a retry gives up to wait for what may have been stored
+    first: dict[str, Any] = {"redis": {"timeout_seconds": 0.3}, "turns": {"lock_lease_seconds": 60.0}}
     with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
         async with AsyncExitStack() as stack:
             operator = await stack.enter_async_context(Redis(port=port))
@@ -136,7 +137,7 @@ async def test_a_retry_without_key_is_no_second_turn_though_the_store_failed_whe
                 await asyncio.sleep(0.05)
         leaving.cancel()
         asked = asyncio.create_task(retry(other, body))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.5)
         way.restore()
         answer = await asked
         assert answer.replayed
