@@ -251,7 +251,7 @@ async def test_what_several_logs_get_at_the_same_time_goes_together():
         ):
             # the script is sent whole once, and a connection takes some trips of its own
             await append(store, new_log(), 0, "a", last=True)
-            for size, trips in ((10, 1), (TRIP_BYTES // 2, 10)):
+            for size, trips in ((10, 1), (TRIP_BYTES // 8, 3)):
                 logs = [new_log() for _ in range(20)]
                 counter.reset()
                 assert all(await asyncio.gather(*(append(store, log, 0, "x" * size, last=True) for log in logs)))

@@ -121,8 +121,8 @@ async def test_its_pieces_go_when_it_is_over(redis: Redis, store: Store):
         job = await claim(store, given)
         assert len(await lists_in(redis)) == 1
         if end == "commit":
-            facts = {"response_id": given.response_id, "job_token": "mine"}
-            commit = finished(OpenedTurn(), partition=partition_of(given.response_id), **facts)
+            partition, token = partition_of(given.response_id), "mine"
+            commit = finished(OpenedTurn(), partition=partition, response_id=given.response_id, job_token=token)
             assert (await store.turns.commit(commit)).result is CommitResult.OK
         elif end == "fail":
             assert await store.jobs.fail(job, b"{}")
