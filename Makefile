@@ -19,10 +19,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_PYTHON_VERSION_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format check docs bench examples lock clean
+.PHONY: help run test test-deep lint format check docs bench examples lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
 	@echo 'variables: PORT=8080  UPSTREAM=echo (the built-in model) or a base URL  ARGS="more arguments"'
 	@echo '           VENV=.venv  PYTHON=python3.12 (what VENV is made with)'
@@ -33,6 +33,9 @@ run: $(VENV)/installed ## serve on 127.0.0.1:8080, with the built-in echo model 
 test: $(VENV)/installed-dev ## run the tests; ARGS="-k name" selects some
 	@# three processes on two processors: much of a test is waiting
 	@$(BIN)/pytest -n $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )) --dist worksteal $(ARGS)
+
+test-deep: export DEEP := 1
+test-deep: test ## the same with all seeds, examples and sizes, the store's tests on fakeredis too: twice as long
 
 lint: $(VENV)/installed-dev ## check format, style, types and import direction
 	@$(BIN)/ruff format --check --quiet .

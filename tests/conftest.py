@@ -8,24 +8,32 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from redis import Redis
+from redis import utils as redis_library
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from storage import Store
 from storage.embedded import find_binary
+from tests.depth import DEEP, examples
 from tests.fake import channels_to, connect_fake
 from tests.layouts import NAMES, Layout
 from tests.upstream import ScriptedUpstream
 
 # A shared or busy machine makes data slowly (the first text it makes takes seconds); that is no failure.
-settings.register_profile("branchline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "branchline", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("branchline")
+
+# A connection of redis-py's looks its package's version up anew, in half a millisecond; a test opens several.
+redis_library.get_lib_version = cache(redis_library.get_lib_version)
 
 RETENTION_SECONDS = 30 * 86_400
 
@@ -34,6 +42,16 @@ def pytest_configure() -> None:
     """Take Ctrl-C: what a script runs in the background ignores it, and so would every process that a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the garbage collector: what is made then stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -64,9 +82,9 @@ def valkey_url() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=["fake", "valkey"])
+@pytest.fixture(params=["fake", "valkey"] if DEEP else ["valkey"])
 async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
-    """An empty server: fakeredis, then a real Valkey."""
+    """An empty server: a real Valkey; in a deep run, and where a test is `on_both_servers`, fakeredis too."""
     fake = request.param == "fake"
     client: AsyncRedis = connect_fake() if fake else AsyncRedis.from_url(request.getfixturevalue("valkey_url"))
     await client.flushall()

@@ -19,6 +19,9 @@ from storage.client.connection import open_blocking_channel, open_channel
 
 PIECE_BYTES = 4096
 
+#: A test of the store that is tried on the fake too even if the run is not deep.
+on_both_servers = pytest.mark.parametrize("redis", ["fake", "valkey"], indirect=True)
+
 LuaRuntime: Any = LUA_MODULE.LuaRuntime
 
 

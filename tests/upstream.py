@@ -165,6 +165,8 @@ class ScriptedUpstream:
         self.requests: list[Recorded] = []
         #: Set when a client left before its answer was complete.
         self.client_left = asyncio.Event()
+        #: Awaited before each answer.
+        self.thinks: Callable[[], Awaitable[None]] | None = None
         #: What it refuses.
         self.rules = ModelRules()
         self._scripts: defaultdict[str, deque[Reply]] = defaultdict(deque)
@@ -208,11 +210,14 @@ class ScriptedUpstream:
                 status, answer = refusal
                 return web.json_response(answer, status=status)
             replies = self._scripts[request.path]
+            reply = replies.popleft() if replies else None
             try:
-                if not replies:
+                if self.thinks is not None:
+                    await self.thinks()
+                if reply is None:
                     return await handler(request)
-                self.rules.note_answer(str(asked.get("model")), b"".join(_bytes_of(replies[0])))
-                return await _play(replies.popleft(), request)
+                self.rules.note_answer(str(asked.get("model")), b"".join(_bytes_of(reply)))
+                return await _play(reply, request)
             except (asyncio.CancelledError, ConnectionError):
                 self.client_left.set()
                 raise

@@ -166,8 +166,11 @@ class Column:
         return [orphan, *two] if cell.client in REPEATING else [orphan]
 
     async def _new_conversation(self) -> str:
-        async with self._wire.session.post(f"{self._world.urls[0]}/v1/conversations", json={}) as answer:
-            return str((await answer.json())["id"])
+        while True:
+            async with self._wire.session.post(f"{self._world.urls[0]}/v1/conversations", json={}) as answer:
+                # the machine may pause for as long as the store may take
+                if answer.status != 503:
+                    return str((await answer.json())["id"])
 
     async def _until_asked(self, cells: Sequence[Cell]) -> None:
         """Wait until the model has been asked all; the gate keeps it from answering."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.performance.statistics import BARE, DIRECT, OURS, Samples, Spread, ratios, spread, total
+from benchmarks.performance.statistics import BARE, NO_PEERS, OURS, UNRECORDED, Samples, Spread, ratios, spread, total
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,21 @@ def bars(samples: Samples) -> list[Bar]:
 def _turns(samples: Samples) -> Iterator[Bar]:
     limits = {"single": (2.0, 0.75), "conversation": (2.7, 0.9), "chain": (2.7, 0.9)}
     names = {"single": "stored single turn", "conversation": "conversation, 40 turns", "chain": "chain, 40 turns"}
-    for kind, (proxy, store) in limits.items():
-        bare = samples.of("turns", kind, BARE, "proxy_ms")
-        ours = samples.of("turns", kind, OURS, "proxy_ms")
-        yield Bar(f"{names[kind]}: proxy ÷ bare relay, CPU", proxy, ratios(ours, bare))
-        ours = samples.of("turns", kind, OURS, "store_ms")
-        yield Bar(f"{names[kind]}: Valkey ÷ bare relay, CPU", store, ratios(ours, bare))
+    # they were set before there was recording
+    for target, how in ((OURS, ""), (UNRECORDED, ", recording off")):
+        for kind, (proxy, store) in limits.items():
+            bare = samples.of("turns", kind, BARE, "proxy_ms")
+            ours = samples.of("turns", kind, target, "proxy_ms")
+            yield Bar(f"{names[kind]}{how}: proxy ÷ bare relay, CPU", proxy, ratios(ours, bare))
+            ours = samples.of("turns", kind, target, "store_ms")
+            yield Bar(f"{names[kind]}{how}: Valkey ÷ bare relay, CPU", store, ratios(ours, bare))
     shallow, deep = (samples.of("depth", depth, OURS, "alone_p50_ms") for depth in ("1", "1000"))
     yield Bar("turn at depth 1,000 ÷ at depth 1, one client, latency p50", 1.5, ratios(deep, shallow))
 
 
 def peers(samples: Samples, measure: str, case: str) -> list[str]:
     """Return the peers that a case has values of and that lost no history in it."""
-    found = [name for name in samples.targets(measure, case) if name not in (DIRECT, BARE, OURS)]
+    found = [name for name in samples.targets(measure, case) if name not in NO_PEERS]
     return [name for name in found if not any(samples.of(measure, case, name, "lost").values())]
 
 

@@ -38,7 +38,7 @@ from benchmarks.performance.special import (
     measure_stored,
     measure_workers,
 )
-from benchmarks.performance.statistics import Samples
+from benchmarks.performance.statistics import BEFORE, UNRECORDED, Samples
 from benchmarks.performance.streams import StreamsPlan, measure_first_byte, measure_streams
 from benchmarks.performance.target import Model, Target, bare_relay, branchline, model_server
 from benchmarks.performance.turns import DepthsPlan, TurnsPlan, measure_depths, measure_turns
@@ -104,11 +104,13 @@ class Run:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             bare = await stack.enter_async_context(bare_relay(model.url))
             ours = await stack.enter_async_context(branchline(f"{model.url}/v1"))
+            others = await self._start_others(stack, f"{model.url}/v1") if "turns" in self._chosen else []
             peers = await self._start_peers(stack, folder, model.url)
             for name in self._chosen:
                 self._say(f"{name} …")
                 try:
-                    failed = await self._one(name, model, [bare, ours, *peers])
+                    beside = others if name == "turns" else []
+                    failed = await self._one(name, model, [bare, ours, *beside, *peers])
                 except Exception as exc:  # what else was measured is worth keeping
                     failed = {"THE RUN": f"{type(exc).__name__}: {exc}"}
                     self.failed = True
@@ -133,6 +135,14 @@ class Run:
             case "workers":
                 await measure_workers(samples, model.url, model.pid, plan.workers)
         return {}
+
+    async def _start_others(self, stack: AsyncExitStack, upstream: str) -> list[Target]:
+        """Start Branchline without recording, and the other state of it that was asked for."""
+        unrecorded = branchline(upstream, UNRECORDED, variables={"BRANCHLINE_RECORDING_MODE": "off"})
+        others = [await stack.enter_async_context(unrecorded)]
+        if self._options.before is not None:
+            others.append(await stack.enter_async_context(branchline(upstream, BEFORE, clone=self._options.before)))
+        return others
 
     async def _start_peers(self, stack: AsyncExitStack, folder: Path, model: str) -> list[Target]:
         started = []
@@ -205,6 +215,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=Path(".venv-peers"),
         metavar="DIR",
         help="where each peer has, or gets, a virtual environment of its own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="a clone of another commit, whose turns are measured beside"
     )
     parser.add_argument("--output", type=Path, default=page.DATA, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--page", action="store_true", help="only write the page anew from the data that are there")

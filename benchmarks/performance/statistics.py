@@ -9,8 +9,12 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-#: The model server with nothing before it, the bare relay, ourselves.
-DIRECT, BARE, OURS = _FIRST = ("direct", "bare", "branchline")
+#: The model server with nothing before it, the bare relay.
+DIRECT, BARE = "direct", "bare"
+#: Ourselves: as it comes, without recording, and another state of it.
+OURS, UNRECORDED, BEFORE = "branchline", "branchline, recording off", "branchline before"
+#: All that is no peer, in the order of the tables.
+NO_PEERS = (DIRECT, BARE, OURS, UNRECORDED, BEFORE)
 
 
 @dataclass(frozen=True, order=True)
@@ -75,7 +79,7 @@ class Samples:
     def targets(self, measure: str, case: str | None = None) -> list[str]:
         """Return the servers that a measurement, or a case of it, has values of, the yardsticks and ourselves first."""
         chosen = {one.target for one in self._all if one.measure == measure and case in (None, one.case)}
-        return sorted(chosen, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
+        return sorted(chosen, key=lambda name: (NO_PEERS.index(name) if name in NO_PEERS else len(NO_PEERS), name))
 
     def of(self, measure: str, case: str, target: str, quantity: str) -> dict[int, float]:
         """Return the values by repetition."""

@@ -141,16 +141,23 @@ async def bare_relay(model: str) -> AsyncIterator[Target]:
 
 @asynccontextmanager
 async def branchline(
-    upstream: str, name: str = OURS, workers: int = 1, variables: Mapping[str, str] | None = None
+    upstream: str,
+    name: str = OURS,
+    workers: int = 1,
+    variables: Mapping[str, str] | None = None,
+    clone: Path | None = None,
 ) -> AsyncIterator[Target]:
     """Run Branchline as it comes, with its embedded Valkey, which has every commit on disk before it answers.
 
-    upstream: `http://HOST:PORT/v1` or `echo`. variables: settings that differ, `BRANCHLINE_…`.
+    upstream: `http://HOST:PORT/v1` or `echo`. variables: settings that differ, `BRANCHLINE_…`. clone: of another state
+    of it, which is run instead of this one.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--upstream", upstream, "--port", str(port), "--data-dir", folder, "--workers", str(workers)]
-        with command(sys.executable, "-m", "proxy", "serve", *options, variables=variables) as started:
+        options = ["--upstream", upstream, "--port", str(port), "--data-dir", folder]
+        if workers != 1:
+            options += ["--workers", str(workers)]
+        with command(sys.executable, "-m", "proxy", "serve", *options, variables=variables, folder=clone) as started:
             url = f"http://127.0.0.1:{port}"
             await listening(url, started)
             # one worker is the process itself, more have a supervisor above them

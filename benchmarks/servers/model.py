@@ -30,8 +30,10 @@ _STREAMED = re.compile(rb'"stream":\s?true')
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-#: Deltas that are sent at once, and their text: by the stream's id, the first one's number, and how many they are.
-_BURSTS: dict[tuple[str, int, int], tuple[bytes, str]] = {}
+#: Deltas that are sent at once, and their text: by the first one's number, and how many they are.
+_BURSTS: dict[tuple[int, int], tuple[bytes, str]] = {}
+#: Whose they are: each stream puts its own number there, as a server that keeps items takes no id twice.
+_NOBODY = "x" * 32
 
 
 def order(tag: str, deltas: int = 0, gap_us: int = 0) -> str:
@@ -94,9 +96,9 @@ def _response(number: str, text: str, status: str = "completed") -> dict[str, An
 class _Story:
     """The events of one stream, numbered."""
 
-    def __init__(self, number: str) -> None:
+    def __init__(self, number: str, sequence: int = 0) -> None:
         self._id = number
-        self._sequence = 0
+        self._sequence = sequence
         self._place = {"item_id": f"msg_{number}", "output_index": 0, "content_index": 0}
         # A delta's bytes are put together by hand: the model server must not be what is measured.
         self._delta = (
@@ -120,13 +122,13 @@ class _Story:
 
     def burst(self, count: int) -> tuple[bytes, str]:
         """Return so many deltas, and their text."""
-        key = self._id, self._sequence, count
+        key = self._sequence, count
         if key not in _BURSTS:
-            texts = [delta_text(number) for number in range(count)]
-            _BURSTS[key] = b"".join([self.delta(text.encode()) for text in texts]), "".join(texts)
-            self._sequence -= count
+            texts, nobodys = [delta_text(number) for number in range(count)], _Story(_NOBODY, self._sequence)
+            _BURSTS[key] = b"".join([nobodys.delta(text.encode()) for text in texts]), "".join(texts)
         self._sequence += count
-        return _BURSTS[key]
+        events, text = _BURSTS[key]
+        return events.replace(_NOBODY.encode(), self._id.encode()), text
 
     def ending(self, text: str) -> bytes:
         message = _message(self._id, text)
@@ -151,7 +153,7 @@ class _Stream:
         self._transport, self._gap, self._left = transport, gap, deltas - 1
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time()
-        self._story = _Story(secrets.token_hex(16) if gap else "0" * 32)
+        self._story = _Story(secrets.token_hex(16))
         self._told = [said]
         opening = self._story.opening() + self._story.delta(said.encode())
         if not gap:

@@ -42,7 +42,11 @@ RENDERER: AppKey[Renderer] = AppKey("renderer")
 
 
 class _Gone(Exception):
-    """The process ended before it answered."""
+    """The process ended before it answered. is_spent: its task has had its time of a processor."""
+
+    def __init__(self, *, is_spent: bool = False) -> None:
+        super().__init__()
+        self.is_spent = is_spent
 
 
 class Renderer:
@@ -108,10 +112,13 @@ class Renderer:
                 return
             try:
                 answer = await self._ask({"job": "markdown", "text": texts[i], "seconds": most})
-            except _Gone:
+            except _Gone as gone:
+                left -= most
+                if not gone.is_spent:
+                    # the machine's doing, and not the text's: the next view tries it again
+                    continue
                 logger.info("a text of %d characters took too long to render", len(texts[i]))
                 self._keep(digests[i], None)
-                left -= most
             else:
                 self._keep(digests[i], answer["result"])
                 left -= answer["seconds"]
@@ -129,7 +136,7 @@ class Renderer:
                 return await _read(process)
         except (_Gone, TimeoutError, ConnectionError):
             await self._stop()
-            raise _Gone from None
+            raise _Gone(is_spent=process.returncode == -signal.SIGPROF) from None
         except asyncio.CancelledError:
             # an answer that nobody waits for would be the next one's
             await self._stop()

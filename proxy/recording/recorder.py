@@ -30,9 +30,11 @@ logger = logging.getLogger(__name__)
 
 #: What of an installation's key the digests are made with.
 _PURPOSE = "digests of histories"
-#: Seconds that a look-up may take longer than the model server. After one that took longer none is waited for until one
-#: has been done in that time: a model server that answers at once is a test's, a store that does not can't keep up.
-LOOK_UP_GRACE_SECONDS = 0.025
+#: Seconds that a look-up may take longer than the model server. A store that pauses (a disk's, a failover's, a busy
+#: machine's) would hold up the turn's commit as well, and a turn that is stored by itself is missed on its line.
+LOOK_UP_GRACE_SECONDS = 0.25
+#: The same after one that took longer than that, until one has not: such a store can't keep up.
+LATE_GRACE_SECONDS = 0.025
 #: Keys of digests and ids of conversations that are kept.
 MOST_KEYS = 4096
 #: Seconds that are given to what waits to be written when the server stops.
@@ -104,7 +106,7 @@ class Recorder:
     @property
     def grace_seconds(self) -> float:
         """How long a look-up may take that has taken longer than the model server."""
-        return 0.0 if self._is_late else LOOK_UP_GRACE_SECONDS
+        return LATE_GRACE_SECONDS if self._is_late else LOOK_UP_GRACE_SECONDS
 
     def note_late(self, *, is_placed: bool) -> None:
         """Note that a look-up took longer than that, and longer than the model server. is_placed: it is not missed."""

@@ -47,8 +47,8 @@ class TurnRecording(RequestRecording):
     async def found(self, *, asked: bool) -> None:
         """Return once it is known where the turn belongs, or it has taken too long.
 
-        asked: the model server has been asked, and has begun to answer. Then it is the store that is waited for only
-        shortly; what this process has not come to yet is no reason to give up.
+        asked: the model server has been asked, and has begun to answer. Then a store that can't keep up is waited for
+        only shortly; what this process has not come to yet is no reason to give up.
         """
         self._start()
         if not self.is_placed:

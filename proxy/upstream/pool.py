@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import hdrs
 
 from proxy.upstream.dialer import OriginDialer
-from proxy.upstream.wire import SECOND_LOOK_SECONDS, Wire
+from proxy.upstream.last_look import LastLook
+from proxy.upstream.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -198,7 +199,7 @@ class Pool:
         if self._slots is None and (idle := self._take()) is not None:
             return idle
         async with asyncio.timeout(None) as deadline:
-            ending = self._loop.call_later(self._connect_seconds, self._look_again, deadline)
+            ending = LastLook(self._connect_seconds, lambda: deadline.reschedule(self._loop.time()))
             try:
                 return await self._wait_for_one()
             finally:
@@ -214,9 +215,6 @@ class Pool:
             if slots is not None:
                 slots.release()
             raise
-
-    def _look_again(self, deadline: asyncio.Timeout) -> None:
-        deadline.reschedule(self._loop.time() + SECOND_LOOK_SECONDS)
 
     async def _dial(self) -> Wire:
         connection = await self._dialer.dial(self._create)

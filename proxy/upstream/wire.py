@@ -16,15 +16,13 @@ from aiohttp.http_parser import HttpResponseParser
 
 from proxy.protocol.header_limits import MAX_HEADER_BYTES, MAX_HEADERS
 from proxy.upstream.chunks import Chunks
+from proxy.upstream.last_look import LastLook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 #: Largest body that is sent in one piece, so that a larger one does not hold up the event loop.
 MAX_BYTES_AT_ONCE = 256 * 1024
-#: Seconds after which one looks again before something counts as late. The event loop's timers do not wait for what
-#: came while this process did not run: it has been read by then.
-SECOND_LOOK_SECONDS = 0.05
 #: Half of what is kept of a body for a reader who does not come; then the model server has to wait.
 READ_AHEAD_BYTES = 64 * 1024
 #: How answers are parsed.
@@ -66,7 +64,7 @@ class Wire(asyncio.Protocol):
         self._silence_seconds = silence_seconds
         self._lost = lost
         self._transport: Any = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | LastLook | None = None
         self._moved_at = 0.0
         self._parser: Any = None
         self._answered: asyncio.Future[Exception | None] | None = None
@@ -259,7 +257,7 @@ class Wire(asyncio.Protocol):
         if (due := self._moved_at + self._silence_seconds) > self._loop.time():
             self._timer = self._loop.call_at(due, self._watch)
         elif not again:
-            self._timer = self._loop.call_later(SECOND_LOOK_SECONDS, partial(self._watch, again=True))
+            self._timer = LastLook(0.0, partial(self._watch, again=True))
         else:
             self.fail(aiohttp.SocketTimeoutError("nothing came"))
 

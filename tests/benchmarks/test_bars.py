@@ -1,5 +1,5 @@
 from benchmarks.performance.bars import Bar, bars, peers
-from benchmarks.performance.statistics import Samples
+from benchmarks.performance.statistics import BARE, BEFORE, OURS, UNRECORDED, Samples
 from tests.benchmarks.runs import invented
 
 
@@ -29,6 +29,20 @@ def test_a_peer_that_loses_history_is_not_the_best_of_those_that_send_it():
     assert peers(invented(), "depth", "300") == ["agentic-api"]
     name = "turn at depth 300: proxy + store ÷ the best peer that sends all of it, CPU"
     assert verdict(name) == (0.075, True)
+
+
+def test_other_states_of_ours_are_no_peers_and_have_bars_without_recording():
+    samples = Samples()
+    for target, proxy_ms in ((BARE, 1.0), (OURS, 3.0), (UNRECORDED, 1.8), (BEFORE, 0.5)):
+        samples.add("turns", "single", target, 0, proxy_ms=proxy_ms, store_ms=proxy_ms / 4)
+    assert peers(samples, "turns", "single") == []
+    found = {name: bar.met for name, bar in named(samples).items() if bar.met is not None}
+    assert found == {
+        "stored single turn: proxy ÷ bare relay, CPU": False,
+        "stored single turn: Valkey ÷ bare relay, CPU": True,
+        "stored single turn, recording off: proxy ÷ bare relay, CPU": True,
+        "stored single turn, recording off: Valkey ÷ bare relay, CPU": True,
+    }
 
 
 def test_limits_are_the_most_or_the_least():

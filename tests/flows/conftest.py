@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -16,6 +18,7 @@ from redis.asyncio import Redis
 
 from proxy.app import create_app, create_runner
 from proxy.config.settings import Config, Secret
+from proxy.recording.recorder import RECORDER
 from proxy.stores import open_store
 from tests.upstream import Reply, ScriptedUpstream
 
@@ -61,6 +64,14 @@ def configure(config: Config, changes: dict[str, dict[str, Any]]) -> Config:
     return msgspec.structs.replace(config, **sections)
 
 
+async def think(app: web.Application) -> None:
+    """Return once it is known where those turns belong that the store was asked for: a model takes longer than that."""
+    searching = app[RECORDER].taken._searching
+    asked = set(searching)
+    while not asked.isdisjoint(searching):  # noqa: ASYNC110 (nobody is told)
+        await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
 async def running_proxy(
     redis_url: str, script: Sequence[Reply] = (), routes: Sequence[web.RouteDef] = (), **changes: dict[str, Any]
@@ -81,6 +92,7 @@ async def running_proxy(
             base[name] = {**base.get(name, {}), **keys}
         app = create_app(configure(Config(), base))
         app.add_routes(routes)
+        upstream.thinks = partial(think, app)
         runner = create_runner(app)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -22,6 +22,8 @@ ARGUMENTS = (
     # as if it were on another machine, under a name
     "--host-resolver-rules=MAP llm.example 127.0.0.1",
 )  # fmt: skip
+#: Milliseconds after which what a page is to show is a failed test.
+PATIENCE_MS = 90_000
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="NO BROWSER: install chromium to run the page's tests")
@@ -54,6 +56,7 @@ class Looker:
         """Return a browser profile of its own, with the key of `sk-alice` unless it has headers."""
         headers = options.pop("extra_http_headers", {"Authorization": "Bearer sk-alice"})
         context = await self.browser.new_context(extra_http_headers=headers, **options)
+        context.set_default_timeout(PATIENCE_MS)
         context.on("request", lambda request: self._note(request.url))
         context.on("response", lambda response: self.answered.append(response.url))
         context.on("page", self._attend)

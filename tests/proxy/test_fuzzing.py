@@ -31,6 +31,7 @@ from proxy.protocol.request import read_request
 from proxy.protocol.sse import EventTooLarge, SseDecoder
 from proxy.websocket import messages
 from storage import partition_of
+from tests.depth import examples
 from tests.json_values import altered, objects, values
 
 SECRET = "correct horse battery staple, with enough bytes for the longest hash there is"
@@ -45,7 +46,7 @@ JWK_FIELDS = ["keys", "kty", "kid", "alg", "use", "key_ops", "n", "e", "crv", "x
 
 
 #: A few dozen of each: what one run does not find the next one may.
-fuzz = settings(max_examples=50)
+fuzz = settings(max_examples=examples(50))
 
 
 @contextmanager

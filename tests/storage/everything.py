@@ -248,7 +248,7 @@ async def submit(
 
 async def taken(store: Store, worker: str = "w1") -> JobEntry:
     """Take one entry; the first look only finds out that there is a queue."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (entries := await store.jobs.take(worker, 1)):
             pass
     return entries[0]

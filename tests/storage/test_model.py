@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
 from storage.client.keyspace import Portion
+from tests.depth import few
 from tests.fake import connect_fake
 from tests.storage.builders import RETENTION_SECONDS
 from tests.storage.model_driver import OWNERS
@@ -134,7 +135,7 @@ Histories.TestCase.settings = settings(
 TestHistories = Histories.TestCase
 
 
-@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("seed", few(range(100, 130), 8))
 async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
     async with Redis.from_url(valkey_url, db=1) as other:
         # of every fifth one conversations expire
@@ -143,7 +144,7 @@ async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, v
         await twins.store.close()
 
 
-@pytest.mark.parametrize("seed", range(130, 142))
+@pytest.mark.parametrize("seed", few(range(130, 142), 4))
 async def test_a_history_whose_items_are_staged_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
     async with Redis.from_url(valkey_url, db=1) as other:
         # whatever has two items or more
@@ -153,7 +154,7 @@ async def test_a_history_whose_items_are_staged_agrees_with_the_model(valkey: Re
         await twins.store.close()
 
 
-@pytest.mark.parametrize("seed", range(176, 188))
+@pytest.mark.parametrize("seed", few(range(176, 188), 4))
 async def test_a_history_whose_items_lie_in_pieces_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
     used: set[str] = set()
     async with Redis.from_url(valkey_url, db=1) as other:

@@ -26,6 +26,7 @@ from storage.client.keyspace import Portion
 from storage.history import History
 from storage.recollection import HISTORY_BYTES, ITEM_BYTES, NOTHING, Recollection, Recollections, turn_place
 from storage.store import Hosting
+from tests.depth import few
 from tests.fake import channels_to
 from tests.storage.builders import (
     OWNER,
@@ -317,7 +318,7 @@ async def change(dice: Random, talk: Talk, other: Talk, number: int) -> None:
         await other.store.sweeper.sweep(talk.id)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", few(range(8), 3))
 async def test_whatever_happens_a_process_that_remembers_sees_what_one_sees_that_does_not(
     heard: Store, redis: Redis, seed: int
 ):

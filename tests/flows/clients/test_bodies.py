@@ -138,5 +138,5 @@ async def test_two_responses_in_one_stream_are_both_kept(proxy: Proxy):
 
 async def test_a_stream_that_stays_open_behind_its_done_mark_is_over(proxy: Proxy):
     proxy.upstream.script(Reply.sse([*WHOLE, b"data: [DONE]\n\n", HANG], done=False))
-    async with asyncio.timeout(5), Reading(proxy, {"input": "hi"}) as reading:
+    async with asyncio.timeout(20), Reading(proxy, {"input": "hi"}) as reading:
         assert (await reading.end())["status"] == "completed"

@@ -10,6 +10,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
+from tests.flows.clients.impatient import impatient_client
 from tests.flows.conftest import Proxy
 from tests.flows.talk import items_of, new_conversation
 from tests.proxy.relay.strict import EVENTS
@@ -276,7 +277,7 @@ async def test_the_clients_own_retries_do_not_double_a_turn(proxy: Proxy, status
 async def test_a_retry_after_the_clients_own_timeout_does_not_double_the_input(proxy: Proxy, stream: bool):
     conversation = await new_conversation(proxy)
     proxy.upstream.script(Reply.raw(200, "text/event-stream", chunks=[HANG]))
-    client = proxy.client().with_options(max_retries=2, timeout=1.0)
+    client = impatient_client(proxy)
     result: Any = await client.responses.create(model="echo", input="hi", conversation=conversation, stream=stream)
     response = [event async for event in result][-1].response if stream else result
     assert proxy.upstream.requests[-1].headers["x-stainless-retry-count"] == "1"

@@ -24,7 +24,7 @@ from tests.flows.telemetry import counted
 from tests.storage.servers import free_ports, run_valkey
 
 IMPATIENT: dict[str, Any] = {
-    "redis": {"timeout_seconds": 0.3},
+    "redis": {"timeout_seconds": 1.0},
     "turns": {"commit_retry_seconds": 1.0, "lock_lease_seconds": 1.0},
 }
 
@@ -67,7 +67,7 @@ async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_
 ):
     (port,) = free_ports(1)
     gate = asyncio.Event()
-    changes: dict[str, Any] = {"redis": {"timeout_seconds": 0.3}, "turns": {"on_disconnect": "finish"}}
+    changes: dict[str, Any] = {"redis": {"timeout_seconds": 1.0}, "turns": {"on_disconnect": "finish"}}
     with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
         async with link(port) as way, running_proxy(f"redis://127.0.0.1:{way.port}", **changes) as proxy:
             proxy.upstream.script(answer_when(gate, "late"))
@@ -92,7 +92,7 @@ async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_
 async def two_replicas() -> AsyncIterator[tuple[Link, Proxy, Proxy, Redis]]:
     """Two replicas on one store: its way to the first, the first, the second, and the store itself."""
     (port,) = free_ports(1)
-    first: dict[str, Any] = {"redis": {"timeout_seconds": 0.3}, "turns": {"lock_lease_seconds": 60.0}}
+    first: dict[str, Any] = {"redis": {"timeout_seconds": 1.0}, "turns": {"lock_lease_seconds": 60.0}}
     with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
         async with AsyncExitStack() as stack:
             operator = await stack.enter_async_context(Redis(port=port))
@@ -135,7 +135,7 @@ async def test_a_retry_without_key_is_no_second_turn_though_the_store_failed_whe
                 await asyncio.sleep(0.05)
         leaving.cancel()
         asked = asyncio.create_task(retry(other, body))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         way.restore()
         answer = await asked
         assert answer.replayed

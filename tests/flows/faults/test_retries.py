@@ -19,6 +19,7 @@ from proxy.protocol.errors import BadGateway
 from proxy.protocol.request import read_request
 from proxy.turns.observer import TurnResult
 from proxy.turns.options import TurnOptions
+from tests.flows.clients.impatient import impatient_client
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
 from tests.upstream import HANG, Reply
@@ -61,7 +62,7 @@ async def test_openais_client_gets_the_answer_that_it_timed_out_for(start_proxy:
     proxy = await start_proxy(turns=FINISH)
     conversation = await new_conversation(proxy)
     gate = late(proxy, "worth waiting for")
-    client = proxy.client(timeout=0.5).with_options(max_retries=2)
+    client = impatient_client(proxy)
     call = asyncio.create_task(client.responses.create(model="echo", input="hi", conversation=conversation))
     while not await idempotency_records(proxy):
         continue
@@ -76,7 +77,7 @@ async def test_openais_client_gets_the_answer_that_it_timed_out_for(start_proxy:
 async def test_openais_client_gets_a_stream_that_it_timed_out_for(start_proxy: StartProxy):
     proxy = await start_proxy(turns=FINISH)
     gate = late(proxy, "in pieces")
-    client = proxy.client(timeout=0.5).with_options(max_retries=2)
+    client = impatient_client(proxy)
     call = asyncio.create_task(client.responses.create(model="echo", input="hi", stream=True))
     while not await idempotency_records(proxy):
         continue
@@ -91,7 +92,7 @@ async def test_openais_client_gets_a_stream_that_it_timed_out_for(start_proxy: S
 async def test_by_default_a_turn_that_timed_out_is_given_up_and_the_retry_makes_the_only_answer(proxy: Proxy):
     conversation = await new_conversation(proxy)
     proxy.upstream.script(Reply.raw(200, "application/json", chunks=[HANG]))
-    client = proxy.client(timeout=0.5).with_options(max_retries=2)
+    client = impatient_client(proxy)
     response = await client.responses.create(model="echo", input="hi", conversation=conversation)
     assert response.output_text.startswith("You said")
     assert len(await items_of(proxy, conversation)) == 2

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.depth import few
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.recording.witness import all_recorded, completion
 from tests.flows.talk import items_of, model_answer, post, respond
@@ -127,7 +128,7 @@ async def lines_of(proxy: Proxy, conversation_id: str, names: list[str]) -> list
     return lines
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", few(range(6), 3))
 async def test_what_an_app_does_is_recorded_as_what_it_was(start_proxy: StartProxy, seed: int):
     proxy = await start_proxy()
     app = App(proxy, Random(seed))

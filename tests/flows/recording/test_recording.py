@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import orjson
@@ -267,8 +269,17 @@ async def test_turns_that_were_dropped_are_filled_in(start_proxy: StartProxy):
 async def test_a_turn_whose_place_is_not_known_in_time_is_filled_in(proxy: Proxy):
     await say(proxy, user("one"), answer="first")
     proxy.app[RECORDER].memory = type(proxy.app[RECORDER].memory)()
-    await proxy.redis.execute_command("CLIENT", "PAUSE", 200, "ALL")
-    await say(proxy, user("one"), said("first"), user("two"), answer="second")
+    proxy.upstream.thinks = None
+    valkey = int((await proxy.redis.info("server"))["process_id"])
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        turn = asyncio.create_task(say(proxy, user("one"), said("first"), user("two"), answer="second"))
+        async with asyncio.timeout(20):
+            while not proxy.app[RECORDER].unplaced:  # noqa: ASYNC110 (nobody is told)
+                await asyncio.sleep(0.01)
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    await turn
     assert await texts_of(proxy, await only_conversation(proxy)) == ["one", "first"]
     # the store can keep up again, as this turn finds out, and the next one waits for it again
     history = [user("one"), said("first"), user("two"), said("second"), user("three")]

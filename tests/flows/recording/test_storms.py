@@ -56,7 +56,7 @@ async def test_a_completion_whose_writing_was_not_answered_is_recorded_once():
     with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
         async with link(port) as way, Redis(port=port) as operator:
             url = f"redis://127.0.0.1:{way.port}"
-            config: dict[str, Any] = {"redis": {"timeout_seconds": 0.3}}
+            config: dict[str, Any] = {"redis": {"timeout_seconds": 1.0}}
             async with running_proxy(url, **config) as proxy, asyncio.timeout(20):
                 # so that the server knows the scripts: what is asked by name alone is done at once
                 await chat(proxy, user("zero"), answer="none")

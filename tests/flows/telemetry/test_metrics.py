@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -241,14 +241,16 @@ async def test_a_background_response_that_is_given_back(start_proxy: StartProxy)
 async def test_a_background_response_whose_worker_has_died_is_taken_over(
     start_proxy: StartProxy, caplog: pytest.LogCaptureFixture
 ):
-    proxy = await start_proxy(turns={"lock_lease_seconds": 0.5}, background={"concurrency": 1})
+    proxy = await start_proxy(turns={"lock_lease_seconds": 2.0}, background={"concurrency": 1})
     gate = asyncio.Event()
     proxy.upstream.script(answer_after(gate))
     await respond(proxy, background=True)
     await proxy.upstream.wait_for_requests(1)
     response = await respond(proxy, background=True)
-    # as a replica has done that was killed then
-    assert await proxy.redis.xreadgroup("workers", "dead", {queue_key("branchline"): ">"})
+    # as a replica has done that was killed then, some time ago
+    queue, redis = queue_key("branchline"), cast("Any", proxy.redis)
+    ((_, [(entry, _)]),) = await redis.xreadgroup("workers", "dead", {queue: ">"})
+    await redis.xclaim(queue, "workers", "dead", 0, [entry], idle=60_000)
     gate.set()
     await until_number(proxy.app, 1, "background_runs_total", outcome="taken_over")
     await until_number(proxy.app, 2, "background_runs_total", outcome="completed")

@@ -24,6 +24,8 @@ from tests.upstream import HANG, Reply
 KEY = Secret("a sealing key that is long enough for this")
 QUEUE = queue_key("branchline")
 SLOW_LEASE = {"lock_lease_seconds": 30.0}
+#: Less than passes before such a lease is renewed.
+SOON_SECONDS = 8.0
 
 
 def hanging() -> Reply:
@@ -149,7 +151,7 @@ async def test_a_cancelled_one_ends_wherever_it_runs_and_leaves_nothing(start_pr
     response_id = (await anext(aiter(queued))).response.id  # type: ignore[union-attr]
     cancelled = await there.client().responses.cancel(response_id)
     assert (cancelled.status, cancelled.output, cancelled.error) == ("cancelled", [], None)
-    async with asyncio.timeout(1.5):
+    async with asyncio.timeout(SOON_SECONDS):
         await here.upstream.client_left.wait()
     assert await there.client().responses.cancel(response_id) == cancelled
     assert await client.responses.retrieve(response_id) == cancelled
@@ -228,14 +230,15 @@ async def test_a_failed_one_is_gone_on_from_as_if_it_had_not_been(proxy: Proxy):
     assert [item["role"] for item in sent] == ["user", "assistant", "user"]
 
 
-async def test_a_deleted_one_stops(proxy: Proxy):
+async def test_a_deleted_one_stops(start_proxy: StartProxy):
+    proxy = await start_proxy(turns=SLOW_LEASE)
     client = proxy.client()
     conversation = (await client.conversations.create()).id
     proxy.upstream.script(Reply.raw(200, "application/json", chunks=[HANG]))
     queued = await client.responses.create(model="echo", input="hi", background=True, conversation=conversation)
     await started(proxy)
     await client.responses.delete(queued.id)
-    async with asyncio.timeout(1.5):
+    async with asyncio.timeout(SOON_SECONDS):
         await proxy.upstream.client_left.wait()
     await client.responses.create(model="echo", input="next", conversation=conversation)
     assert (await said(client, conversation))[0] == "next"
@@ -340,7 +343,7 @@ async def test_one_whose_replicas_die_again_and_again_fails(start_proxy: StartPr
     (entry,) = await store.jobs.take("dead", 1)
     for _ in range(2):
         assert await store.jobs.claim(entry, "dead", 0.001) is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await store.jobs.renew([], 1)) or not await expired(proxy, response_id):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
     other = await start_proxy(background={"max_attempts": 2}, auth={"mode": "none"}, turns={"lock_lease_seconds": 1.0})

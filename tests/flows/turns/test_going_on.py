@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from proxy.config.settings import Config, Secret
 from proxy.stores import open_store
+from tests.depth import examples
 from tests.flows.conftest import Proxy, configure, running_proxy
 from tests.flows.item_samples import NAMES, Item, output_for, samples
 from tests.flows.talk import items_of, new_conversation
@@ -196,7 +197,7 @@ def test_every_kind_of_answer_can_be_gone_on_with(valkey_url: str):
         asyncio.run(play(valkey_url, [("turn", 0, name), ("delete", 1, "item"), ("delete", 0, "item")]))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(plan=st.lists(steps, min_size=2, max_size=8))
 @example(plan=[("turn", 0, "calls"), ("delete", 2, "item"), ("delete", 1, "branch"), ("fork", 1, "message")])
 def test_a_conversation_can_always_go_on(valkey_url: str, plan: list[Step]):

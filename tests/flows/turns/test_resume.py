@@ -347,12 +347,12 @@ async def test_followers_that_leave_are_forgotten_and_the_others_go_on(start_pro
 
 
 async def test_a_server_that_stops_breaks_followers_off(start_proxy: StartProxy):
-    proxy = await start_proxy()
+    proxy = await start_proxy(server={"shutdown_timeout_seconds": 60.0})
     log = await write_log(proxy, WHOLE[:2])
     async with following(proxy, log.response_id) as followed:
         await first_events(followed, 2)
         stopping = asyncio.create_task(proxy.runner.cleanup())
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(20):
             with pytest.raises(aiohttp.ClientPayloadError):
                 await followed.read()
             await stopping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from proxy.turns.running import TURNS
+from proxy.websocket.connections import CONNECTIONS
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.connection import Connection, said
 from tests.flows.streams import OPENING, answer_after
@@ -327,13 +329,16 @@ async def test_a_connection_that_is_too_old_is_told_so_and_closed(start_proxy: S
 
 
 async def test_a_turn_that_runs_when_its_connection_gets_too_old_still_ends(start_proxy: StartProxy):
-    proxy = await start_proxy(websocket={"max_seconds": 0.5})
+    proxy = await start_proxy(websocket={"max_seconds": 1000.0, "ping_seconds": 10_000.0})
     gate = asyncio.Event()
     proxy.upstream.script(answer_after(gate))
     async with Connection(proxy) as connection:
         await connection.create(input="hi", stream_id="a")
         await connection.until("response.output_text.delta")
         await connection.create(input="waits", stream_id="a")
+        assert await nagged(connection) == {}
+        (held,) = proxy.app[CONNECTIONS]._open
+        await held.watch(time.monotonic() + 1000.0)
         while "code" not in (told := (await nagged(connection))):
             pass
         assert told["code"] == "websocket_connection_limit_reached"

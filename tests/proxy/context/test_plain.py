@@ -17,6 +17,7 @@ from proxy.protocol.notes import Maker, note_of
 from proxy.relay import Outcome
 from proxy.turns.continuation import continuation_of, recall
 from storage import Entry, HistoryItems, OpenedTurn, Origin
+from tests.depth import examples
 
 
 def message(n: int, role: str, kind: str, **fields: Any) -> bytes:
@@ -84,7 +85,7 @@ def sent_of(history: list[bytes], reader: Reader, start: int, **beside: Any) -> 
     return list(model_input(Given(history, notes, severed, start), reader).items)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     makers=st.lists(KINDS, max_size=9),
     cut=st.integers(0, 9),

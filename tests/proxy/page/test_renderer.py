@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -21,16 +24,38 @@ async def renderer() -> AsyncIterator[Renderer]:
         yield renderer
 
 
+@contextmanager
+def stopped(renderer: Renderer) -> Iterator[int]:
+    """Let the rendering process, which is given, stand still meanwhile."""
+    assert renderer._process is not None
+    pid = renderer._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 async def test_texts_are_rendered_and_kept(renderer: Renderer):
     assert await renderer.render(["**a**", "b"]) == ["<p><strong>a</strong></p>\n", "<p>b</p>\n"]
-    started = time.perf_counter()
-    assert await renderer.render(["b", "**a**"] * 100) == ["<p>b</p>\n", "<p><strong>a</strong></p>\n"] * 100
-    assert time.perf_counter() - started < 0.1
+    with stopped(renderer):
+        assert await renderer.render(["b", "**a**"] * 100) == ["<p>b</p>\n", "<p><strong>a</strong></p>\n"] * 100
 
 
 async def test_a_text_that_takes_too_long_is_given_up_and_the_others_are_not(renderer: Renderer):
     assert await renderer.render(["a", SLOW, "b"]) == ["<p>a</p>\n", None, "<p>b</p>\n"]
     assert await renderer.render([SLOW, "c"]) == [None, "<p>c</p>\n"]
+
+
+async def test_a_text_whose_process_was_ended_by_others_is_rendered_at_the_next_view(renderer: Renderer):
+    await renderer.render(["warm"])
+    with stopped(renderer) as pid:
+        asking = asyncio.create_task(renderer.render(["**a**"]))
+        await asyncio.sleep(0)
+        os.kill(pid, signal.SIGKILL)
+        assert await asking == [None]
+    assert await renderer.render(["**a**"]) == ["<p><strong>a</strong></p>\n"]
 
 
 async def test_a_page_of_them_takes_no_longer_than_a_page_may(renderer: Renderer):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.depth import size
 from tests.habits import HABITS, in_chat
 from tests.recognised import Record
 
@@ -20,6 +21,8 @@ Turn = list[Item]
 TOOLS = [{"type": "function", "name": "weather", "function": {"name": "weather"}}]
 #: Habits that leave something out, so that a history's shape is its own; the rest may be combined with any.
 NAMES = sorted(HABITS)
+#: Conversations that begin alike; those of `tests/flows/recording/test_recording.py` are always three hundred.
+MANY = size(100, 300)
 
 
 def message(role: str, text: str) -> Item:
@@ -169,11 +172,11 @@ def check(record: Record, clients: list[Client]) -> None:
 
 
 @pytest.mark.parametrize("is_answer_equal", [True, False])
-def test_three_hundred_parallel_conversations_that_begin_alike_stay_three_hundred(is_answer_equal: bool):
+def test_hundreds_of_parallel_conversations_that_begin_alike_stay_as_many(is_answer_equal: bool):
     record, rng = Record(), Random(1)
-    histories: list[list[Item]] = [[] for _ in range(300)]
+    histories: list[list[Item]] = [[] for _ in range(MANY)]
     for turn in range(3):
-        order = list(range(300))
+        order = list(range(MANY))
         rng.shuffle(order)
         for number in order:
             asked = [*histories[number], {"role": "user", "content": f"question {turn}"}]
@@ -182,7 +185,7 @@ def test_three_hundred_parallel_conversations_that_begin_alike_stay_three_hundre
             record.take({**step, "answer": {"role": "assistant", "content": answer}})
             histories[number] = [*asked, {"role": "assistant", "content": answer}]
     found = Counter(tuple(one.texts(0)) for one in record.conversations.values())
-    assert len(record.conversations) == found.total() == 300
+    assert len(record.conversations) == found.total() == MANY
     assert {len(one.lines) for one in record.conversations.values()} == {1}
     truth = Counter(tuple(f"{m['role']}: {m['content']}" for m in history) for history in histories)
     assert found == truth

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.depth import examples
 from tests.proxy.relay.distortions import (
     ANNOUNCED,
     ENDS,
@@ -83,7 +84,7 @@ def accept(items: list[dict[str, Any]], how: Distortion, stream: list[dict[str, 
 
 
 # The same examples in every run: of those that no rule can read, `is_readable` knows most, not all.
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(items=outputs(), how=DISTORTIONS)
 def test_a_stream_distorted_in_every_way_means_what_it_meant(items: list[dict[str, Any]], how: Distortion):
     assume(how.is_readable(items))

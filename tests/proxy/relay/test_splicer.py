@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxy.protocol import sse
 from proxy.relay import Relay, Splicer
 from proxy.relay.memo import Memo
+from tests.depth import examples
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
 from tests.proxy.relay.strict import accept_alike, comparable, finish, ownership
 from tests.samples import load_stream, stream_names
@@ -166,7 +167,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
     return [frame.replace(b"\n", line_end) for frame in frames]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(frames=streams(), places=st.lists(st.integers(0, 5000), max_size=6))
 def test_what_is_told_and_kept_does_not_depend_on_memos_or_cuts(frames: list[bytes], places: list[int]):
     accept_same(frames, cut(b"".join(frames), places))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from proxy.protocol.sse import joined
 from proxy.relay import Relay
+from tests.depth import examples
 from tests.items import texts
 from tests.proxy.relay.streams import CALL, MESSAGE, REASONING, TEXT, WHOLE, body, completed
 from tests.proxy.relay.strict import accept_response, fed, finish, kinds, only, ownership, run, sse_event
@@ -270,14 +271,14 @@ _EVENTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(events=st.lists(_EVENTS, max_size=12), output=st.lists(_ITEMS, max_size=3), ends=st.booleans())
 def test_any_mixture_of_events_becomes_a_stream_that_the_strictest_client_takes(events, output, ends):
     run([*events, completed(*output)] if ends else events)
 
 
 @pytest.mark.parametrize("remember_after", [0, 1])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(events=st.lists(_EVENTS, max_size=12))
 def test_any_mixture_of_events_can_be_interrupted(events, remember_after):
     relay = Relay(ownership(show_encrypted=True))

@@ -101,14 +101,15 @@ async def test_all_readers_together_take_one_round_trip_a_look():
             counter.reset()
             start = asyncio.get_running_loop().time()
             waiting = [asyncio.create_task(followers.next(after(log, 1))) for log in logs for _ in range(5)]
-            await asyncio.sleep(5 * POLL_SECONDS)
+            while counter.count < 3:  # noqa: ASYNC110 (counted by another task)
+                await asyncio.sleep(POLL_SECONDS)
             for log in logs:
                 await append(writer, log, 1, last=True)
             pages = await asyncio.gather(*waiting)
             passed = asyncio.get_running_loop().time() - start
             assert len(pages) == 100
             assert all(page.ended for page in pages)
-            assert 3 <= counter.count <= passed / POLL_SECONDS + 1
+            assert counter.count <= passed / POLL_SECONDS + 1
 
 
 async def test_nobody_who_waits_costs_nothing(followers: Followers, store: Store):

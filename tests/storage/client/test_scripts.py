@@ -4,16 +4,19 @@ from redis.asyncio import Redis
 from storage import ConversationNotFound, Store, Unavailable
 from storage.client.library import load_scripts
 from storage.client.scripts import Call
+from tests.fake import on_both_servers
 from tests.storage.builders import OWNER, add, read_all, start, take_turn
 from tests.storage.everything import use_everything
 
 
+@on_both_servers
 async def test_the_server_knows_a_script_by_the_hash_that_is_sent(redis: Redis):
     for script in load_scripts().values():
         sha = await redis.script_load(script.source)
         assert (sha.decode() if isinstance(sha, bytes) else sha) == script.sha
 
 
+@on_both_servers
 async def test_a_script_that_the_server_forgot_is_sent_again(redis: Redis, store: Store):
     conversation = await start(store, "one")
     await redis.script_flush()
@@ -22,6 +25,7 @@ async def test_a_script_that_the_server_forgot_is_sent_again(redis: Redis, store
     assert await read_all(store, conversation) == ["one", "two"]
 
 
+@on_both_servers
 async def test_scripts_that_the_server_forgot_are_sent_again_in_a_pipeline(redis: Redis, store: Store):
     conversation = await start(store)
     await redis.script_flush()
@@ -30,6 +34,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again_in_a_pipeline(redis
     assert await read_all(store, conversation) == ["question", "answer"]
 
 
+@on_both_servers
 async def test_in_a_pipeline_one_refusal_leaves_the_other_answers_alone(store: Store):
     conversation = await start(store)
     scripts = store.conversations._scripts
@@ -49,6 +54,7 @@ async def test_no_calls_have_no_answers(store: Store):
     assert await store.conversations._scripts.run_all([]) == []
 
 
+@on_both_servers
 async def test_every_script_runs_on_this_server(redis: Redis, store: Store):
     await use_everything(store)
 

@@ -12,6 +12,7 @@ from redis import exceptions as redis_errors
 
 from storage.client.channel import Channel
 from storage.client.connection import connect, open_channel
+from tests.depth import examples
 from tests.storage.client.scripted import HEALTHY, REFUSALS, Act, ScriptedServer
 from tests.virtual_time import VirtualTimeLoop
 
@@ -94,7 +95,7 @@ async def torture(acts: list[Act], cuts: list[int], plans: list[Plan]) -> list[s
     return ends
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @example([Act.LATE, Act.BULK], [], [Plan(0.0, 1, 1.0), Plan(0.0, 1, None), Plan(1.0, 1, None)])
 @example([Act.NEVER], [], [Plan(0.0, 1, None), Plan(0.001, 1, None), Plan(6.0, 1, None)])
 @example([Act.BULK, Act.READONLY, Act.BULK], [], [Plan(0.0, 1, None), Plan(1.0, 3, None), Plan(1.0, 1, None)])
@@ -107,7 +108,7 @@ def test_replies_never_mix(acts: list[Act], cuts: list[int], plans: list[Plan]):
             event(end)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.sampled_from([Act.BULK, *REFUSALS]), max_size=10), plans)
 def test_a_refusal_is_told_as_it_is_or_repeated(acts: list[Act], plans: list[Plan]):
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

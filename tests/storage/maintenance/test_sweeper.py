@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from storage import CommitResult, Conversation, Entry, Fork, ForkPoint, Store, Swept, new_partition, partition_of
 from storage.maintenance.sweeper import STEP_ITEMS
+from tests.depth import few
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -392,7 +393,7 @@ class Crowd:
             assert await continue_from(self.store, response) == history
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", few(range(6), 3))
 async def test_sweeps_beside_everything_else_lose_nothing_and_leave_nothing(
     valkey: Redis, valkey_store: Store, seed: int
 ):
