@@ -328,7 +328,9 @@ async def use_backup(store: Store) -> None:
     """Call every method of layouts, backups and restores at least once."""
     head = BackupHead(1, "a test", 0, "a server", "")
     await store.layout.open("a test")
-    await submit(store)
+    log = EventLog(OWNER, (await submit(store)).response_id, "token")
+    batch = EventBatch(0, 1, b"x" * (Portion().bytes + 1))
+    await store.events.append(log, batch, ttl_seconds=10, lease_seconds=10, last=True)
     parts = [part async for part in store.copier.copy()]
     await store.restorer.prepare(head, replace=True)
     await store.restorer.restore(head, parts)

@@ -15,16 +15,15 @@ from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
 from tests.fake import channels_to
 from tests.storage.builders import OWNER, STRANGER, load_all, new_log, take_turn
+from tests.storage.logs import TTL, accept, append, batch, claim, finish, read
 from tests.storage.servers import run_valkey
 from tests.storage.stages import DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
-from tests.storage.test_event_logs import accept, append, batch, claim, finish, read
 
 PORTION = Portion(bytes=1000, head=200)
 #: Events in pieces, and how many.
 LONG, OTHER, PIECES = "long " * 1000, "other" * 1000, 5
 #: Exchanges of one: its pieces, and the batch.
 TRIPS = PIECES + 1
-TTL = 100.0
 BESIDE = 2000
 
 
