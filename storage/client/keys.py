@@ -12,6 +12,7 @@
 <prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at;
                                                 of one that was accepted before it ran more, see job.lua
 <prefix>:{<partition>}:events:<id>      stream  the events of a response, in batches
+<prefix>:{<partition>}:event_pieces:<id>  list  what a log has of batches that are too large for one command
 <prefix>:{<partition>}:lock:<line>      string  token of a turn, with a lease; `lock:=<name>` for a branch to be,
                                                 `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
@@ -105,6 +106,10 @@ class PartitionKeys:
     def _key(self, name: str) -> str:
         return f"{self.prefix}:{{{self.partition}}}:{name}"
 
+    def named(self, name: str) -> str:
+        """Return the key of a name in the partition, as a backup has it."""
+        return self._key(name)
+
     @property
     def head(self) -> str:
         """Hash of the partition itself."""
@@ -142,6 +147,10 @@ class PartitionKeys:
     def events(self, response_id: str) -> str:
         """Log of one response's events."""
         return self._key(f"events:{response_id}")
+
+    def event_pieces(self, response_id: str) -> str:
+        """List of what the log of a response's events has in pieces."""
+        return self._key(f"event_pieces:{response_id}")
 
     def lock(self, name: str) -> str:
         """Lock of one branch, by its line, of a name that is to be a branch's, or of a log."""

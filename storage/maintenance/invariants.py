@@ -19,7 +19,7 @@ TOLERANCE_SECONDS = 1.0
 
 _LASTING = re.compile(r"partition|conversation|branches|index|tombstones|journal|digests|branch:\d+|holders:\d+")
 #: What may be there without a partition: it is for a moment only.
-_TRANSIENT = ("lock:", "commit:", "events:", "staged:", "pieces:")
+_TRANSIENT = ("lock:", "commit:", "events:", "staged:", "pieces:", "event_pieces:")
 _BRANCH_FIELDS = ("name", "chain", "created_at", "updated_at")
 _JOB_FIELDS = ("token", "job", "attempts", "lease_until", "lock", "accepted_at")
 _RESPONSE_FIELDS = ("status", "body", "snapshot", "context", "output", "pending", "created_at")
@@ -159,6 +159,13 @@ def _of_logs(partition: Partition) -> Iterator[str]:
                 break
             if "last" in fields and at < len(log):
                 yield f"{name} goes on after its end"
+        # there may be more, of a batch that is about to be told
+        list_name = name.replace("events:", "event_pieces:", 1)
+        count = int(log[-1][1].get("pieces", "0").partition(":")[0])
+        if partition.event_pieces.get(name[len("events:") :], 0) < count:
+            yield f"{name} lacks pieces of its batches"
+        elif count and partition.lives[list_name] < partition.lives[name] - TOLERANCE_SECONDS:
+            yield f"{name} lives longer than what it has in pieces"
 
 
 def _unnoted(partition: Partition, spans: list[Span], seconds: float) -> Iterator[str]:

@@ -26,7 +26,7 @@ _KINDS = (
     (re.compile(r"partition|conversation|index|branch:\d+|response:.+", re.DOTALL), "HSCAN"),
     (re.compile(r"branches|tombstones|journal|holders:\d+"), "ZSCAN"),
     (re.compile(r"segment:\d+|digests"), "LRANGE"),
-    (re.compile(r"pieces:[0-9a-f]+\.\d+|job:.+", re.DOTALL), "LLEN"),
+    (re.compile(r"pieces:[0-9a-f]+\.\d+|(job|event_pieces):.+", re.DOTALL), "LLEN"),
     (re.compile(r"events:.+", re.DOTALL), "XRANGE"),
     (re.compile(r"(lock|stop|commit|staged):.+|watched", re.DOTALL), ""),
 )
@@ -194,7 +194,8 @@ class _Pages:
             return self._take_elements(reply, partition)
         if self._kind == "LLEN":
             kind, _, name = self._name.partition(":")
-            (partition.pieces if kind == "pieces" else partition.job_pieces)[name] = reply
+            found = {"pieces": partition.pieces, "job": partition.job_pieces, "event_pieces": partition.event_pieces}
+            found[kind][name] = reply
             return False
         if self._kind == "XRANGE":
             return self._take_batches(reply, partition)

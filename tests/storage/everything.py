@@ -193,9 +193,9 @@ async def use_events(store: Store, *responses: str) -> None:
     """Call every method of events; the logs stay."""
     for response in responses:
         log = EventLog(OWNER, response)
-        await store.events.append(
-            log, EventBatch(0, 1, b"event"), ttl_seconds=10, lease_seconds=10, last=response == responses[0]
-        )
+        is_first = response == responses[0]
+        frames = b"x" * (Portion().bytes + 1) if is_first else b"event"
+        await store.events.append(log, EventBatch(0, 1, frames), ttl_seconds=10, lease_seconds=10, last=is_first)
         await store.events.claim(EventLog(OWNER, response, "token"), ttl_seconds=10, lease_seconds=10)
         await store.events.release(log)
     await store.events.read_all([EventQuery(OWNER, response, 0) for response in responses], 1000)
@@ -328,7 +328,9 @@ async def use_backup(store: Store) -> None:
     """Call every method of layouts, backups and restores at least once."""
     head = BackupHead(1, "a test", 0, "a server", "")
     await store.layout.open("a test")
-    await submit(store)
+    log = EventLog(OWNER, (await submit(store)).response_id, "token")
+    batch = EventBatch(0, 1, b"x" * (Portion().bytes + 1))
+    await store.events.append(log, batch, ttl_seconds=10, lease_seconds=10, last=True)
     parts = [part async for part in store.copier.copy()]
     await store.restorer.prepare(head, replace=True)
     await store.restorer.restore(head, parts)

@@ -124,10 +124,12 @@ async def test_it_is_read_as_if_it_lay_there_as_a_whole(redis: Redis, store: Sto
     read = await use_all(store, conversation)
     lines = [line async for line in write_lines(await store.archive.export(OWNER, conversation.id))]
     await store.conversations.delete(OWNER, conversation.id)
-    # a file has items as a whole, and what is imported lies so
+    # a file has items as a whole, and what is imported lies in pieces again
+    freed = await pieces_in(redis)
     await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
     assert await use_all(store, conversation) == read
     assert await faults_of(store) == ([], 0)
+    assert len(set(await pieces_in(redis)) - set(freed)) == 5
 
 
 async def test_no_command_and_no_reply_has_more_than_a_portion(redis: Redis):

@@ -120,7 +120,9 @@ async def test_the_names_of_all_keys_are_documented_ones(redis: Any, store: Stor
     await submit(store, job="x" * (Portion().bytes + 1))
     names = {key.decode().partition("}:")[2] for key in await redis.keys("test:{*")}
     assert {re.sub(r":.+", ":", name) for name in names} == DOCUMENTED
-    kinds = r"(branch|segment|holders|lock|stop):\d+|(response|events|commit|job):\w+|pieces:\w+\.\d+|[a-z]+"
+    kinds = (
+        r"(branch|segment|holders|lock|stop):\d+|(response|events|event_pieces|commit|job):\w+|pieces:\w+\.\d+|[a-z]+"
+    )
     assert all(re.fullmatch(kinds, name) for name in names)
 
 
@@ -139,6 +141,7 @@ DOCUMENTED = {
     "stop:",
     "watched",
     "events:",
+    "event_pieces:",
     "holders:",
     "lock:",
     "response:",
