@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from storage.calls import NO_MARK, CallMark
 
@@ -173,6 +173,13 @@ class TurnSource:
         if self.conversation_id:
             return "conversation"
         return "response" if self.previous_response_id else "none"
+
+
+class HistoryLimit(NamedTuple):
+    """How much of a history somebody wants to read. items, bytes: from which on it is too much."""
+
+    items: int
+    bytes: int
 
 
 @dataclass(slots=True)

@@ -136,6 +136,12 @@ def _of_jobs(partition: Partition) -> Iterator[str]:
         unfinished = name[len("response:") :] in partition.unfinished
         if any((field in response) != unfinished for field in _JOB_FIELDS):
             yield f"{name} is {response.get('status')}, which does not go with what is kept to run it"
+        count = partition.job_pieces.get(name[len("response:") :], 0)
+        if int(response.get("job_pieces", "0").partition(":")[0]) != count:
+            yield f"{name} has {count} pieces of its job, which are not as many as it says"
+    for response_id in partition.job_pieces:
+        if f"response:{response_id}" not in partition.responses:
+            yield f"job:{response_id} is of no response"
 
 
 def _of_logs(partition: Partition) -> Iterator[str]:

@@ -35,6 +35,7 @@ class Partition:
     now_ms: the server's clock. lives: seconds to live, infinite without a TTL. scores: sorted sets. segments: the ids
     of the items in order, '' for a deleted one. logs: the entries of logs of events, id and fields, without the events.
     parted: name of pieces -> place of the item whose they are. pieces: their name -> how many are there.
+    job_pieces: the same of what it takes to run responses, by their ids.
     digests: names of those that lead here.
     unlisted: listings that should name the conversation and do not. faults: what could not be read as what it should
     be.
@@ -49,6 +50,7 @@ class Partition:
     logs: dict[str, list[tuple[str, dict[str, str]]]] = field(default_factory=dict)
     parted: dict[str, tuple[int, int]] = field(default_factory=dict)
     pieces: dict[str, int] = field(default_factory=dict)
+    job_pieces: dict[str, int] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
