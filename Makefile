@@ -35,7 +35,7 @@ test: $(VENV)/installed-dev ## run the tests; ARGS="-k name" selects some
 	@$(BIN)/pytest -n $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )) --dist worksteal $(ARGS)
 
 test-deep: export DEEP := 1
-test-deep: test ## the same with all seeds, examples and sizes, the store's tests on fakeredis too: twice as long
+test-deep: test ## the same with all seeds, examples and sizes, the store's tests on fakeredis too
 
 lint: $(VENV)/installed-dev ## check format, style, types and import direction
 	@$(BIN)/ruff format --check --quiet .
