@@ -84,7 +84,7 @@ def read_history(spans: Sequence[Sequence[bytes]], chain: bytes) -> History:
     if len(elements) != sum(map(len, spans)) or _has_cuts(places):
         severed = _severed(spans, places)
     if _overlap(places):
-        elements = list({item_id(element): element for element in elements}.values())
+        elements = list(dict.fromkeys(elements))
     notes = _take_off_notes(elements)
     return History(HistoryItems(elements), notes, frozenset(severed))
 

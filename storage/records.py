@@ -299,7 +299,7 @@ Chain: TypeAlias = Sequence[tuple[int, int, int]]
 class ArchivedBranch:
     """A branch as it is exported. line: number of the segment that it writes. Times in ms, forked_at in seconds.
 
-    pending: calls that wait for an output. parent: a line, which need not be there any more. mixed: see branch.lua.
+    pending: calls that wait for an output. parent: a line, which need not be there any more. mixed: see journal.lua.
     """
 
     line: int

@@ -95,8 +95,8 @@ class RedisConfig(Section, frozen=True):
     min_replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
     #: They must have it in their append-only files, and the primary too (`WAITAOF`: Redis 7.2, Valkey).
     min_replicas_on_disk: bool = False
-    #: Connections at most: one carries all commands, and more are opened only while it is busy with megabytes of data.
-    #: Background work waits for jobs on one more.
+    #: Connections at most, to each node where it is a cluster: one carries all commands, and more are opened only
+    #: while it is busy with megabytes of data. Background work waits for jobs on one more.
     max_connections: Count = 256
 
 

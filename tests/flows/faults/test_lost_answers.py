@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from redis.asyncio import Redis
 
 from benchmarks.faults.injector import Link, link
+from benchmarks.processes import free_ports
 from proxy.http.keys import REQUEST_ID
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKey
 from proxy.idempotency.turns import KeyedAnswer
@@ -21,7 +22,7 @@ from storage import KeptAnswer, KeyClaim, partition_of
 from tests.flows.conftest import Proxy, running_proxy
 from tests.flows.talk import Answer, answer_when, items_of, new_conversation, post, respond, settled
 from tests.flows.telemetry import counted
-from tests.storage.servers import free_ports, run_valkey
+from tests.storage.servers import run_valkey
 
 IMPATIENT: dict[str, Any] = {
     "redis": {"timeout_seconds": 1.0},

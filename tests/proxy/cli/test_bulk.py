@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.processes import free_port
+from benchmarks.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
 from tests.proxy.cli.serving import Served, bulk_workers

@@ -11,8 +11,8 @@ import aiohttp
 import orjson
 import pytest
 
+from benchmarks.processes import free_port
 from proxy.http.handover import HEAVY_HISTORY_BYTES, HEAVY_HISTORY_ITEMS
-from tests.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
 from tests.proxy.cli.serving import Served, bulk_workers
