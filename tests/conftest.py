@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from storage import Store
 from storage.embedded import find_binary
-from tests.depth import DEEP, examples
+from tests.depth import ON_FAKE, examples
 from tests.fake import channels_to, connect_fake
 from tests.layouts import NAMES, Layout
 from tests.upstream import ScriptedUpstream
@@ -85,9 +85,9 @@ def valkey_url() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=["fake", "valkey"] if DEEP else ["valkey"])
+@pytest.fixture(params=["fake", "valkey"] if ON_FAKE else ["valkey"])
 async def redis(request: pytest.FixtureRequest) -> AsyncIterator[AsyncRedis]:
-    """An empty server: a real Valkey; in a deep run, and where a test is `on_both_servers`, fakeredis too."""
+    """An empty server: a real Valkey; where `ON_FAKE` says so, or a test is `on_both_servers`, fakeredis too."""
     fake = request.param == "fake"
     client: AsyncRedis = connect_fake() if fake else AsyncRedis.from_url(request.getfixturevalue("valkey_url"))
     await client.flushall()

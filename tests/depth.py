@@ -14,6 +14,8 @@ Seed = TypeVar("Seed")
 
 #: Whether this run tries all: `make test-deep`.
 DEEP = os.environ.get("DEEP", "0") != "0"
+#: Whether the store's tests run on fakeredis besides: `.ci/run` has it so on the newest CPython, and a deep run.
+ON_FAKE = DEEP or os.environ.get("ON_FAKE", "0") != "0"
 #: One in so many examples of Hypothesis is tried by default.
 SHARE = 5
 
