@@ -87,7 +87,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class LargeJob:
-    """A response whose job has more bytes than whoever asked for it takes."""
+    """A response whose job has more bytes than whoever asked for it takes. size: of them."""
+
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class Jobs:
             )
         )
         if reply[0] == b"large":
-            return LargeJob()
+            return LargeJob(reply[1])
         if reply[0] == b"gone":
             return None
         if reply[0] == b"busy":
@@ -239,10 +241,13 @@ class Jobs:
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def renew(self, jobs: Sequence[Job], lease_seconds: float, *, worker: str = "") -> list[bool]:
+    async def renew(
+        self, jobs: Sequence[Job], lease_seconds: float, *, worker: str = "", waiting: Sequence[JobEntry] = ()
+    ) -> list[bool]:
         """Keep what is being run; False for each that no longer is to be. One round trip.
 
-        worker: its entries are kept too, so that nobody takes them over; '' leaves them. Raises Unavailable.
+        worker: its entries are kept too, so that nobody takes them over, and those that are `waiting` to be claimed
+        there; '' leaves them. Raises Unavailable.
         """
         calls = [
             Call(
@@ -252,8 +257,9 @@ class Jobs:
             )
             for job in jobs
         ]
-        if worker and jobs:
-            calls.append(Call("keep_jobs", [self._queue], [GROUP, worker, *(job.entry.id for job in jobs)]))
+        entries = [*(job.entry for job in jobs), *waiting]
+        if worker and entries:
+            calls.append(Call("keep_jobs", [self._queue], [GROUP, worker, *(entry.id for entry in entries)]))
         replies = await self._scripts.run_all(calls)
         return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies[: len(jobs)]]
 

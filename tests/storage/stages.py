@@ -9,7 +9,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from storage import Safeguards, Store
-from storage.client.channel import Channel, Command, plain
+from storage.client.channel import Channel, Command, Uncopied
 from storage.client.keyspace import Portion
 from storage.store import Hosting
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
@@ -50,7 +50,7 @@ class DyingChannel(Channel):
 def size_of(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(map(size_of, value))
-    return len(value) if isinstance(value, bytes | str) else 8
+    return len(value) if isinstance(value, bytes | str | Uncopied) else 8
 
 
 class MeasuringChannel(Channel):
@@ -62,7 +62,7 @@ class MeasuringChannel(Channel):
 
     async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         replies = await self._channel.exchange(requests)
-        self.most = max([self.most, *(size_of(plain(one)[2:]) for one in requests), *map(size_of, replies)])
+        self.most = max([self.most, *(size_of(one[2:]) for one in requests), *map(size_of, replies)])
         return replies
 
     async def close(self) -> None:

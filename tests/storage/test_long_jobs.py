@@ -109,7 +109,7 @@ async def test_it_is_claimed_as_it_was_submitted(redis: Redis, store: Store):
 async def test_it_is_large_before_it_is_read(redis: Redis, store: Store):
     given = submission()
     await store.jobs.submit(given)
-    assert await claim(store, given, most_bytes=len(LONG) - 1) == LargeJob()
+    assert await claim(store, given, most_bytes=len(LONG) - 1) == LargeJob(len(LONG))
     assert isinstance(await claim(store, given, most_bytes=len(LONG)), Job)
     await drain(redis, store, given)
 

@@ -5,8 +5,8 @@
 --       will not be  4 when its job was queued, ms  5 marker's life s  6 most bytes of its job (0 = any)
 -- Returns {'ok', owner, job, pieces, attempts with this one, ms since it was accepted}; pieces: how many the job has
 -- which are to be read one by one (read_job), 0 for one that is here as a whole; {'busy', ms after which to ask again}
--- when somebody runs it or it is not there yet; {'gone'} when it is over, was deleted or will not come; {'large'} when
--- its job has more bytes: nothing is changed then.
+-- when somebody runs it or it is not there yet; {'gone'} when it is over, was deleted or will not come; {'large',
+-- its bytes} when its job has more: nothing is changed then.
 
 local response_key, marker_key = KEYS[2], KEYS[3]
 local token, lease_ms, patience_ms, queued_at, marker_life = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -29,8 +29,9 @@ if left > 0 then
   return { 'busy', left }
 end
 local pieces, size = string.match(fields[6] or '', '(%d+):(%d+)')
-if most_bytes > 0 and tonumber(size or #fields[3]) > most_bytes then
-  return { 'large' }
+size = tonumber(size or #fields[3])
+if most_bytes > 0 and size > most_bytes then
+  return { 'large', size }
 end
 pass_on(response_key, token, lease_ms)
 redis.call('HSET', response_key, 'status', 'in_progress', 'body', restated(fields[5], 'in_progress', 'null'),

@@ -215,7 +215,7 @@ local function holders_key(segment)
   return BASE .. 'holders:' .. segment
 end
 
--- Where an item lies, as one number: the score of the tombstones, and of the journal (branch.lua).
+-- Where an item lies, as one number: the score of the tombstones, and of the journal (journal.lua).
 local function position(segment, offset)
   return string.format('%.0f', segment * SEGMENT_SPACE + offset)
 end

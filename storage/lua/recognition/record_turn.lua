@@ -145,7 +145,8 @@ elseif replaced then
   redis.call('HSET', branch_key(line), 'pending', format_pending(pending))
   rename_edition(response_id)
 elseif not appends then
-  line = create_line(base, pending, line and line >= 0 and line, anchor, description, false)
+  local parent = line and line >= 0 and line
+  line = create_line(base, pending, parent, anchor, description, parent and is_mixed(parent))
   if act == 'side' then
     while not name_is_free(branches_key, name) do
       name = name .. 'x'
@@ -167,7 +168,7 @@ for _, entries in ipairs({ inputs, outputs }) do
   end
 end
 name_edition(response_id)
-local written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
+append_to_branch(fresh, line, index_key, response_id, model, staged_key)
 if appends then
   -- whoever has lost the line's lock finds that it has moved on
   redis.call('HSET', branch_key(line), 'taken_by', response_id)
@@ -199,9 +200,6 @@ if stored then
   redis.call('HDEL', response_key, 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at')
   if in_pieces then
     redis.call('UNLINK', BASE .. 'job:' .. response_id)
-  end
-  if written ~= line then
-    redis.call('HSET', response_key, 'line', line)
   end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then

@@ -90,21 +90,20 @@ for _, span in ipairs(opened_with) do
 end
 local pending = parse_pending(base_pending)
 
--- A chain goes on in the segment it ends in while it is at that segment's tip and no branch writes there.
+-- A chain goes on in the segment it ends in while it is at that segment's tip and no branch has written that.
 local function segment_after(chain)
   local last = chain[#chain]
-  if last and redis.call('LLEN', segment_key(last[1])) == last[3]
-    and redis.call('EXISTS', branch_key(last[1])) == 0 then
+  if last and redis.call('LLEN', segment_key(last[1])) == last[3] and not writer_of(last[1], last[3] - 1) then
     return last[1]
   end
   return new_segment()
 end
 
--- The segment with the new items of a branch; else `line`.
-local backup, written = '', line
+local backup = ''
 if on_branch then
   if mode ~= 'append' then
-    line = create_line(base, pending, line >= 0 and line, anchor, '', false)
+    local parent = line >= 0 and line
+    line = create_line(base, pending, parent, anchor, '', starts_mixed(base, parent))
     if mode == 'fork' then
       name_line(branches_key, new_name, line)
     else
@@ -119,7 +118,7 @@ if on_branch then
     end
     entry.at = entry.place
   end
-  written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
+  append_to_branch(fresh, line, index_key, response_id, model, staged_key)
   redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 elseif stored then
   redis.call('HSET', PARTITION, 'owner', owner)
@@ -147,7 +146,7 @@ elseif stored then
   for _, entry in ipairs(mode == 'record' and {} or entries) do
     mark_entry(waiting, entry)
   end
-  note_append(segment, response_id, model, waiting)
+  note_append(entries, segment, response_id, model, waiting)
   if not lasting then
     extend(segment_key(segment), retention)
     pieces_of(segment, function(key) extend(key, retention) end)
@@ -184,9 +183,6 @@ if stored then
   redis.call('HDEL', response_key, 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at')
   if in_pieces then
     redis.call('UNLINK', BASE .. 'job:' .. response_id)
-  end
-  if written ~= line then
-    redis.call('HSET', response_key, 'line', line)
   end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then
