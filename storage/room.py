@@ -42,6 +42,7 @@ _ONLY_READ = frozenset(
     {
         "check_job",
         "compare_branches",
+        "copy_index",
         "copy_items",
         "copy_key",
         "copy_log",

@@ -8,7 +8,7 @@ where that happens again and again, by one script.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from storage.client.channel import Argument
@@ -21,6 +21,11 @@ from storage.errors import Unavailable
 PORTIONED_ATTEMPTS = 5
 #: Responses that are asked for at once.
 RESPONSES_AT_ONCE = 100
+#: Entries of the index that are asked for at once.
+ENTRIES_AT_ONCE = 2000
+
+#: What a field of the index begins with that names a call.
+_CALL = b"call:"
 
 #: Of a key: name, kind, when it expires (ms, 0: never), what it holds.
 Copy = list[Any]
@@ -56,6 +61,10 @@ class PartitionCopier:
             name, kind, _, held = copy
             if kind == b"list" and isinstance(held, int):
                 copy[3] = await self._items(edition, self._keys.named(name.decode()), held)
+        lengths = {name: len(held) for name, kind, _, held in copies if kind == b"list"}
+        for copy in copies:
+            if copy[0] == b"index" and copy[3] == 0:
+                copy[3] = await self._index(edition, lengths)
         return await self._responses(over) + copies
 
     async def _items(self, edition: bytes, key: str, length: int) -> list[bytes]:
@@ -67,6 +76,26 @@ class PartitionCopier:
                 raise Torn
             elements += some
         return elements
+
+    async def _index(self, edition: bytes, lengths: Mapping[bytes, int]) -> list[bytes]:
+        """Return what the index said of the items that were there. lengths: of the partition's lists then."""
+        found: dict[bytes, bytes] = {}
+        cursor: bytes | int = b"0"
+        while True:
+            arguments: list[Argument] = [edition, cursor, ENTRIES_AT_ONCE]
+            reply = await self._scripts.run(
+                Call("copy_index", [*self._keys.common[:1], self._keys.common[3]], arguments)
+            )
+            if len(reply) == 1:
+                raise Torn
+            cursor, flat = reply
+            found.update(zip(flat[::2], flat[1::2], strict=True))
+            if int(cursor) == 0:
+                break
+        items = {one: value for one, value in found.items() if not one.startswith(_CALL)}
+        known = {one: kept for one, value in items.items() if (kept := _places_within(value, lengths))}
+        calls = {one: item for one, item in found.items() if one.startswith(_CALL) and item in known}
+        return [text for pair in (known | calls).items() for text in pair]
 
     async def _responses(self, ids: Sequence[bytes]) -> list[Copy]:
         copies: list[Copy] = []
@@ -111,3 +140,14 @@ class PartitionCopier:
             held.append(piece)
         # the list first: whoever reads the log finds what it names
         return [[f"event_pieces:{response_id}".encode(), b"list", expires_at, held], log]
+
+
+def _places_within(value: bytes, lengths: Mapping[bytes, int]) -> bytes:
+    """Return an entry of the index without the places that its item has got since; b"" if there is none else."""
+    places, *mark = value.split(b" ", 1)
+    kept = []
+    for place in places.split(b","):
+        segment, _, offset = place.partition(b":")
+        if int(offset) < lengths.get(b"segment:" + segment, 0):
+            kept.append(place)
+    return b" ".join([b",".join(kept), *mark]) if kept else b""

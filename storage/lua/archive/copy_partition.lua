@@ -5,8 +5,8 @@
 --       found without
 -- Returns {'ok', edition, ids of responses that are over, {name, kind, when it expires (ms, 0 = never), what it holds}, …},
 -- the partition's own key last; nothing but 'ok' where there is none. Of a list of items, or of
--- pieces, only its length comes; copy_items copies it, and copy_responses those that are over. A log is copied by itself
--- (copy_log).
+-- pieces, only its length comes, of the index 0: copy_items and copy_index copy them, and copy_responses those that are over.
+-- A log is copied by itself (copy_log).
 
 local is_whole = ARGV[1] == '1'
 local first_id = 2
@@ -33,7 +33,7 @@ local function copy_response(id)
 end
 
 copy('conversation', 'hash')
-copy('index', 'hash')
+copy('index', 'hash', function() return 0 end)
 copy('digests', 'list')
 for _, name in ipairs({ 'branches', 'tombstones', 'journal' }) do
   copy(name, 'zset')
