@@ -13,18 +13,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from storage.client.channel import Argument
+from storage.client.channel import Argument, uncopied
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import Torn, again_if_torn, cut
 from storage.client.scripts import Call, Scripts
-from storage.errors import StoreError
+from storage.client.staging import BRING_ATTEMPTS, STAGED_SECONDS
+from storage.errors import StoreError, Unavailable, Unstaged
 from storage.partitions import partition_of
 from storage.records import Lease
 
 #: Put before a response's id in the name of its log's lock.
 LOCK_PREFIX = "~"
+#: Where the frames are among the arguments of a batch.
+FRAMES_AT = 4
 #: Bytes of events that go out in one round trip.
 TRIP_BYTES = 4 * 1024 * 1024
 
@@ -80,6 +85,7 @@ class EventPage:
 
     generation: changes when the log is begun anew; '' when there is none, and none will come. running: somebody may
     still write. ended: nothing follows. status: the response's; '' while there is no record of it.
+    is_whole: what comes next does not lie in pieces; what does only `read` brings.
     A log that has not ended and is not running will never end.
     """
 
@@ -88,6 +94,7 @@ class EventPage:
     running: bool
     ended: bool
     status: str
+    is_whole: bool = True
 
     @property
     def kept(self) -> bool:
@@ -162,15 +169,38 @@ class EventLogs:
     ) -> bool:
         """Put a batch at the end, in a round trip that it may share; a repeat changes nothing. The first one begins it.
 
+        A batch of more than a portion is brought before, in pieces, one a round trip: others come in between.
+
         ttl_seconds: how long the log lives on. lease_seconds: how long its writer counts as running. last: nothing
         follows. Returns False when the right to write is lost, or the log does not end where the batch begins: then
         nothing was written. Raises Unavailable.
         """
-        arguments: list[Argument] = [log.owner, log.token, batch.first_number, batch.count, batch.frames, int(last)]
+        whole = batch.frames
+        arguments: list[Argument] = [log.owner, log.token, batch.first_number, batch.count, whole, int(last)]
         arguments += [_seconds(ttl_seconds), log.holder, round(lease_seconds * 1000)]
         call = Call("append_events", self._keys(log), arguments, log.response_id)
-        (written,) = await self._batcher.run(call, len(batch.frames))
-        return bool(written)
+        if len(whole) <= self._keyspace.portion.bytes:
+            (written,) = await self._batcher.run(call, len(whole))
+            return bool(written)
+        pieces = list(cut(whole, self._keyspace.portion, 0))
+        arguments[FRAMES_AT] = ""
+        arguments += [len(pieces), len(whole)]
+        for _ in range(BRING_ATTEMPTS):
+            await self._bring(log, batch.first_number, pieces)
+            with suppress(Unstaged):
+                (written,) = await self._batcher.run(call, 0)
+                return bool(written)
+        raise Unavailable("what was staged is gone")
+
+    async def _bring(self, log: EventLog, first_number: int, pieces: Sequence[bytes]) -> None:
+        """Bring a batch that is more than one command takes, where the log takes it. Raises Unavailable."""
+        for number, piece in enumerate(pieces):
+            arguments: list[Argument] = [log.token, first_number, number, uncopied(piece), STAGED_SECONDS]
+            call = Call("bring_events", self._keys(log), arguments, log.response_id)
+            (there,) = await self._batcher.run(call, len(piece))
+            if there <= number:
+                # the batch's own call finds out why
+                return
 
     async def claim(self, log: EventLog, *, ttl_seconds: float, lease_seconds: float, empty: bool = False) -> bool:
         """Become the writer of an unfinished response's log, in place of whoever was; it is begun if there is none.
@@ -191,15 +221,39 @@ class EventLogs:
     async def read(self, query: EventQuery, limit_bytes: int) -> EventPage:
         """Return what is there from an event on, in one round trip; no more batches once limit_bytes are reached.
 
-        Raises ResponseNotFound (also for another owner's), Unavailable.
+        A batch that lies in pieces takes a round trip for each of them. Raises ResponseNotFound (also for another
+        owner's), Unavailable.
         """
-        (page,) = await self.read_all([query], limit_bytes)
-        if isinstance(page, StoreError):
-            raise page
-        return page
+        return await self._read_whole(query, limit_bytes)
+
+    @again_if_torn
+    async def _read_whole(self, query: EventQuery, limit_bytes: int) -> EventPage:
+        batches, generation, *rest = await self._scripts.run(self._read(query, limit_bytes))
+        whole: list[Any] = []
+        for following, count, frames, *pieces in batches:
+            read = await self._read_pieces(query, generation, *pieces) if pieces else frames
+            whole.append((following, count, read))
+        return _page(whole, generation, *rest)
+
+    async def _read_pieces(self, query: EventQuery, generation: bytes, place: int, count: int) -> bytes:
+        keys = self._keyspace.keys(query.response_id)
+        names = [keys.events(query.response_id), keys.event_pieces(query.response_id)]
+        pieces: list[bytes] = []
+        for number in range(place, place + count):
+            # one at a time: others come between two of them
+            (piece,) = await self._scripts.run(Call("read_piece_of_log", names, [query.owner, generation, number]))
+            if not isinstance(piece, bytes):
+                if piece == 0:
+                    raise Torn
+                raise Unavailable("a part of an event is gone")
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def read_all(self, queries: Sequence[EventQuery], limit_bytes: int) -> list[EventPage | StoreError]:
-        """Read several logs in one round trip (one a node on a cluster). limit_bytes: of each. Raises Unavailable."""
+        """Read several logs in one round trip (one a node on a cluster). limit_bytes: of each. Raises Unavailable.
+
+        Nobody waits for what another one's log has in pieces: such a page ends before it, and is not whole.
+        """
         replies = await self._scripts.run_all([self._read(query, limit_bytes) for query in queries])
         return [reply if isinstance(reply, StoreError) else _page(*reply) for reply in replies]
 
@@ -211,13 +265,17 @@ class EventLogs:
 
     def _keys(self, log: EventLog) -> list[str]:
         keys = self._keyspace.keys(log.response_id)
-        return [keys.response(log.response_id), keys.events(log.response_id), keys.lock(log.lock)]
+        written = [keys.events(log.response_id), keys.lock(log.lock), keys.event_pieces(log.response_id)]
+        return [keys.response(log.response_id), *written]
 
 
-def _page(
-    batches: list[tuple[int, int, bytes]], generation: bytes, running: int, ended: int, status: bytes
-) -> EventPage:
-    found = [EventBatch(following - count, count, frames) for following, count, frames in batches]
+def _page(batches: Sequence[Sequence[Any]], generation: bytes, running: int, ended: int, status: bytes) -> EventPage:
+    found: list[EventBatch] = []
+    for following, count, frames, *pieces in batches:
+        if pieces:
+            facts = generation.decode(), bool(running)
+            return EventPage(found, *facts, ended=False, status=status.decode(), is_whole=False)
+        found.append(EventBatch(following - count, count, frames))
     return EventPage(found, generation.decode(), bool(running), bool(ended), status.decode())
 
 

@@ -48,7 +48,7 @@ class Responses:
     async def delete(self, owner: str, response_id: str) -> None:
         """Forget a response; what descends from it keeps its snapshot. Raises ResponseNotFound."""
         keys = self._keyspace.keys(response_id)
-        names = [*keys.common, keys.response(response_id), keys.events(response_id)]
+        names = [*keys.common, keys.response(response_id), keys.events(response_id), keys.event_pieces(response_id)]
         calls = [Call("delete_response", names, [owner], response_id)]
         if self._keyspace.listed_responses:
             calls.append(self._drop(owner, response_id, 0))

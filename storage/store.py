@@ -164,9 +164,7 @@ class Store:
         replicated, safeguards = None, safeguards or Safeguards()
         if safeguards.min_replicas:
             barrier = safeguards.barrier(prefix, timeout_seconds)
-            replicated = open_replicated_channel(
-                client, barrier, timeout_seconds=timeout_seconds, max_connections=max_connections, followed=followed
-            )
+            replicated = open_replicated_channel(client, barrier, timeout_seconds=timeout_seconds, followed=followed)
         return cls(
             open_channel(client, timeout_seconds=timeout_seconds, max_connections=max_connections, followed=followed),
             open_blocking_channel(client, timeout_seconds=timeout_seconds, followed=followed),

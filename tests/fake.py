@@ -14,7 +14,7 @@ from fakeredis.commands_mixins.scripting_mixin import LUA_MODULE
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
-from storage.client.channel import Channel, Command, plain
+from storage.client.channel import Channel, Command, Uncopied
 from storage.client.connection import open_blocking_channel, open_channel
 
 PIECE_BYTES = 4096
@@ -68,6 +68,11 @@ class FakeChannel(Channel):
     async def close(self) -> None:
         while self._idle:
             await self._idle.pop().disconnect()
+
+
+def plain(command: Command) -> list[bytes | str | int | float]:
+    """Return the arguments of a command, for a client that copies all of them."""
+    return [one.data if isinstance(one, Uncopied) else one for one in command]
 
 
 def contents_of_fake(client: FakeAsyncRedis) -> dict[bytes, tuple[float, Any]]:

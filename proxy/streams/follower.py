@@ -96,20 +96,22 @@ class Followers:
             self._streams.discard(delivery)
 
     async def next(self, query: EventQuery) -> EventPage:
-        """Wait for something new in a log, or its end. Raises ResponseNotFound, Broken."""
+        """Wait for something new in a log, or its end. Raises ResponseNotFound, Broken, Unavailable."""
         if self._stopped:
             raise Broken("The server is stopping.")
         future: asyncio.Future[EventPage] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(query, []).append(future)
         self._wanted.set()
-        return await future
+        page = await future
+        # who waits for a large event fetches it, nobody else waits meanwhile
+        return page if page.batches or page.is_whole else await self.store.events.read(query, LOG_PAGE_BYTES)
 
     async def _poll(self) -> None:
         self._forget_the_gone()
         queries = list(self._waiting)
         pages = await self.store.events.read_all(queries, LOG_PAGE_BYTES)
         for query, page in zip(queries, pages, strict=True):
-            if isinstance(page, StoreError) or page.batches or page.ended or not page.running:
+            if isinstance(page, StoreError) or page.batches or not page.is_whole or page.ended or not page.running:
                 self._tell(query, page)
         if not self._waiting:
             self._wanted.clear()

@@ -1,7 +1,7 @@
 """Copier: all that a store holds, read beside running servers, for a backup.
 
-Every partition is copied by one script, so a conversation, its branches and its responses are as they were at one
-moment; on a cluster too. Two partitions may be of different moments between the beginning and the end of the copy:
+Every partition is copied as it was at one moment (`PartitionCopier`), with its conversation, branches and responses; on
+a cluster too. Two partitions may be of different moments between the beginning and the end of the copy:
 nothing in one depends on another. What does lie across them is read in the order in which it is written the other way
 round, and put right by the `Restorer`: a kept answer comes before the response that it names, listings and digests
 come last.
@@ -22,6 +22,7 @@ from typing import Any
 from msgspec import structs
 
 from storage.archive.backup_file import KeyPart, split_key
+from storage.archive.partition_copier import PartitionCopier
 from storage.client.channel import Channel
 from storage.client.keys import escape_glob, probe_key
 from storage.client.keyspace import Keyspace
@@ -102,14 +103,14 @@ class Copier:
         return names
 
     async def _copy_partition(self, partition: str, names: Iterable[str]) -> AsyncIterator[KeyPart]:
-        keys = self._keyspace.keys_of(partition)
-        responses = sorted(name.removeprefix("response:") for name in names if name.startswith("response:"))
-        for copy in await self._scripts.run(Call("copy_partition", [keys.head], responses)):
-            for part in _parts(f":{{{partition}}}:", copy):
+        copier, base = PartitionCopier(self._keyspace, partition), f":{{{partition}}}:"
+        for copy in await copier.copy([one.removeprefix("response:") for one in names if one.startswith("response:")]):
+            for part in _parts(base, copy):
                 yield part
         for name in sorted(name for name in names if name.startswith("events:")):
-            async for part in self._copy_key(f":{{{partition}}}:{name}", "stream"):
-                yield part
+            for copy in await copier.copy_log(name.removeprefix("events:")):
+                for part in _parts(base, copy):
+                    yield part
 
     async def _copy_key(self, name: str, kind: str) -> AsyncIterator[KeyPart]:
         call = Call("copy_key", [self._keyspace.prefix + name], [name, kind])

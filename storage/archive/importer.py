@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import TypeVar
 
 from storage.archive.export import PAGE_BYTES, PAGE_ITEMS
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import cut, part
 from storage.client.scripts import Call
+from storage.client.staging import BRING_ATTEMPTS, bring
 from storage.client.values import join_calls
 from storage.conversations import read_facts
 from storage.envelope import wrap
+from storage.errors import Unavailable, Unstaged
 from storage.quotas import Ledger
-from storage.records import ArchivedAppend, ArchivedBranch, ArchivedItem, Chain, Conversation, ImportSource
+from storage.records import (
+    ArchivedAppend,
+    ArchivedBranch,
+    ArchivedItem,
+    Chain,
+    Conversation,
+    Entry,
+    ImportSource,
+    Origin,
+)
 
 Part = TypeVar("Part")
 
@@ -49,7 +62,7 @@ class Importer:
             await self._write("import_branches", [], parts)
         for _, of_segment in groupby(self._source.items(), key=lambda item: item.segment):
             for items in _pages(of_segment, PAGE_ITEMS, lambda item: len(item.data)):
-                await self._write("import_items", [self._keys.index], self._item_parts(items))
+                await self._write_items(items)
         for appends in _pages(self._source.appends(), PAGE_ITEMS, _append_size):
             for append in appends:
                 self._note_reach(append)
@@ -132,13 +145,25 @@ class Importer:
         closed = self._chain(chain)
         return f"{closed}{',' if closed else ''}{self._base + branch.line}:{start}:"
 
-    def _item_parts(self, items: Sequence[ArchivedItem]) -> list[Argument]:
+    async def _write_items(self, items: Sequence[ArchivedItem]) -> None:
+        """Write items that follow each other; those that are more than one command takes come in pieces before."""
+        portion = self._keyspace.portion
         parts: list[Argument] = [self._base + items[0].segment, items[0].offset]
+        lists: list[tuple[str, bytes]] = []
         for item in items:
             element = wrap(item.data, item.note)
             self._size += len(element)
+            if parted := part(Entry(Origin.MINTED, item.id, item.data, note=item.note), portion):
+                lists.append((self._keys.pieces(parted.name), item.data))
+                element = parted.element()
             parts += [item.id, element, str(item.mark or "")]
-        return parts
+        for _ in range(BRING_ATTEMPTS):
+            for key, data in lists:
+                pieces = enumerate(cut(data, portion, portion.head))
+                await bring(self._keyspace, key, ((number, [piece]) for number, piece in pieces))
+            with suppress(Unstaged):
+                return await self._write("import_items", [self._keys.index], parts)
+        raise Unavailable("what was staged is gone")
 
     def _append_parts(self, append: ArchivedAppend) -> list[Argument]:
         parts: list[Argument] = [self._base + append.segment, append.end, append.id or "", append.model]
@@ -169,9 +194,9 @@ def _pages(parts: Iterable[Part], most: int, size_of: Callable[[Part], int]) -> 
     """Yield `parts` in lists of at most `most`, and not many more bytes than a page may have."""
     page: list[Part] = []
     size = 0
-    for part in parts:
-        page.append(part)
-        size += size_of(part)
+    for each in parts:
+        page.append(each)
+        size += size_of(each)
         if len(page) == most or size >= PAGE_BYTES:
             yield page
             page, size = [], 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from storage.client.channel import Command, Unanswered
+from storage.client.channel import Command, Unanswered, Unconfirmed
 from storage.client.keys import probe_key
 
 #: How many commands a barrier is.
@@ -31,8 +31,8 @@ class Barrier:
     on_disk: bool
     wait_ms: int
 
-    def commands(self, tag: str = "0") -> list[Command]:
-        """Return the commands that follow writes on the same connection. tag: leads to the same server on a cluster.
+    def commands(self, tag: str) -> list[Command]:
+        """Return the commands that follow writes on the same connection. tag: leads to that server.
 
         WAIT counts from the connection's own last write. A repeat of a write changes nothing, and a connection that is
         new has written nothing: so the barrier begins with a write of its own, that is gone at once.
@@ -43,10 +43,10 @@ class Barrier:
         return [("SET", probe_key(self.prefix, tag), "", "PX", 1), wait]
 
     def check(self, replies: Sequence[Any]) -> None:
-        """Look at the replies to `commands`. Raises TooFewReplicas, or what they are."""
+        """Look at the replies to `commands`. Raises TooFewReplicas or Unconfirmed."""
         for reply in replies:
             if isinstance(reply, Exception):
-                raise reply
+                raise Unconfirmed(*reply.args) from reply
         local, copies = (1, replies[-1]) if not self.on_disk else replies[-1]
         if copies < self.replicas or not local:
             raise TooFewReplicas(f"{copies} of {self.replicas} replicas have it")

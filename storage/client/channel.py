@@ -33,11 +33,6 @@ def uncopied(data: bytes) -> Argument:
     return data if len(data) < UNCOPIED_BYTES else Uncopied(data)
 
 
-def plain(command: Command) -> list[bytes | str | int | float]:
-    """Return the arguments of a command, for a client that copies all of them."""
-    return [one.data if isinstance(one, Uncopied) else one for one in command]
-
-
 #: Keys that the server looks at in one step of a scan.
 SCAN_COUNT = 1000
 
@@ -56,6 +51,10 @@ class AnswerLost(Unanswered, redis_errors.ConnectionError):
 
 class GarbledAnswer(Unanswered, redis_errors.InvalidResponse):
     """What came is no reply at all."""
+
+
+class Unconfirmed(Unanswered, redis_errors.ResponseError):
+    """What was to confirm the commands was refused; `__cause__` is the error reply."""
 
 
 class Channel(Protocol):

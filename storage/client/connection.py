@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -16,7 +16,8 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 
 from storage.client.barrier import Barrier
 from storage.client.channel import Channel
-from storage.client.cluster_channel import ClusterChannel
+from storage.client.cluster.channel import ClusterChannel
+from storage.client.cluster.topology import Address, Topology
 from storage.client.dialer import Dialer
 from storage.client.followed import Followed
 from storage.client.named import NamedServer
@@ -27,7 +28,7 @@ from storage.client.server_channel import ServerChannel
 #: Where path, query or fragment begin.
 _NETLOC_END = re.compile(r"(?=[/?#])")
 
-Client: TypeAlias = Redis | RedisCluster
+Client: TypeAlias = Redis | Topology
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
@@ -48,7 +49,7 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int) -> Client
         "retry": Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
     }
     if scheme.endswith("+cluster") and scheme in SCHEMES:
-        return _cluster(url, options, max_connections)
+        return _cluster(url, options, timeout_seconds)
     if scheme.endswith("+sentinel") and scheme in SCHEMES:
         return _sentinel(url, options, max_connections)
     if scheme not in SCHEMES:
@@ -92,12 +93,18 @@ def _tls_options(query: str) -> dict[str, Any]:
     return {"ssl": True, **known}
 
 
-def _cluster(url: str, options: dict[str, Any], max_connections: int) -> RedisCluster:
+def _cluster(url: str, options: dict[str, Any], timeout_seconds: float) -> Topology:
     place = _read_place(url)
-    nodes = [ClusterNode(host, port) for host, port in place.addresses]
-    # the channel repeats, which knows what a repeat means
-    options = {**options, "retry": Retry(NoBackoff(), 0)}
-    return RedisCluster(startup_nodes=nodes, max_connections=max_connections, **place.login, **place.tls, **options)
+    # who knows the cluster repeats, and elsewhere
+    options = {**options, **place.login, **place.tls, "retry": Retry(NoBackoff(), 0), "driver_info": None}
+    if options.pop("ssl", False):
+        options["connection_class"] = SSLConnection
+
+    def pool_of(address: Address) -> ConnectionPool:
+        host, port = address
+        return ConnectionPool(host=host, port=port, **options)
+
+    return Topology(place.addresses, pool_of, timeout_seconds=timeout_seconds)
 
 
 def _sentinel(url: str, options: dict[str, Any], max_connections: int) -> Redis:
@@ -116,9 +123,9 @@ def _sentinel(url: str, options: dict[str, Any], max_connections: int) -> Redis:
 def find_followed(client: Client) -> Followed | None:
     """Return what follows the server of a client: Sentinel's primary, or where a name leads. None where nothing can.
 
-    A cluster's nodes are followed by its own client.
+    A cluster's nodes tell of each other.
     """
-    if isinstance(client, RedisCluster):
+    if isinstance(client, Topology):
         return None
     pool = client.connection_pool
     if isinstance(pool, SentinelConnectionPool):
@@ -142,34 +149,46 @@ def open_channel(
 
     followed: the client's server, where that may change and the channel is to follow it.
     """
-    if isinstance(client, RedisCluster):
-        # one is left for what blocks, and a quarter for what waits for replicas
-        limit = max(max_connections - 1 - _waiting_limit(max_connections), 1)
-        return ClusterChannel(client, limit=limit, timeout_seconds=timeout_seconds)
+    if isinstance(client, Topology):
+        return _cluster_channel(client, limit=max_connections, timeout_seconds=timeout_seconds)
     return _server_channel(client, followed, limit=max_connections, timeout_seconds=timeout_seconds)
 
 
 def open_blocking_channel(client: Client, *, timeout_seconds: float, followed: Followed | None = None) -> Channel:
     """Return a channel for commands that the server keeps waiting: nothing else waits behind them."""
-    if isinstance(client, RedisCluster):
-        return ClusterChannel(client, limit=1, timeout_seconds=timeout_seconds)
+    if isinstance(client, Topology):
+        return _cluster_channel(client, limit=1, timeout_seconds=timeout_seconds, blocking=True)
     return _server_channel(client, followed, limit=1, timeout_seconds=timeout_seconds, blocking=True)
 
 
 def open_replicated_channel(
-    client: Client, barrier: Barrier, *, timeout_seconds: float, max_connections: int, followed: Followed | None = None
+    client: Client, barrier: Barrier, *, timeout_seconds: float, followed: Followed | None = None
 ) -> Channel:
     """Return a channel for writes that are to be with replicas before they are told."""
-    if isinstance(client, RedisCluster):
-        limit = _waiting_limit(max_connections)
-        return ClusterChannel(client, limit=limit, timeout_seconds=timeout_seconds, barrier=barrier)
+    if isinstance(client, Topology):
+        return _cluster_channel(client, limit=1, timeout_seconds=timeout_seconds, barrier=barrier)
     channel = _server_channel(client, followed, limit=1, timeout_seconds=timeout_seconds)
     return ReplicatedChannel(channel, barrier)
 
 
-def _waiting_limit(max_connections: int) -> int:
-    """Return how many connections to a node of a cluster wait for its replicas at most."""
-    return max(max_connections // 4, 1)
+def _cluster_channel(
+    topology: Topology,
+    *,
+    limit: int,
+    timeout_seconds: float,
+    blocking: bool = False,
+    barrier: Barrier | None = None,
+) -> ClusterChannel:
+    """Return a channel to a cluster. limit: connections to each node. barrier: what stands behind the commands."""
+
+    def open_node(address: Address) -> Channel:
+        dialer = topology.dialer_to(address)
+        node = ServerChannel(dialer, limit=limit, timeout_seconds=timeout_seconds, blocking=blocking, repeats=False)
+        if barrier is None:
+            return node
+        return ReplicatedChannel(node, barrier, partial(topology.some_tag, address))
+
+    return ClusterChannel(topology, open_node, timeout_seconds=timeout_seconds)
 
 
 def _server_channel(

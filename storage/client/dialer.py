@@ -22,11 +22,15 @@ from storage.client.pipelined import PipelinedConnection, Refused
 
 
 class Dialer:
-    """Opens connections to one primary; which one, it finds out each time: from `followed`, or by DNS."""
+    """Opens connections to one primary; which one, it finds out each time: from `followed`, or by DNS.
 
-    def __init__(self, pool: ConnectionPool, followed: Followed | None = None) -> None:
+    any_role: to a replica too.
+    """
+
+    def __init__(self, pool: ConnectionPool, followed: Followed | None = None, *, any_role: bool = False) -> None:
         self._pool = pool
         self._followed = followed
+        self._any_role = any_role
         #: What redis-py knows about the server. It is never connected.
         self._options: Any = pool.make_connection()  # type: ignore[no-untyped-call]
 
@@ -112,7 +116,9 @@ class Dialer:
                 continue
             if isinstance(reply, Exception):
                 raise reply
-            if command[0] in ("HELLO", "ROLE") and _role(reply) in (b"slave", b"replica"):
+            if self._any_role or command[0] not in ("HELLO", "ROLE"):
+                continue
+            if _role(reply) in (b"slave", b"replica"):
                 raise redis_errors.ReadOnlyError("the server is a replica")
 
     async def _login(self) -> tuple[str, ...]:

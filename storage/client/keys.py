@@ -12,12 +12,14 @@
 <prefix>:{<partition>}:response:<id>    hash    status, body, snapshot, context, output, pending, created_at;
                                                 of one that was accepted before it ran more, see job.lua
 <prefix>:{<partition>}:events:<id>      stream  the events of a response, in batches
+<prefix>:{<partition>}:event_pieces:<id>  list  what a log has of batches that are too large for one command
 <prefix>:{<partition>}:lock:<line>      string  token of a turn, with a lease; `lock:=<name>` for a branch to be,
                                                 `lock:~<id>` for the log of a response
 <prefix>:{<partition>}:stop:<line>      string  the token of a turn that is to end, named as its lock
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
 <prefix>:{<partition>}:pieces:<name>    list    what an item that is large by itself has behind its beginning
+<prefix>:{<partition>}:job:<id>         list    what it takes to run a background response, where it is much
 <prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for two minutes
 <prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
@@ -104,6 +106,10 @@ class PartitionKeys:
     def _key(self, name: str) -> str:
         return f"{self.prefix}:{{{self.partition}}}:{name}"
 
+    def named(self, name: str) -> str:
+        """Return the key of a name in the partition, as a backup has it."""
+        return self._key(name)
+
     @property
     def head(self) -> str:
         """Hash of the partition itself."""
@@ -142,6 +148,10 @@ class PartitionKeys:
         """Log of one response's events."""
         return self._key(f"events:{response_id}")
 
+    def event_pieces(self, response_id: str) -> str:
+        """List of what the log of a response's events has in pieces."""
+        return self._key(f"event_pieces:{response_id}")
+
     def lock(self, name: str) -> str:
         """Lock of one branch, by its line, of a name that is to be a branch's, or of a log."""
         return self._key(f"lock:{name}")
@@ -162,6 +172,10 @@ class PartitionKeys:
     def pieces(self, name: str) -> str:
         """List of what an item has behind its beginning."""
         return self._key(f"pieces:{name}")
+
+    def job(self, response_id: str) -> str:
+        """List of what it takes to run a background response, where it is much."""
+        return self._key(f"job:{response_id}")
 
     def staged(self, token: str) -> str:
         """List of what one call is about to store."""

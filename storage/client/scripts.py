@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from redis import exceptions as redis_errors
 
 from storage.client.barrier import TooFewReplicas
-from storage.client.channel import Argument, Channel, Command, Unanswered
+from storage.client.channel import Argument, Channel, Command, Unanswered, Unconfirmed
 from storage.client.library import load_scripts
 from storage.errors import REFUSALS, Reason, StoreError, Unavailable
 from storage.room import Room
@@ -38,7 +38,6 @@ _CLASSES: dict[type[Exception] | tuple[type[Exception], ...], Reason] = {
         redis_errors.ConnectionError,
         redis_errors.TimeoutError,
         redis_errors.ClusterDownError,
-        redis_errors.RedisClusterException,
         redis_errors.InvalidResponse,
     ): Reason.AWAY,
 }
@@ -60,8 +59,8 @@ _ANSWERS = {
 _QUOTED = re.compile(r"^Error running script .*?-(?=[A-Z]+ )", re.DOTALL)
 _NO_SPACE = "No space left on device"
 _CODE = re.compile(r"[A-Z]+\b")
-#: All that redis-py raises; the cluster client has a tree of its own.
-CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError, redis_errors.RedisClusterException)
+#: All that a channel raises.
+CLIENT_ERRORS = (TimeoutError, OSError, redis_errors.RedisError)
 
 #: What a key is called that there never is, behind the first key of a script that names further keys itself. While a
 #: slot moves to another node of a cluster, a node does what all declared keys are there for, and a script that only
@@ -116,14 +115,16 @@ def translate_error(error: Exception, *, unsure: bool = False) -> Unavailable:
     unsure: whether something may have been done whatever the exception says. An answer that says nothing to us is
     logged, and may come from the middle of a script.
     """
-    error = _said_by_node(error)
+    is_unanswered = isinstance(error, Unanswered)
+    if isinstance(error, Unconfirmed) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     reason = _reason_of(error)
     if reason is Reason.UNKNOWN:
         # what others than the server say may hold anything
         text = error if isinstance(error, redis_errors.ResponseError) else ""
         logger.error("the store answered with an error: %s: %s", type(error).__name__, text)
     in_a_script = reason is Reason.UNKNOWN or str(error).startswith("ACL failure")
-    return Unavailable(_name_of(error), reason, unsure=unsure or in_a_script or isinstance(error, Unanswered))
+    return Unavailable(_name_of(error), reason, unsure=unsure or in_a_script or is_unanswered)
 
 
 @contextmanager
@@ -133,16 +134,6 @@ def translated() -> Iterator[None]:
         yield
     except CLIENT_ERRORS as error:
         raise translate_error(error) from error
-
-
-def _said_by_node(error: Exception) -> Exception:
-    """Return why a cluster's slots could not be learnt: redis-py says only that no node could be reached."""
-    while isinstance(error, redis_errors.RedisClusterException):
-        behind = error.__cause__ or error.__context__
-        if not isinstance(behind, CLIENT_ERRORS):
-            break
-        error = behind
-    return error
 
 
 def _reason_of(error: Exception) -> Reason:

@@ -21,14 +21,18 @@ class ServerChannel(Channel):
     """One server, or the primary that Sentinel names, over at most `limit` connections.
 
     timeout_seconds: for one exchange, its connection included. blocking: for commands that the server keeps waiting;
-    one that is given up takes its connection with it, so that the server gives it up too.
+    one that is given up takes its connection with it, so that the server gives it up too. repeats: False: what fails is
+    told at once, as who asks finds out himself where to send it then.
     """
 
-    def __init__(self, dialer: Dialer, *, limit: int, timeout_seconds: float, blocking: bool = False) -> None:
+    def __init__(
+        self, dialer: Dialer, *, limit: int, timeout_seconds: float, blocking: bool = False, repeats: bool = True
+    ) -> None:
         self._dialer = dialer
         self._limit = limit
         self._timeout_seconds = timeout_seconds
         self._is_blocking = blocking
+        self._repeats = repeats
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -44,7 +48,7 @@ class ServerChannel(Channel):
             self._enter(loop)
         deadline = loop.time() + self._timeout_seconds
         connection = self._with_room() or await self._find(deadline)
-        if not connection.is_proven:
+        if not (connection.is_proven and self._repeats):
             return await self._send_last(connection, requests, deadline)
         try:
             return await self._send(connection, requests, deadline)

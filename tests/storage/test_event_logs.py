@@ -21,43 +21,8 @@ from storage.event_logs import TRIP_BYTES
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import OWNER, STRANGER, connect, new_log, take_turn
 from tests.storage.inspection import keys_of
+from tests.storage.logs import LEASE, LIMIT, TTL, accept, append, batch, claim, finish, read
 from tests.storage.servers import run_valkey
-
-LIMIT = 1024 * 1024
-TTL = 100.0
-LEASE = 10.0
-
-
-def batch(first: int, *events: str) -> EventBatch:
-    return EventBatch(first, len(events), "".join(events).encode())
-
-
-async def append(store: Store, log: EventLog, first: int, *events: str, last: bool = False) -> bool:
-    return await store.events.append(log, batch(first, *events), ttl_seconds=TTL, lease_seconds=LEASE, last=last)
-
-
-async def claim(store: Store, log: EventLog, *, empty: bool = False) -> bool:
-    return await store.events.claim(log, ttl_seconds=TTL, lease_seconds=LEASE, empty=empty)
-
-
-async def read(store: Store, log: EventLog, first: int = 0, *, limit: int = LIMIT) -> EventPage:
-    return await store.events.read(EventQuery(log.owner, log.response_id, first), limit)
-
-
-async def accept(
-    redis: Any, store: Store, token: str, *, status: str = "in_progress", streamed: bool = True
-) -> EventLog:
-    """Write down a response whose turn has not ended, as its submission does."""
-    response_id = await take_turn(store)
-    key = f"test:{{{partition_of(response_id)}}}:response:{response_id}"
-    await redis.hset(key, mapping={"status": status, "token": token, "streamed": str(int(streamed))})
-    return EventLog(OWNER, response_id, token)
-
-
-async def finish(redis: Any, log: EventLog, status: str = "completed") -> None:
-    key = f"test:{{{partition_of(log.response_id)}}}:response:{log.response_id}"
-    await redis.hset(key, "status", status)
-    await redis.hdel(key, "token", "streamed")
 
 
 async def test_a_log_gives_back_its_batches_from_any_event_on(store: Store):
@@ -251,7 +216,7 @@ async def test_what_several_logs_get_at_the_same_time_goes_together():
         ):
             # the script is sent whole once, and a connection takes some trips of its own
             await append(store, new_log(), 0, "a", last=True)
-            for size, trips in ((10, 1), (TRIP_BYTES // 2, 10)):
+            for size, trips in ((10, 1), (TRIP_BYTES // 8, 3)):
                 logs = [new_log() for _ in range(20)]
                 counter.reset()
                 assert all(await asyncio.gather(*(append(store, log, 0, "x" * size, last=True) for log in logs)))

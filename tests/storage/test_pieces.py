@@ -29,7 +29,7 @@ from storage import (
     WindowRequest,
     partition_of,
 )
-from storage.client.channel import Channel, Command, plain
+from storage.client.channel import Channel, Command
 from storage.client.keyspace import Portion
 from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
@@ -58,7 +58,7 @@ from tests.storage.builders import (
     take_turn,
 )
 from tests.storage.servers import run_valkey
-from tests.storage.stages import DyingChannel, staging_store
+from tests.storage.stages import DyingChannel, MeasuringChannel, staging_store
 from tests.storage.twins import contents_of
 
 PORTION = Portion(bytes=1000, head=200)
@@ -68,28 +68,6 @@ LONG, OTHER, PIECES = "long " * 1000, "other" * 1000, 5
 TRIPS = 1 + PIECES + 1 + 1
 #: More than the arguments or the reply of any script has beside a portion.
 BESIDE = 2000
-
-
-def size_of(value: Any) -> int:
-    if isinstance(value, list | tuple):
-        return sum(map(size_of, value))
-    return len(value) if isinstance(value, bytes | str) else 8
-
-
-class MeasuringChannel(Channel):
-    """Notes the most bytes that a command, or a reply, had; but not a script's text."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.most = 0
-
-    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
-        replies = await self._channel.exchange(requests)
-        self.most = max([self.most, *(size_of(plain(one)[2:]) for one in requests), *map(size_of, replies)])
-        return replies
-
-    async def close(self) -> None:
-        await self._channel.close()
 
 
 @pytest.fixture
@@ -146,10 +124,12 @@ async def test_it_is_read_as_if_it_lay_there_as_a_whole(redis: Redis, store: Sto
     read = await use_all(store, conversation)
     lines = [line async for line in write_lines(await store.archive.export(OWNER, conversation.id))]
     await store.conversations.delete(OWNER, conversation.id)
-    # a file has items as a whole, and what is imported lies so
+    # a file has items as a whole, and what is imported lies in pieces again
+    freed = await pieces_in(redis)
     await store.archive.restore(OWNER, Backup(io.BytesIO(b"".join(lines))))
     assert await use_all(store, conversation) == read
     assert await faults_of(store) == ([], 0)
+    assert len(set(await pieces_in(redis)) - set(freed)) == 5
 
 
 async def test_no_command_and_no_reply_has_more_than_a_portion(redis: Redis):

@@ -157,7 +157,7 @@ GO_ON = {
     *("charge_bytes", "check_bytes", "set_bytes"),
     *("draw_jobs", "requeue_job", "withdraw_job"),
     *("answer_key", "claim_key", "free_key", "keep_key"),
-    *("append_events", "claim_events"),
+    *("append_events", "bring_events", "claim_events"),
     *("check_rights", "correct_index", "drop_index", "purge_partition", "touch_index"),
     *("claim_job", "enqueue_job", "fail_job", "finish_job", "join_queue", "keep_jobs", "reclaim_jobs", "renew_job"),
     *("claim_layout", "list_restored", "note_layout"),

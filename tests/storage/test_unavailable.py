@@ -166,9 +166,11 @@ FAULTS = {
     "ChildDeadlockedError",
     "ClusterCrossSlotError",
     "ClusterError",
+    "CrossSlotTransactionError",
     "DataError",
     "ExecAbortError",
     "IncorrectPolicyType",
+    "InvalidPipelineStack",
     "LockError",
     "LockNotOwnedError",
     "ModuleError",
@@ -176,8 +178,10 @@ FAULTS = {
     "NoScriptError",
     "NoSuchFieldsetError",
     "PubSubError",
+    "RedisClusterException",
     "RedisError",
     "ResponseError",
+    "SlotNotCoveredError",
     "WatchError",
 }
 

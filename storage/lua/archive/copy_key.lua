@@ -1,7 +1,7 @@
 -- copy_key: one key at this moment.
 -- needs: backup
 -- KEYS  key
--- ARGV  name that it goes by, kind (hash, list, zset, stream)
+-- ARGV  name that it goes by, kind (hash, list, zset)
 -- Returns {'ok', {name, kind, when it expires (ms, 0 = never), what it holds}}; {'ok'} where there is none.
 
 local key = KEYS[1]

@@ -34,6 +34,7 @@ if fields[2] then
   for segment = first, last do
     redis.call('UNLINK', segment_key(segment), branch_key(segment), holders_key(segment))
   end
+  free_pieces(function(_, segment) return first <= tonumber(segment) and tonumber(segment) <= last end)
   redis.call('ZREMRANGEBYSCORE', BASE .. 'journal', low, high)
   redis.call('ZREMRANGEBYSCORE', BASE .. 'tombstones', low, high)
 end

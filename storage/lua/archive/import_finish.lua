@@ -60,6 +60,8 @@ redis.call('HDEL', PARTITION, 'importing', 'import_base', 'import_size')
 for _, key in ipairs({ PARTITION, index_key, BASE .. 'tombstones', BASE .. 'journal' }) do
   redis.call('PERSIST', key)
 end
+-- Segments that no branch reads.
+local expiring = {}
 for segment = base, base + size - 1 do
   if redis.call('EXISTS', branch_key(segment), holders_key(segment)) > 0 then
     for _, key in ipairs({ segment_key(segment), branch_key(segment), holders_key(segment) }) do
@@ -67,8 +69,17 @@ for segment = base, base + size - 1 do
     end
   else
     redis.call('EXPIRE', segment_key(segment), retention)
+    expiring[segment] = true
   end
 end
+each_pieces(function(name, segment)
+  segment = tonumber(segment)
+  if expiring[segment] then
+    redis.call('EXPIRE', pieces_key(name), retention)
+  elseif segment >= base and segment < base + size then
+    redis.call('PERSIST', pieces_key(name))
+  end
+end)
 local low, high = position(base, 0), '(' .. position(base + size, 0)
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', BASE .. 'journal', low, high)) do
   local key = BASE .. 'response:' .. string.match(entry, FIRST_FIELD)

@@ -2,7 +2,8 @@
 -- needs: import
 -- KEYS  partition, index
 -- ARGV  owner, fingerprint, life s, segment, offset of the first, then for each: id, bytes ('' = deleted), mark
--- Returns {'ok'} or {'conflict'}, also when what comes before them is not there.
+-- Returns {'ok'} or {'conflict'}, also when what comes before them is not there; {'unstaged'} when pieces are not there
+-- that were brought for one of them: then nothing was written.
 
 local index_key = KEYS[2]
 local owner, fingerprint, life = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -13,6 +14,23 @@ local key = segment_key(segment)
 local length = redis.call('LLEN', key)
 if not is_importing(owner, fingerprint) or length < offset then
   return { 'conflict' }
+end
+-- Pieces of those that are not there yet.
+local brought = {}
+for i = first_item, #ARGV, item_width do
+  local at = offset + (i - first_item) / item_width
+  local name = at >= length and parted(ARGV[i + 1])
+  if name then
+    if redis.call('LLEN', pieces_key(name)) ~= tonumber(string.match(name, '%d+$')) then
+      return { 'unstaged' }
+    end
+    brought[#brought + 1] = name .. ':' .. segment .. ':' .. string.format('%d', at)
+    extend(pieces_key(name), life)
+  end
+end
+if #brought > 0 then
+  local noted = redis.call('HGET', PARTITION, 'pieces')
+  redis.call('HSET', PARTITION, 'pieces', (noted and noted .. ',' or '') .. table.concat(brought, ','))
 end
 local values, tombstones = {}, {}
 for i = first_item, #ARGV, item_width do

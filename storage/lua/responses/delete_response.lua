@@ -1,17 +1,18 @@
 -- delete_response: forget a response. Its descendants keep their snapshots; when it was the last one of a partition
 -- without a conversation, everything in the partition goes.
 -- needs: job
--- KEYS  partition, conversation, branches, index, response, log of its events
+-- KEYS  partition, conversation, branches, index, response, log of its events, what that has in pieces
 -- ARGV  owner
 -- Returns {'ok', bytes of its body, 1 if everything went, else 0} or {'response_not_found'}.
 
-local conversation_key, branches_key, index_key, response_key, log_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local log_key, pieces_key = KEYS[6], KEYS[7]
 local owner = ARGV[1]
 
 if not owned(owner) or redis.call('EXISTS', response_key) == 0 then
   return { 'response_not_found' }
 end
-redis.call('UNLINK', log_key)
+redis.call('UNLINK', log_key, pieces_key, BASE .. 'job:' .. id_of_key(response_key))
 -- one that still runs is cancelled by this
 local lock = kept_lock(response_key)
 if lock then

@@ -33,6 +33,7 @@ from storage import (
 from storage.archive import export as exporting
 from storage.archive import importer
 from storage.archive.archive import Archive
+from tests.fake import channels_to
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -54,6 +55,7 @@ from tests.storage.builders import (
     take_turn,
 )
 from tests.storage.inspection import keys_of
+from tests.storage.stages import staging_store
 
 ELSEWHERE = "elsewhere"
 ACTIONS = ["turn", "turn", "add", "fork", "edit", "delete item", "delete", "activate", "chain"]
@@ -145,6 +147,19 @@ async def everything(store: Store, conversation: Conversation, responses: dict[s
 
 async def find_faults(store: Store) -> list[str]:
     return list((await store.auditor.audit("")).complaints)
+
+
+async def test_an_imported_response_is_forked_from_the_branch_for_which_it_was_staged(
+    redis: Redis, store: Store, other: Store
+):
+    conversation = await start(store, "one")
+    first = await take_named_turn(store, conversation=conversation)
+    async with staging_store(*channels_to(redis)) as staging:
+        staged = await take_named_turn(staging, answers=["a", "b", "c"], conversation=conversation)
+    assert await restore(other, await export(store, conversation))
+    for response in (first, staged):
+        forked = await other.branches.create(OWNER, conversation.id, "", Fork(ForkPoint.AT, response, response), [])
+        assert (forked.source, forked.branch.parent_branch) == ("MAIN", "MAIN")
 
 
 async def test_what_is_exported_and_imported_is_the_same_in_everything_that_can_be_read(store: Store, other: Store):

@@ -81,9 +81,13 @@ def reply_to(act: Act, argument: bytes) -> bytes:
 
 @dataclass
 class Peer:
-    """A connection's state. heard: arguments of its commands, in order. pieces: how many reads they came by."""
+    """A connection's state. heard: arguments of its commands, in order. pieces: how many reads they came by.
+
+    is_asking: whether the command before was ASKING.
+    """
 
     heard: list[bytes]
+    is_asking: bool = False
     pieces: int = 0
     is_mute: bool = False
     is_open: bool = True
@@ -106,9 +110,14 @@ class ScriptedServer:
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
+    def path(self) -> Path:
+        """Its socket."""
+        return self._folder / "scripted.sock"
+
+    @property
     def url(self) -> str:
         """What a client connects to."""
-        return f"unix://{self._folder / 'scripted.sock'}"
+        return f"unix://{self.path}"
 
     @property
     def heard(self) -> Counter[bytes]:
@@ -122,15 +131,20 @@ class ScriptedServer:
 
     async def start(self) -> None:
         """Listen; once more after `stop`, too."""
-        self._server = await asyncio.start_unix_server(self._accept, self._folder / "scripted.sock", limit=READ_BYTES)
+        self._server = await asyncio.start_unix_server(self._accept, self.path, limit=READ_BYTES)
 
     async def stop(self) -> None:
         """Close everything, as a server does that ends."""
         self._server.close()
+        tasks = list(self._tasks)
+        self.cut_all()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cut_all(self) -> None:
+        """End every connection."""
         for task, writer in self._tasks.items():
             task.cancel()
             writer.transport.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -173,9 +187,7 @@ class ScriptedServer:
             if command[0] == b"HELLO":
                 replies += b"%1\r\n+proto\r\n:3\r\n"
                 continue
-            peer.heard.append(command[1])
-            act = Act.NEVER if peer.is_mute else next(self.acts)
-            reply = reply_to(act, command[1])
+            act, reply = self.do(command, peer)
             if act is Act.LATE:
                 await self._send(replies, writer)
                 replies = b""
@@ -185,6 +197,12 @@ class ScriptedServer:
             replies += reply[: len(reply) // 2] if act is Act.CUT else reply
         await self._send(replies, writer)
         return is_served
+
+    def do(self, command: list[bytes], peer: Peer) -> tuple[Act, bytes]:
+        """Return what is done about a command, and what is said of it."""
+        peer.heard.append(command[1])
+        act = Act.NEVER if peer.is_mute else next(self.acts)
+        return act, reply_to(act, command[1])
 
     async def _send(self, replies: bytes, writer: asyncio.StreamWriter) -> None:
         for size in itertools.islice(self._cuts, MOST_CUTS):

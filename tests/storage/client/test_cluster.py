@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
-import uvloop
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from storage import (
     BackupHead,
@@ -27,7 +23,6 @@ from storage import (
     partition_of,
 )
 from storage.client import connection
-from storage.client.cluster_channel import ClusterChannel
 from tests.storage.builders import (
     OWNER,
     PREFIX,
@@ -202,33 +197,3 @@ async def test_a_user_who_may_not_ask_for_the_slots_is_told_so(cluster: Store, c
         with pytest.raises(Unavailable) as told:
             await store.conversations.read(OWNER, draft().id)
     assert told.value.reason is Reason.NO_PERMISSION
-
-
-@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-@pytest.mark.usefixtures("cluster")
-def test_a_connection_that_is_closed_in_the_moment_it_is_taken_is_opened_again(
-    cluster_port: int, make_loop: Callable[[], asyncio.AbstractEventLoop]
-):
-    async def exchange() -> None:
-        client = RedisCluster(host="127.0.0.1", port=cluster_port, retry=Retry(NoBackoff(), 0))
-        channel = ClusterChannel(client, limit=8, timeout_seconds=5.0)
-
-        async def close() -> None:
-            # as redis-py does whenever it learns the slots anew
-            for node in client.get_nodes():
-                await node.disconnect_free_connections()
-
-        async def echo(number: int) -> int:
-            reply: list[int] = await channel.exchange([("EVAL", "return tonumber(ARGV[1])", 1, "{a}", number)])
-            return reply[0]
-
-        try:
-            await echo(0)
-            for at in range(0, 100, 4):
-                _, *answers = await asyncio.gather(close(), *map(echo, range(at, at + 4)))
-                assert answers == [at, at + 1, at + 2, at + 3]
-        finally:
-            await channel.close()
-
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        runner.run(exchange())

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from redis import Redis as SyncRedis
+from redis.crc import key_slot
 
 from benchmarks.processes import free_ports
 from storage import Safeguards, Store
 from tests.certificates import make_certificate
-from tests.storage.builders import PREFIX, RETENTION_SECONDS, connect, take_turn
+from tests.storage.builders import OWNER, PREFIX, RETENTION_SECONDS, connect, take_turn
 from tests.storage.clusters import run_cluster, wait_until
 from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
 from tests.storage.servers import run_valkey, tls_options
@@ -147,3 +148,8 @@ async def test_a_cluster_is_used_over_tls_with_the_documented_rights(tmp_path: P
         url = f"rediss+cluster://app:{PASSWORD}@{world.hosts}?ssl_ca_certs={certificate}"
         async with connect(url) as store:
             await walk(store)
+            # what is new in a slot that is on its way is for where that goes
+            source = world.place_of(OWNER)
+            world.move_half(key_slot(OWNER.encode()), world.primaries[source], world.primaries[source - 1])
+            left = [(await store.quotas.count_request(OWNER, 10)).left for _ in range(3)]
+            assert left == [9, 8, 7]

@@ -190,7 +190,7 @@ async def test_an_item_keeps_its_other_place_when_a_segment_is_cut(redis: Redis,
     await redis.rpush(key_of(made, "segment:0"), brought("msg_mine", "mine").data)
     await redis.hset(key_of(made, "index"), "msg_mine", "0:1,1:1 -call_1")
     await store.branches.delete(OWNER, made.id, "draft")
-    assert await store.sweeper._run("sweep_segment", partition_of(made.id), [1, 0, 10, 10]) == [0, 1, 0]
+    assert await store.sweeper._run("sweep_segment", partition_of(made.id), [1, 0, 10, 10, "edition"]) == [0, 1, 0]
     assert await redis.hget(key_of(made, "index"), "msg_mine") == b"0:1 -call_1"
 
 

@@ -1,0 +1,113 @@
+"""Partition copier: a partition as it was at one moment, read in portions, so that others come in between.
+
+One script tells what is there: all keys but those that hold much, of which it tells how long they are. These are read
+behind it: lists of items only grow, and whatever takes something out of them gives the partition another edition, which
+each call compares; responses that are over do not change. If something was taken away meanwhile all is copied anew, and
+where that happens again and again, by one script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from storage.client.channel import Argument
+from storage.client.keyspace import Keyspace
+from storage.client.pieces import Torn, again_if_torn
+from storage.client.scripts import Call
+from storage.errors import Unavailable
+
+#: How often a partition is copied in portions, before it is copied by one script.
+PORTIONED_ATTEMPTS = 5
+#: Responses that are asked for at once.
+RESPONSES_AT_ONCE = 100
+
+#: Of a key: name, kind, when it expires (ms, 0: never), what it holds.
+Copy = list[Any]
+
+
+class PartitionCopier:
+    """Copies one partition."""
+
+    def __init__(self, keyspace: Keyspace, partition: str) -> None:
+        self._scripts = keyspace.scripts
+        self._keys = keyspace.keys_of(partition)
+        self._most_bytes = keyspace.portion.bytes
+
+    async def copy(self, response_ids: Sequence[str]) -> list[Copy]:
+        """Return its keys, its own last, without logs; none where it is gone. Raises Unavailable.
+
+        response_ids: of responses that are known to be there.
+        """
+        for _ in range(PORTIONED_ATTEMPTS):
+            try:
+                return await self._copy(response_ids, is_whole=False)
+            except Torn:
+                continue
+        return await self._copy(response_ids, is_whole=True)
+
+    async def _copy(self, response_ids: Sequence[str], *, is_whole: bool) -> list[Copy]:
+        asked = Call("copy_partition", [self._keys.head], [int(is_whole), *sorted(response_ids)])
+        found = await self._scripts.run(asked)
+        if not found:
+            return []
+        edition, over, *copies = found
+        for copy in copies:
+            name, kind, _, held = copy
+            if kind == b"list" and isinstance(held, int):
+                copy[3] = await self._items(edition, self._keys.named(name.decode()), held)
+        return await self._responses(over) + copies
+
+    async def _items(self, edition: bytes, key: str, length: int) -> list[bytes]:
+        elements: list[bytes] = []
+        while len(elements) < length:
+            arguments: list[Argument] = [edition, len(elements), length, self._most_bytes]
+            (some,) = await self._scripts.run(Call("copy_items", [self._keys.head, key], arguments))
+            if some == 0:
+                raise Torn
+            elements += some
+        return elements
+
+    async def _responses(self, ids: Sequence[bytes]) -> list[Copy]:
+        copies: list[Copy] = []
+        while len(copies) < len(ids):
+            some = ids[len(copies) : len(copies) + RESPONSES_AT_ONCE]
+            found = await self._scripts.run(Call("copy_responses", [self._keys.head], [self._most_bytes, *some]))
+            if found == [0]:
+                raise Torn
+            copies += found
+        return copies
+
+    @again_if_torn
+    async def copy_log(self, response_id: str) -> list[Copy]:
+        """Return a response's log of events, and what it has in pieces; none where it is gone. Raises Unavailable."""
+        entries: list[Any] = []
+        owner = generation = b""
+        past = 0
+        while True:
+            last = entries[-1][0] if entries else b"0"
+            arguments: list[Argument] = [generation, last, self._most_bytes]
+            found = await self._scripts.run(Call("copy_log", [self._keys.events(response_id)], arguments))
+            if len(found) == 1:
+                if entries:
+                    raise Torn
+                return []
+            owner, generation, expires_at, some, pieces = found
+            if not some:
+                break
+            entries += some
+            past = pieces or past
+        log: Copy = [f"events:{response_id}".encode(), b"stream", expires_at, entries]
+        if not past:
+            return [log]
+        names = [self._keys.events(response_id), self._keys.event_pieces(response_id)]
+        held: list[bytes] = []
+        for number in range(past):
+            (piece,) = await self._scripts.run(Call("read_piece_of_log", names, [owner, generation, number]))
+            if piece == 0:
+                raise Torn
+            if piece == 1:
+                raise Unavailable("a part of an event is gone")
+            held.append(piece)
+        # the list first: whoever reads the log finds what it names
+        return [[f"event_pieces:{response_id}".encode(), b"list", expires_at, held], log]
