@@ -102,7 +102,7 @@ async def test_on_a_cluster_too_a_write_is_not_told_as_done_before_replicas_have
     store = Store.connect(
         f"redis+cluster://127.0.0.1:{cluster_port}",
         prefix=PREFIX,
-        timeout_seconds=2.0,
+        timeout_seconds=4.0,
         max_connections=8,
         retention_seconds=RETENTION_SECONDS,
         safeguards=Safeguards(min_replicas=1),
