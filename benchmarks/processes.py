@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from storage.embedded import find_binary
@@ -20,13 +21,28 @@ from storage.embedded import find_binary
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
+#: Ports that no system chooses by itself, for a server or for a connection to one: so nothing comes in between.
+_PORTS = range(10_000, 30_480)
+#: Of these each process has its own, as far as there are enough.
+_PORTS_OF_PROCESS = 320
+_port_numbers = count()
+
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return such a port, see `free_ports`."""
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nobody listens on, and that nobody else is given until a server does."""
+    found: list[int] = []
+    while len(found) < number:
+        port = _PORTS[(os.getpid() * _PORTS_OF_PROCESS + next(_port_numbers)) % len(_PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
 
 
 @contextmanager

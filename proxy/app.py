@@ -37,7 +37,7 @@ from proxy.context.budget import TokenBudget
 from proxy.echo import create_echo_app
 from proxy.http.budget import BODY_BUDGET, BodyBudget
 from proxy.http.connection import ConnectionLimits, most_connections
-from proxy.http.handover import HEAVY_HISTORIES, HeavyHistories
+from proxy.http.handover import COUNTED_ELSEWHERE, HEAVY_HISTORIES, HeavyHistories
 from proxy.http.hosts import KNOWN_HOSTS, KnownHosts
 from proxy.http.keys import CONFIG, STORE
 from proxy.http.middleware import OPEN_PATHS, RUNNING, STOPPING, middlewares, signals
@@ -86,6 +86,7 @@ def create_app(config: Config, telemetry: Telemetry | None = None) -> web.Applic
     app = web.Application(middlewares=[*middlewares(config), answer_once])
     app[CONFIG] = config
     app[RUNNING] = set()
+    app[COUNTED_ELSEWHERE] = set()
     app[STOPPING] = asyncio.Event()
     app[TASKS] = Tasks()
     app[TELEMETRY] = telemetry or create_telemetry(config)
@@ -146,13 +147,13 @@ async def provide_store(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_telemetry(app: web.Application) -> AsyncIterator[None]:
     """Watch the store's calls and the event loop, and look from time to time at what nobody counts."""
-    telemetry, store = app[TELEMETRY], app[STORE]
+    telemetry, store, elsewhere = app[TELEMETRY], app[STORE], app[COUNTED_ELSEWHERE]
     store.watch(telemetry.store_called)
     app[SURVEYOR] = surveyor = Surveyor(
         telemetry,
         store,
         {
-            "http_requests_running": lambda: len(app[RUNNING]),
+            "http_requests_running": lambda: len(app[RUNNING] - elsewhere),
             "event_readers": lambda: len(app[FOLLOWERS]),
             "websockets": lambda: len(app[CONNECTIONS]),
         },
@@ -248,7 +249,7 @@ async def provide_connections(app: web.Application) -> AsyncIterator[None]:
 
 async def provide_worker(app: web.Application) -> AsyncIterator[None]:
     """Run background responses."""
-    async with Worker(app[SERVICES], app[RECORDER]).serving(app[TASKS]) as worker:
+    async with Worker(app[SERVICES], app[RECORDER], app[BODY_BUDGET]).serving(app[TASKS]) as worker:
         app[WORKER] = worker
         yield
 

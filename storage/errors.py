@@ -76,6 +76,18 @@ class UnsupportedLayout(Unavailable):
         super().__init__(subject, Reason.LAYOUT)
 
 
+class HeavyHistory(Exception):
+    """No refusal: a history has more than whoever asked for it wants to read; somebody else may.
+
+    subject: the conversation or response. lock: which was taken and is still held, '' for none.
+    """
+
+    def __init__(self, subject: str, lock: str) -> None:
+        super().__init__(subject)
+        self.subject = subject
+        self.lock = lock
+
+
 class Conflict(StoreError):
     """The lock was lost and the branch has moved on; nothing was written."""
 

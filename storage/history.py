@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from storage.client.values import read_chain
-from storage.envelope import NOTE_END, item_id, open_envelope
-from storage.records import Chain
+from storage.envelope import NOTE_END, item_id, open_envelope, read_parted
+from storage.errors import HeavyHistory
+from storage.records import Chain, HistoryLimit
 
 
 class HistoryItems(list[bytes]):
@@ -45,6 +46,33 @@ class History(NamedTuple):
     severed: frozenset[str]
 
 
+class HistoryScale:
+    """Weighs a history while it is read.
+
+    limit: from which on it is too much, None for any. refusal: is raised then. held: bytes that were read before.
+    """
+
+    def __init__(self, limit: HistoryLimit | None, refusal: HeavyHistory, held: int) -> None:
+        self._limit = limit
+        self._refusal = refusal
+        self._bytes = held
+
+    def count(self, chain: bytes) -> None:
+        """Count the items of a closed chain, deleted ones too. Raises HeavyHistory."""
+        if self._limit is not None and sum(span[2] - span[1] for span in read_chain(chain)) >= self._limit.items:
+            raise self._refusal
+
+    def add(self, spans: Iterable[Sequence[bytes]]) -> None:
+        """Add elements that were read; that of an item in pieces has the item's weight. Raises HeavyHistory."""
+        if self._limit is None:
+            return
+        for element in chained.from_iterable(spans):
+            parted = read_parted(element)
+            self._bytes += parted.size if parted is not None else len(element)
+        if self._bytes >= self._limit.bytes:
+            raise self._refusal
+
+
 def read_history(spans: Sequence[Sequence[bytes]], chain: bytes) -> History:
     """Return what a chain holds. spans: the elements of each of its spans, in order, deleted ones included.
 
@@ -56,7 +84,7 @@ def read_history(spans: Sequence[Sequence[bytes]], chain: bytes) -> History:
     if len(elements) != sum(map(len, spans)) or _has_cuts(places):
         severed = _severed(spans, places)
     if _overlap(places):
-        elements = list({item_id(element): element for element in elements}.values())
+        elements = list(dict.fromkeys(elements))
     notes = _take_off_notes(elements)
     return History(HistoryItems(elements), notes, frozenset(severed))
 

@@ -16,9 +16,11 @@ from redis import exceptions as redis_errors
 from storage.client.channel import Argument, Channel
 from storage.client.keys import QueueKeys
 from storage.client.keyspace import Keyspace
+from storage.client.pieces import cut
 from storage.client.scripts import Call, translated
+from storage.client.staging import BRING_ATTEMPTS, bring
 from storage.client.values import join_calls
-from storage.errors import Conflict, StoreError
+from storage.errors import Conflict, StoreError, Unavailable, Unstaged
 from storage.items import COMMIT_MARKER_SECONDS
 from storage.records import OpenedTurn
 
@@ -28,6 +30,8 @@ GROUP = "workers"
 GRACE_SECONDS = 60
 #: Seconds without a word after which a worker that has no entries is forgotten.
 FORGET_SECONDS = 3600
+#: Where the job is among the arguments of a submission.
+JOB_AT = 2
 #: Owners whose jobs are counted: the server does nothing else meanwhile.
 MOST_SURVEYED = 10_000
 
@@ -83,7 +87,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class LargeJob:
-    """A response whose job has more bytes than whoever asked for it takes."""
+    """A response whose job has more bytes than whoever asked for it takes. size: of them."""
+
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,8 @@ class Jobs:
     # --- responses ------------------------------------------------------------------------------------------------
 
     async def submit(self, submission: Submission, most_waiting: int = 0) -> None:
-        """Queue a response and write it down; one round trip, two where an owner may have only so many that wait.
+        """Queue a response and write it down; one round trip, two where an owner may have only so many that wait, and
+        before it one for each piece of a job that is more than one command takes.
 
         Raises QueueFull, Conflict, Unavailable: then it will not run. Where it is unknown whether it was written, the
         caller must not promise it.
@@ -120,12 +127,29 @@ class Jobs:
             calls.append(touch)
         # the job first: a record without one would never be run
         batches = [calls] if not most_waiting else [calls[:1], calls[1:]]
+        await self._bring(submission)
         for batch in batches:
             for reply in await self._scripts.run_all(batch):
-                if isinstance(reply, Conflict):
+                if isinstance(reply, Conflict | Unstaged):
                     await self._scripts.run(self._withdraw_call(owner, response_id))
+                if isinstance(reply, Unstaged):
+                    raise Unavailable("what was staged is gone")
                 if isinstance(reply, StoreError):
                     raise reply
+
+    def _is_staged(self, submission: Submission) -> bool:
+        return len(submission.job) > self._keyspace.portion.bytes
+
+    async def _bring(self, submission: Submission) -> None:
+        """Bring a job that is more than one command takes, in pieces. Raises Unavailable."""
+        if not self._is_staged(submission):
+            return
+        key = self._keyspace.keys(submission.response_id).staged(submission.token)
+        for _ in range(BRING_ATTEMPTS):
+            pieces = cut(submission.job.encode(), self._keyspace.portion, 0)
+            if await bring(self._keyspace, key, ((number, [piece]) for number, piece in enumerate(pieces))):
+                return
+        raise Unavailable("what was staged is gone")
 
     def _submit_call(self, submission: Submission) -> Call:
         response_id, opened = submission.response_id, submission.opened
@@ -142,6 +166,11 @@ class Jobs:
             int(submission.streamed),
         ]
         written = [*keys.common, keys.response(response_id), keys.commit(response_id)]
+        if self._is_staged(submission):
+            size = len(submission.job)
+            written += [keys.staged(submission.token), keys.job(response_id)]
+            arguments[JOB_AT] = ""
+            arguments += [-(-size // self._keyspace.portion.bytes), size]
         return Call("submit_response", written, arguments, response_id)
 
     def _withdraw_call(self, owner: str, response_id: str) -> Call:
@@ -189,18 +218,36 @@ class Jobs:
             )
         )
         if reply[0] == b"large":
-            return LargeJob()
+            return LargeJob(reply[1])
         if reply[0] == b"gone":
             return None
         if reply[0] == b"busy":
             return Busy(reply[1] / 1000)
-        owner, job, attempt, waited = reply
+        owner, job, pieces, attempt, waited = reply
+        if pieces and (job := await self._read_job(entry.response_id, token, pieces)) is None:
+            return await self.claim(entry, token, lease_seconds, most_bytes)
         return Job(entry, owner.decode(), token, job.decode(), attempt, waited / 1000)
 
-    async def renew(self, jobs: Sequence[Job], lease_seconds: float, *, worker: str = "") -> list[bool]:
+    async def _read_job(self, response_id: str, token: str, count: int) -> bytes | None:
+        """Return a job that lies in pieces, b'' if they are lost; None if another attempt runs it, or it is over."""
+        keys = self._keyspace.keys(response_id)
+        names = [keys.response(response_id), keys.job(response_id)]
+        pieces: list[bytes] = []
+        for number in range(count):
+            # one at a time: others come between two of them
+            (piece,) = await self._scripts.run(Call("read_job", names, [token, number]))
+            if not isinstance(piece, bytes):
+                return None if piece == 0 else b""
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def renew(
+        self, jobs: Sequence[Job], lease_seconds: float, *, worker: str = "", waiting: Sequence[JobEntry] = ()
+    ) -> list[bool]:
         """Keep what is being run; False for each that no longer is to be. One round trip.
 
-        worker: its entries are kept too, so that nobody takes them over; '' leaves them. Raises Unavailable.
+        worker: its entries are kept too, so that nobody takes them over, and those that are `waiting` to be claimed
+        there; '' leaves them. Raises Unavailable.
         """
         calls = [
             Call(
@@ -210,8 +257,9 @@ class Jobs:
             )
             for job in jobs
         ]
-        if worker and jobs:
-            calls.append(Call("keep_jobs", [self._queue], [GROUP, worker, *(job.entry.id for job in jobs)]))
+        entries = [*(job.entry for job in jobs), *waiting]
+        if worker and entries:
+            calls.append(Call("keep_jobs", [self._queue], [GROUP, worker, *(entry.id for entry in entries)]))
         replies = await self._scripts.run_all(calls)
         return [not isinstance(reply, StoreError) and bool(reply[0]) for reply in replies[: len(jobs)]]
 

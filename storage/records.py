@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from storage.calls import NO_MARK, CallMark
 
@@ -175,6 +175,13 @@ class TurnSource:
         return "response" if self.previous_response_id else "none"
 
 
+class HistoryLimit(NamedTuple):
+    """How much of a history somebody wants to read. items, bytes: from which on it is too much."""
+
+    items: int
+    bytes: int
+
+
 @dataclass(slots=True)
 class OpenedTurn:
     """All that a turn needs before its upstream call.
@@ -292,7 +299,7 @@ Chain: TypeAlias = Sequence[tuple[int, int, int]]
 class ArchivedBranch:
     """A branch as it is exported. line: number of the segment that it writes. Times in ms, forked_at in seconds.
 
-    pending: calls that wait for an output. parent: a line, which need not be there any more. mixed: see branch.lua.
+    pending: calls that wait for an output. parent: a line, which need not be there any more. mixed: see journal.lua.
     """
 
     line: int

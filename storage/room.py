@@ -65,6 +65,8 @@ _ONLY_READ = frozenset(
         "read_head",
         "read_item",
         "read_layout",
+        "read_history",
+        "read_job",
         "read_piece",
         "read_pulse",
         "read_response",

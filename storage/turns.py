@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from storage.branches import branch_from
 from storage.client.channel import Argument
+from storage.client.keys import PartitionKeys
 from storage.client.keyspace import Keyspace
 from storage.client.pieces import ItemPieces, Torn
 from storage.client.scripts import Call
 from storage.client.staging import Stage
 from storage.client.values import FIELD_BREAK, join_calls, split_calls
 from storage.envelope import InPieces, open_envelope
-from storage.errors import Conflict, StoreError
-from storage.history import History, read_history
+from storage.errors import Conflict, HeavyHistory, StoreError, Unavailable
+from storage.history import History, HistoryScale, read_history
 from storage.items import COMMIT_MARKER_SECONDS, Items, collect
 from storage.partitions import partition_of, random_hex
 from storage.quotas import Ledger
@@ -23,6 +24,7 @@ from storage.records import (
     CommitMode,
     CommitResult,
     Committed,
+    HistoryLimit,
     KnownItem,
     Lease,
     OpenedTurn,
@@ -72,32 +74,36 @@ class Turns:
         lease_seconds: float,
         item_ids: Sequence[str],
         call_ids: Sequence[str],
+        most: HistoryLimit | None = None,
     ) -> OpenedTurn:
-        """Check, lock and read everything for a turn in one round trip, whatever the history's length.
+        """Check, lock and read everything for a turn: in one round trip, more where much of the history is not known.
 
-        lease: the partition and token of the turn (its lock is found here). item_ids: ids that the input names; those
-        of other partitions are looked up in the same trip. call_ids: calls that the input answers.
-        Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked, Unavailable, and for a fork ItemNotFound,
-        BranchExists, NotAUserMessage, NotAMessage, NoUserMessage; then nothing is held.
+        lease: partition and token (its lock is found here). item_ids: that the input names. call_ids: that it answers.
+        most: how much of a history is read. Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked,
+        Unavailable, for a fork ItemNotFound, BranchExists, NotAUserMessage, NotAMessage, NoUserMessage: then nothing is
+        held; and HeavyHistory, whose lock is held.
         """
-        # An id that a client made up names no partition: it may be known where the turn takes place, so all are asked
-        # for here, and those that lead elsewhere there too.
+        # an id that a client made up names no partition: it may be known where the turn takes place
         far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far) if far else ([], [])
-        keys = self._keyspace.keys_of(lease.partition)
+        space, keys = self._keyspace, self._keyspace.keys_of(lease.partition)
         place, fork = turn_place(owner, source, lease.partition), source.fork
         held = self._recollections.look(place)
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
-        arguments += [int(lease_seconds * 1000), self._keyspace.retention_seconds, held.chain, held.edition]
+        arguments += [int(lease_seconds * 1000), space.retention_seconds, held.chain, held.edition, space.portion.bytes]
         if fork or item_ids or call_ids:
             arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
             arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
-        previous = [keys.response(source.previous_response_id)] if source.previous_response_id else []
-        call = Call("open_turn", [*keys.common, *previous], arguments, source.subject)
-        reply, *resolved = await self._scripts.run_all([call, *resolves])
+        names = [*keys.common, *([keys.response(previous)] if (previous := source.previous_response_id) else [])]
+        reply, *resolved = await self._scripts.run_all([Call("open_turn", names, arguments, source.subject), *resolves])
         if isinstance(reply, StoreError):
             raise reply
-        spans, chain, *_, named, calls, _, _, _, _, edition, is_rest, _ = reply
+        _, chain, *_, named, calls, _, lock, _, _, edition, is_rest, _, _ = reply
+        scale = HistoryScale(most, HeavyHistory(source.subject, lock.decode()), held.history.items.size * is_rest)
+        try:
+            spans = await self._read_on(keys, [owner, edition], reply, scale)
+        except Torn:
+            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
         last = spans[-1][-1:] if spans else ()
         while True:
             try:
@@ -111,15 +117,40 @@ class Turns:
                 spans, named = await self._whole(owner, lease.partition, spans, named, has_known_first=bool(is_rest))
                 resolved = await self._items.whole(owner, [partition_of(group[0]) for group in groups], resolved)
             except Torn:
-                return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
+                return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
         if history is None:
             # the server has lost what was read there
             self._recollections.forget(place)
-            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids)
+            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
         if place is not None and last:
             self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
         answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
         return _opened(reply, history, there | here, answered)
+
+    async def _read_on(
+        self, keys: PartitionKeys, who: Sequence[Argument], reply: Sequence[Any], scale: HistoryScale
+    ) -> list[list[bytes]]:
+        """Return the spans of a history with what the script that opened the turn has not read.
+
+        who: the owner, and the edition of the partition at that time. reply: of the script. Raises Torn, Unavailable,
+        HeavyHistory.
+        """
+        read, chain, left = list(reply[0]), reply[1], reply[-1]
+        scale.count(chain)
+        scale.add(read)
+        while left:
+            # one portion at a time: others come between two of them
+            arguments = [*who, left, self._keyspace.portion.bytes]
+            more, *rest = await self._scripts.run(Call("read_history", [keys.head], arguments))
+            if not rest:
+                if more == 0:
+                    raise Torn
+                raise Unavailable("a part of a history is gone")
+            scale.add(more)
+            read[-1] += more[0]
+            read += more[1:]
+            (left,) = rest
+        return read
 
     async def _whole(
         self, owner: str, partition: str, spans: Sequence[list[bytes]], named: Sequence[bytes], *, has_known_first: bool
@@ -239,7 +270,7 @@ def _opened(
     reply: Sequence[Any], history: History, known: Mapping[str, KnownItem], answered: frozenset[str]
 ) -> OpenedTurn:
     """Return what open_turn tells. known: of what the input names; answered: the calls that it answers."""
-    _, chain, pending, branch, facts, _, _, line, lock, anchor, model, _, _, watched = reply
+    _, chain, pending, branch, facts, _, _, line, lock, anchor, model, _, _, watched, _ = reply
     return OpenedTurn(
         items=history.items,
         notes=history.notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 import subprocess
@@ -38,10 +39,12 @@ redis_library.get_lib_version = cache(redis_library.get_lib_version)
 RETENTION_SECONDS = 30 * 86_400
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C: what a script runs in the background ignores it, and so would every process that a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "STALLS" in os.environ:
+        config.pluginmanager.import_plugin("tests.stalls")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -31,13 +30,6 @@ def environment() -> dict[str, str]:
     """The environment of this process without Branchline's settings; the code is that of this checkout."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("BRANCHLINE_")}
     return {**clean, "PYTHONPATH": str(ROOT)}
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -30,10 +30,13 @@ from storage import Store
 Sweep = Callable[[], Awaitable[object]]
 
 
-async def storm(urls: list[str], *, clients: int, seconds: float, seed: int, sweep: Sweep, least: int = 0) -> Log:
+async def storm(
+    urls: list[str], *, clients: int, seconds: float, seed: int, sweep: Sweep, least: int = 0, least_said: int = 0
+) -> Log:
     """Let clients loose on a new conversation, check what is left of it, and return what happened.
 
-    least: they go on until each operation was done so often, however slow the machine is.
+    least: they go on until each operation was done so often, however slow the machine is; least_said: and until so
+    much was said.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, headers={"Authorization": "Bearer storm"}) as session:
@@ -45,7 +48,8 @@ async def storm(urls: list[str], *, clients: int, seconds: float, seed: int, swe
         end = time.monotonic() + seconds
 
         def is_over() -> bool:
-            return time.monotonic() >= end and min(log.done.values(), default=0) >= least
+            is_enough = min(log.done.values(), default=0) >= least and len(log.said) >= least_said
+            return is_enough and time.monotonic() >= end
 
         workers = [Client(wire, number, seed) for number in range(clients)]
         await asyncio.gather(_keep_sweeping(sweep, log, is_over), *(worker.work(is_over) for worker in workers))

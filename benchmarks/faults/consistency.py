@@ -128,12 +128,17 @@ class Run:
         self._numbers = 0
         self._ends = False
 
-    async def work(self, clients: int, seconds: float) -> None:
-        """Let clients and faults loose for so long, and check what is left. Fills the log."""
+    async def work(self, clients: int, seconds: float, is_enough: Callable[[Log], bool] = lambda _log: True) -> None:
+        """Let clients and faults loose for so long, and check what is left. Fills the log.
+
+        is_enough: they go on until that says of the log that enough has happened, however slow the machine is.
+        """
         await self._open_conversations()
         tasks = [asyncio.create_task(self._client(number)) for number in range(clients)]
         tasks += [asyncio.create_task(self._break()), asyncio.create_task(self._keep_judging())]
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        failed, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        while not failed and not is_enough(self.log):
+            failed, _ = await asyncio.wait(tasks, timeout=0.5, return_when=asyncio.FIRST_EXCEPTION)
         self._ends = True
         await asyncio.gather(*tasks)
         await self._settle()

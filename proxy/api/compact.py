@@ -15,7 +15,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from proxy.api.turns import asking
+from proxy.api.turns import asking, take_here
 from proxy.compaction.opener import PURPOSE, TRIGGER, Opener
 from proxy.compaction.summary import Summariser, Summary
 from proxy.context.compacted import Compacted, is_summary, kind_of, pack, window
@@ -32,7 +32,7 @@ from proxy.turns.intake import take_in
 from proxy.turns.opening import look
 from proxy.upstream.capabilities import means_absence
 from proxy.upstream.model_call import ModelCall
-from storage import OpenedTurn
+from storage import HistoryLimit, OpenedTurn
 
 if TYPE_CHECKING:
     from proxy.context.reader import Reader
@@ -55,8 +55,12 @@ async def compact_window(request: web.Request) -> web.Response:
     """POST /v1/responses/compact: the window that a request describes, made short."""
     asked = await take_in(request.app[CONFIG], await read_json(request), read_compact)
     services = request.app[SERVICES]
-    with asking(request) as call:
-        body, headers = await Compactor(services, call, asked).compact()
+
+    async def compact(most: HistoryLimit | None) -> tuple[bytes, Mapping[str, str]]:
+        with asking(request) as call:
+            return await Compactor(services, call, asked, most).compact()
+
+    body, headers = await take_here(request, asked.source.subject, compact)
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 
@@ -68,13 +72,16 @@ def read_compact(body: Mapping[str, Any]) -> TurnRequest:
 
 
 class Compactor:
-    """Makes one window short."""
+    """Makes one window short. most_history: see TurnOptions."""
 
-    def __init__(self, services: Services, call: ModelCall, request: TurnRequest) -> None:
+    def __init__(
+        self, services: Services, call: ModelCall, request: TurnRequest, most_history: HistoryLimit | None = None
+    ) -> None:
         self._services = services
         self._call = call
         self._owner = call.caller.owner
         self._request = request
+        self._most_history = most_history
         #: Where the turn would live: its ids name it.
         self._partition = ""
         self._opened = OpenedTurn()
@@ -100,7 +107,7 @@ class Compactor:
         return await self._compact_here(items)
 
     async def _read_window(self) -> list[bytes]:
-        opening = await look(self._services, self._owner, self._request)
+        opening = await look(self._services, self._owner, self._request, self._most_history)
         self._partition = opening.lease.partition
         opened, self._own_paths = opening.opened, opening.turn_input.own_paths
         self._opened = opened

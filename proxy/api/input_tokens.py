@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
-from proxy.api.turns import asking
+from proxy.api.turns import asking, take_here
 from proxy.compaction.automatic import Compaction
 from proxy.context.budget import OMITTED
 from proxy.context.model_request import ModelRequest, count_model_request
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.context.reader import Reader
     from proxy.protocol.request import TurnRequest
     from proxy.services import Services
+    from storage import HistoryLimit
 
 #: Where it is, here below `/v1` and below the upstream's URL.
 INPUT_TOKENS = "/responses/input_tokens"
@@ -41,8 +42,12 @@ async def count_input_tokens(request: web.Request) -> web.Response:
     body = {**await read_json(request, allow_empty=True), "store": False, "stream": False, "background": False}
     turn_request = await take_in(request.app[CONFIG], body, read_request)
     services = request.app[SERVICES]
-    with asking(request) as call:
-        answer, headers = await TokenCount(services, call, turn_request).take()
+
+    async def count(most: HistoryLimit | None) -> tuple[bytes, Mapping[str, str]]:
+        with asking(request) as call:
+            return await TokenCount(services, call, turn_request).take(most)
+
+    answer, headers = await take_here(request, turn_request.source.subject, count)
     return web.Response(body=answer, headers=headers, content_type="application/json")
 
 
@@ -54,9 +59,9 @@ class TokenCount:
         self._call = call
         self._request = request
 
-    async def take(self) -> tuple[bytes, Mapping[str, str]]:
+    async def take(self, most_history: HistoryLimit | None = None) -> tuple[bytes, Mapping[str, str]]:
         """Return the answer's body and headers. Raises ApiError and StoreError as the turn would."""
-        opening = await look(self._services, self._call.caller.owner, self._request)
+        opening = await look(self._services, self._call.caller.owner, self._request, most_history)
         compaction = Compaction(self._services, self._call, opening.request)
         compaction.open(opening.opened, opening.turn_input)
         request, budget = compaction.request, self._services.budget

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Any
+
 import orjson
 from aiohttp import web
 
 from proxy.api.rendering import item_list
-from proxy.api.turns import inbound_of, read_turn_body, run_turn
+from proxy.api.turns import inbound_of, read_turn_body, run_turn, take_here
 from proxy.auth.caller import CALLER
 from proxy.background.submission import submit
 from proxy.http.answers import json_answer, whole
@@ -22,6 +25,7 @@ from proxy.services import SERVICES
 from proxy.streams.follower import follow, read_starting_after
 from proxy.turns.intake import take_in
 from proxy.turns.running import TURNS
+from storage import HistoryLimit
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
@@ -31,8 +35,12 @@ async def create_response(request: web.Request) -> web.StreamResponse:
         if turn_request.stream and (place := request.app[TURNS].entrance.wait()) is not None:
             await place
         return await run_turn(request, turn_request)
-    app = request.app
-    response = await submit(app[SERVICES], app[RECORDER], request[CALLER], turn_request, inbound_of(request))
+    app, inbound = request.app, inbound_of(request)
+
+    def accept(most: HistoryLimit | None) -> Awaitable[dict[str, Any]]:
+        return submit(app[SERVICES], app[RECORDER], request[CALLER], turn_request, inbound, most)
+
+    response = await take_here(request, turn_request.source.subject, accept)
     await note_submission(request, response["id"], streamed=turn_request.stream)
     if turn_request.stream:
         return await follow(request, response["id"])

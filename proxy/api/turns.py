@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
 from aiohttp import web
 
 from proxy.auth.caller import CALLER
-from proxy.http.body import BODY_BYTES, LARGE_QUEUE, hand_over_read, leave_queue, read_json
+from proxy.http.body import BODY_BYTES, can_be_given, hand_over_read, leave_queue, read_json
 from proxy.http.connection import client_connection
 from proxy.http.delivery import HttpDelivery
-from proxy.http.handover import HEAVY_HISTORIES
+from proxy.http.handover import HANDOVER, HEAVY_HISTORIES, MOST_HISTORY
 from proxy.http.keys import CONFIG, NOTES, UPSTREAM_REQUEST_ID
 from proxy.http.middleware import note_left, traced_headers
+from proxy.http.queue import LARGE_QUEUE
+from proxy.idempotency.keys import HELD_KEY
 from proxy.idempotency.turns import deliver_again, find_lost_answer, keep_answer
+from proxy.protocol.errors import ServiceUnavailable
 from proxy.protocol.request import TurnRequest
 from proxy.recording.recorder import RECORDER
 from proxy.recording.turn import recording_of
@@ -24,11 +28,14 @@ from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.records import TurnRecord
 from proxy.turns.intake import require_short_settings
-from proxy.turns.observer import AnsweredBefore, TurnObserver, TurnResult
+from proxy.turns.observer import AnsweredBefore, OnceOpen
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound, ModelCall
+from storage import HeavyHistory, HistoryLimit
+
+Opened = TypeVar("Opened")
 
 
 def inbound_of(request: web.Request, own_query: Collection[str] = ()) -> Inbound:
@@ -61,44 +68,41 @@ def asking(request: web.Request) -> Iterator[ModelCall]:
         services.telemetry.attempts_ended(call.record)
 
 
-class _Queued(TurnObserver):
-    """A request among others that are large: the next one begins when this turn is open."""
-
-    needs_id = False
-
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-
-    def begun(self) -> None:
-        """Nothing: it has not been opened yet."""
-
-    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
-        """Let the next one begin."""
-        leave_queue(self._request)
-
-    def moved(self, response_id: str) -> None:
-        """Nothing: others do not know its id."""
-
-    async def storing(self, attempt: int) -> None:
-        """Nothing: it is stored beside the others."""
-
-    def left(self) -> None:
-        """Nothing: the turn has its own way with that."""
-
-    async def ended(self, end: TurnResult | BaseException) -> None:
-        """Let the next one begin."""
-        leave_queue(self._request)
-
-
-def _queued(request: web.Request) -> _Queued | None:
-    return _Queued(request) if LARGE_QUEUE in request.app else None
-
-
 async def read_turn_body(request: web.Request, *, allow_empty: bool = False) -> dict[str, Any]:
     """Return the JSON object that asks for a turn. Raises as `read_json`, and BadRequest (`settings_too_large`)."""
     body = await read_json(request, allow_empty=allow_empty)
     require_short_settings(request.app[CONFIG], body, request[BODY_BYTES])
     return body
+
+
+async def take_here(
+    request: web.Request, subject: str, attempt: Callable[[HistoryLimit | None], Awaitable[Opened]]
+) -> Opened:
+    """Do what opens a turn; if its history is large, give the request to another process instead, if one is there.
+
+    subject: the conversation or response that the turn goes on with, '' for none. attempt: does it, and is told how
+    much history is read here; nothing is done when it raises HeavyHistory. Raises ServiceUnavailable, and as `attempt`.
+    """
+    if subject and can_be_given(request):
+        heavy = request.app[HEAVY_HISTORIES]
+        try:
+            if not heavy.know(subject):
+                return await attempt(MOST_HISTORY)
+        except HeavyHistory:
+            heavy.remember(subject)
+        await _give_away(request)
+    return await attempt(None)
+
+
+async def _give_away(request: web.Request) -> None:
+    """Give a request whose body was read to another process, which takes its key anew; this returns if none is."""
+    if (held := request.get(HELD_KEY)) is None:
+        await hand_over_read(request)
+    elif await request.app[HANDOVER].find(request[CALLER].owner) is not None:
+        await held.release()
+        await hand_over_read(request)
+        message = "The process that answers requests with large histories could not take this one; please retry."
+        raise ServiceUnavailable(message, code="server_busy")
 
 
 async def run_turn(
@@ -110,9 +114,17 @@ async def run_turn(
 ) -> web.StreamResponse:
     """Carry a turn out and return its answer. own_query: see `inbound_of`. Raises ApiError, StoreError."""
     options = options or TurnOptions()
+
+    def run(most: HistoryLimit | None) -> Awaitable[web.StreamResponse]:
+        return _run_turn(request, turn_request, replace(options, most_history=most), own_query)
+
+    return await take_here(request, turn_request.source.subject, run)
+
+
+async def _run_turn(
+    request: web.Request, turn_request: TurnRequest, options: TurnOptions, own_query: Collection[str]
+) -> web.StreamResponse:
     app, caller = request.app, request[CALLER]
-    if (subject := turn_request.source.subject) and app[HEAVY_HISTORIES].know(subject):
-        await hand_over_read(request)
     if (lost := await find_lost_answer(request, turn_request, options)) is not None:
         return lost
     services = app[SERVICES]
@@ -123,6 +135,7 @@ async def run_turn(
     recording = recording_of(app[RECORDER], caller.owner, request.headers, turn_request)
     keeping = keep_answer(request, turn_request, delivery, options)
     options.recording, options.resumable = recording, options.resumable or log is not None
+    queued = OnceOpen(lambda: leave_queue(request)) if LARGE_QUEUE in app else None
     turn = Turn(
         services,
         call,
@@ -130,7 +143,7 @@ async def run_turn(
         delivery,
         options,
         sinks=[sink for sink in (log, keeping.recording) if sink],
-        observers=[observer for observer in (keeping.observer, log, _queued(request)) if observer],
+        observers=[observer for observer in (keeping.observer, log, queued) if observer],
     )
     if keeping.client_left:
         turn.leave()
@@ -148,7 +161,7 @@ async def run_turn(
         return await deliver_again(request, before.answer, before.claim)
     finally:
         request[UPSTREAM_REQUEST_ID] = call.upstream_request_id
-        app[HEAVY_HISTORIES].note(subject, call.record.history, call.record.history_bytes)
+        app[HEAVY_HISTORIES].note(turn_request.source.subject, call.record.history, call.record.history_bytes)
         if connection.on_leave is leave and connection.is_reset():
             # its answer would come to nobody
             leave()

@@ -24,23 +24,32 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.turns.opening import Opening
     from proxy.upstream.model_call import Inbound
+    from storage import HistoryLimit
 
 #: What a stored body begins with, see job.lua.
 _FIRST = ("id", "object", "created_at", "status", "error")
 
 
 async def submit(
-    services: Services, recorder: Recorder, caller: Caller, request: TurnRequest, inbound: Inbound
+    services: Services,
+    recorder: Recorder,
+    caller: Caller,
+    request: TurnRequest,
+    inbound: Inbound,
+    most_history: HistoryLimit | None = None,
 ) -> dict[str, Any]:
     """Accept a background response; return the Response object, `queued`. From then on it will come to an end.
 
-    It lives where its history leads; whoever runs it looks that up again. Raises ApiError and StoreError as the turn
+    It lives where its history leads; whoever runs it looks that up again. most_history: see TurnOptions.
+    Raises ApiError and StoreError as the turn
     itself would; then nothing is kept and nothing will run.
     """
     request = settled(request)
     marks = marks_of(recorder, inbound.headers, request)
     recording = TurnRecording(recorder, caller.owner, marks) if marks is not None else None
-    opening = await open_turn(services, caller.owner, request, TurnOptions(recording=recording))
+    opening = await open_turn(
+        services, caller.owner, request, TurnOptions(recording=recording, most_history=most_history)
+    )
     if recording is not None:
         opening = await _placed(recording, opening)
     try:

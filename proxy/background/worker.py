@@ -25,8 +25,10 @@ from aiohttp.web import AppKey
 
 from proxy.auth.caller import Caller
 from proxy.background.job import BackgroundJob
+from proxy.background.run import Run
 from proxy.delivery import Unattended
-from proxy.protocol.errors import ApiError
+from proxy.http.handover import MOST_HISTORY
+from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.protocol.store_errors import from_store_error
 from proxy.recording.turn import TurnRecording
 from proxy.runtime.tasks import Tasks
@@ -35,15 +37,17 @@ from proxy.streams.event_log import EventLogWriter
 from proxy.telemetry.lines import TurnLine
 from proxy.telemetry.records import GIVEN_BACK
 from proxy.turns.identity import AcceptedIdentity
+from proxy.turns.observer import OnceOpen
 from proxy.turns.options import TurnOptions
 from proxy.turns.running import LAST_WORDS_SECONDS
 from proxy.turns.turn import Turn
-from storage import EventLog, Job, JobEntry, LargeJob, StoreError, Unavailable, new_token, partition_of
+from storage import EventLog, HeavyHistory, Job, JobEntry, LargeJob, StoreError, Unavailable, new_token, partition_of
 
 if TYPE_CHECKING:
+    from proxy.http.budget import BodyBudget
+    from proxy.http.queue import LargeQueue
     from proxy.recording.recorder import Recorder
     from proxy.services import Services
-    from proxy.telemetry.records import TurnRecord
 
 logger = logging.getLogger(__name__)
 
@@ -66,47 +70,13 @@ _SERVER_ERROR = "server_error"
 WORKER: AppKey[Worker] = AppKey("worker")
 
 
-class Run:
-    """One entry of the queue in this worker's hands. job: once it was claimed. is_elsewhere: another process has it."""
-
-    def __init__(self, entry: JobEntry) -> None:
-        self.entry = entry
-        self.job: Job | None = None
-        self.is_elsewhere = False
-        self.abandoned = False
-        self.record: TurnRecord | None = None
-        self._turn: Turn | None = None
-
-    async def carry_out(self, turn: Turn) -> None:
-        """Run the turn to its end, or until it is abandoned. Raises what the turn raises."""
-        self._turn = turn
-        if self.abandoned:
-            turn.abandon()
-        await turn.run()
-
-    def watch(self, now: float) -> None:
-        """End the turn with what it has if it has taken too long. now: monotonic seconds."""
-        if self._turn is not None:
-            self._turn.watch(now)
-
-    def give_up(self, outcome: str) -> None:
-        """Note how it ends here, whatever the turn makes of it."""
-        if self.record is not None:
-            self.record.outcome = outcome
-
-    def abandon(self) -> None:
-        """End it and keep nothing: somebody else has decided how it ends, or will run it again."""
-        self.abandoned = True
-        if self._turn is not None:
-            self._turn.abandon()
-
-
 class Worker:
     """Runs background responses of all owners."""
 
-    def __init__(self, services: Services, recorder: Recorder) -> None:
+    def __init__(self, services: Services, recorder: Recorder, budget: BodyBudget) -> None:
         self._services = services
         self._recorder = recorder
+        self._budget = budget
         self._jobs = services.store.jobs
         self._config = services.config.background
         self._lease_seconds = services.leases.seconds
@@ -120,6 +90,8 @@ class Worker:
         #: Has an entry with a large request run in another process, and waits for its end there; returns False if
         #: nobody takes it. None where all are run here.
         self.elsewhere: RunElsewhere | None = None
+        #: Where all that is run here waits for its turn; None where only what is small should be.
+        self.queue: LargeQueue | None = None
         self._has_joined = False
         #: When this worker's entries of the queue were kept last, in monotonic seconds.
         self._kept_at = 0.0
@@ -208,10 +180,13 @@ class Worker:
 
     async def _work(self, run: Run) -> None:
         try:
-            async with self._slots:
-                run.job = await self._claim(run)
-                if run.job is not None:
-                    await self._carry_out(run, run.job)
+            async with self._slots, AsyncExitStack() as held:
+                run.most_history = MOST_HISTORY if self.elsewhere is not None else None
+                run.job = await self._claim(run, held)
+                if run.job is not None and not await self._carry_out(run, run.job):
+                    run.job = await self._claim_again(run, run.job, held)
+                    if run.job is not None:
+                        await self._carry_out(run, run.job)
             if run.job is None or not await self._jobs.is_over(run.entry.response_id):
                 return
             await self._jobs.finish(run.entry)
@@ -225,34 +200,66 @@ class Worker:
         _, task = self._runs[entry.response_id]
         await asyncio.wait([task])
 
-    async def _claim(self, run: Run) -> Job | None:
-        """Return the response of an entry to run it here; None if it is over, or was left to others."""
-        entry, elsewhere = run.entry, self.elsewhere
+    async def _claim(self, run: Run, held: AsyncExitStack) -> Job | None:
+        """Return the response of an entry to run it here; None if it is over, or was left to others.
+
+        held: what it takes of this process until it is over.
+        """
+        entry, most = run.entry, LARGE_JOB_BYTES if self.queue is None else 1
         for pause in (*CLAIM_PAUSES, 0.0):
-            token, most = new_token(entry.response_id), LARGE_JOB_BYTES if elsewhere is not None else 0
-            claimed = await self._jobs.claim(entry, token, self._lease_seconds, most)
+            claimed = await self._jobs.claim(entry, new_token(entry.response_id), self._lease_seconds, most)
             if claimed is None:
                 await self._jobs.finish(entry)
                 return None
             if isinstance(claimed, Job):
                 return claimed
             if isinstance(claimed, LargeJob):
-                run.is_elsewhere = True
-                if elsewhere is not None and await elsewhere(entry):
+                if await self._run_elsewhere(run):
                     return None
-                # nobody is there who would run it
-                run.is_elsewhere, elsewhere = False, None
+                await self._admit(run, claimed.size, held)
+                most = 0
                 continue
             await asyncio.sleep(min(claimed.seconds, self._lease_seconds) + pause)
         return None
 
-    async def _carry_out(self, run: Run, job: Job) -> None:
-        """Run a claimed response; a failure that is not the store's ends it."""
+    async def _claim_again(self, run: Run, job: Job, held: AsyncExitStack) -> Job | None:
+        """Have a response with a large history run in another process; return it if it has to be run here after all."""
+        run.job, run.most_history = None, None
+        given_back = await self._jobs.give_back(job, new_token(job.entry.response_id), self._lease_seconds)
+        return await self._claim(run, held) if given_back and not await self._run_elsewhere(run) else None
+
+    async def _run_elsewhere(self, run: Run) -> bool:
+        """Have an entry run in another process; False if nobody is there who does."""
+        if self.elsewhere is not None:
+            run.is_elsewhere = True
+            if await self.elsewhere(run.entry):
+                return True
+            run.is_elsewhere = False
+        return False
+
+    async def _admit(self, run: Run, size: int, held: AsyncExitStack) -> None:
+        """Wait until there is room for a large request, and then for its turn, for as long as one may be queued."""
+        owner, longest = run.entry.owner, self._config.max_queue_seconds
         try:
-            if refusal := self._refusal(job):
+            room = await self._budget.take(size, owner, longest)
+            held.callback(self._budget.give_back, room, owner)
+            if self.queue is not None:
+                run.place = await self.queue.enter(owner, longest)
+                held.callback(run.place.leave)
+        except ServiceUnavailable as refusal:
+            run.refusal = refusal
+
+    async def _carry_out(self, run: Run, job: Job) -> bool:
+        """Run a claimed response; a failure that is not the store's ends it. False: its history is too large here."""
+        try:
+            if run.refusal is not None:
+                await self._fail_with(job, run.refusal)
+            elif refusal := self._refusal(job):
                 await self._fail(job, _SERVER_ERROR, refusal)
             elif content := await self._open(job):
                 await self._run_turn(run, job, content)
+        except HeavyHistory:
+            return False
         except Unavailable:
             raise
         except StoreError as refused:
@@ -262,6 +269,7 @@ class Worker:
         except Exception:
             logger.exception("background response %s failed", job.entry.response_id)
             await self._fail(job, _SERVER_ERROR, "The server had an error while processing your request.")
+        return True
 
     def _refusal(self, job: Job) -> str | None:
         """Return why a response is not run any more."""
@@ -302,8 +310,9 @@ class Worker:
             recording = None
             if content.marks is not None:
                 recording = TurnRecording(self._recorder, job.owner, content.marks, partition_of(response_id))
-            options = TurnOptions(identity=identity, recording=recording)
-            turn = Turn(services, call, request, Unattended(), options, sinks=sinks)
+            options = TurnOptions(identity=identity, recording=recording, most_history=run.most_history)
+            observers = [OnceOpen(run.place.leave)] if run.place is not None else []
+            turn = Turn(services, call, request, Unattended(), options, sinks=sinks, observers=observers)
             logger.info("background response %s begins, attempt %d", response_id, job.attempt)
             with record.collecting():
                 await run.carry_out(turn)
@@ -332,7 +341,9 @@ class Worker:
         runs = [(run, run.job) for run, _ in self._runs.values() if run.job is not None]
         for run, _ in runs:
             run.watch(time.monotonic())
-        wanted = await self._jobs.renew([job for _, job in runs], self._lease_seconds, worker=worker)
+        waiting = [run.entry for run, _ in self._runs.values() if run.job is None and not run.is_elsewhere]
+        jobs = [job for _, job in runs]
+        wanted = await self._jobs.renew(jobs, self._lease_seconds, worker=worker, waiting=waiting)
         for (run, _), is_wanted in zip(runs, wanted, strict=True):
             if not (is_wanted or run.abandoned):
                 run.abandon()

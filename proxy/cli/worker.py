@@ -27,10 +27,9 @@ from proxy.cli.bulk import BulkWorkers
 from proxy.cli.intake import Intake
 from proxy.cli.messages import CHANNEL_VARIABLE, Assignment, BulkProcesses, Failed, Ready, read_assignment
 from proxy.cli.process import StartError, loop_factory, on_signals, set_up_logging, start_services
-from proxy.http.body import LARGE_QUEUE
-from proxy.http.budget import FairRoom
 from proxy.http.connection import client_connection
 from proxy.http.middleware import RUNNING
+from proxy.http.queue import LARGE_QUEUE, LargeQueue
 from proxy.http.runner import ClientServer
 from proxy.runtime.tasks import TASKS
 from proxy.telemetry.cells import Cells
@@ -43,10 +42,6 @@ from proxy.websocket.connections import CONNECTIONS
 SILENT_SECONDS = 100.0
 #: How much lower the priority of a bulk worker is.
 BULK_NICENESS = 10
-#: Large requests that a bulk worker works on at a time, until they have asked their model server.
-BULK_AT_ONCE = 2
-#: Seconds that one waits for its turn.
-BULK_WAIT_SECONDS = 60.0
 #: Seconds between two looks at what is left.
 LEAVING_PAUSE = 0.1
 
@@ -82,8 +77,7 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
     app.on_response_prepare.append(_ask_to_reconnect(lambda: assigned.is_bulk or leaving.is_set()))
     if assigned.is_bulk:
         app.on_response_prepare.append(_note_answer)
-        busy = "The server has too much to do with other large requests; please retry."
-        app[LARGE_QUEUE] = FairRoom(BULK_AT_ONCE, BULK_AT_ONCE, BULK_WAIT_SECONDS, busy)
+        app[LARGE_QUEUE] = LargeQueue()
     runner = create_runner(app)
     starting = asyncio.create_task(start_services(runner))
 
@@ -106,6 +100,7 @@ async def _work(assigned: Assignment, channel: socket.socket) -> int:
             if assigned.is_bulk:
                 # those in the background are others' to take from the queue; whoever else has work goes first
                 await app[WORKER].drain(None)
+                app[WORKER].queue = app[LARGE_QUEUE]
                 os.nice(BULK_NICENESS)
             async with intake.taking(_server(runner), app[WORKER].take_over, app[TASKS]):
                 intake.tell(Ready())

@@ -40,8 +40,8 @@ class ServerConfig(Section, frozen=True):
     #: Processes that serve on this port; `auto`: one for each processor. More than one have a supervisor above them,
     #: which replaces those that die and reads the settings anew on SIGHUP.
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"] = 1
-    #: Processes beside each that serves, for requests with bodies of 256 KiB and more, or of some 1,000 objects: they
-    #: hold nobody else up there. All requests of one caller go to the same. 0: they are handled among all others.
+    #: Processes beside each that serves, for requests with bodies of 256 KiB and more or of some 1,000 objects, or on
+    #: large histories: they hold nobody up there. All of one caller go to the same. 0: there are none.
     bulk_workers: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
     #: Whether these are started with the server, and take 54 MB each; else the first large request waits 1 to 3 s.
     prestart_bulk_workers: bool = False

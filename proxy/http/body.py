@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from proxy.auth.caller import CALLER
-from proxy.http.budget import BODY_BUDGET, FREE_BYTES, FairRoom
+from proxy.http.budget import BODY_BUDGET, FREE_BYTES
+from proxy.http.connection import client_connection
 from proxy.http.handover import HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, hand_over, is_heavy
 from proxy.http.json_body import check_elements, parse_body
 from proxy.http.keys import CONFIG
+from proxy.http.queue import LARGE_QUEUE, QueuePlace
 from proxy.protocol.content_encoding import SUPPORTED, CodingError, ContentDecoder
 from proxy.protocol.errors import BadRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia, unknown_parameter
 
@@ -29,12 +31,8 @@ HELD_AT_ONCE = 1024 * 1024
 #: Bytes of `BODY_BUDGET` that a request has taken.
 _HELD: web.RequestKey[int] = web.RequestKey("held_bytes", int)
 
-#: Where large requests wait for their turn, by owner, when their bodies have come; only in a process that is for them.
-LARGE_QUEUE: web.AppKey[FairRoom] = web.AppKey("large_queue", FairRoom)
-#: Seconds that a request may have its turn for: one that waits, as for a locked branch, holds nobody else up.
-LONGEST_TURN_SECONDS = 2.0
-#: What ends a request's turn in time; None when it has ended.
-_QUEUED: web.RequestKey[asyncio.TimerHandle | None] = web.RequestKey("queued")
+#: A request's turn among those that are large.
+_QUEUED: web.RequestKey[QueuePlace] = web.RequestKey("queued", QueuePlace)
 
 #: The whole body as it was sent, where somebody had to see it before the handler.
 _BODY: web.RequestKey[bytes] = web.RequestKey("body", bytes)
@@ -70,8 +68,7 @@ async def read_json(request: web.Request, *, allow_empty: bool = False) -> dict[
     if not body and allow_empty:
         return {}
     if (queue := app.get(LARGE_QUEUE)) is not None and _QUEUED not in request:
-        await queue.take(_owner_of(request), 1)
-        request[_QUEUED] = asyncio.get_running_loop().call_later(LONGEST_TURN_SECONDS, leave_queue, request)
+        request[_QUEUED] = await queue.enter(_owner_of(request))
     budget = app.get(BODY_BUDGET)
     return await parse_body(body, limits, budget.repairing if budget is not None else asyncio.Lock())
 
@@ -126,13 +123,19 @@ async def hold_body(request: web.Request) -> bytes:
     return content
 
 
-async def hand_over_read(request: web.Request) -> None:
-    """Give a request whose body was read to another process; see `hand_over`.
+def can_be_given(request: web.Request) -> bool:
+    """Tell whether a request whose body was read can be given to another process: that is there, and all of it is."""
+    if HANDOVER not in request.app or not (_BODY in request or _RECEIVED in request):
+        return False
+    is_here = request.transport is not None and not request.transport.is_closing()
+    return is_here and not client_connection(request).has_next
 
-    One with an idempotency key stays here, where the key is held.
-    """
-    if HANDOVER in request.app and _BODY not in request and (received := request.get(_RECEIVED)) is not None:
-        await hand_over(request, received)
+
+async def hand_over_read(request: web.Request) -> None:
+    """Give a request whose body was read to another process; see `hand_over`."""
+    if can_be_given(request):
+        held = request.get(_BODY)
+        await hand_over(request, [held] if held is not None else request[_RECEIVED])
 
 
 async def _hold(request: web.Request, size: int) -> None:
@@ -151,10 +154,8 @@ def let_go(request: web.Request) -> None:
 
 def leave_queue(request: web.Request) -> None:
     """Let the next large request begin: what is left of this one is to wait for the model server, or it is over."""
-    if (timer := request.get(_QUEUED)) is not None:
-        timer.cancel()
-        request[_QUEUED] = None
-        request.app[LARGE_QUEUE].give_back(_owner_of(request), 1)
+    if (place := request.get(_QUEUED)) is not None:
+        place.leave()
 
 
 def _owner_of(request: web.Request) -> str:

@@ -37,8 +37,11 @@ class FairRoom:
         #: Those who wait, by owner; the owner who is next comes first.
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
 
-    async def take(self, owner: str, size: int) -> None:
-        """Take so much room, when it is this owner's turn. Raises ServiceUnavailable when it was not in time."""
+    async def take(self, owner: str, size: int, wait_seconds: float | None = None) -> None:
+        """Take so much room, when it is this owner's turn. wait_seconds: for this one, None for as long as any waits.
+
+        Raises ServiceUnavailable when it was not in time.
+        """
         if not self._waiting and size <= self._left and self._may_have(owner, size):
             self._left -= size
             self._held[owner] += size
@@ -48,7 +51,7 @@ class FairRoom:
         self._waiting.setdefault(owner, deque()).append(waiting)
         self._serve()
         try:
-            async with asyncio.timeout(self._wait_seconds):
+            async with asyncio.timeout(self._wait_seconds if wait_seconds is None else wait_seconds):
                 await turn
         except BaseException as exc:
             if turn.done() and not turn.cancelled():
@@ -111,15 +114,15 @@ class BodyBudget:
         self._room = FairRoom(total_bytes, total_bytes // 2, wait_seconds, message)
         self.repairing = asyncio.Lock()
 
-    async def take(self, size: int, owner: str = "") -> int:
-        """Take room for `size` bytes; return what has to be given back.
+    async def take(self, size: int, owner: str = "", wait_seconds: float | None = None) -> int:
+        """Take room for `size` bytes; return what has to be given back. wait_seconds: see `FairRoom.take`.
 
         Raises ServiceUnavailable when there was none in time.
         """
         if size < FREE_BYTES:
             return 0
         size = min(size, self._total)
-        await self._room.take(owner, size)
+        await self._room.take(owner, size, wait_seconds)
         return size
 
     def give_back(self, size: int, owner: str = "") -> None:

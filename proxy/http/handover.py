@@ -6,7 +6,8 @@ a time, in threads too. There is no way to do that beside others but in another 
     large      what its Content-Length says is large, before its body is read
     hidden     what only turns out to be large when it is read, or undone from its coding
     crowded    what is not large, but has very many objects
-    heavy      what is small, but goes on with a history that was found to be large before (`HeavyHistories`)
+    heavy      what is small, but goes on with a history that is large, which is known (`HeavyHistories`), or found out
+               when it begins to be read
 
 What is ordinary never comes here. The other process answers as this one would have, under the id that the request got
 here and with what is known of it (`Passed`); its client's next request comes here again, over a new
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from aiohttp import hdrs, web
@@ -28,7 +30,7 @@ from proxy.http.keys import NOTES, REQUEST_ID
 from proxy.http.passed import Passed
 from proxy.http.quotas import ALLOWANCE
 from proxy.protocol.errors import ServiceUnavailable
-from storage import partition_of
+from storage import HistoryLimit, partition_of
 
 #: Bytes from which on a body is large.
 LARGE_BODY_BYTES = 256 * 1024
@@ -37,6 +39,8 @@ UNCOUNTED_BYTES, CROWDED_OBJECTS = 32 * 1024, 1_000
 
 #: Bytes and items of a history from which on a turn on it takes long: some 5 ms each MiB, or each 2,000 items.
 HEAVY_HISTORY_BYTES, HEAVY_HISTORY_ITEMS = 4 * 1024 * 1024, 4_000
+#: The same as what a turn reads that may be given away.
+MOST_HISTORY = HistoryLimit(HEAVY_HISTORY_ITEMS, HEAVY_HISTORY_BYTES)
 #: How many such histories are remembered.
 MOST_HEAVY = 10_000
 
@@ -58,10 +62,12 @@ class Handover(Protocol):
 
 #: Where requests are given to; not set where all are handled here.
 HANDOVER: web.AppKey[Handover] = web.AppKey("handover")
+#: The running requests that another process counts, by their tasks: it was given them, or has given them here.
+COUNTED_ELSEWHERE: web.AppKey[set[object]] = web.AppKey("counted_elsewhere", set)
 
 
 class HeavyHistories:
-    """Where histories lie that take long to read, join and send: found out by the first turn on each. most: of them."""
+    """Where histories lie that take long to read, join and send: found out by the first turns there. most: of them."""
 
     def __init__(self, most: int = MOST_HEAVY) -> None:
         self._most = most
@@ -70,11 +76,15 @@ class HeavyHistories:
     def note(self, subject: str, items: int, size: int) -> None:
         """Note how many items and bytes of history a turn had that went on with a conversation or a response."""
         if size >= HEAVY_HISTORY_BYTES or items >= HEAVY_HISTORY_ITEMS:
-            partition = partition_of(subject)
-            self._partitions[partition] = None
-            self._partitions.move_to_end(partition)
-            if len(self._partitions) > self._most:
-                self._partitions.popitem(last=False)
+            self.remember(subject)
+
+    def remember(self, subject: str) -> None:
+        """Note that a conversation or a response has such a history."""
+        partition = partition_of(subject)
+        self._partitions[partition] = None
+        self._partitions.move_to_end(partition)
+        if len(self._partitions) > self._most:
+            self._partitions.popitem(last=False)
 
     def know(self, subject: str) -> bool:
         """Tell whether a conversation or a response lies where such a history was found."""
@@ -112,7 +122,8 @@ async def hand_over(request: web.Request, body: Sequence[bytes] | None = None) -
     passed = Passed(request[REQUEST_ID], notes.began, request.get(ALLOWANCE))
     # told by who answers
     trace, notes.is_told, notes.trace = notes.trace, True, None
-    is_answered = await take(descriptor, passed, [_head_of(request, length or 0), *sent])
+    with counted_elsewhere(request):
+        is_answered = await take(descriptor, passed, [_head_of(request, length or 0), *sent])
     if not is_answered:
         notes.is_told, notes.trace = False, trace
         # what is still to come of the body has lost its beginning
@@ -123,6 +134,18 @@ async def hand_over(request: web.Request, body: Sequence[bytes] | None = None) -
         raise lost
     connection.let_go()
     raise asyncio.CancelledError
+
+
+@contextmanager
+def counted_elsewhere(request: web.Request, *, is_so: bool = True) -> Iterator[None]:
+    """Do not count a request here for as long as the context lasts."""
+    passed, task = request.app[COUNTED_ELSEWHERE], asyncio.current_task()
+    if is_so:
+        passed.add(task)
+    try:
+        yield
+    finally:
+        passed.discard(task)
 
 
 def _head_of(request: web.Request, length: int) -> bytes:

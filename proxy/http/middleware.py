@@ -25,6 +25,7 @@ from proxy.http.connection import client_connection, new_request_id
 from proxy.http.cors import allow_origin, preflight, require_own_origin
 from proxy.http.hosts import KNOWN_HOSTS, require_known_host
 from proxy.http.keys import CONFIG, NOTES, REQUEST_ID, UPSTREAM_REQUEST_ID, Handler
+from proxy.http.passed import PASSED
 from proxy.http.quotas import ALLOWANCE, count_request, rate_limit_headers
 from proxy.http.urls import hint_for
 from proxy.protocol.errors import (
@@ -108,7 +109,7 @@ async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
     connection.on_leave = task.cancel
     notes = request[NOTES] = RequestNotes(passed.began if passed is not None else time.perf_counter())
     if passed is not None:
-        notes.is_told = passed.is_told
+        request[PASSED], notes.is_told = passed, passed.is_told
         if passed.allowance is not None:
             request[ALLOWANCE] = passed.allowance
     response: web.StreamResponse | None = None

@@ -22,7 +22,7 @@ from proxy.runtime.tasks import Backoff
 from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.observer import AnsweredBefore, TurnResult
 from proxy.turns.opening import FIRST_PAUSE, LONGEST_PAUSE
-from storage import Conflict, KeptAnswer, Unavailable
+from storage import Conflict, HeavyHistory, KeptAnswer, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +115,9 @@ class KeyedAnswer:
         """Keep the answer, or a refusal that every repeat would meet."""
         if isinstance(end, AnsweredBefore):
             await self._held.keep(end.answer)
+        elif isinstance(end, HeavyHistory):
+            # the request goes on, here or in another process
+            self._held.handed_over = False
         elif isinstance(end, BaseException):
             await self._held.fail(end, self._request_id, self._error_format)
         elif end.status in _ANSWERED:

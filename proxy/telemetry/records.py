@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from proxy.protocol.errors import ApiError
-from storage import Locked, StoreError, Unavailable
+from storage import HeavyHistory, Locked, StoreError, Unavailable
 
 if TYPE_CHECKING:
     from proxy.telemetry.traces import Trace
@@ -23,7 +23,7 @@ CONNECT, TIMEOUT, CUT, MALFORMED, IN_BAND = "connect", "timeout", "cut", "malfor
 #: The same of one whose client left before there was an answer.
 LEFT = "499"
 
-#: How a background run ended that another replica begins anew; such a turn has not ended.
+#: How a run ended that another replica or process begins anew; such a turn has not ended.
 GIVEN_BACK = "given_back"
 #: How a response ended, or why it is not complete → why the model stopped, in the words of OpenTelemetry.
 _FINISHES = {"completed": "stop", "max_output_tokens": "length", "content_filter": "content_filter"}
@@ -172,6 +172,8 @@ def outcome_of(error: BaseException) -> str:
     """Return how a turn has ended that was not answered; see `branchline_turns_total`."""
     if isinstance(error, asyncio.CancelledError):
         return "left"
+    if isinstance(error, HeavyHistory):
+        return GIVEN_BACK
     if isinstance(error, Locked):
         return "locked"
     if isinstance(error, ApiError):

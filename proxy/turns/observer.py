@@ -68,3 +68,32 @@ class TurnObserver(Protocol):
     async def ended(self, end: TurnResult | BaseException) -> None:
         """The turn is over. Raises nothing that the turn would have to know."""
         ...
+
+
+class OnceOpen(TurnObserver):
+    """Calls something once a turn is open, or over. It may be called again."""
+
+    needs_id = False
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def begun(self) -> None:
+        """Nothing: it has not been opened yet."""
+
+    async def identified(self, response_id: str, may_repeat: Callable[[], bool]) -> None:
+        """Call it: what is left of the turn is to wait for the model server."""
+        self._call()
+
+    def moved(self, response_id: str) -> None:
+        """Nothing: others do not know its id."""
+
+    async def storing(self, attempt: int) -> None:
+        """Nothing: it is stored beside the others."""
+
+    def left(self) -> None:
+        """Nothing: the turn has its own way with that."""
+
+    async def ended(self, end: TurnResult | BaseException) -> None:
+        """Call it, where the turn was never open."""
+        self._call()

@@ -30,6 +30,7 @@ from proxy.turns.options import TurnOptions
 from storage import (
     BranchExists,
     ForkPoint,
+    HeavyHistory,
     HistoryItems,
     ItemNotFound,
     Lease,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.services import Services
     from proxy.telemetry.records import TurnRecord
     from proxy.turns.continuation import Continuation
+    from storage import HistoryLimit
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +124,7 @@ async def open_turn(
     """Open a turn when its branch is free; its lock is renewed from then on.
 
     is_leaving: whether it need not wait any more. Raises ApiError, StoreError (Locked when the branch was not free in
-    time); then nothing is held.
+    time, HeavyHistory if it is more than `options.most_history`); then nothing is held.
     """
     options = options or TurnOptions()
     identity = options.identity or FreshIdentity(services.config.turns.lock_wait_seconds)
@@ -206,9 +208,12 @@ def _size_of(opened: OpenedTurn) -> int:
     return opened.items.size if isinstance(opened.items, HistoryItems) else sum(map(len, opened.items))
 
 
-async def look(services: Services, owner: str, request: TurnRequest) -> Opening:
+async def look(
+    services: Services, owner: str, request: TurnRequest, most_history: HistoryLimit | None = None
+) -> Opening:
     """Return what a turn would begin with; nothing is locked or written. Raises what it would be refused with."""
-    return await open_turn(services, owner, request, TurnOptions(identity=FreshIdentity.looking()), lambda: True)
+    options = TurnOptions(identity=FreshIdentity.looking(), most_history=most_history)
+    return await open_turn(services, owner, request, options, lambda: True)
 
 
 async def release(services: Services, lease: Lease) -> None:
@@ -275,7 +280,13 @@ class _Attempt:
                 self.services.leases.seconds,
                 request.item_ids,
                 request.answered_calls,
+                self.options.most_history,
             )
+        except HeavyHistory as heavy:
+            # the lock of one that was accepted before is inherited by whoever runs it
+            if self.options.identity is None or not self.options.identity.job_token:
+                await release(self.services, replace(self.lease, lock=heavy.lock))
+            raise
         except ResponseNotFound as missing:
             raise previous_response_not_found(missing.subject) from missing
         except ResponseUnfinished as unfinished:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from proxy.recording.turn import TurnRecording
     from proxy.turns.continuation import Continuation
     from proxy.turns.identity import Identity
-    from storage import Branch
+    from storage import Branch, HistoryLimit
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class TurnOptions:
     where that is not in the store. describe: returns what the answer says beside the response; None where the answer is
     the response. generate: whether the model is asked at all. remembered: what comes after it may go on from it even
     if it is not stored. resumable: its events are kept, so that it runs on for a client that comes back. recording: of
-    a turn that goes on from no id, None where it is stored by itself.
+    a turn that goes on from no id, None where it is stored by itself. most_history: how much of it is read here; what
+    has more ends with HeavyHistory, before anything is done, so that it can be given to another process.
     """
 
     identity: Identity | None = None
@@ -45,3 +46,4 @@ class TurnOptions:
     remembered: bool = False
     resumable: bool = False
     recording: TurnRecording | None = None
+    most_history: HistoryLimit | None = None

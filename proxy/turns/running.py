@@ -15,7 +15,7 @@ from proxy.protocol.errors import ApiError, ServiceUnavailable
 from proxy.runtime.tasks import Tasks
 from proxy.turns.entrance import Entrance
 from proxy.turns.observer import AnsweredBefore
-from storage import StoreError
+from storage import HeavyHistory, StoreError
 
 if TYPE_CHECKING:
     from proxy.turns.observer import TurnResult
@@ -73,7 +73,7 @@ class RunningTurns:
                 raise _stopping()
             turn.begin()
             return await turn.run()
-        except (ApiError, StoreError, AnsweredBefore):
+        except (ApiError, StoreError, AnsweredBefore, HeavyHistory):
             raise
         except Exception as error:
             # A turn whose client has gone has nobody else to tell.

@@ -11,19 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
-from multidict import CIMultiDict
 
 from proxy.auth.caller import AUTHENTICATOR, CALLER, Caller
 from proxy.http.budget import BODY_BUDGET
-from proxy.http.handover import is_heavy
+from proxy.http.handover import HANDOVER, MOST_HISTORY, counted_elsewhere, is_heavy
 from proxy.http.json_body import parse_body
 from proxy.http.keys import CONFIG, NOTES, REQUEST_ID
+from proxy.http.passed import PASSED
+from proxy.http.queue import LARGE_QUEUE, large_turn
 from proxy.http.quotas import count_request
 from proxy.protocol.errors import (
     ApiError,
@@ -39,9 +40,11 @@ from proxy.recording.turn import recording_of
 from proxy.services import SERVICES
 from proxy.streams.event_log import stream_log
 from proxy.telemetry.lines import TurnLine
+from proxy.telemetry.records import GIVEN_BACK
 from proxy.telemetry.telemetry import TELEMETRY
 from proxy.turns.continuation import Continuation
 from proxy.turns.intake import require_short_settings, take_in
+from proxy.turns.observer import OnceOpen
 from proxy.turns.running import TURNS
 from proxy.turns.turn import Turn
 from proxy.upstream.model_call import Inbound
@@ -56,27 +59,26 @@ from proxy.websocket.messages import (
     read_create,
     read_lane,
     steer_failed,
-    too_large,
     too_many_lanes,
     too_old,
     unknown_type,
 )
-from proxy.websocket.tunnel import Tunnel, lanes_in
-from storage import StoreError
+from proxy.websocket.passage import Passage
+from proxy.websocket.socket import CLOSE_SECONDS, Socket, headers_of_turns
+from proxy.websocket.tunnel import lanes_in
+from storage import HeavyHistory, HistoryLimit, StoreError
 
 if TYPE_CHECKING:
     from proxy.protocol.request import TurnRequest
     from proxy.upstream.model_call import ModelCall
 
-#: Seconds that a client gets to answer a close.
-CLOSE_SECONDS = 2.0
 #: The same while the server stops: aiohttp then reads nothing more, so no answer can be heard.
 LAST_CLOSE_SECONDS = 0.1
 #: Requests of one connection that wait before no more is read from it.
 MAX_WAITING = 64
 
-#: Headers of the upgrade that are about the connection; one key for all of its turns would be one answer for all.
-_OF_THE_CONNECTION = ("sec-websocket-", "idempotency-key")
+#: A message that asks for a turn, parsed and as it came, and the bytes of room for bodies that it has.
+_Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int]
 
 logger = logging.getLogger(__name__)
 
@@ -91,26 +93,14 @@ async def open_websocket(request: web.Request) -> web.StreamResponse:
     socket = Socket(config.server.max_json_bytes, compress=config.websocket.compression)
     await socket.prepare(request)
     connection = Connection(request, socket)
-    with request.app[CONNECTIONS].holding(connection):
+    # one that another process has passed on is open there too
+    is_double = request[NOTES].is_told
+    with (
+        request.app[CONNECTIONS].holding(connection, is_counted=not is_double),
+        counted_elsewhere(request, is_so=is_double),
+    ):
         await connection.serve()
     return socket
-
-
-class Socket(web.WebSocketResponse[Literal[False]]):
-    """aiohttp's side of the connection. max_bytes: of one message, as sent and after decompression."""
-
-    def __init__(self, max_bytes: int, *, compress: bool) -> None:
-        super().__init__(
-            timeout=CLOSE_SECONDS, autoping=False, compress=compress, max_msg_size=max_bytes + 1, decode_text=False
-        )
-        self._max_bytes = max_bytes
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """Close the connection; say why in words where the protocol's own code comes from within aiohttp."""
-        if code == WSCloseCode.MESSAGE_TOO_BIG and not self.closed:
-            with suppress(ConnectionError):
-                await self.send_frame(error_message(too_large(self._max_bytes)), WSMsgType.TEXT)
-        return await super().close(code=code, message=message, drain=drain)
 
 
 class Connection:
@@ -120,23 +110,24 @@ class Connection:
         self.socket = socket
         self._request = request
         self._config = request.app[CONFIG]
-        self._inbound = Inbound(_headers(request), request.rel_url.raw_query_string)
+        self._inbound = Inbound(headers_of_turns(request), request.rel_url.raw_query_string)
         self._heard = self._sent = self._pinged = time.monotonic()
         self._opened = self._heard - (time.perf_counter() - request[NOTES].began)
         self._full = self._ending = False
         #: Why the connection has to end, where that is not the server's end.
         self._over: ApiError | None = None
         self._closing: asyncio.Task[None] | None = None
-        #: Where its messages go since one of them was large.
-        self._tunnel: Tunnel | None = None
-        self._answering: asyncio.Task[None] | None = None
+        self._passage = Passage(request, socket, self.send)
+        #: Whether the next message is counted already.
+        self._is_counted = (passed := request.get(PASSED)) is not None and passed.is_counted
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
         self._budget = request.app[BODY_BUDGET]
+        self._queue = request.app.get(LARGE_QUEUE)
         #: Bytes of it that messages have taken which wait or are being answered.
         self._held = 0
         self._running: dict[str, tuple[Turn, TurnRequest]] = {}
-        self._lanes: Lanes[tuple[Mapping[str, Any], int]] = Lanes(
+        self._lanes: Lanes[_Asked] = Lanes(
             self._answer,
             self._rest,
             max_running=self._config.websocket.max_in_flight,
@@ -153,9 +144,7 @@ class Connection:
         finally:
             await self._lanes.end()
             self._let_go(self._held)
-            if self._tunnel is not None and self._answering is not None:
-                self._tunnel.end()
-                await asyncio.gather(self._answering, return_exceptions=True)
+            await self._passage.end()
             if self._closing is not None:
                 await asyncio.gather(self._closing, return_exceptions=True)
 
@@ -174,7 +163,7 @@ class Connection:
         limits, transport = self._config.websocket, self._request.transport
         if transport is None:
             return
-        if self._tunnel is not None:
+        if self._passage.is_open:
             # its end is looked for there
             pass
         elif now - self._opened >= limits.max_seconds:
@@ -205,7 +194,7 @@ class Connection:
         self.end()
 
     def _rest(self) -> None:
-        if self._ending and self._closing is None and self._tunnel is None:
+        if self._ending and self._closing is None and not self._passage.is_open:
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
@@ -221,7 +210,7 @@ class Connection:
         while True:
             self._full = True
             await self._lanes.room()
-            self._full = False
+            self._full, self._heard = False, time.monotonic()
             message = await self.socket.receive()
             self._heard = time.monotonic()
             match message.type:
@@ -241,43 +230,30 @@ class Connection:
 
         What continues a response that only this process knows is not given away.
         """
-        if (self._tunnel is None and not is_heavy(data)) or self._cache.is_named_in(data):
+        if not (self._passage.is_open or is_heavy(data)) or self._cache.is_named_in(data):
             return False
-        if self._tunnel is None and not self._ending and (opened := await Tunnel.open(self._request)) is not None:
-            self._tunnel, self._answering = opened, asyncio.create_task(self._pass_back(opened))
-        if (tunnel := self._tunnel) is None:
+        if not (self._passage.is_open or (not self._ending and await self._passage.open())):
             return False
-        held = 0
+        held, self._full = 0, True
         try:
             held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
-            self._full = True
             # what a lane has begun here comes before what it goes on with there
             await self._lanes.until_over(lanes_in(data))
-            await tunnel.send(data)
+            await self._passage.send(data)
         except ApiError as refusal:
             await self.send([error_message(refusal)])
         finally:
             self._let_go(held)
         return True
 
-    async def _pass_back(self, tunnel: Tunnel) -> None:
-        """Send the client what comes from the other process, until that closes the connection or has ended."""
-        while (message := await tunnel.receive()) is not None:
-            await self.send([message])
-        if tunnel.close_code == WSCloseCode.INTERNAL_ERROR:
-            lost = "The process that answers large messages has ended; please connect again."
-            await self.send([error_message(ServiceUnavailable(lost, code="server_busy"))])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self.socket.close(code=tunnel.close_code)
-
     async def _take(self, data: bytes) -> None:
-        lane, held = "", 0
+        lane, held, self._full = "", 0, True
         try:
             held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
-            message = await parse_body(data, self._config.server, self._budget.repairing)
+            async with large_turn(self._queue if is_heavy(data) else None, self._request[CALLER].owner):
+                message = await parse_body(data, self._config.server, self._budget.repairing)
             if message.get("type") == STEER:
                 self._let_go(held)
                 await self.send([steer_failed(message)])
@@ -292,7 +268,7 @@ class Connection:
             self._let_go(held)
             await self.send([error_message(refusal, lane)])
         else:
-            self._lanes.put(lane, (message, held), len(data))
+            self._lanes.put(lane, (message, data, held), len(data))
 
     def _let_go(self, held: int) -> None:
         """Give the room for a message back: nothing of it is needed any more."""
@@ -323,11 +299,11 @@ class Connection:
             raise
         return caller
 
-    async def _answer(self, lane: str, job: tuple[Mapping[str, Any], int]) -> None:
+    async def _answer(self, lane: str, asked: _Asked) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
-        message, held = job
+        message, data, held = asked
         try:
-            await self._run(lane, message)
+            await self._run_or_pass_on(lane, message, data)
         except ApiError as exc:
             error = exc
         except StoreError as exc:
@@ -342,34 +318,67 @@ class Connection:
         self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
-    async def _run(self, lane: str, message: Mapping[str, Any]) -> None:
+    async def _run_or_pass_on(self, lane: str, message: Mapping[str, Any], data: bytes) -> None:
+        """Run the turn that a message asks for, or leave it to the other process where its history is large.
+
+        What has waited in its lane since the other process has one is left to that too.
+        """
+        is_given = HANDOVER in self._request.app and not self._cache.is_named_in(data)
+        is_counted, self._is_counted = self._is_counted, False
+        if is_given and self._passage.is_open:
+            await self._passage.send(data)
+            return
+        async with large_turn(self._queue, self._request[CALLER].owner) as leave:
+            try:
+                await self._run(lane, message, leave, MOST_HISTORY if is_given else None, is_counted=is_counted)
+            except HeavyHistory:
+                if not self._ending and await self._passage.open(is_counted=True):
+                    await self._passage.send(data)
+                else:
+                    await self._run(lane, message, leave, None, is_counted=True)
+
+    async def _run(
+        self,
+        lane: str,
+        message: Mapping[str, Any],
+        begun: Callable[[], None],
+        most_history: HistoryLimit | None,
+        *,
+        is_counted: bool,
+    ) -> None:
+        """Run the turn that a message asks for. begun: called when it is open. most_history: see TurnOptions.
+
+        is_counted: it is already, as a request. Raises HeavyHistory, and what refuses it.
+        """
         self._check_ending()
         request, options = await take_in(self._config, message, read_create)
         if previous := request.source.previous_response_id:
             options = replace(options, continuation=self._find(previous))
         app, start = self._request.app, time.perf_counter()
         services, tracing, caller = app[SERVICES], app[TELEMETRY].tracing, await self._identify()
-        if limit := self._config.quotas.requests_per_minute:
+        if (limit := self._config.quotas.requests_per_minute) and not is_counted:
             await count_request(self._request, caller.owner, limit)
         log = stream_log(services, caller.owner, request)
         beside = [log] if log else []
         recording = None
         if options.generate:
             recording = recording_of(app[RECORDER], caller.owner, self._inbound.headers, request)
-        options = replace(options, resumable=log is not None, recording=recording)
+        options = replace(options, resumable=log is not None, recording=recording, most_history=most_history)
         call = services.model_call(caller, self._inbound)
         record = call.record
         record.mode, record.began = "websocket", start
         record.trace = tracing.begin(self._request.headers) if tracing is not None else None
         delivery = WebSocketDelivery(self.send, lane)
-        turn = Turn(services, call, request, delivery, options, sinks=beside, observers=beside)
+        observers = beside if self._queue is None else [*beside, OnceOpen(begun)]
+        turn = Turn(services, call, request, delivery, options, sinks=beside, observers=observers)
         self._running[lane] = turn, request
         try:
             with record.collecting():
                 await app[TURNS].run_beside(turn)
         finally:
             del self._running[lane]
-            self._tell(turn, call)
+            if record.outcome != GIVEN_BACK:
+                self._tell(turn, call)
         if latest := turn.continuation:
             self._cache.keep(lane, turn.response_id, None if request.stored else latest)
 
@@ -386,13 +395,6 @@ class Connection:
             if turn.response_id == response_id and not request.stored:
                 return turn.continuation
         return self._cache.find(response_id)
-
-
-def _headers(request: web.Request) -> CIMultiDict[str]:
-    kept = CIMultiDict(request.headers)
-    for name in [name for name in kept if name.lower().startswith(_OF_THE_CONNECTION)]:
-        kept.popall(name, None)
-    return kept
 
 
 ROUTES = [web.get("/v1/responses", open_websocket)]

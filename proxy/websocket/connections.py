@@ -39,10 +39,11 @@ class Connections:
     def __init__(self, shortest_seconds: float) -> None:
         self._pause = min(shortest_seconds / 4, LONGEST_WATCH_PAUSE)
         self._open: set[Watched] = set()
+        self._counted = 0
 
     def __len__(self) -> int:
-        """How many are open."""
-        return len(self._open)
+        """How many are open, of those that count."""
+        return self._counted
 
     @asynccontextmanager
     async def serving(self, tasks: Tasks) -> AsyncIterator[Connections]:
@@ -51,13 +52,15 @@ class Connections:
             yield self
 
     @contextmanager
-    def holding(self, connection: Watched) -> Iterator[None]:
+    def holding(self, connection: Watched, *, is_counted: bool = True) -> Iterator[None]:
         """Look after a connection for as long as the context lasts."""
         self._open.add(connection)
+        self._counted += is_counted
         try:
             yield
         finally:
             self._open.discard(connection)
+            self._counted -= is_counted
 
     def stop(self) -> None:
         """Close all: those without a running turn now, the others after it."""

@@ -50,13 +50,17 @@ class Tunnel:
         self.close_code: int = WSCloseCode.INTERNAL_ERROR
 
     @classmethod
-    async def open(cls, request: web.Request) -> Tunnel | None:
-        """Open a client's connection once more at the process for large requests; None if nothing is given there."""
+    async def open(cls, request: web.Request, *, is_counted: bool = False) -> Tunnel | None:
+        """Open a client's connection once more at the process for large requests; None if nothing is given there.
+
+        is_counted: the first message is, as a request.
+        """
         handover = request.app.get(HANDOVER)
         take = await handover.find(request[CALLER].owner) if handover is not None else None
         if take is None:
             return None
-        passed = Passed(request[REQUEST_ID], request[NOTES].began, request.get(ALLOWANCE), is_told=True)
+        began, allowance = request[NOTES].began, request.get(ALLOWANCE)
+        passed = Passed(request[REQUEST_ID], began, allowance, is_told=True, is_counted=is_counted)
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         with theirs:

@@ -18,6 +18,7 @@
 <prefix>:{<partition>}:watched          string  there while somebody watches the conversation
 <prefix>:{<partition>}:commit:<token>   string  marks a commit that leaves no response behind, for two minutes
 <prefix>:{<partition>}:pieces:<name>    list    what an item that is large by itself has behind its beginning
+<prefix>:{<partition>}:job:<id>         list    what it takes to run a background response, where it is much
 <prefix>:{<partition>}:staged:<token>   list    what a large call is about to store, for two minutes
 <prefix>:probe:{<tag>}                  string  a moment: what a server is asked whether it takes writes
 <prefix>:layout:{layout}                 hash    version of all this, who noted it; `restoring`, `migrating`
@@ -162,6 +163,10 @@ class PartitionKeys:
     def pieces(self, name: str) -> str:
         """List of what an item has behind its beginning."""
         return self._key(f"pieces:{name}")
+
+    def job(self, response_id: str) -> str:
+        """List of what it takes to run a background response, where it is much."""
+        return self._key(f"job:{response_id}")
 
     def staged(self, token: str) -> str:
         """List of what one call is about to store."""

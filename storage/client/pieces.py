@@ -55,10 +55,10 @@ def part(entry: Entry, portion: Portion) -> Parted | None:
     return Parted(entry.data[: portion.head], entry.note, name, size)
 
 
-def cut(data: bytes, portion: Portion) -> Iterator[bytes]:
-    """Yield the pieces of an item, without what lies in its segment."""
-    for first in range(portion.head, len(data), portion.bytes):
-        yield data[first : first + portion.bytes]
+def cut(data: bytes, portion: Portion, first: int) -> Iterator[bytes]:
+    """Yield what lies behind the first bytes, in pieces."""
+    for at in range(first, len(data), portion.bytes):
+        yield data[at : at + portion.bytes]
 
 
 class ItemPieces:

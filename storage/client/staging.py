@@ -155,26 +155,13 @@ class Stage:
 
     async def _bring(self) -> bool:
         """Bring what is not there yet; return whether all of it is there."""
+        portion = self._keyspace.portion
         for entry, one in zip(self._entries, self._parted, strict=True):
             if one is not None:
-                pieces = ((number, [piece]) for number, piece in enumerate(cut(entry.data, self._keyspace.portion)))
-                if not await self._bring_list(self._keys.pieces(one.name), pieces):
+                pieces = ((number, [piece]) for number, piece in enumerate(cut(entry.data, portion, portion.head)))
+                if not await bring(self._keyspace, self._keys.pieces(one.name), pieces):
                     return False
-        return not self._listed or await self._bring_list(self._key, self._portions())
-
-    async def _bring_list(self, key: str, portions: Iterable[tuple[int, list[bytes]]]) -> bool:
-        (there,) = await self._stage_portion(key, 0, [])
-        for first, elements in portions:
-            past = first + len(elements)
-            if past > there:
-                (there,) = await self._stage_portion(key, first, elements)
-            if there < past:
-                return False
-        return True
-
-    async def _stage_portion(self, key: str, first: int, elements: Sequence[bytes]) -> list[Any]:
-        arguments: list[Argument] = [first, STAGED_SECONDS, *map(uncopied, elements)]
-        return await self._keyspace.scripts.run(Call("stage_items", [key], arguments))
+        return not self._listed or await bring(self._keyspace, self._key, self._portions())
 
     async def _drop(self) -> None:
         pieces = [self._keys.pieces(one.name) for one in self._parted if one is not None]
@@ -193,3 +180,23 @@ class Stage:
             size += len(element)
         if elements:
             yield first, elements
+
+
+async def bring(keyspace: Keyspace, key: str, portions: Iterable[tuple[int, list[bytes]]]) -> bool:
+    """Bring what a call is about to store into a list, a portion at a time; return whether all of it is there.
+
+    portions: each with the place of its first element; what is there already is not brought again. Raises Unavailable.
+    """
+    (there,) = await _stage_portion(keyspace, key, 0, [])
+    for first, elements in portions:
+        past = first + len(elements)
+        if past > there:
+            (there,) = await _stage_portion(keyspace, key, first, elements)
+        if there < past:
+            return False
+    return True
+
+
+async def _stage_portion(keyspace: Keyspace, key: str, first: int, elements: Sequence[bytes]) -> list[Any]:
+    arguments: list[Argument] = [first, STAGED_SECONDS, *map(uncopied, elements)]
+    return await keyspace.scripts.run(Call("stage_items", [key], arguments))

@@ -8,9 +8,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
-from operator import itemgetter
 
-from storage.calls import NO_MARK, CallMark, pair
+from storage.calls import NO_MARK, pair
 from storage.client.values import FIELD_BREAK, place_of, score_of, split_calls
 from storage.maintenance.partition import CLOSED_CHAIN, OPEN_CHAIN, Partition, Span, reach_of
 from storage.partitions import partition_of
@@ -42,6 +41,7 @@ def complaints(partition: Partition) -> Iterator[str]:
     for line in sorted(partition.branches):
         yield from _of_branch(partition, line)
         yield from _of_pending(partition, line)
+        yield from _of_told(partition, line)
     yield from _of_repeats(partition)
     yield from _of_reached_items(partition)
     yield from _of_holders(partition)
@@ -136,6 +136,12 @@ def _of_jobs(partition: Partition) -> Iterator[str]:
         unfinished = name[len("response:") :] in partition.unfinished
         if any((field in response) != unfinished for field in _JOB_FIELDS):
             yield f"{name} is {response.get('status')}, which does not go with what is kept to run it"
+        count = partition.job_pieces.get(name[len("response:") :], 0)
+        if int(response.get("job_pieces", "0").partition(":")[0]) != count:
+            yield f"{name} has {count} pieces of its job, which are not as many as it says"
+    for response_id in partition.job_pieces:
+        if f"response:{response_id}" not in partition.responses:
+            yield f"job:{response_id} is of no response"
 
 
 def _of_logs(partition: Partition) -> Iterator[str]:
@@ -236,6 +242,10 @@ def _of_branch(partition: Partition, line: int) -> Iterator[str]:
             own[start:to] = b"\1" * (to - start)
     if 0 in own:
         yield f"line {line} does not have all of its own segment"
+    read = {str(span.segment) for span in spans}
+    for staged in filter(None, branch.get("staged", "").split(",")):
+        if staged not in read:
+            yield f"line {line} does not read segment {staged}, which was staged for it"
 
 
 def _of_repeats(partition: Partition) -> Iterator[str]:
@@ -268,12 +278,7 @@ def _of_reached_items(partition: Partition) -> Iterator[str]:
 def _of_pending(partition: Partition, line: int) -> Iterator[str]:
     """What waits for an output is what was called and not answered; deletions may have taken away either item."""
     chain = partition.branch_chains[line]
-    marks: list[CallMark] = []
-    for segment, start, to in chain:
-        placed = partition.marks.get(segment, [])
-        first, last = (bisect_left(placed, offset, key=itemgetter(0)) for offset in (start, to))
-        marks += [mark for _, mark in placed[first:last]]
-    waiting = pair(marks).waiting
+    waiting = pair(mark for span in chain for mark in partition.marks_in(span)).waiting
     stored = set(split_calls(partition.branches[line].get("pending", "")))
     stored = {call for call in stored if f"call:{call}" in partition.index}
     for call in sorted(stored - waiting):
@@ -281,6 +286,33 @@ def _of_pending(partition: Partition, line: int) -> Iterator[str]:
     if not _has_gaps(partition, chain):
         for call in sorted(waiting - stored):
             yield f"line {line} does not wait for an output of call {call}"
+
+
+def _of_told(partition: Partition, line: int) -> Iterator[str]:
+    """What the journal tells of the calls that wait at a place is so on each branch that has it and is not mixed.
+
+    Behind a deleted item it need not be: that may have been a call or an output.
+    """
+    waiting: frozenset[str] = frozenset()
+    for span in () if "mixed" in partition.branches[line] else _before_gap(partition, partition.branch_chains[line]):
+        start = span.start
+        for to, calls in [*partition.told_in(span), (span.to, None)]:
+            waiting = pair(partition.marks_in(Span(span.segment, start, to)), waiting=waiting).waiting
+            if calls is not None and calls != waiting:
+                yield f"line {line} has other calls that wait at {span.segment}:{to} than the journal tells"
+                return
+            start = to
+
+
+def _before_gap(partition: Partition, chain: list[Span]) -> Iterator[Span]:
+    """Yield what a chain has before its first deleted item."""
+    for segment, start, to in chain:
+        deleted = partition.deleted.get(segment, [])
+        first = bisect_left(deleted, start)
+        if first < len(deleted) and deleted[first] < to:
+            yield Span(segment, start, deleted[first])
+            return
+        yield Span(segment, start, to)
 
 
 def _has_gaps(partition: Partition, chain: list[Span]) -> bool:

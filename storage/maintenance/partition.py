@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import NamedTuple
 
 from storage.calls import CallMark
+from storage.client.values import FIELD_BREAK, place_of, split_calls
 
 #: A branch's chain ends in one open span; a response's chain has none.
 OPEN_CHAIN = re.compile(r"(?:\d+:\d+:\d+,)*\d+:\d+:", re.ASCII)
@@ -32,6 +35,7 @@ class Partition:
     now_ms: the server's clock. lives: seconds to live, infinite without a TTL. scores: sorted sets. segments: the ids
     of the items in order, '' for a deleted one. logs: the entries of logs of events, id and fields, without the events.
     parted: name of pieces -> place of the item whose they are. pieces: their name -> how many are there.
+    job_pieces: the same of what it takes to run responses, by their ids.
     digests: names of those that lead here.
     unlisted: listings that should name the conversation and do not. faults: what could not be read as what it should
     be.
@@ -46,6 +50,7 @@ class Partition:
     logs: dict[str, list[tuple[str, dict[str, str]]]] = field(default_factory=dict)
     parted: dict[str, tuple[int, int]] = field(default_factory=dict)
     pieces: dict[str, int] = field(default_factory=dict)
+    job_pieces: dict[str, int] = field(default_factory=dict)
     digests: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -134,6 +139,33 @@ class Partition:
                 if self.segments.get(segment, [])[offset : offset + 1] == [item]:
                     marks.setdefault(segment, []).append((offset, mark))
         return {segment: sorted(found) for segment, found in marks.items()}
+
+    def marks_in(self, span: Span) -> list[CallMark]:
+        """Return the marks of a span's items, in order."""
+        placed = self.marks.get(span.segment, [])
+        first, last = (bisect_left(placed, offset, key=itemgetter(0)) for offset in (span.start, span.to))
+        return [mark for _, mark in placed[first:last]]
+
+    def told_in(self, span: Span) -> list[tuple[int, set[str]]]:
+        """Return what the journal tells behind the items of a span, as `told`."""
+        told = self.told.get(span.segment, [])
+        first, last = (bisect_right(told, offset, key=itemgetter(0)) for offset in (span.start, span.to))
+        return told[first:last]
+
+    @cached_property
+    def told(self) -> dict[int, list[tuple[int, set[str]]]]:
+        """Segment -> offsets before which the journal tells what calls wait, each with those, in order.
+
+        Where appends tell of one place differently, as earlier versions wrote it, nobody believes them.
+        """
+        told: dict[tuple[int, int], set[str]] = {}
+        for entry, score in self.scores.get("journal", {}).items():
+            told.setdefault(place_of(score), set()).add(entry.rpartition(FIELD_BREAK)[2])
+        places: dict[int, list[tuple[int, set[str]]]] = {}
+        for (segment, offset), (calls, *others) in sorted(told.items()):
+            if not others:
+                places.setdefault(segment, []).append((offset, set(split_calls(calls))))
+        return places
 
     @cached_property
     def deleted(self) -> dict[int, list[int]]:

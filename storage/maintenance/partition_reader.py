@@ -26,7 +26,7 @@ _KINDS = (
     (re.compile(r"partition|conversation|index|branch:\d+|response:.+", re.DOTALL), "HSCAN"),
     (re.compile(r"branches|tombstones|journal|holders:\d+"), "ZSCAN"),
     (re.compile(r"segment:\d+|digests"), "LRANGE"),
-    (re.compile(r"pieces:[0-9a-f]+\.\d+"), "LLEN"),
+    (re.compile(r"pieces:[0-9a-f]+\.\d+|job:.+", re.DOTALL), "LLEN"),
     (re.compile(r"events:.+", re.DOTALL), "XRANGE"),
     (re.compile(r"(lock|stop|commit|staged):.+|watched", re.DOTALL), ""),
 )
@@ -193,7 +193,8 @@ class _Pages:
         if self._kind == "LRANGE":
             return self._take_elements(reply, partition)
         if self._kind == "LLEN":
-            partition.pieces[self._name.partition(":")[2]] = reply
+            kind, _, name = self._name.partition(":")
+            (partition.pieces if kind == "pieces" else partition.job_pieces)[name] = reply
             return False
         if self._kind == "XRANGE":
             return self._take_batches(reply, partition)

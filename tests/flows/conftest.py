@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from proxy.app import create_app, create_runner
 from proxy.config.settings import Config, Secret
+from proxy.http.queue import LARGE_QUEUE, LargeQueue
 from proxy.recording.recorder import RECORDER
 from proxy.stores import open_store
 from tests.upstream import Reply, ScriptedUpstream
@@ -74,11 +75,16 @@ async def think(app: web.Application) -> None:
 
 @asynccontextmanager
 async def running_proxy(
-    redis_url: str, script: Sequence[Reply] = (), routes: Sequence[web.RouteDef] = (), **changes: dict[str, Any]
+    redis_url: str,
+    script: Sequence[Reply] = (),
+    routes: Sequence[web.RouteDef] = (),
+    queue: LargeQueue | None = None,
+    **changes: dict[str, Any],
 ) -> AsyncIterator[Proxy]:
     """Run a proxy on a free port.
 
-    script: the model's first answers; routes: of the test's own; changes: configuration sections.
+    script: the model's first answers; routes: of the test's own; queue: as in a process for large requests; changes:
+    configuration sections.
     """
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(ScriptedUpstream())
@@ -92,6 +98,8 @@ async def running_proxy(
             base[name] = {**base.get(name, {}), **keys}
         app = create_app(configure(Config(), base))
         app.add_routes(routes)
+        if queue is not None:
+            app[LARGE_QUEUE] = queue
         upstream.thinks = partial(think, app)
         runner = create_runner(app)
         await runner.setup()

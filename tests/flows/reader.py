@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from benchmarks.processes import free_port
 from tests.processes import fork
 
 #: Where `make run` serves; the server of a test is at a port of its own.
@@ -57,9 +57,7 @@ class Reader:
     """Somebody who follows a page: a terminal for the server, one for the rest, and a Python session."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self._folder = folder
         self._monkeypatch = monkeypatch
         self._server: BaseProcess | None = None

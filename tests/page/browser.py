@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.depth import DEEP
 from tests.flows.conftest import Proxy
 
 ARGUMENTS = (
@@ -89,6 +90,8 @@ async def chromium() -> AsyncIterator[Browser]:
 
 #: Of axe-core's rules that count, those that a page of other colours can break.
 OF_COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+#: Those that a page of another width can break; a deep run asks all.
+OF_WIDTH = {} if DEEP else {"runOnly": {"type": "rule", "values": ["scrollable-region-focusable", "target-size"]}}
 
 
 async def violations(page: Page, **options: Any) -> Sequence[str]:

@@ -10,7 +10,7 @@ from playwright.async_api import ViewportSize, expect
 from tests.flows.streams import OPENING, answer_after, delta
 from tests.flows.talk import respond, settled
 from tests.page import seeds
-from tests.page.browser import OF_COLOURS, Looker, in_its_loop, needs_browser, violations
+from tests.page.browser import OF_COLOURS, OF_WIDTH, Looker, in_its_loop, needs_browser, violations
 from tests.page.talk import branches_of, ids_of, talk
 from tests.upstream import Reply
 
@@ -56,7 +56,7 @@ async def test_axe_finds_nothing_wrong_in_either_scheme_nor_on_a_phone(looker: L
         await page.emulate_media(color_scheme="dark")
         wrong += await violations(page, **OF_COLOURS)
         await page.set_viewport_size(NARROW)
-        wrong += await violations(page)
+        wrong += await violations(page, **OF_WIDTH)
         width = await page.evaluate("document.documentElement.scrollWidth")
         wrong += [f"{path} is {width} px wide on a phone"] if width > NARROW["width"] else []
     assert not wrong, "\n".join(wrong)

@@ -29,6 +29,7 @@ from storage import (
     new_partition,
     partition_of,
 )
+from storage.client.keyspace import Portion
 from storage.client.library import load_scripts
 from tests.fake import channels_to
 
@@ -36,6 +37,8 @@ PREFIX = "test"
 OWNER = "alice"
 STRANGER = "mallory"
 RETENTION_SECONDS = 30 * 86_400
+#: What one script stores and reads unless a test says otherwise.
+PORTION = Portion()
 EVERYTHING = PageRequest(limit=100_000, ascending=True)
 
 
@@ -58,7 +61,12 @@ async def store_on(
 
 @asynccontextmanager
 async def connect(
-    url: str, *, timeout_seconds: float = 5.0, max_connections: int = 4, most_conversations: int = 0
+    url: str,
+    *,
+    timeout_seconds: float = 5.0,
+    max_connections: int = 4,
+    most_conversations: int = 0,
+    portion: Portion = PORTION,
 ) -> AsyncIterator[Store]:
     """Give a store on the server at a URL."""
     store = Store.connect(
@@ -67,7 +75,7 @@ async def connect(
         timeout_seconds=timeout_seconds,
         max_connections=max_connections,
         retention_seconds=RETENTION_SECONDS,
-        safeguards=Safeguards(most_conversations=most_conversations),
+        safeguards=Safeguards(most_conversations=most_conversations, portion=portion),
     )
     try:
         yield store

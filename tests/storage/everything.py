@@ -116,6 +116,9 @@ async def use_staging(store: Store) -> None:
     many = ["x"] * (Portion().items + 1)
     conversation = await start(store, *many)
     large = await start(store, "x" * (Portion().bytes + 1))
+    # of short items so many are read at once
+    long = await start(store, *["x" * (Portion().bytes // 10)] * 20)
+    await open_turn(store, conversation=long, token="")
     await store.items.list_page(OWNER, large.id, PageRequest())
     with suppress(ItemNotFound):
         await add(store, conversation, *many, reference("msg_unknown"))
@@ -225,7 +228,9 @@ async def use_branches(store: Store, conversation: Conversation, response: str) 
     await store.sweeper.sweep_all()
 
 
-async def submit(store: Store, *, conversation: Conversation | None = None, previous: str | None = None) -> Any:
+async def submit(
+    store: Store, *, conversation: Conversation | None = None, previous: str | None = None, job: str = "sealed"
+) -> Any:
     """Accept a response as its proxy does: the branch is opened and stays locked."""
     opened, partition = OpenedTurn(), new_partition()
     if place := conversation.id if conversation else previous:
@@ -236,7 +241,7 @@ async def submit(store: Store, *, conversation: Conversation | None = None, prev
     response_id = ids.new_response_id(partition, stored=True)
     facts = {"id": response_id, "object": "response", "created_at": 7, "status": "queued", "error": None}
     body = orjson.dumps({**facts, "metadata": {"status": "queued", "text": '"status":"queued"'}})
-    submission = Submission(OWNER, response_id, "token", body, "sealed", opened, streamed=False)
+    submission = Submission(OWNER, response_id, "token", body, job, opened, streamed=False)
     await store.jobs.submit(submission)
     return submission
 
@@ -308,7 +313,9 @@ async def use_jobs(store: Store) -> None:
     assert await commit(store, submission, job, conversation) is CommitResult.OK
     assert await store.jobs.is_over(submission.response_id)
     await store.jobs.finish(job.entry)
-    failing = await claimed(store, "t4", (await submit(store), await taken(store))[1])
+    large = await submit(store, job="x" * (Portion().bytes + 1))
+    failing = await claimed(store, "t4", await taken(store))
+    assert failing.job == large.job
     assert await store.jobs.fail(failing, b"{}")
     await store.jobs.cancel(OWNER, failing.entry.response_id)
     assert [one.id for one in await store.jobs.reclaim("w2", 0, 10)] == [failing.entry.id]

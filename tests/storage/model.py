@@ -174,11 +174,6 @@ class Partition:
         if freed or item.mark.startswith("-"):
             self.unsure.add(item.mark[1:])
 
-    def leave_out(self, start: Start) -> None:
-        """Note a fork that may have left out a call or its output."""
-        if start.removed:
-            self.unsure.add(start.removed.mark[1:])
-
     def starts(self, source: str, fork: Fork) -> list[Start | type[StoreError]]:
         """Return what a fork may start with: one answer, or one a branch where any branch will do."""
         assert self.conversation
@@ -205,11 +200,10 @@ class Partition:
 
 @dataclass
 class Start:
-    """What a fork inherits, of which branch, and what it leaves out."""
+    """What a fork inherits, and of which branch."""
 
     branch: Branch | None
     base: list[Item]
-    removed: Item | None = None
 
 
 @dataclass
@@ -278,7 +272,7 @@ def cut(branch: Branch, item: Item, point: ForkPoint) -> Start | type[StoreError
     if point in {ForkPoint.BEFORE, ForkPoint.EDIT}:
         return Start(branch, branch.items[:at])
     if point is ForkPoint.WITHOUT:
-        return Start(branch, branch.items[:at] + branch.items[at + 1 :], item)
+        return Start(branch, branch.items[:at] + branch.items[at + 1 :])
     if item.role not in {"user", "assistant"}:
         return NotAMessage
     questions = [i for i in range(at + 1) if branch.items[i].alive and branch.items[i].role == "user"]
@@ -308,7 +302,7 @@ def living(items: Sequence[Item]) -> list[bytes]:
 
 def shown(items: Sequence[Item]) -> list[bytes]:
     """Return what a model is shown of items: one that was added twice in one call only where it was first."""
-    return list({item.id: item.data for item in items if item.alive}.values())
+    return [item.data for item in dict.fromkeys(items) if item.alive]
 
 
 def role_of(data: bytes) -> str:

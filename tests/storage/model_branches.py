@@ -110,7 +110,6 @@ class BranchOperations(Driver):
             assert forked.items == [item.data for item in items]
             branch.items = branch.items + items
             assert forked.backup == (conversation.add(branch, fork.backup) or None)
-            partition.leave_out(start)
             assert facts_of(forked.branch) == branch.facts(conversation.active)
             await self.check_history(conversation, branch)
 

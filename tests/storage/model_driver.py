@@ -17,7 +17,9 @@ from storage import (
     CallMark,
     ConversationNotFound,
     Entry,
+    Fork,
     ForkPoint,
+    ItemNotFound,
     Lease,
     OpenedTurn,
     Origin,
@@ -28,7 +30,7 @@ from storage import (
     partition_of,
 )
 from tests.storage.builders import EVERYTHING
-from tests.storage.model import Branch, Conversation, Item, Partition, Response, Turn, living, shown
+from tests.storage.model import Branch, Conversation, Item, Partition, Response, Start, Turn, living, shown
 
 OWNERS = ("alice", "bob")
 #: Ids that clients choose, the same ones in every partition.
@@ -242,8 +244,30 @@ class Driver:
         self.touched = set(self.partitions)
         await self.check()
         for conversation in self.conversations:
-            for branch in conversation.branches if conversation.alive else ():
-                await self.check_history(conversation, branch)
+            if conversation.alive:
+                await self.check_forks(conversation)
+                for branch in conversation.branches:
+                    await self.check_history(conversation, branch)
+
+    async def check_forks(self, conversation: Conversation) -> None:
+        """Compare what a fork at any item or response would inherit, of which branch, and the calls that wait there."""
+        store, owner, partition = self.store, conversation.owner, self.partitions[conversation.partition]
+        lines = {one.line: one.name for one in (await store.branches.graph(owner, conversation.id)).branches}
+        for target in [*partition.known, *partition.responses]:
+            fork = Fork(ForkPoint.AT, target, name="unused")
+            source, looking = TurnSource(conversation.id, fork=fork), Lease(conversation.partition, "", "")
+            call = store.turns.open(owner, source, looking, LEASE_SECONDS, [], [])
+            possible = [one for one in partition.starts("", fork) if isinstance(one, Start)]
+            if not possible:
+                await self.refused(call, ItemNotFound)
+                continue
+            opened = await call
+            expected = [
+                (b",".join(shown(one.base)), partition.waiting(one.base), one.branch.name if one.branch else None)
+                for one in possible
+            ]
+            waiting = set(opened.pending - partition.unsure)
+            assert (opened.history, waiting, lines.get(opened.line)) in expected
 
     async def check_history(self, conversation: Conversation, branch: Branch) -> None:
         """Compare what a turn on a branch would see."""

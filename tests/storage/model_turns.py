@@ -68,8 +68,6 @@ class TurnOperations(BranchOperations):
         possible = [one for one in possible if b",".join(shown(one.base)) == opened.history]
         turn = Turn(conversation.owner, conversation.partition, opened, possible[0].base, token, conversation)
         turn.fork, turn.starts = fork, possible
-        for start in possible:
-            self.partitions[turn.partition].leave_out(start)
         assert (opened.branch, opened.anchor) == (wanted or "MAIN", last_id(turn.history))
         if wanted:
             conversation.reserved[wanted] = token

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from benchmarks.processes import free_ports
 from storage.embedded import find_binary
 
 
@@ -54,17 +54,6 @@ def run_valkey(
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @dataclass
@@ -114,10 +103,7 @@ def run_cluster_node(
 
     options: further ones of its command line. binary: as `run_valkey` has it. certificate: it speaks nothing but TLS.
     """
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, bus = one.getsockname()[1], other.getsockname()[1]
+    port, bus = free_ports(2)
     # in memory where that can be: whatever happens to a slot is written to disk at once
     memory = Path("/dev/shm")
     listening = ["--bind", "127.0.0.1", "--cluster-port", str(bus)]

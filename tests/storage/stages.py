@@ -1,15 +1,15 @@
-"""Stores that stage nearly everything, and processes that die while they do."""
+"""Stores that bring and read nearly everything in portions, and processes that die or are overtaken while they do."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from redis import exceptions as redis_errors
 
 from storage import Safeguards, Store
-from storage.client.channel import Channel, Command
+from storage.client.channel import Channel, Command, Uncopied
 from storage.client.keyspace import Portion
 from storage.store import Hosting
 from tests.storage.builders import PREFIX, RETENTION_SECONDS
@@ -40,6 +40,46 @@ class DyingChannel(Channel):
     async def exchange(self, requests: Sequence[Command]) -> list[Any]:
         if self._left == 0:
             raise redis_errors.ConnectionError
+        self._left -= 1
+        return await self._channel.exchange(requests)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+def size_of(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return len(value) if isinstance(value, bytes | str | Uncopied) else 8
+
+
+class MeasuringChannel(Channel):
+    """Notes the most bytes that a command, or a reply, had; but not a script's text."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.most = 0
+
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
+        replies = await self._channel.exchange(requests)
+        self.most = max([self.most, *(size_of(one[2:]) for one in requests), *map(size_of, replies)])
+        return replies
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class OvertakenChannel(Channel):
+    """Has something done by others before the exchange of a number, from 0."""
+
+    def __init__(self, channel: Channel, number: int, happens: Callable[[], Awaitable[object]]) -> None:
+        self._channel = channel
+        self._left = number
+        self._happens = happens
+
+    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
+        if self._left == 0:
+            await self._happens()
         self._left -= 1
         return await self._channel.exchange(requests)
 

@@ -1,4 +1,5 @@
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from storage import (
     NotAMessage,
     NotAUserMessage,
     NoUserMessage,
+    Origin,
     PageRequest,
     Store,
     StoreError,
@@ -523,6 +525,73 @@ async def test_a_call_that_was_deleted_does_not_wait_on_any_branch(talk: Talk):
     await talk.draft()
     await talk.store.items.delete(OWNER, talk.id, talk.ids["c1"])
     assert [pending_of(await talk.open(name)) for name in ("MAIN", "draft")] == ["", ""]
+
+
+async def waiting_behind(talk: Talk, text: str, branch: str) -> str:
+    """Return the calls that wait where a branch is forked after an item."""
+    opened = await talk.open(branch, talk.point(ForkPoint.AFTER, text, name="fork"))
+    await talk.release(opened)
+    return pending_of(opened)
+
+
+@pytest.mark.parametrize("how", ["a turn", "an addition"])
+async def test_what_brings_nothing_new_says_nothing_of_the_calls_where_its_branch_ends(talk: Talk, how: str):
+    await talk.draft(name="still")
+    await talk.draft(name="beside")
+    await talk.say("c1", "beside")
+    if how == "a turn":
+        await take_turn(talk.store, conversation=talk.conversation, says=[reference(talk.ids["c1"])], answers=[])
+    else:
+        await talk.store.items.append(OWNER, talk.id, "", [reference(talk.ids["c1"])])
+    assert pending_of(await talk.open("MAIN")) == "1"
+    assert await waiting_behind(talk, "a2", "still") == ""
+    assert await waiting_behind(talk, "a2", "MAIN") == ""
+
+
+async def test_a_branch_out_of_a_response_of_a_mixed_one_that_is_gone_knows_its_calls(talk: Talk):
+    await talk.draft(name="beside")
+    await talk.say("c1 c2", "beside")
+    await talk.draft("a1", name="mixed")
+    await talk.store.items.append(OWNER, talk.id, "mixed", [reference(talk.ids["c2"])])
+    response = await talk.turn("u3", "a3", branch="mixed")
+    await talk.store.branches.delete(OWNER, talk.id, "mixed")
+    await talk.fork(talk.point(ForkPoint.AT, response, name="again"))
+    assert await talk.on("again") == "u1 a1 c2 u3 a3"
+    assert await waiting_behind(talk, "c2", "again") == "2"
+
+
+async def test_a_branch_out_of_a_response_beside_which_a_call_was_added_knows_its_calls(talk: Talk):
+    opened = await talk.open()
+    await talk.say("c1")
+    turn = talk.end(opened, "u3", "a3")
+    await talk.commit(turn)
+    await talk.fork(talk.point(ForkPoint.AT, turn.response_id, name="draft"))
+    assert (await talk.on(), await talk.on("draft")) == ("u1 a1 u2 a2 c1 u3 a3", "u1 a1 u2 a2 u3 a3")
+    assert await waiting_behind(talk, "a3", "draft") == ""
+    assert await waiting_behind(talk, "a3", "MAIN") == "1"
+
+
+async def test_a_turn_that_leaves_out_a_call_makes_a_branch_that_knows_its_calls(talk: Talk):
+    await talk.say("c1 u3")
+    await talk.turn("u4", "a4", fork=talk.point(ForkPoint.WITHOUT, "c1", name="draft"))
+    assert await talk.on("draft") == "u1 a1 u2 a2 u3 u4 a4"
+    assert await waiting_behind(talk, "u3", "draft") == ""
+
+
+async def test_a_branch_with_a_call_twice_knows_its_calls_in_between(talk: Talk):
+    call, output = talk.entries("c1 o1")
+    brought = replace(call, origin=Origin.CLIENT)
+    await talk.store.items.append(OWNER, talk.id, "", [brought, output, brought])
+    assert await waiting_behind(talk, "o1", "MAIN") == ""
+
+
+async def test_what_earlier_versions_noted_where_nothing_new_came_is_not_believed(redis: Redis, talk: Talk):
+    await talk.say("c1 u3")
+    await redis.zadd(f"{talk.tag}journal", {"resp_old\x1fmodel\x1fcall_1": 4, "resp_older\x1fmodel\x1fcall_1": 4})
+    await redis.zadd(f"{talk.tag}journal", {"resp_same\x1fmodel\x1fcall_1": 5})
+    assert await waiting_behind(talk, "a2", "MAIN") == ""
+    assert await waiting_behind(talk, "c1", "MAIN") == "1"
+    assert (await talk.store.auditor.audit()).complaints == []
 
 
 # What is stored

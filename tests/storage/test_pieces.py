@@ -33,7 +33,7 @@ from storage.client.channel import Channel, Command
 from storage.client.keyspace import Portion
 from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
-from tests.fake import channels_to, plain
+from tests.fake import channels_to
 from tests.storage.builders import (
     EVERYTHING,
     OWNER,
@@ -58,7 +58,7 @@ from tests.storage.builders import (
     take_turn,
 )
 from tests.storage.servers import run_valkey
-from tests.storage.stages import DyingChannel, staging_store
+from tests.storage.stages import DyingChannel, MeasuringChannel, staging_store
 from tests.storage.twins import contents_of
 
 PORTION = Portion(bytes=1000, head=200)
@@ -68,28 +68,6 @@ LONG, OTHER, PIECES = "long " * 1000, "other" * 1000, 5
 TRIPS = 1 + PIECES + 1 + 1
 #: More than the arguments or the reply of any script has beside a portion.
 BESIDE = 2000
-
-
-def size_of(value: Any) -> int:
-    if isinstance(value, list | tuple):
-        return sum(map(size_of, value))
-    return len(value) if isinstance(value, bytes | str) else 8
-
-
-class MeasuringChannel(Channel):
-    """Notes the most bytes that a command, or a reply, had; but not a script's text."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.most = 0
-
-    async def exchange(self, requests: Sequence[Command]) -> list[Any]:
-        replies = await self._channel.exchange(requests)
-        self.most = max([self.most, *(size_of(plain(one)[2:]) for one in requests), *map(size_of, replies)])
-        return replies
-
-    async def close(self) -> None:
-        await self._channel.close()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import CommitMode, Conversation, Fork, ForkPoint, Lease, PageRequest, Store, partition_of
+from storage.client.keyspace import Portion
 from tests.roundtrips import RoundTripCounter
 from tests.storage.builders import (
     EVERYTHING,
@@ -44,6 +45,14 @@ async def counted(counter: RoundTripCounter) -> AsyncIterator[Store]:
         yield store
 
 
+@pytest.fixture
+async def reading_whole(counter: RoundTripCounter) -> AsyncIterator[Store]:
+    """The same, for which any history is one portion."""
+    async with connect(counter.url, max_connections=1, portion=Portion(bytes=1 << 30)) as store:
+        await store.condition.look()
+        yield store
+
+
 @contextmanager
 def expect(counter: RoundTripCounter, number: int) -> Iterator[None]:
     counter.reset()
@@ -52,12 +61,16 @@ def expect(counter: RoundTripCounter, number: int) -> Iterator[None]:
 
 
 class Place(NamedTuple):
-    """Where turns happen: a conversation, a response in it, an item of it, and one of another partition."""
+    """Where turns happen: a conversation, a response in it, an item of it, and one of another partition.
+
+    portions: in which its history is read for the first time.
+    """
 
     conversation: Conversation
     response: str
     item: str
     far: str
+    portions: int
 
 
 async def long_history(store: Store, items: int) -> Place:
@@ -79,7 +92,9 @@ async def deep_chain(store: Store, forks: int) -> Place:
 
 async def _place(store: Store, conversation: Conversation, response: str) -> Place:
     elsewhere = await start(store, "elsewhere")
-    return Place(conversation, response, (await ids_in(store, conversation))[0], (await ids_in(store, elsewhere))[0])
+    size = sum(map(len, (await open_turn(store, conversation=conversation, token="")).items))
+    first, far = (await ids_in(store, conversation))[0], (await ids_in(store, elsewhere))[0]
+    return Place(conversation, response, first, far, max(1, -(-size // Portion().bytes)))
 
 
 PLACES: dict[str, Callable[[Store], Awaitable[Place]]] = {
@@ -104,7 +119,7 @@ async def at(request: pytest.FixtureRequest, snapshots: Snapshots, valkey: Redis
 async def test_a_turn_on_a_conversation_is_one_trip_to_open_and_one_to_commit(
     counter: RoundTripCounter, counted: Store, at: Place
 ):
-    with expect(counter, 1):
+    with expect(counter, at.portions):
         opened = await open_turn(counted, conversation=at.conversation, item_ids=[at.item, at.far], call_ids=["call_a"])
     assert set(opened.known) == {at.item, at.far}
     commit = finished(opened, partition=partition_of(at.response), conversation=at.conversation)
@@ -115,7 +130,7 @@ async def test_a_turn_on_a_conversation_is_one_trip_to_open_and_one_to_commit(
 async def test_a_turn_after_a_response_is_one_trip_to_open_and_one_to_commit(
     counter: RoundTripCounter, counted: Store, at: Place
 ):
-    with expect(counter, 1):
+    with expect(counter, at.portions):
         opened = await open_turn(counted, previous=at.response, item_ids=[at.item, at.far])
     with expect(counter, 1):
         await counted.turns.commit(finished(opened, partition=partition_of(at.response)))
@@ -223,8 +238,6 @@ OPERATIONS: dict[str, tuple[int, Operation]] = {
     "delete by branch": (2, forking(ForkPoint.WITHOUT, backup="old")),
     "delete by branch, cascading": (2, forking(ForkPoint.BEFORE, backup="old")),
     "travel": (2, forking(ForkPoint.AT, name="new")),
-    "turn that forks": (2, forking_turn(ForkPoint.AFTER, CommitMode.FORK, name="new")),
-    "turn that edits": (2, forking_turn(ForkPoint.EDIT, CommitMode.PROMOTE, backup="old")),
     "activate": (2, lambda store, talk, _: store.branches.activate(OWNER, talk.id, "draft")),
     "delete": (2, lambda store, talk, _: store.branches.delete(OWNER, talk.id, "draft")),
     "rename": (2, lambda store, talk, _: store.branches.update(OWNER, talk.id, "draft", new_name="new")),
@@ -243,6 +256,11 @@ OPERATIONS: dict[str, tuple[int, Operation]] = {
     "delete item": (2, lambda store, talk, middle: store.items.delete(OWNER, talk.id, middle)),
 }
 
+
+FORKING_TURNS = {
+    "turn that forks": forking_turn(ForkPoint.AFTER, CommitMode.FORK, name="new"),
+    "turn that edits": forking_turn(ForkPoint.EDIT, CommitMode.PROMOTE, backup="old"),
+}
 
 UNCOUNTED = ("info", "config", "zremrangebyrank")
 
@@ -274,6 +292,24 @@ async def test_what_is_done_to_a_branch_takes_as_many_trips_and_commands_however
         spent.append(await commands_of(valkey) - before)
     assert spent[0] == spent[1]
     assert 2 < sum(spent[0].values()) < 120
+
+
+@pytest.mark.parametrize("name", FORKING_TURNS)
+async def test_a_turn_that_forks_does_nothing_more_on_a_long_branch_but_read_it(
+    counter: RoundTripCounter, reading_whole: Store, snapshots: Snapshots, valkey: Redis, valkey_store: Store, name: str
+):
+    longest = await snapshots.make(valkey, "talk of 10,000", lambda: long_talk(valkey_store, 10_000))
+    talks = {10_000: replace(longest, store=valkey_store, ids={**longest.ids}), 20: await long_talk(valkey_store, 20)}
+    await take_turn(valkey_store)
+    spent = []
+    for items, talk in talks.items():
+        before = await commands_of(valkey)
+        with expect(counter, 2):
+            await FORKING_TURNS[name](reading_whole, talk, talk.ids[f"u{items // 2 + 4}"])
+        spent.append(await commands_of(valkey) - before)
+    reads = [one.pop("lrange") for one in spent]
+    assert spent[0] == spent[1]
+    assert reads[1] < 10 < reads[0] < 5_000 / 8 + 10
 
 
 async def test_the_commands_of_scripts_are_counted(counted: Store, valkey: Redis, valkey_store: Store):

@@ -60,6 +60,7 @@ from tests.storage.builders import (
 from tests.storage.lossy import LossyProxy
 from tests.storage.servers import run_valkey
 from tests.storage.stages import TINY, DyingChannel, staging_store
+from tests.storage.talks import Talk, pending_of
 from tests.storage.twins import contents_of
 
 #: Round trips of a call with seven items: what is there already, four portions, the script that stores all.
@@ -120,6 +121,65 @@ async def test_turns_on_a_branch_and_after_responses_read_what_was_staged(store:
     assert (fork.branch.item_count, fork.source, texts(fork.items)) == (13, "MAIN", ["x", "y", "z"])
     assert await staged_keys(redis) == []
     assert (await store.auditor.audit()).complaints == []
+
+
+async def staged_talk(store: Store) -> Talk:
+    """Return a conversation of which all but the first and the last item was staged: u1 | u2 c1 u3 | a3."""
+    talk = await Talk(store).begin("u1")
+    await talk.store.items.append(OWNER, talk.id, "", talk.entries("u2 c1 u3"))
+    return talk
+
+
+async def test_the_calls_that_wait_are_known_at_each_item_that_was_staged_and_before(store: Store):
+    talk = await staged_talk(store)
+    await take_turn(store, conversation=talk.conversation, says=[], answers=[])
+    await talk.say("a3")
+    for text, waiting in (("u1", ""), ("u2", ""), ("c1", "1"), ("u3", "1"), ("a3", "1")):
+        fork = talk.point(ForkPoint.AFTER, text, name=text)
+        assert pending_of(await talk.open(fork=fork, token=text)) == waiting
+    assert (await store.auditor.audit()).complaints == []
+
+
+async def source_at(talk: Talk, response: str) -> str | None:
+    """Return the branch that a fork at a response has for its parent."""
+    forked = await talk.fork(talk.point(ForkPoint.AT, response, name=f"at{len(await talk.names())}"))
+    assert forked.branch.parent_branch == forked.source
+    return forked.source
+
+
+async def test_a_fork_at_a_response_is_one_of_the_branch_for_which_its_last_item_was_staged(store: Store):
+    talk = await staged_talk(store)
+    await talk.draft("u2", name="draft")
+    await talk.say("a2", "draft")
+    conversation = talk.conversation
+    several = await take_turn(store, conversation=conversation, says=["a", "b", "c"])
+    nothing = await take_turn(store, conversation=conversation, says=[], answers=[])
+    beyond = await take_turn(store, previous=several, says=[], answers=[])
+    aside = await take_turn(store, previous=several)
+    failed = await take_turn(store, conversation=conversation, mode=CommitMode.RECORD)
+    borrowed = [reference(talk.ids["a2"])]
+    mixed = await take_turn(store, conversation=conversation, says=["d", "e"], answers=borrowed)
+    after = await take_turn(store, conversation=conversation, says=["f", "g", "h"])
+    sources = [await source_at(talk, one) for one in (several, nothing, beyond, failed, mixed, after)]
+    assert sources == ["MAIN"] * 4 + ["draft", "MAIN"]
+    assert await source_at(talk, aside) is None
+    await store.branches.activate(OWNER, talk.id, "draft")
+    await talk.fork(Fork(ForkPoint.TIP, backup="old"))
+    await store.branches.delete(OWNER, talk.id, "old")
+    assert [await source_at(talk, one) for one in (several, after)] == [None, None]
+    assert (await store.auditor.audit()).complaints == []
+
+
+async def test_whose_the_staged_items_of_earlier_versions_are_is_known(store: Store, redis: Redis):
+    talk = await staged_talk(store)
+    several = await take_turn(store, conversation=talk.conversation, says=["a", "b", "c"])
+    assert await redis.hget(f"{talk.tag}branch:0", "staged") == b"1,2"
+    await redis.hdel(f"{talk.tag}branch:0", "staged")
+    assert await source_at(talk, several) == "MAIN"
+    await redis.hset(f"{talk.tag}branch:0", "mixed", 1)
+    assert await source_at(talk, several) is None
+    await redis.hset(f"{talk.tag}response:{several}", "line", 0)
+    assert await source_at(talk, several) == "MAIN"
 
 
 async def test_what_is_known_already_is_not_stored_again(store: Store):

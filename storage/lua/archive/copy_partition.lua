@@ -16,6 +16,7 @@ local function copy_response(id)
   if not seen[id] then
     seen[id] = true
     copy('response:' .. id, 'hash')
+    copy('job:' .. id, 'list')
   end
 end
 

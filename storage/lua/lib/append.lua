@@ -138,7 +138,8 @@ local function keep_pieces(pieces)
 end
 
 -- Appends entries to `chain` (closed), new items into `segment`, which what was staged has become; changes chain and
--- pending in place, notes each entry's place (`at`). pending: set of call ids that wait for an output.
+-- pending in place, notes each entry's place (`at`) and whether it is new there (`is_new`). pending: set of call ids that
+-- wait for an output.
 local function append_entries(entries, chain, segment, index_key, pending)
   local offset = redis.call('LLEN', segment_key(segment))
   local values, fields, fresh, pieces = {}, {}, {}, {}
@@ -157,7 +158,7 @@ local function append_entries(entries, chain, segment, index_key, pending)
       entry.bytes, entry.mark = twin.bytes, twin.mark
     end
     local place = entry.place or twin and twin.at
-    entry.at = place or { segment, entry.staged or offset }
+    entry.at, entry.is_new = place or { segment, entry.staged or offset }, not place
     add_entry(chain, entry)
     if not place then
       local older = entry.mode == 'c' and redis.call('HGET', index_key, entry.id)
@@ -198,13 +199,17 @@ local function append_entries(entries, chain, segment, index_key, pending)
   keep_pieces(pieces)
 end
 
--- Notes an append in the journal: who made it (a response's id, or ''), with which model, and the calls that wait now.
--- Only conversations need one: to fork at any point, to find an answer's model, to find all responses.
-local function note_append(segment, id, model, pending)
-  if not is_kept() then
+-- Notes an append of entries in the journal: who made it (a response's id, or ''), with which model, and the calls that
+-- wait now. Only conversations need one: to fork at any point, to find an answer's model, to find all responses.
+local function note_append(entries, segment, id, model, pending)
+  local any_new = false
+  for _, entry in ipairs(entries) do
+    any_new = any_new or entry.is_new
+  end
+  if not is_kept() or (id == '' and not any_new) then
     return
   end
-  local length = redis.call('LLEN', segment_key(segment))
+  local length = any_new and redis.call('LLEN', segment_key(segment)) or 0
   if id == '' then
     id = '@' .. segment .. ':' .. length
   end
@@ -213,18 +218,22 @@ local function note_append(segment, id, model, pending)
 end
 
 -- Appends entries to a branch, whose chain always ends in one open span on its own segment. A segment that a branch
--- comes to point into may not expire any more. id, model: for the journal. Returns the segment with the new items.
+-- comes to point into may not expire any more. id, model: for the journal.
+--
 -- What was staged becomes the branch's own segment if that is empty and all of it is needed (a branch has all of its own
 -- segment), else one that the branch reads, as a fork does, before it goes on in its own.
 local function append_to_branch(entries, line, index_key, id, model, staged_key)
   local key = branch_key(line)
-  local fields = redis.call('HMGET', key, 'chain', 'pending')
+  local fields = redis.call('HMGET', key, 'chain', 'pending', 'staged')
   local chain = close_chain(parse_chain(fields[1]))
   local pending = parse_pending(fields[2])
   local segment, needed = line, count_needed(entries)
   if needed > 0 then
     local fits = needed == staged_count and redis.call('LLEN', segment_key(line)) == 0
-    segment = fits and line or new_segment()
+    if not fits then
+      segment = new_segment()
+      redis.call('HSET', key, 'staged', (fields[3] and fields[3] .. ',' or '') .. segment)
+    end
     adopt(staged_key, segment)
     redis.call('PERSIST', segment_key(segment))
   end
@@ -233,7 +242,7 @@ local function append_to_branch(entries, line, index_key, id, model, staged_key)
     if entry.at[1] ~= line then
       hold(line, entry.at[1], entry.at[2] + entry.size)
     end
-    if entry.at[1] ~= line and entry.at[1] ~= segment then
+    if not entry.is_new then
       redis.call('HSET', key, 'mixed', 1)
     end
   end
@@ -246,6 +255,5 @@ local function append_to_branch(entries, line, index_key, id, model, staged_key)
   end
   local _, milliseconds = now()
   redis.call('HSET', key, 'chain', format_chain(chain), 'pending', format_pending(pending), 'updated_at', milliseconds)
-  note_append(segment, id, model, pending)
-  return segment
+  note_append(entries, segment, id, model, pending)
 end

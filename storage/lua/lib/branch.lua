@@ -1,41 +1,14 @@
--- branch: branches: their lines and names, forks, the journal, calls that wait.
--- needs: common, response
+-- branch: branches: their lines and names, and forks.
+-- needs: journal, response
 --
--- The journal is a sorted set with one entry an append of a conversation: at position(segment, its length after the
--- append), `id US model US calls that wait for an output there`. So a fork at any point finds its pending calls by
--- reading one entry and the few items after it, however long the history is.
+-- What was staged for a branch that had items lies in a segment that is no branch's own; such a branch has the numbers of
+-- those segments as `staged`.
 
 -- `id`, `type` and a message's `role` begin every stored item, in this order.
 local MESSAGE = '^{"id":"[^"]*","type":"message","role":"([^"]*)"'
 
 local function new_segment()
   return redis.call('HINCRBY', PARTITION, 'next_segment', 1) - 1
-end
-
-local function parse_pending(text)
-  local pending = {}
-  for call_id in string.gmatch(text or '', CALL_ID) do
-    pending[call_id] = true
-  end
-  return pending
-end
-
-local function format_pending(pending)
-  local list = {}
-  for call_id in pairs(pending) do
-    list[#list + 1] = call_id
-  end
-  table.sort(list)
-  return table.concat(list, CALL_BREAK)
-end
-
-local function mark_pending(pending, mark)
-  local sign, call_id = string.sub(mark, 1, 1), string.sub(mark, 2)
-  if sign == '+' then
-    pending[call_id] = true
-  elseif sign == '-' then
-    pending[call_id] = nil
-  end
 end
 
 -- Notes that a branch reads another's segment up to `to`; what a branch reads never expires.
@@ -46,10 +19,6 @@ local function hold(line, segment, to)
   end
   redis.call('PERSIST', segment_key(segment))
   pieces_of(segment, function(key) redis.call('PERSIST', key) end)
-end
-
-local function item_id(bytes)
-  return string.match(bytes, '^{"id":"([^"]+)"')
 end
 
 -- Calls `visit(bytes, segment, offset)` for the live items of a closed chain from its end backwards, until it
@@ -92,18 +61,6 @@ local function find_on_chain(chain, places, descending)
   end
 end
 
--- The part of a closed chain before an offset of its span number i.
-local function cut(chain, i, offset)
-  local head = {}
-  for j = 1, i - 1 do
-    head[j] = chain[j]
-  end
-  if offset > chain[i][2] then
-    head[i] = { chain[i][1], chain[i][2], offset }
-  end
-  return head
-end
-
 -- The part of a closed chain after an offset of its span number i, put behind `head`.
 local function add_rest(head, chain, i, offset)
   if offset + 1 < chain[i][3] then
@@ -113,6 +70,18 @@ local function add_rest(head, chain, i, offset)
     head[#head + 1] = chain[j]
   end
   return head
+end
+
+-- Whether a closed chain begins with another one.
+local function begins_with(chain, base)
+  for i, span in ipairs(base) do
+    local own = chain[i]
+    local ends = own and (own[3] == span[3] or i == #base and own[3] > span[3])
+    if not ends or own[1] ~= span[1] or own[2] ~= span[2] then
+      return false
+    end
+  end
+  return true
 end
 
 local function chain_of(line)
@@ -155,75 +124,38 @@ local function branch_with(conversation_key, branches_key, places)
   end
 end
 
-local function replay_marks(pending, span, index_key)
-  for low = span[2], span[3] - 1, CHUNK do
-    for _, bytes in ipairs(redis.call('LRANGE', segment_key(span[1]), low, math.min(low + CHUNK, span[3]) - 1)) do
-      local _, mark = places_of(index_key, item_id(bytes) or '')
-      mark_pending(pending, mark or '')
-    end
-  end
-end
-
--- The calls that wait for an output at the end of a closed chain: from the journal, and the marks of what follows. The
--- journal speaks of the chains that were appended to; a branch is `mixed` if its own is not the beginning of one of
--- those, because it took in another's items or leaves out a call: then the marks of all its items are read.
-local function pending_at(chain, index_key, mixed)
-  local pending, last = {}, chain[#chain]
-  if mixed then
-    for _, span in ipairs(chain) do
-      replay_marks(pending, span, index_key)
-    end
-    return pending
-  elseif not last then
-    return pending
-  end
-  local segment, from, to = last[1], last[2], last[3]
-  local entry = redis.call('ZREVRANGEBYSCORE', BASE .. 'journal', position(segment, to), '(' .. position(segment, from),
-    'WITHSCORES', 'LIMIT', 0, 1)
-  if entry[1] then
-    from = tonumber(entry[2]) - segment * SEGMENT_SPACE
-    pending = parse_pending(string.match(entry[1], '[^' .. FIELD_BREAK .. ']*$'))
-  else
-    pending = pending_at(cut(chain, #chain, from), index_key)
-  end
-  replay_marks(pending, { segment, from, to }, index_key)
-  return pending
-end
-
 local function is_mixed(line)
-  return line and redis.call('HEXISTS', branch_key(line), 'mixed') == 1
+  return redis.call('HEXISTS', branch_key(line), 'mixed') == 1
 end
 
--- The model of the turn that answered an item, or made it: the first after it on its chain, else the last before it.
-local function model_at(chain, i, offset)
-  local function first_model(command, one, other)
-    for _, entry in ipairs(redis.call(command, BASE .. 'journal', one, other, 'LIMIT', 0, 10)) do
-      local model = string.match(entry, FIELD_BREAK .. '(.*)' .. FIELD_BREAK)
-      if model ~= '' then
-        return model
-      end
+-- Whether a branch that starts with a closed chain is `mixed`: not if a branch that is not begins with it.
+local function starts_mixed(base, line)
+  local chain = line and chain_of(line)
+  if #base == 0 or (chain and begins_with(chain, base) and not is_mixed(line)) then
+    return false
+  end
+  return true
+end
+
+-- The branch that wrote what lies at a place, nil if none did that is there. What was staged lies in no branch's own
+-- segment. Who reads a segment that is younger has it from another branch, and is mixed, or it was staged for it; a fork
+-- is younger than all that it inherits.
+local function writer_of(segment, offset)
+  if redis.call('EXISTS', branch_key(segment)) == 1 then
+    return segment
+  end
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', holders_key(segment), '(' .. offset, '+inf')) do
+    local line = tonumber(member)
+    local fields = line < segment and redis.call('HMGET', branch_key(line), 'mixed', 'staged') or { 1 }
+    if not fields[1] or string.find(',' .. (fields[2] or '') .. ',', ',' .. segment .. ',', 1, true) then
+      return line
     end
   end
-  for j = i, #chain do
-    local after = j == i and offset or chain[j][2]
-    local model = first_model('ZRANGEBYSCORE', '(' .. position(chain[j][1], after), position(chain[j][1], chain[j][3]))
-    if model then
-      return model
-    end
-  end
-  for j = i, 1, -1 do
-    local before = j == i and offset or chain[j][3]
-    local model = first_model('ZREVRANGEBYSCORE', position(chain[j][1], before), position(chain[j][1], 0))
-    if model then
-      return model
-    end
-  end
-  return ''
 end
 
 -- What a fork inherits. point: see records.ForkPoint. Returns {line, base, pending, model, mixed}: the line of
 -- the branch that is forked (nil for a response outside of all), the closed chain that the new line starts with, a set
--- of call ids, the model of the answer that is replaced, whether the fork makes it `mixed`; or nil and a refusal as the
+-- of call ids, the model of the answer that is replaced, whether the new line is `mixed`; or nil and a refusal as the
 -- scripts return it.
 local function resolve_fork(conversation_key, branches_key, index_key, source, point, target)
   local line, chain
@@ -236,7 +168,7 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     chain = chain_of(line)
     if point == 'tip' then
       local pending = parse_pending(redis.call('HGET', branch_key(line), 'pending'))
-      return { line = line, base = chain, pending = pending, model = '' }
+      return { line = line, base = chain, pending = pending, model = '', mixed = is_mixed(line) }
     end
   end
   if point == 'at' then
@@ -247,12 +179,10 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     if fields[1] then
       local base = parse_chain(fields[1])
       local last = base[#base]
-      -- what was staged for the response lies in no branch's own segment
-      local writer = fields[4] or last and last[1]
-      if writer and redis.call('EXISTS', branch_key(writer)) == 1 then
-        line = tonumber(writer)
-      end
-      return { line = line, base = base, pending = parse_pending(fields[2]), model = '' }
+      -- earlier versions noted the line beside the response of what was staged
+      local noted = fields[4] and redis.call('EXISTS', branch_key(fields[4])) == 1 and tonumber(fields[4])
+      line = last and writer_of(last[1], last[3] - 1) or noted or line
+      return { line = line, base = base, pending = parse_pending(fields[2]), model = '', mixed = starts_mixed(base, line) }
     end
   end
   local bytes, _, _, places = load_item(index_key, target)
@@ -267,7 +197,7 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     return nil, { 'item_not_found', target }
   end
   local role = string.match(bytes, MESSAGE)
-  local fork = { line = line, model = model_at(chain, i, offset) }
+  local fork = { line = line, model = model_at(chain, i, offset), mixed = is_mixed(line) }
   if point == 'after' or point == 'at' then
     fork.base = cut(chain, i, offset + 1)
   elseif point == 'before' or point == 'edit' then
@@ -278,8 +208,11 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
   elseif point == 'without' then
     fork.base = add_rest(cut(chain, i, offset), chain, i, offset)
     local _, mark = places_of(index_key, target)
-    fork.mixed = mark ~= ''
-    fork.pending = not fork.mixed and parse_pending(redis.call('HGET', branch_key(line), 'pending'))
+    if mark == '' then
+      fork.pending = parse_pending(redis.call('HGET', branch_key(line), 'pending'))
+    else
+      fork.mixed = true
+    end
   else
     if role ~= 'user' and role ~= 'assistant' then
       return nil, { 'not_a_message', target }
@@ -294,7 +227,7 @@ local function resolve_fork(conversation_key, branches_key, index_key, source, p
     i, offset = find_on_chain(head, { at })
     fork.base = cut(head, i, offset + 1)
   end
-  fork.pending = fork.pending or pending_at(fork.base, index_key, fork.mixed or is_mixed(line))
+  fork.pending = fork.pending or pending_at(fork.base, index_key, fork.mixed)
   return fork
 end
 
@@ -308,7 +241,8 @@ local function name_line(branches_key, name, line)
   redis.call('HSET', branch_key(line), 'name', name)
 end
 
--- Makes a line that starts with a closed chain. Its name is given by name_line or promote. Returns it.
+-- Makes a line that starts with a closed chain; mixed: see starts_mixed. Its name is given by name_line or promote.
+-- Returns it.
 local function create_line(base, pending, parent, anchor, description, mixed)
   local line = new_segment()
   for segment, to in pairs(reach_of(base)) do
@@ -318,7 +252,7 @@ local function create_line(base, pending, parent, anchor, description, mixed)
   local text = format_chain(base)
   local fields = { 'chain', (text == '' and '' or text .. ',') .. line .. ':0:', 'pending', format_pending(pending),
     'created_at', milliseconds, 'updated_at', milliseconds, 'forked_at', seconds }
-  mixed = (mixed or is_mixed(parent)) and 1 or ''
+  mixed = mixed and 1 or ''
   for name, value in pairs({ parent = parent or '', forked_from = anchor, description = description, mixed = mixed }) do
     if value ~= '' then
       fields[#fields + 1] = name

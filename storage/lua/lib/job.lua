@@ -3,11 +3,12 @@
 --
 -- Such a response has a record from the moment it was accepted. Until it is terminal the record also has: token, the
 -- right to run and to commit it; job, what it takes to run it (sealed); attempts; lease_until, ms, when nobody runs it
--- any more; lock, the branch lock that is kept for it; accepted_at, ms. `background` stays.
+-- any more; lock, the branch lock that is kept for it; accepted_at, ms. `background` stays. Of a job that is more than one
+-- command takes `job` is empty, a list `job:ID` has it in pieces, and job_pieces says how many, and of how many bytes.
 
 -- A body begins like this: submit_response is given it so. What follows is never looked at.
 local BODY = '^({"id":"[%w_-]+","object":"response","created_at":%d+,"status":")([%a_]+)(","error":)(null)(.*)$'
-local UNFINISHED_FIELDS = { 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at' }
+local UNFINISHED_FIELDS = { 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at' }
 
 -- A body with another status; error: JSON.
 local function restated(body, status, error)
@@ -35,6 +36,11 @@ local function pass_on(response_key, token, lease_ms)
   redis.call('HSET', response_key, 'token', token)
 end
 
+-- The id in the name of a response's key.
+local function id_of_key(response_key)
+  return string.sub(response_key, string.len(BASE .. 'response:') + 1)
+end
+
 -- Ends an unfinished response without a commit; its branch lock is released, and whoever writes its log may do so no
 -- more.
 local function conclude(response_key, status, error)
@@ -42,7 +48,8 @@ local function conclude(response_key, status, error)
   if lock then
     redis.call('DEL', lock)
   end
-  redis.call('DEL', BASE .. 'lock:~' .. string.sub(response_key, string.len(BASE .. 'response:') + 1))
+  local id = id_of_key(response_key)
+  redis.call('UNLINK', BASE .. 'lock:~' .. id, BASE .. 'job:' .. id)
   local body = restated(redis.call('HGET', response_key, 'body'), status, error)
   redis.call('HSET', response_key, 'status', status, 'body', body)
   redis.call('HDEL', response_key, unpack(UNFINISHED_FIELDS))

@@ -15,6 +15,9 @@ local CALL_BREAK, CALL_ID = '\30', '[^\30]+'
 local FIELD_BREAK, FIRST_FIELD = '\31', '^[^\31]*'
 -- A closed span of a chain.
 local SPAN = '(%d+):(%d+):(%d+)'
+-- Items of a history that are read by one command: how long they are is known only then. While they are short (a SHORT-th
+-- of the room that there is for all), it is more and more, because to find a place in a long list takes its time too.
+local STEP, LONGEST_STEP, SHORT = 8, 32, 16
 -- Arguments that an entry takes (append.lua).
 local FIELDS = 4
 -- Milliseconds by which the keys of a conversation that expires outlive its partition's (retention.lua).

@@ -14,7 +14,7 @@ if token ~= '' and point == '' and (ARGV[ids_at] or '0') == '0' and source ~= 'n
   end
   -- open and past: the chain that the caller holds, if it still says what is there.
   local open, past = string.match(head[3] == edition and held or '', '^(.*:)(%d+)$')
-  -- rest: what lies behind the chain that the caller holds, its last item before it.
+  -- rest: the first of what lies behind the chain that the caller holds, its last item before it.
   local chain, pending, name, line, rest
   local facts, lock, lock_key = {}, '', nil
   if source == 'conversation' and mine and kept and is_settled then
@@ -23,8 +23,10 @@ if token ~= '' and point == '' and (ARGV[ids_at] or '0') == '0' and source ~= 'n
     line = found[1] == conversation_id and call('ZSCORE', branches_key, name)
     if line then
       local branch = call('HMGET', BASE .. 'branch:' .. line, 'chain', 'pending')
-      rest = branch[1] == open and call('LRANGE', BASE .. 'segment:' .. line, past - 1, -1)
-      if rest and #rest > 0 then
+      rest = branch[1] == open and call('LRANGE', BASE .. 'segment:' .. line, past - 1, past + STEP - 2)
+      if rest and #rest == STEP then
+        chain = open .. call('LLEN', BASE .. 'segment:' .. line)
+      elseif rest and #rest > 0 then
         chain = #rest == 1 and held or open .. string.format('%d', past - 1 + #rest)
       else
         local inherited, from = string.match(branch[1], '^(.-),?%d+:(%d+):$')
@@ -63,13 +65,34 @@ if token ~= '' and point == '' and (ARGV[ids_at] or '0') == '0' and source ~= 'n
     if not rest and open then
       local beginning, to = string.match(chain, '^(.*:)(%d+)$')
       if beginning == open and tonumber(past) <= tonumber(to) then
-        rest = call('LRANGE', BASE .. 'segment:' .. string.match(open, '(%d+):%d+:$'), past - 1, to - 1)
+        rest = call('LRANGE', BASE .. 'segment:' .. string.match(open, '(%d+):%d+:$'), past - 1,
+          math.min(past + STEP - 1, to) - 1)
       end
     end
-    local history = { rest }
-    if not rest then
-      for segment, from, stop in string.gmatch(chain, SPAN) do
-        history[#history + 1] = call('LRANGE', BASE .. 'segment:' .. segment, from, stop - 1)
+    -- wanted: what is still to be read, as spans; room: for bytes of it; left: what is not read now (read_spans).
+    local wanted, room, left, history = chain, most_bytes, '', { rest }
+    if rest then
+      local segment, to = string.match(chain, '(%d+):%d+:(%d+)$')
+      -- as many as there may be at once: more may lie behind them
+      wanted = #rest == STEP and string.format('%s:%d:%s', segment, past - 1, to) or ''
+      history[1] = #rest < STEP and rest or nil
+    end
+    local step = STEP
+    for segment, from, to, behind in string.gmatch(wanted, SPAN .. '()') do
+      local items, at = {}, tonumber(from)
+      history[#history + 1] = items
+      while at - to < 0 and room > 0 do
+        local some, before = call('LRANGE', BASE .. 'segment:' .. segment, at, math.min(at + step, to) - 1), room
+        for _, bytes in ipairs(some) do
+          items[#items + 1] = bytes
+          room = room - #bytes
+        end
+        step = before - room < most_bytes / SHORT and math.min(step * 2, LONGEST_STEP) or STEP
+        at = #some == 0 and to or at + #some
+      end
+      if at - to < 0 then
+        left = string.format('%s:%d:%s', segment, at, to) .. string.sub(wanted, behind)
+        break
       end
     end
     -- Everything has been read that will be written: from here on the script only writes.
@@ -78,6 +101,6 @@ if token ~= '' and point == '' and (ARGV[ids_at] or '0') == '0' and source ~= 'n
       call('HSET', BASE .. 'branch:' .. line, 'taken_by', token)
     end
     return { 'ok', history, chain, table.concat(waiting, CALL_BREAK), name, facts, {}, calls, tonumber(line), lock, '', '',
-      head[3] or '', rest and 1 or 0, marks[2] and 1 or 0 }
+      head[3] or '', rest and 1 or 0, marks[2] and 1 or 0, left }
   end
 end

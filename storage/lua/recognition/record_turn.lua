@@ -45,8 +45,8 @@ local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
 local first_lead, last_lead, rest_at = list_at(leads_at, 1)
 local name, description, job_token, marker_life, life = unpack(ARGV, rest_at, rest_at + 4)
 name, description, job_token, life = name or '', description or '', job_token or '', tonumber(life or '0')
-local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
-local unfinished = is_unfinished(accepted[1])
+local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output', 'job_pieces')
+local unfinished, in_pieces = is_unfinished(accepted[1]), accepted[6]
 local marked = redis.call('GET', marker_key)
 local lives = conversation_lives(conversation_key, conversation_id)
 if (accepted[1] and not unfinished) or marked then
@@ -145,7 +145,8 @@ elseif replaced then
   redis.call('HSET', branch_key(line), 'pending', format_pending(pending))
   rename_edition(response_id)
 elseif not appends then
-  line = create_line(base, pending, line and line >= 0 and line, anchor, description, false)
+  local parent = line and line >= 0 and line
+  line = create_line(base, pending, parent, anchor, description, parent and is_mixed(parent))
   if act == 'side' then
     while not name_is_free(branches_key, name) do
       name = name .. 'x'
@@ -167,7 +168,7 @@ for _, entries in ipairs({ inputs, outputs }) do
   end
 end
 name_edition(response_id)
-local written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
+append_to_branch(fresh, line, index_key, response_id, model, staged_key)
 if appends then
   -- whoever has lost the line's lock finds that it has moved on
   redis.call('HSET', branch_key(line), 'taken_by', response_id)
@@ -196,9 +197,9 @@ if stored then
   redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
-  redis.call('HDEL', response_key, 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
-  if written ~= line then
-    redis.call('HSET', response_key, 'line', line)
+  redis.call('HDEL', response_key, 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at')
+  if in_pieces then
+    redis.call('UNLINK', BASE .. 'job:' .. response_id)
   end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then

@@ -11,7 +11,7 @@ local owner = ARGV[1]
 if not owned(owner) or redis.call('EXISTS', response_key) == 0 then
   return { 'response_not_found' }
 end
-redis.call('UNLINK', log_key)
+redis.call('UNLINK', log_key, BASE .. 'job:' .. id_of_key(response_key))
 -- one that still runs is cancelled by this
 local lock = kept_lock(response_key)
 if lock then

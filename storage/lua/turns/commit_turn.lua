@@ -36,8 +36,8 @@ local _, _, outputs_at = list_at(inputs_at, FIELDS)
 local _, _, rest_at = list_at(outputs_at, FIELDS)
 local new_name, anchor, job_token, marker_life = unpack(ARGV, rest_at, rest_at + 3)
 new_name, anchor, job_token = new_name or '', anchor or '', job_token or ''
-local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at')
-local unfinished = is_unfinished(accepted[1])
+local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'job_pieces')
+local unfinished, in_pieces = is_unfinished(accepted[1]), accepted[4]
 if (accepted[1] and not unfinished) or redis.call('EXISTS', marker_key) == 1 then
   return { 'repeated', conversation_lives(conversation_key, conversation_id) and 1 or 0 }
 end
@@ -90,21 +90,20 @@ for _, span in ipairs(opened_with) do
 end
 local pending = parse_pending(base_pending)
 
--- A chain goes on in the segment it ends in while it is at that segment's tip and no branch writes there.
+-- A chain goes on in the segment it ends in while it is at that segment's tip and no branch has written that.
 local function segment_after(chain)
   local last = chain[#chain]
-  if last and redis.call('LLEN', segment_key(last[1])) == last[3]
-    and redis.call('EXISTS', branch_key(last[1])) == 0 then
+  if last and redis.call('LLEN', segment_key(last[1])) == last[3] and not writer_of(last[1], last[3] - 1) then
     return last[1]
   end
   return new_segment()
 end
 
--- The segment with the new items of a branch; else `line`.
-local backup, written = '', line
+local backup = ''
 if on_branch then
   if mode ~= 'append' then
-    line = create_line(base, pending, line >= 0 and line, anchor, '', false)
+    local parent = line >= 0 and line
+    line = create_line(base, pending, parent, anchor, '', starts_mixed(base, parent))
     if mode == 'fork' then
       name_line(branches_key, new_name, line)
     else
@@ -119,7 +118,7 @@ if on_branch then
     end
     entry.at = entry.place
   end
-  written = append_to_branch(fresh, line, index_key, response_id, model, staged_key)
+  append_to_branch(fresh, line, index_key, response_id, model, staged_key)
   redis.call('HSET', conversation_key, 'updated_at', milliseconds)
 elseif stored then
   redis.call('HSET', PARTITION, 'owner', owner)
@@ -147,7 +146,7 @@ elseif stored then
   for _, entry in ipairs(mode == 'record' and {} or entries) do
     mark_entry(waiting, entry)
   end
-  note_append(segment, response_id, model, waiting)
+  note_append(entries, segment, response_id, model, waiting)
   if not lasting then
     extend(segment_key(segment), retention)
     pieces_of(segment, function(key) extend(key, retention) end)
@@ -181,9 +180,9 @@ if stored then
   redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
-  redis.call('HDEL', response_key, 'token', 'job', 'attempts', 'lease_until', 'lock', 'accepted_at')
-  if written ~= line then
-    redis.call('HSET', response_key, 'line', line)
+  redis.call('HDEL', response_key, 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at')
+  if in_pieces then
+    redis.call('UNLINK', BASE .. 'job:' .. response_id)
   end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then

@@ -6,12 +6,13 @@
 --       continues, or that is forked ('' = the active one, or the one that has the target)
 --       5 lock token: the response's id, a slash, a secret ('' = only look)  6 lease ms  7 retention s  8 a chain whose
 --       items the caller holds ('' = none)  9 edition of the partition that they are of
---       10 fork point ('' = no fork)  11 target  12 new branch's name ('' = it will become MAIN)  13 ms for which what a
+--       10 bytes after which no more of the history is read
+--       11 fork point ('' = no fork)  12 target  13 new branch's name ('' = it will become MAIN)  14 ms for which what a
 --       fork inherits is kept from being freed
---       14 number of ids, item ids…, number of call ids, call ids that are answered…
---   From 10 on there is nothing where there is no fork and no id.
+--       15 number of ids, item ids…, number of call ids, call ids that are answered…
+--   From 11 on there is nothing where there is no fork and no id.
 -- Returns {'ok', history, chain, pending, branch, facts, known, calls, line, lock, anchor, model, edition, is_rest,
---   watched}
+--   watched, left}
 --   history: a list of items for each span, tombstones included; chain: the same as a closed chain; pending: call ids
 --   that wait for an output, joined with CALL_BREAK; branch: its name; facts: {project_id, referrer}, of a response also the id of the conversation that lives beside it;
 --   known: for each id '' or its stored bytes with '=' before them, '<' when the history has it already;
@@ -19,7 +20,8 @@
 --   is forked (-1: none); lock: which lock was taken, '' for none; anchor: id of the last inherited item or '';
 --   model: of the answer that a fork replaces, or ''; edition: of the partition, '' for none; is_rest: 1 if the
 --   history is only what lies behind the chain that the caller holds, its last item before it, else 0;
---   watched: 1 if a lock was taken and somebody watches the conversation
+--   watched: 1 if a lock was taken and somebody watches the conversation; left: what has not been read of the chain,
+--   which goes on in the last list of the history (read_history), most often ''
 -- or {'conversation_not_found'}, {'branch_not_found', name}, {'response_not_found'}, {'response_unfinished'},
 -- {'locked', ms left}, or what fork_branch refuses.
 -- Takes a lock (conversations only): the branch's; of a fork its new name's, or MAIN's where it will become MAIN.
@@ -30,8 +32,8 @@
 local conversation_key, branches_key, index_key, response_key = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owner, source, conversation_id, branch_name = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local token, lease_ms, retention, held, edition = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local point, target, new_name, pin_ms = ARGV[10] or '', ARGV[11], ARGV[12], ARGV[13]
-local ids_at = 14
+local most_bytes, point, target, new_name, pin_ms = tonumber(ARGV[10]), ARGV[11] or '', ARGV[12], ARGV[13], ARGV[14]
+local ids_at = 15
 
 local looks = token == ''
 local mine = owned(owner)
@@ -173,5 +175,6 @@ local is_rest = open and open == start and current == edition and tonumber(past)
 if is_rest then
   chain = { { chain[#chain][1], past - 1, chain[#chain][3] } }
 end
-return { 'ok', read_spans(chain), text, table.concat(waiting, CALL_BREAK), branch, facts, known, calls, line, lock, anchor,
-  model, current, is_rest and 1 or 0, watched }
+local spans, left = read_spans(chain, most_bytes)
+return { 'ok', spans, text, table.concat(waiting, CALL_BREAK), branch, facts, known, calls, line, lock, anchor, model,
+  current, is_rest and 1 or 0, watched, left }

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import free_port
 from tests.flows.servers import HEADERS, Server, running_server
-from tests.processes import free_port
 
 MEBIBYTE = 1024 * 1024
 DISK_BYTES, LEAST_BYTES = 64 * MEBIBYTE, 24 * MEBIBYTE

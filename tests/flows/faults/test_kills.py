@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.processes import free_port
 from tests.flows.servers import Server, running_server
-from tests.processes import free_port, run
+from tests.processes import run
 
 
 @dataclass

@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from redis.asyncio import Redis
 
 from benchmarks.faults.injector import Link, link
+from benchmarks.processes import free_ports
 from proxy.http.keys import REQUEST_ID
 from proxy.idempotency.keys import IDEMPOTENCY_KEYS, HeldKey
 from proxy.idempotency.turns import KeyedAnswer
@@ -21,7 +22,7 @@ from storage import KeptAnswer, KeyClaim, partition_of
 from tests.flows.conftest import Proxy, running_proxy
 from tests.flows.talk import Answer, answer_when, items_of, new_conversation, post, respond, settled
 from tests.flows.telemetry import counted
-from tests.storage.servers import free_ports, run_valkey
+from tests.storage.servers import run_valkey
 
 IMPATIENT: dict[str, Any] = {
     "redis": {"timeout_seconds": 1.0},
@@ -92,7 +93,8 @@ async def test_an_answer_is_kept_for_a_retry_though_the_store_was_away_when_its_
 async def two_replicas() -> AsyncIterator[tuple[Link, Proxy, Proxy, Redis]]:
     """Two replicas on one store: its way to the first, the first, the second, and the store itself."""
     (port,) = free_ports(1)
-    first: dict[str, Any] = {"redis": {"timeout_seconds": 1.0}, "turns": {"lock_lease_seconds": 60.0}}
+    # sooner than a retry gives up to wait for what may have been stored
+    first: dict[str, Any] = {"redis": {"timeout_seconds": 0.3}, "turns": {"lock_lease_seconds": 60.0}}
     with run_valkey("--port", str(port), "--bind", "127.0.0.1"):
         async with AsyncExitStack() as stack:
             operator = await stack.enter_async_context(Redis(port=port))
@@ -135,7 +137,7 @@ async def test_a_retry_without_key_is_no_second_turn_though_the_store_failed_whe
                 await asyncio.sleep(0.05)
         leaving.cancel()
         asked = asyncio.create_task(retry(other, body))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.5)
         way.restore()
         answer = await asked
         assert answer.replayed

@@ -15,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from benchmarks.faults.injector import link
+from benchmarks.processes import free_port, free_ports
 from proxy.config.settings import Secret
 from proxy.recording.chat import CHAT_RECORDER
 from tests.flows.conftest import Proxy, StartProxy, running_proxy
@@ -22,8 +23,7 @@ from tests.flows.recording.resending import CHAT, chat, only_conversation, said,
 from tests.flows.recording.witness import all_recorded, completion
 from tests.flows.servers import HEADERS, Server, running_server
 from tests.flows.talk import items_of, post
-from tests.processes import free_port
-from tests.storage.servers import free_ports, run_valkey
+from tests.storage.servers import run_valkey
 from tests.upstream import Reply
 
 

@@ -12,10 +12,10 @@ import aiohttp
 import orjson
 import pytest
 
+from benchmarks.processes import free_port
 from tests.flows.conftest import Proxy, StartProxy
 from tests.flows.servers import running_server
 from tests.flows.talk import Answer, answer_when, idempotency_records, items_of, new_conversation, post
-from tests.processes import free_port
 from tests.upstream import CUT, HANG, Reply
 
 HELLO = {"model": "echo", "input": "hello"}
@@ -99,7 +99,7 @@ async def test_a_repeat_does_not_wait_for_ever(start_proxy: StartProxy):
 
 
 async def test_a_long_turn_keeps_its_key(start_proxy: StartProxy):
-    proxy = await start_proxy(turns={"lock_lease_seconds": 1.0}, idempotency={"wait_seconds": 1.5})
+    proxy = await start_proxy(turns={"lock_lease_seconds": 3.0}, idempotency={"wait_seconds": 3.5})
     gate = asyncio.Event()
     proxy.upstream.script(answer_when(gate, "late"))
     first = asyncio.create_task(post(proxy, "/v1/responses", HELLO))

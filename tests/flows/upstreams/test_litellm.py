@@ -15,11 +15,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from benchmarks.processes import free_port
 from proxy.config.settings import Secret
 from tests.flows.streams import read_stream
 from tests.flows.talk import items_of, new_conversation, post, respond
 from tests.flows.upstreams.conftest import WAYS, Several, StartSeveral, take, text_of, told_in
-from tests.processes import free_port
 from tests.upstream import ScriptedUpstream
 
 LITELLM = os.environ.get("LITELLM") or shutil.which("litellm")

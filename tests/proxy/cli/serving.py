@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from tests.processes import fork
 
 #: Seconds after which something that was waited for does not come any more.
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 90.0
 
 
 class Process:

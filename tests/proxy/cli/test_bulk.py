@@ -15,8 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
-from proxy.http.handover import HEAVY_HISTORY_BYTES
-from tests.processes import free_port
+from benchmarks.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
 from tests.proxy.cli.serving import Served, bulk_workers
@@ -93,24 +92,6 @@ async def test_a_large_turn_is_one_of_its_conversation(serve: Serve, client: aio
     async with client.get(f"{served.url}/conversations/{conversation}/items?order=asc") as listed:
         items = (await listed.json())["data"]
     assert [len(item["content"][0]["text"]) for item in items if item["role"] == "user"] == [5, 600_000, 5]
-
-
-async def test_what_goes_on_with_a_large_history_is_answered_there_once_that_is_known(
-    serve: Serve, client: aiohttp.ClientSession
-):
-    served = await serve()
-    asked = {"model": "m", "input": [{"role": "user", "content": "x" * (HEAVY_HISTORY_BYTES // 4)}] * 4}
-    told = []
-    previous = None
-    for body in (asked, *[orjson.loads(SMALL)] * 4):
-        asking = orjson.dumps({**body, "previous_response_id": previous})
-        async with client.post(f"{served.url}/responses", data=pieces(asking)) as answer:
-            told.append(await answered_by(served, answer))
-            previous = (await answer.json())["id"]
-    (bulk,) = bulk_workers(served)
-    assert told == [bulk, "", bulk, bulk, bulk]
-    async with client.post(f"{served.url}/responses", data=SMALL) as answer:
-        assert await answered_by(served, answer) == ""
 
 
 async def test_a_body_that_comes_slowly_is_read_where_it_went(serve: Serve):

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
-from tests.processes import free_port
+from benchmarks.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, Samples, scrape
 from tests.proxy.cli.serving import Served

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.processes import free_port
+from benchmarks.processes import free_port
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, total
 from tests.proxy.cli.serving import Served, bulk_workers
@@ -75,6 +76,20 @@ async def test_a_large_message_and_all_behind_it_are_answered_elsewhere(serve: S
     assert await total(port, TURNS) == 4
     # the upgrade, and one that lists
     assert await total(port, "branchline_http_requests_total") == 2
+
+
+async def test_it_is_open_once(serve: Serve, session: aiohttp.ClientSession):
+    port = free_port()
+    served = await serve(BRANCHLINE_METRICS_PORT=str(port))
+    async with session.ws_connect(f"{served.url}/responses") as socket:
+        await turn(socket, LARGE)
+        # each process looks at what it has open with every beat of this timer
+        beats = await total(port, "branchline_loop_lag_seconds_count")
+        async with asyncio.timeout(40):
+            while await total(port, "branchline_loop_lag_seconds_count") < beats + 10:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await total(port, "branchline_websockets") == 1
+        assert await total(port, "branchline_http_requests_running") == 1
 
 
 async def test_lanes_keep_their_names_and_their_order(serve: Serve, session: aiohttp.ClientSession):

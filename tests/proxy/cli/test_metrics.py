@@ -10,7 +10,8 @@ import signal
 import aiohttp
 import pytest
 
-from tests.processes import free_port, run
+from benchmarks.processes import free_port
+from tests.processes import run
 from tests.proxy.cli.conftest import Serve
 from tests.proxy.cli.scraping import TURNS, scrape, total
 from tests.proxy.cli.serving import Served

@@ -104,7 +104,7 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
 
 
 async def test_a_connection_that_asks_for_nothing_is_closed(serve_proxy: ServeProxy, upstream: ScriptedUpstream):
-    proxy = await serve_proxy(upstream.url, server=ServerConfig(idle_timeout_seconds=0.1))
+    proxy = await serve_proxy(upstream.url, server=ServerConfig(idle_timeout_seconds=0.5))
     async with connected(proxy) as (silent, _), connected(proxy) as (reader, writer):
         writer.write(HEAD + b"\r\n")
         assert (await read_answer(reader))[0] == 200

@@ -14,10 +14,9 @@ from yarl import URL
 
 from proxy.app import create_app
 from proxy.config.settings import Config, UpstreamConfig
-from proxy.http.body import LARGE_QUEUE
-from proxy.http.budget import FairRoom
 from proxy.http.handover import CROWDED_OBJECTS, HANDOVER, LARGE_BODY_BYTES, UNCOUNTED_BYTES, TakeConnection, is_heavy
 from proxy.http.passed import Passed
+from proxy.http.queue import LARGE_QUEUE, LargeQueue
 from tests.proxy.conftest import NO_STORE, Serve
 from tests.proxy.relay.streams import MESSAGE
 from tests.upstream import HANG, Reply, ScriptedUpstream
@@ -120,22 +119,22 @@ async def test_large_requests_begin_one_after_the_other_until_their_models_are_a
     async with ScriptedUpstream() as upstream:
         upstream.script(Reply.sse([HANG]), Reply.json(200, {"object": "response", "output": [MESSAGE]}))
         app = create_app(Config(upstream=UpstreamConfig(url=upstream.url), redis=NO_STORE))
-        queue = app[LARGE_QUEUE] = FairRoom(1, 1, 0.05, "busy")
+        queue = app[LARGE_QUEUE] = LargeQueue(1, 0.05)
         url = await serve(app) / "v1/responses"
         headers = {"Content-Type": "application/json", "Authorization": "Bearer k"}
         hanging = asyncio.create_task(client.post(url, data=LARGE, headers=headers))
         await upstream.wait_for_requests(1)
         async with client.post(url, data=LARGE, headers=headers) as answer:
             assert answer.status == 200
-        await queue.take("another", 1)
+        place = await queue.enter("another")
         async with client.post(url, data=LARGE, headers=headers) as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
             assert (await answer.json())["error"]["code"] == "server_busy"
-        queue.give_back("another", 1)
+        place.leave()
         async with client.post(url, data=b"[", headers=headers) as answer:
             assert answer.status == 400
         # a refusal has left it as well
-        await queue.take("another", 1)
+        (await queue.enter("another")).leave()
         hanging.cancel()
 
 

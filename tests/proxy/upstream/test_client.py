@@ -421,7 +421,7 @@ async def test_a_connection_that_is_not_made_in_time_is_a_timeout(serve):
     app.add_routes([web.get("/v1/models", wait)])
     config = UpstreamConfig(max_connections=1, connect_timeout_seconds=0.1)
     origin = await serve(app)
-    async with create_session(config) as session, asyncio.TaskGroup() as group:
+    async with create_session(UpstreamConfig()) as session, asyncio.TaskGroup() as group:
         busy = Upstream(config, session, f"{origin}/v1")
         first = group.create_task(busy.ping())
         await asyncio.sleep(0)
@@ -434,7 +434,7 @@ async def test_a_connection_that_is_not_made_in_time_is_a_timeout(serve):
 async def test_turns_and_other_requests_share_the_limit_of_connections(upstream: ScriptedUpstream):
     gate = asyncio.Event()
     config = UpstreamConfig(url=upstream.url, max_connections=1, connect_timeout_seconds=0.1)
-    async with create_session(config) as session, Upstream(config, session, upstream.url) as to:
+    async with create_session(UpstreamConfig()) as session, Upstream(config, session, upstream.url) as to:
         upstream.script(Reply.raw(200, "text/plain", chunks=[b"", gate]))
         async with await to.create_response([BODY], {}):
             with pytest.raises(errors.GatewayTimeout):

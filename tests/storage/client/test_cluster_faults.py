@@ -25,7 +25,7 @@ from tests.storage.builders import (
 from tests.storage.clusters import ClusterWorld, run_cluster, wait_until
 from tests.storage.everything import use_archive, use_everything, use_jobs, use_quotas
 
-TIMEOUT_SECONDS = 1.0
+TIMEOUT_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")

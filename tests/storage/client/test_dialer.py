@@ -16,10 +16,11 @@ from redis import Redis as SyncRedis
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
+from benchmarks.processes import free_ports
 from storage.client.channel import Channel
 from storage.client.connection import connect, open_channel
 from tests.certificates import make_certificate, server_context
-from tests.storage.servers import free_ports, run_sentinel, run_valkey
+from tests.storage.servers import run_sentinel, run_valkey
 from tests.virtual_time import in_virtual_time
 
 TIMEOUT_SECONDS = 5.0

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from benchmarks.processes import free_ports
 from storage import ConversationNotFound, Reason, Safeguards, Store, Unavailable
 from storage.client.connection import connect, find_followed, open_channel
 from storage.client.named import NamedServer
 from tests.storage.builders import OWNER, PREFIX, RETENTION_SECONDS, draft
-from tests.storage.servers import SentinelWorld, free_ports, run_sentinel, run_valkey
+from tests.storage.servers import SentinelWorld, run_sentinel, run_valkey
 
 TIMEOUT_SECONDS = 3.0
 WRITERS = 3

@@ -9,6 +9,7 @@ from redis.crc import key_slot
 import storage
 from storage import PageRequest, Store
 from storage.client.keys import OwnerKeys, PartitionKeys
+from storage.client.keyspace import Portion
 from storage.client.library import load_scripts
 from tests.storage.builders import (
     OWNER,
@@ -19,7 +20,7 @@ from tests.storage.builders import (
     store_on,
     take_turn,
 )
-from tests.storage.everything import use_branches, use_events, use_everything
+from tests.storage.everything import submit, use_branches, use_events, use_everything
 
 
 def partition_keys(prefix: str, partition: str) -> list[str]:
@@ -116,9 +117,10 @@ async def test_the_names_of_all_keys_are_documented_ones(redis: Any, store: Stor
     await use_branches(store, conversation, response)
     await store.items.delete(OWNER, conversation.id, (await ids_in(store, conversation))[0])
     await open_turn(store, conversation=conversation)
+    await submit(store, job="x" * (Portion().bytes + 1))
     names = {key.decode().partition("}:")[2] for key in await redis.keys("test:{*")}
     assert {re.sub(r":.+", ":", name) for name in names} == DOCUMENTED
-    kinds = r"(branch|segment|holders|lock|stop):\d+|(response|events|commit):\w+|pieces:\w+\.\d+|[a-z]+"
+    kinds = r"(branch|segment|holders|lock|stop):\d+|(response|events|commit|job):\w+|pieces:\w+\.\d+|[a-z]+"
     assert all(re.fullmatch(kinds, name) for name in names)
 
 
@@ -130,6 +132,7 @@ DOCUMENTED = {
     "index",
     "tombstones",
     "journal",
+    "job:",
     "branch:",
     "commit:",
     "digests",

@@ -368,9 +368,15 @@ async def test_a_few_bytes_do_not_wait_for_many_that_the_server_does_not_read_ye
         assert server.peers[0].heard[-2:] == [b"a", b"b"]
 
 
+async def make_long(valkey: Redis, size: int) -> None:
+    """Have so many bytes under `long`, without sending them."""
+    await valkey.setrange("long", size - 1, b"x")
+    await valkey.expire("long", 600)
+
+
 async def test_a_few_bytes_do_not_wait_for_a_long_reply(valkey: Redis, valkey_url: str):
     size = 64 << 20
-    await valkey.set("long", b"x" * size, ex=60)
+    await make_long(valkey, size)
     async with channel_to(valkey_url) as channel:
         assert await echo(channel, "ready") == b"ready"
         (connection,) = channel._connections  # type: ignore[attr-defined]
@@ -410,7 +416,7 @@ async def test_connections_are_as_many_as_may_be_and_no_more():
 
 
 async def test_where_a_further_connection_is_refused_the_first_one_will_do(valkey: Redis, valkey_url: str):
-    await valkey.set("long", b"x" * (32 << 20), ex=60)
+    await make_long(valkey, 32 << 20)
     async with channel_to(valkey_url) as channel:
         assert await echo(channel, "ready") == b"ready"
         (connection,) = channel._connections  # type: ignore[attr-defined]

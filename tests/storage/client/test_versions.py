@@ -13,12 +13,13 @@ import pytest
 from redis import Redis as SyncRedis
 from redis.crc import key_slot
 
+from benchmarks.processes import free_ports
 from storage import Safeguards, Store
 from tests.certificates import make_certificate
 from tests.storage.builders import OWNER, PREFIX, RETENTION_SECONDS, connect, take_turn
 from tests.storage.clusters import run_cluster, wait_until
 from tests.storage.everything import use_archive, use_backup, use_everything, use_jobs, use_quotas
-from tests.storage.servers import free_ports, run_valkey, tls_options
+from tests.storage.servers import run_valkey, tls_options
 
 REDIS = ("6.2", "7.")
 RIGHTS = Path(__file__).parents[3] / "docs" / "storage.md"

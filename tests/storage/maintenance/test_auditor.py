@@ -85,6 +85,12 @@ async def does_not_wait(world: World) -> None:
     await world.set("index", "call:call_2", world.ids[2])
 
 
+async def tell_otherwise(world: World) -> None:
+    """Let the journal tell of another call that waits behind the first two items."""
+    assert await world.redis.zrem(world.key("journal"), "@0:2\x1f\x1f") == 1
+    await world.redis.zadd(world.key("journal"), {"@0:2\x1f\x1fcall_1": 2})
+
+
 async def log(world: World, *entries: tuple[str, dict[str, Any]], owner: str = OWNER) -> None:
     """Write a log of events; entries: ids and fields behind the first."""
     key = world.key(f"events:{world.aside}")
@@ -159,6 +165,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "branch too long": (lambda w: w.set("branch:2", "chain", "0:0:9,2:0:"), "line 2 reads segment 0 up to 9"),
     "branch of nothing": (lambda w: w.set("branch:2", "chain", "7:0:4,2:0:"), "line 2 reads segment 7, which is not"),
     "not all its own": (lambda w: w.set("branch:2", "chain", "0:0:4,2:1:"), "line 2 does not have all of its own"),
+    "staged elsewhere": (lambda w: w.set("branch:2", "staged", "1"), "line 2 does not read segment 1, which was"),
     "twice": (copy_item, "in two places"),
     "unindexed": (lambda w: w.redis.hdel(w.key("index"), w.ids[1]), "at 0:3 is not in the index"),
     "wrong place": (lambda w: reindex(w, "0:2,0:3 +call_1"), "leads to 0:2, where it is not"),
@@ -179,6 +186,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
         lambda w: reindex(w, "0:3 ~call_1"),
         "line 2 waits for an output of call call_1, which it does not have",
     ),
+    "tells otherwise": (tell_otherwise, "line 2 has other calls that wait at 0:2 than the journal tells"),
     "does not wait": (does_not_wait, "line 2 does not wait for an output of call call_2"),
 }
 
