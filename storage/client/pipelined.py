@@ -63,10 +63,13 @@ class _Exchange:
         if self.refusal is None:
             if not self.future.done():
                 self.future.set_result(self.replies)
-        elif isinstance(self.refusal, redis_errors.ConnectionError):
+        elif not isinstance(self.refusal, redis_errors.ConnectionError):
+            self.fail(Refused(self.replies))
+        elif all(isinstance(reply, Exception) for reply in self.replies):
             self.fail(self.refusal)
         else:
-            self.fail(Refused(self.replies))
+            # what goes together is not one
+            self.fail(AnswerLost(*self.refusal.args))
 
     def fail(self, error: Exception) -> None:
         """Tell who waits that there will be no replies, or not the wanted ones."""
