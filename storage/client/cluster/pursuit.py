@@ -121,7 +121,8 @@ class Pursuit:
         self._is_repeated = True
         if isinstance(outcome, FailedExchange) and isinstance(outcome.error, Unanswered):
             self._lost = outcome.error
-        if self._home() == address:
+        # where a barrier was refused, other slots are not where they should be
+        if self._home() == address or isinstance(self._lost, Unconfirmed):
             # what is known counts where nobody can tell more
             with suppress(*EXCHANGE_ERRORS):
                 await self._topology.refreshed(address)

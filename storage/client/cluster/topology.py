@@ -53,6 +53,7 @@ class Topology:
         self.primaries: tuple[Address, ...] = ()
         #: What opens connections to a node, and whether to a replica too. With TLS it is dear to make.
         self._dialers: dict[tuple[Address, bool], Dialer] = {}
+        self._rare_tags: dict[Address, str] = {}
         #: Of the channels that are not closed.
         self._callbacks: list[Callable[[set[Address]], None]] = []
         self._refreshing: asyncio.Task[None] | None = None
@@ -103,9 +104,18 @@ class Topology:
 
     def some_tag(self, address: Address) -> str:
         """Return a hash tag of a slot that a node has, another one each time: one may be on its way elsewhere."""
+        rare = self._rare_tags.get(address)
+        if rare is not None and self.node_of(rare) == address:
+            return rare
         start = random.randrange(MAX_TAGS)
-        numbers = map(str, range(start, start + MAX_TAGS))
-        return next((tag for tag in numbers if self.node_of(tag) == address), str(start))
+        most = 20 * REDIS_CLUSTER_HASH_SLOTS if address in self.primaries else 0
+        for number in range(start, start + most):
+            if self.node_of(str(number)) == address:
+                if number >= start + MAX_TAGS:
+                    # a node that has a few slots only: looking for one takes long
+                    self._rare_tags[address] = str(number)
+                return str(number)
+        return str(start)
 
     def move(self, slot: int, address: Address) -> None:
         """Take note of what a node says: another one has a slot. How it is with other slots is asked for."""

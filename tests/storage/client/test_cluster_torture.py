@@ -139,6 +139,7 @@ async def torture(acts: list[Act | Step], cuts: list[int], plans: list[Plan]) ->
 @example([Act.BULK, Act.READONLY, Act.LOADING], [], [Plan(0.0, "0", False), Plan(1.0, "02", False)])
 @example([Act.LATE, Act.NEVER], [], [Plan(0.0, "0", True), Plan(0.0, "0", True), Plan(1.0, "05", False)])
 @example([Act.BULK, Act.LOADING, Act.LOADING], [], [Plan(0.0, "0", True), Plan(0.0, "0", True)])
+@example([Step.FAILOVER, Step.MOVED], [], [Plan(0.0, "0", False), Plan(0.0, "1", False)])
 @given(acts, cuts, plans)
 def test_what_is_told_of_a_cluster_is_so(acts: list[Act | Step], cuts: list[int], plans: list[Plan]):
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
