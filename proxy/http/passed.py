@@ -15,14 +15,13 @@ class Passed:
 
     request_id: its id. began: when it came, by `time.perf_counter`, which all processes share. allowance: how its
     caller's requests stand with this one; None where they are not counted. is_told: it is counted already, and its line
-    is written elsewhere. is_counted: so is the first message of its WebSocket.
+    is written elsewhere.
     """
 
     request_id: str
     began: float
     allowance: Allowance | None = None
     is_told: bool = False
-    is_counted: bool = False
 
 
 #: What is known of a request that another process has passed on.

@@ -65,7 +65,7 @@ from proxy.websocket.messages import (
 )
 from proxy.websocket.passage import Passage
 from proxy.websocket.socket import CLOSE_SECONDS, Socket, headers_of_turns
-from proxy.websocket.tunnel import lanes_in
+from proxy.websocket.tunnel import COUNTED, lanes_in
 from storage import HeavyHistory, HistoryLimit, StoreError
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ LAST_CLOSE_SECONDS = 0.1
 #: Requests of one connection that wait before no more is read from it.
 MAX_WAITING = 64
 
-#: A message that asks for a turn, parsed and as it came, and the bytes of room for bodies that it has.
-_Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int]
+#: A message that asks for a turn, parsed and as it came, the bytes of room for bodies that it has, and if it is counted.
+_Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int, bool]
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Connection:
         self._closing: asyncio.Task[None] | None = None
         self._passage = Passage(request, socket, self.send)
         #: Whether the next message is counted already.
-        self._is_counted = (passed := request.get(PASSED)) is not None and passed.is_counted
+        self._is_counted = False
         self._names: set[str] = set()
         self._cache = ContinuationCache(self._config.websocket.max_cache_bytes)
         self._budget = request.app[BODY_BUDGET]
@@ -221,7 +221,7 @@ class Connection:
                     with suppress(ConnectionError):
                         await self.socket.pong(message.data)
                 case WSMsgType.PONG:
-                    pass
+                    self._is_counted = message.data == COUNTED and PASSED in self._request
                 case _:
                     return None
 
@@ -249,6 +249,7 @@ class Connection:
 
     async def _take(self, data: bytes) -> None:
         lane, held, self._full = "", 0, True
+        is_counted, self._is_counted = self._is_counted, False
         try:
             held = await self._budget.take(len(data), self._request[CALLER].owner)
             self._held += held
@@ -268,7 +269,7 @@ class Connection:
             self._let_go(held)
             await self.send([error_message(refusal, lane)])
         else:
-            self._lanes.put(lane, (message, data, held), len(data))
+            self._lanes.put(lane, (message, data, held, is_counted), len(data))
 
     def _let_go(self, held: int) -> None:
         """Give the room for a message back: nothing of it is needed any more."""
@@ -301,9 +302,9 @@ class Connection:
 
     async def _answer(self, lane: str, asked: _Asked) -> None:
         """Carry a turn out. One that is refused takes what it wanted to continue with it, as OpenAI has it."""
-        message, data, held = asked
+        message, data, held, is_counted = asked
         try:
-            await self._run_or_pass_on(lane, message, data)
+            await self._run_or_pass_on(lane, message, data, is_counted=is_counted)
         except ApiError as exc:
             error = exc
         except StoreError as exc:
@@ -318,13 +319,12 @@ class Connection:
         self._cache.forget(lane, str(message.get("previous_response_id")))
         await self.send([error_message(error, lane)])
 
-    async def _run_or_pass_on(self, lane: str, message: Mapping[str, Any], data: bytes) -> None:
+    async def _run_or_pass_on(self, lane: str, message: Mapping[str, Any], data: bytes, *, is_counted: bool) -> None:
         """Run the turn that a message asks for, or leave it to the other process where its history is large.
 
         What has waited in its lane since the other process has one is left to that too.
         """
         is_given = HANDOVER in self._request.app and not self._cache.is_named_in(data)
-        is_counted, self._is_counted = self._is_counted, False
         if is_given and self._passage.is_open:
             await self._passage.send(data)
             return
@@ -332,8 +332,8 @@ class Connection:
             try:
                 await self._run(lane, message, leave, MOST_HISTORY if is_given else None, is_counted=is_counted)
             except HeavyHistory:
-                if not self._ending and await self._passage.open(is_counted=True):
-                    await self._passage.send(data)
+                if not self._ending and await self._passage.open():
+                    await self._passage.send(data, is_counted=True)
                 else:
                     await self._run(lane, message, leave, None, is_counted=True)
 

@@ -36,17 +36,17 @@ class Passage:
         """Whether what comes goes there."""
         return self._tunnel is not None
 
-    async def open(self, *, is_counted: bool = False) -> bool:
-        """Open it, once; return whether it is open: else nobody is there. is_counted: see `Tunnel.open`."""
+    async def open(self) -> bool:
+        """Open it, once; return whether it is open: else nobody is there."""
         async with self._opening:
-            if self._tunnel is None and (opened := await Tunnel.open(self._request, is_counted=is_counted)) is not None:
+            if self._tunnel is None and (opened := await Tunnel.open(self._request)) is not None:
                 self._tunnel, self._answering = opened, asyncio.create_task(self._pass_back(opened))
         return self.is_open
 
-    async def send(self, data: bytes) -> None:
-        """Send a message there."""
+    async def send(self, data: bytes, *, is_counted: bool = False) -> None:
+        """Send a message there. is_counted: it is already, as a request."""
         if self._tunnel is not None:
-            await self._tunnel.send(data)
+            await self._tunnel.send(data, is_counted=is_counted)
 
     async def end(self) -> None:
         """Close it: the client has gone."""

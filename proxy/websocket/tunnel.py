@@ -29,6 +29,9 @@ MAX_HEAD_BYTES = 64 * 1024
 #: Bytes that are read ahead, or wait to be written, before the other side has to wait.
 BUFFER_BYTES = 256 * 1024
 
+#: What a pong says ahead of a message that is counted already, as a request. A client's own never come that far.
+COUNTED = b"counted"
+
 #: A lane's name in a message. One in the middle of it is taken for that too: then more is waited for than had to be.
 _LANE = re.compile(rb'"stream_id"\s*:\s*"([^"\\]{1,256})"')
 #: Nothing is compressed on the way from one process to the other.
@@ -50,17 +53,14 @@ class Tunnel:
         self.close_code: int = WSCloseCode.INTERNAL_ERROR
 
     @classmethod
-    async def open(cls, request: web.Request, *, is_counted: bool = False) -> Tunnel | None:
-        """Open a client's connection once more at the process for large requests; None if nothing is given there.
-
-        is_counted: the first message is, as a request.
-        """
+    async def open(cls, request: web.Request) -> Tunnel | None:
+        """Open a client's connection once more at the process for large requests; None if nothing is given there."""
         handover = request.app.get(HANDOVER)
         take = await handover.find(request[CALLER].owner) if handover is not None else None
         if take is None:
             return None
         began, allowance = request[NOTES].began, request.get(ALLOWANCE)
-        passed = Passed(request[REQUEST_ID], began, allowance, is_told=True, is_counted=is_counted)
+        passed = Passed(request[REQUEST_ID], began, allowance, is_told=True)
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         with theirs:
@@ -81,9 +81,12 @@ class Tunnel:
         tunnel.end()
         return None
 
-    async def send(self, data: bytes) -> None:
-        """Send a message; wait until most of it is taken. One that is taken by nobody any more is dropped."""
-        await self._write(WSMsgType.BINARY, data)
+    async def send(self, data: bytes, *, is_counted: bool = False) -> None:
+        """Send a message; wait until most of it is taken. One that is taken by nobody any more is dropped.
+
+        is_counted: see COUNTED.
+        """
+        await self._write(*([(WSMsgType.PONG, COUNTED)] if is_counted else []), (WSMsgType.BINARY, data))
 
     async def receive(self) -> bytes | None:
         """Return the next message; None when there will be none."""
@@ -93,7 +96,7 @@ class Tunnel:
                 if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
                     return data
                 if kind == WSMsgType.PING:
-                    await self._write(WSMsgType.PONG, data)
+                    await self._write((WSMsgType.PONG, data))
                 elif kind == WSMsgType.CLOSE:
                     if len(data) >= 2:
                         self.close_code = int.from_bytes(data[:2], "big")
@@ -112,12 +115,18 @@ class Tunnel:
             length = int.from_bytes(await self._reader.readexactly(2 if length == _LENGTH_2 else 8), "big")
         return first & ~_FINAL, await self._reader.readexactly(length)
 
-    async def _write(self, kind: int, data: bytes) -> None:
-        # masked, as a client's have to be, by a key that changes nothing
-        length = bytes([_MASKED | _LENGTH_8]) + len(data).to_bytes(8, "big")
-        self._writer.writelines([bytes([_FINAL | kind]) + length + bytes(4), data])
+    async def _write(self, *messages: tuple[int, bytes]) -> None:
+        """Write messages, kind and data of each, one behind the other."""
+        for kind, data in messages:
+            self._writer.writelines([_frame_head(kind, len(data)), data])
         with suppress(OSError):
             await self._writer.drain()
+
+
+def _frame_head(kind: int, length: int) -> bytes:
+    # masked, as a client's have to be, by a key that changes nothing; a control frame has its length in one byte
+    told = bytes([_MASKED | length]) if length < _LENGTH_2 else bytes([_MASKED | _LENGTH_8]) + length.to_bytes(8, "big")
+    return bytes([_FINAL | kind]) + told + bytes(4)
 
 
 def _head_of(request: web.Request) -> bytes:

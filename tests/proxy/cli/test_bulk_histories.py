@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -114,10 +113,13 @@ async def test_a_message_of_a_websocket_goes_there_with_all_behind_it(serve: Ser
                 ends.append((told["type"], told.get("stream_id", "")))
     assert sorted(ends) == sorted(("response.completed", lane) for lane, _, _ in texts)
     (bulk,) = bulk_workers(served)
-    lines = re.findall(r"proxy.websocket.connection(?:\[(\d+)\])?: \S+ turn (\S+)", served.log)
+    line = r"proxy.websocket.connection(?:\[(\d+)\])?: \S+ turn (\S+)"
+    lines = await served.logged(line, len(texts))
     assert sorted(lines) == sorted([("", "completed"), *[(bulk, "completed")] * 4])
     async with client.get(f"{served.url}/conversations/{talk}/items?limit=100&order=asc") as listed:
-        items = (await listed.json())["data"]
+        told = await listed.json()
+        assert listed.status == 200, f"{told}\n{served.log}"
+        items = told["data"]
     said = [item["content"][0]["text"] for item in items if item["role"] == "user"][4:]
     assert said == ["1", "2", "4"]
     assert await total(port, TURNS) == 6
