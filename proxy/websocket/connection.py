@@ -77,7 +77,7 @@ LAST_CLOSE_SECONDS = 0.1
 #: Requests of one connection that wait before no more is read from it.
 MAX_WAITING = 64
 
-#: A message that asks for a turn, parsed and as it came, the bytes of room for bodies that it has, and if it is counted.
+#: A message asking for a turn, parsed and as it came, the bytes of room for bodies that it has, whether it is counted.
 _Asked: TypeAlias = tuple[Mapping[str, Any], bytes, int, bool]
 
 logger = logging.getLogger(__name__)
