@@ -81,7 +81,7 @@ class Turns:
         lease: partition and token (its lock is found here). item_ids: that the input names. call_ids: that it answers.
         most: how much of a history is read. Raises ConversationNotFound, BranchNotFound, ResponseNotFound, Locked,
         Unavailable, for a fork ItemNotFound, BranchExists, NotAUserMessage, NotAMessage, NoUserMessage: then nothing is
-        held; and HeavyHistory, whose lock is held.
+        held, but where Unavailable is `unsure`; and HeavyHistory, whose lock is held.
         """
         # an id that a client made up names no partition: it may be known where the turn takes place
         far = [one for one in item_ids if partition_of(one) != lease.partition]
@@ -101,31 +101,32 @@ class Turns:
         _, chain, *_, named, calls, _, lock, _, _, edition, is_rest, _, _ = reply
         scale = HistoryScale(most, HeavyHistory(source.subject, lock.decode()), held.history.items.size * is_rest)
         try:
-            spans = await self._read_on(keys, [owner, edition], reply, scale)
-        except Torn:
-            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
-        last = spans[-1][-1:] if spans else ()
-        while True:
             try:
-                history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
-                here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
-                there = collect(groups, resolved)
-                break
-            except InPieces:
-                pass
-            try:
-                spans, named = await self._whole(owner, lease.partition, spans, named, has_known_first=bool(is_rest))
-                resolved = await self._items.whole(owner, [partition_of(group[0]) for group in groups], resolved)
+                spans = await self._read_on(keys, [owner, edition], reply, scale)
+                last = spans[-1][-1:] if spans else ()
+                while True:
+                    try:
+                        history = held.extended(spans[0]) if is_rest else read_history(spans, chain)
+                        here = {one: _read_known(found) for one, found in zip(item_ids, named, strict=True) if found}
+                        known = collect(groups, resolved) | here
+                        break
+                    except InPieces:
+                        parts = spans, named
+                    spans, named = await self._whole(owner, lease.partition, *parts, has_known_first=bool(is_rest))
+                    resolved = await self._items.whole(owner, [partition_of(group[0]) for group in groups], resolved)
+                if history is None:
+                    # the server has lost what was read there
+                    self._recollections.forget(place)
+                    raise Torn
             except Torn:
                 return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
-        if history is None:
-            # the server has lost what was read there
-            self._recollections.forget(place)
-            return await self.open(owner, source, lease, lease_seconds, item_ids, call_ids, most)
+        except Unavailable as lost:
+            # it was opened before that
+            raise Unavailable(lost.subject, lost.reason, unsure=lost.unsure or lease.token != "") from lost
         if place is not None and last:
             self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
         answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
-        return _opened(reply, history, there | here, answered)
+        return _opened(reply, history, known, answered)
 
     async def _read_on(
         self, keys: PartitionKeys, who: Sequence[Argument], reply: Sequence[Any], scale: HistoryScale
@@ -170,10 +171,7 @@ class Turns:
     async def peek(
         self, owner: str, source: TurnSource, partition: str, item_ids: Sequence[str], call_ids: Sequence[str]
     ) -> OpenedTurn:
-        """Read what a turn would be opened with, in one round trip; nothing is locked or written.
-
-        Raises what `open` raises, but Locked.
-        """
+        """Read what a turn would be opened with; nothing is locked or written. Raises what `open` raises, but Locked."""
         return await self.open(owner, source, Lease(partition, "", ""), 0, item_ids, call_ids)
 
     async def commit(self, turn: TurnCommit) -> Committed:
@@ -247,7 +245,7 @@ class Turns:
         await self._scripts.run(Call("release_turn", [keys.lock(lease.lock)], [lease.token]))
 
     async def withdraw(self, partition: str, token: str, new_branch: str = "") -> None:
-        """Give back whatever an opening with this token holds, of which no answer came. Raises Unavailable.
+        """Give back whatever an opening with this token holds. Raises Unavailable.
 
         new_branch: the name that its fork was to get, if any. An opening that the server has not come to yet is not
         undone by this; it comes over a connection that was made after the opening was sent, so that it is done by then.

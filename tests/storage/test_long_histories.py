@@ -38,7 +38,7 @@ from tests.storage.builders import (
     store_on,
     take_turn,
 )
-from tests.storage.stages import MeasuringChannel, OvertakenChannel, staging_store
+from tests.storage.stages import DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
 
 PORTION = Portion(bytes=1000, head=200)
 #: Texts of a history, each so long that eight of them are more than a portion.
@@ -198,3 +198,13 @@ async def test_a_turn_holds_its_lock_once_it_has_read_all(redis: Redis, store: S
     await store.turns.commit(commit)
     assert await read_all(store, conversation) == [*TEXTS, "question", "answer"]
     await store.turns.release(Lease(partition_of(conversation.id), opened.lock, "mine"))
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2])
+async def test_it_is_said_that_the_lock_may_be_held_once_the_turn_is_opened(redis: Redis, store: Store, answered: int):
+    conversation = await start(store, *TEXTS)
+    channel, blocking = channels_to(redis)
+    async with staging_store(DyingChannel(channel, answered), blocking, portion=PORTION) as reader:
+        with pytest.raises(Unavailable) as raised:
+            await open_turn(reader, conversation=conversation)
+    assert raised.value.unsure == (answered > 0)
