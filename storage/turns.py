@@ -86,16 +86,10 @@ class Turns:
         # an id that a client made up names no partition: it may be known where the turn takes place
         far = [one for one in item_ids if partition_of(one) != lease.partition]
         resolves, groups = self._items.resolve_calls(owner, far) if far else ([], [])
-        space, keys = self._keyspace, self._keyspace.keys_of(lease.partition)
-        place, fork = turn_place(owner, source, lease.partition), source.fork
+        keys, place = self._keyspace.keys_of(lease.partition), turn_place(owner, source, lease.partition)
         held = self._recollections.look(place)
-        arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
-        arguments += [int(lease_seconds * 1000), space.retention_seconds, held.chain, held.edition, space.portion.bytes]
-        if fork or item_ids or call_ids:
-            arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
-            arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
-        names = [*keys.common, *([keys.response(previous)] if (previous := source.previous_response_id) else [])]
-        reply, *resolved = await self._scripts.run_all([Call("open_turn", names, arguments, source.subject), *resolves])
+        call = self._opening(keys, owner, source, lease, lease_seconds, (item_ids, call_ids), held)
+        reply, *resolved = await self._scripts.run_all([call, *resolves])
         if isinstance(reply, StoreError):
             raise reply
         _, chain, *_, named, calls, _, lock, _, _, edition, is_rest, _, _ = reply
@@ -127,6 +121,27 @@ class Turns:
             self._recollections.note(place, Recollection(chain.decode(), edition.decode(), last[0], history))
         answered = frozenset(one for one, found in zip(call_ids, calls, strict=True) if found)
         return _opened(reply, history, known, answered)
+
+    def _opening(
+        self,
+        keys: PartitionKeys,
+        owner: str,
+        source: TurnSource,
+        lease: Lease,
+        lease_seconds: float,
+        input_ids: tuple[Sequence[str], Sequence[str]],
+        held: Recollection,
+    ) -> Call:
+        """Return the call that opens a turn. input_ids: items and calls, see `open`. held: what is known of its history."""
+        item_ids, call_ids = input_ids
+        space, fork, previous = self._keyspace, source.fork, source.previous_response_id
+        arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
+        arguments += [int(lease_seconds * 1000), space.retention_seconds, held.chain, held.edition, space.portion.bytes]
+        if fork or item_ids or call_ids:
+            arguments += [fork.point.value, fork.target, fork.name] if fork else ["", "", ""]
+            arguments += [FORK_PIN_MS, len(item_ids), *item_ids, len(call_ids), *call_ids]
+        names = [*keys.common, keys.response(previous)] if previous else keys.common
+        return Call("open_turn", names, arguments, source.subject)
 
     async def _read_on(
         self, keys: PartitionKeys, who: Sequence[Argument], reply: Sequence[Any], scale: HistoryScale
@@ -171,7 +186,7 @@ class Turns:
     async def peek(
         self, owner: str, source: TurnSource, partition: str, item_ids: Sequence[str], call_ids: Sequence[str]
     ) -> OpenedTurn:
-        """Read what a turn would be opened with; nothing is locked or written. Raises what `open` raises, but Locked."""
+        """Read what a turn would be opened with; nothing is locked or written. Raises as `open`, but not Locked."""
         return await self.open(owner, source, Lease(partition, "", ""), 0, item_ids, call_ids)
 
     async def commit(self, turn: TurnCommit) -> Committed:
