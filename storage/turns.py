@@ -132,7 +132,7 @@ class Turns:
         input_ids: tuple[Sequence[str], Sequence[str]],
         held: Recollection,
     ) -> Call:
-        """Return the call that opens a turn. input_ids: items, calls; see `open`. held: what is known of its history."""
+        """Return the call that opens a turn. input_ids: of items and of calls. held: what is known of it."""
         item_ids, call_ids = input_ids
         space, fork, previous = self._keyspace, source.fork, source.previous_response_id
         arguments: list[Argument] = [owner, source.kind, source.conversation_id or "", source.branch, lease.token]
