@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
@@ -116,7 +115,8 @@ async def run_turn(
     options = options or TurnOptions()
 
     def run(most: HistoryLimit | None) -> Awaitable[web.StreamResponse]:
-        return _run_turn(request, turn_request, replace(options, most_history=most), own_query)
+        options.most_history = most
+        return _run_turn(request, turn_request, options, own_query)
 
     return await take_here(request, turn_request.source.subject, run)
 

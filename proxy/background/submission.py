@@ -41,8 +41,8 @@ async def submit(
     """Accept a background response; return the Response object, `queued`. From then on it will come to an end.
 
     It lives where its history leads; whoever runs it looks that up again. most_history: see TurnOptions.
-    Raises ApiError and StoreError as the turn
-    itself would; then nothing is kept and nothing will run.
+
+    Raises ApiError and StoreError as the turn itself would; then nothing is kept and nothing will run.
     """
     request = settled(request)
     marks = marks_of(recorder, inbound.headers, request)
