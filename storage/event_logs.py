@@ -19,7 +19,7 @@ from typing import Any
 
 from storage.client.channel import Argument, uncopied
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Torn, again_if_torn, cut
+from storage.client.pieces import again_if_torn, cut, read_piece
 from storage.client.scripts import Call, Scripts
 from storage.client.staging import BRING_ATTEMPTS, STAGED_SECONDS
 from storage.errors import StoreError, Unavailable, Unstaged
@@ -238,16 +238,9 @@ class EventLogs:
     async def _read_pieces(self, query: EventQuery, generation: bytes, place: int, count: int) -> bytes:
         keys = self._keyspace.keys(query.response_id)
         names = [keys.events(query.response_id), keys.event_pieces(query.response_id)]
-        pieces: list[bytes] = []
-        for number in range(place, place + count):
-            # one at a time: others come between two of them
-            (piece,) = await self._scripts.run(Call("read_piece_of_log", names, [query.owner, generation, number]))
-            if not isinstance(piece, bytes):
-                if piece == 0:
-                    raise Torn
-                raise Unavailable("a part of an event is gone")
-            pieces.append(piece)
-        return b"".join(pieces)
+        numbers = range(place, place + count)
+        calls = [Call("read_piece_of_log", names, [query.owner, generation, number]) for number in numbers]
+        return b"".join([await read_piece(self._scripts, call, "an event") for call in calls])
 
     async def read_all(self, queries: Sequence[EventQuery], limit_bytes: int) -> list[EventPage | StoreError]:
         """Read several logs in one round trip (one a node on a cluster). limit_bytes: of each. Raises Unavailable.

@@ -16,9 +16,8 @@ from redis import exceptions as redis_errors
 from storage.client.channel import Argument, Channel
 from storage.client.keys import QueueKeys
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import cut
 from storage.client.scripts import Call, translated
-from storage.client.staging import BRING_ATTEMPTS, bring
+from storage.client.staging import BRING_ATTEMPTS, bring_pieces
 from storage.client.values import join_calls
 from storage.errors import Conflict, StoreError, Unavailable, Unstaged
 from storage.items import COMMIT_MARKER_SECONDS
@@ -146,8 +145,7 @@ class Jobs:
             return
         key = self._keyspace.keys(submission.response_id).staged(submission.token)
         for _ in range(BRING_ATTEMPTS):
-            pieces = cut(submission.job.encode(), self._keyspace.portion, 0)
-            if await bring(self._keyspace, key, ((number, [piece]) for number, piece in enumerate(pieces))):
+            if await bring_pieces(self._keyspace, key, submission.job.encode(), 0):
                 return
         raise Unavailable("what was staged is gone")
 

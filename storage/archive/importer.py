@@ -10,9 +10,9 @@ from typing import TypeVar
 from storage.archive.export import PAGE_BYTES, PAGE_ITEMS
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import cut, part
+from storage.client.pieces import part
 from storage.client.scripts import Call
-from storage.client.staging import BRING_ATTEMPTS, bring
+from storage.client.staging import BRING_ATTEMPTS, bring_pieces
 from storage.client.values import join_calls
 from storage.conversations import read_facts
 from storage.envelope import wrap
@@ -159,8 +159,7 @@ class Importer:
             parts += [item.id, element, str(item.mark or "")]
         for _ in range(BRING_ATTEMPTS):
             for key, data in lists:
-                pieces = enumerate(cut(data, portion, portion.head))
-                await bring(self._keyspace, key, ((number, [piece]) for number, piece in pieces))
+                await bring_pieces(self._keyspace, key, data, portion.head)
             with suppress(Unstaged):
                 return await self._write("import_items", [self._keys.index], parts)
         raise Unavailable("what was staged is gone")

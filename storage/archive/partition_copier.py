@@ -13,9 +13,8 @@ from typing import Any
 
 from storage.client.channel import Argument
 from storage.client.keyspace import Keyspace
-from storage.client.pieces import Torn, again_if_torn
+from storage.client.pieces import Torn, again_if_torn, read_piece
 from storage.client.scripts import Call
-from storage.errors import Unavailable
 
 #: How often a partition is copied in portions, before it is copied by one script.
 PORTIONED_ATTEMPTS = 5
@@ -83,9 +82,7 @@ class PartitionCopier:
         cursor: bytes | int = b"0"
         while True:
             arguments: list[Argument] = [edition, cursor, ENTRIES_AT_ONCE]
-            reply = await self._scripts.run(
-                Call("copy_index", [*self._keys.common[:1], self._keys.common[3]], arguments)
-            )
+            reply = await self._scripts.run(Call("copy_index", [self._keys.head, self._keys.index], arguments))
             if len(reply) == 1:
                 raise Torn
             cursor, flat = reply
@@ -130,14 +127,8 @@ class PartitionCopier:
         if not past:
             return [log]
         names = [self._keys.events(response_id), self._keys.event_pieces(response_id)]
-        held: list[bytes] = []
-        for number in range(past):
-            (piece,) = await self._scripts.run(Call("read_piece_of_log", names, [owner, generation, number]))
-            if piece == 0:
-                raise Torn
-            if piece == 1:
-                raise Unavailable("a part of an event is gone")
-            held.append(piece)
+        calls = [Call("read_piece_of_log", names, [owner, generation, number]) for number in range(past)]
+        held = [await read_piece(self._scripts, call, "an event") for call in calls]
         # the list first: whoever reads the log finds what it names
         return [[f"event_pieces:{response_id}".encode(), b"list", expires_at, held], log]
 

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from storage.client.keyspace import Keyspace, Portion
-from storage.client.scripts import Call
+from storage.client.scripts import Call, Scripts
 from storage.envelope import SEPARATOR, InPieces, Parted, read_parted, unwrap_all, wrap
 from storage.errors import Unavailable
 from storage.partitions import random_hex
@@ -61,6 +61,19 @@ def cut(data: bytes, portion: Portion, first: int) -> Iterator[bytes]:
         yield data[at : at + portion.bytes]
 
 
+async def read_piece(scripts: Scripts, call: Call, whole: str) -> bytes:
+    """Return one piece of something; one a call, so that others come between two of them.
+
+    whole: what it is a part of, in words. Raises Torn when that is gone, Unavailable when only the piece is.
+    """
+    (piece,) = await scripts.run(call)
+    if isinstance(piece, bytes):
+        return piece
+    if piece == 0:
+        raise Torn
+    raise Unavailable(f"a part of {whole} is gone")
+
+
 class ItemPieces:
     """Items in pieces, of any owner."""
 
@@ -88,12 +101,7 @@ class ItemPieces:
         pieces = [parted.head]
         left = parted.size - len(parted.head)
         while left > 0:
-            # one at a time: others come between two of them
-            (piece,) = await self._keyspace.scripts.run(Call("read_piece", names, [owner, len(pieces) - 1]))
-            if not isinstance(piece, bytes):
-                if piece == 0:
-                    raise Torn
-                raise Unavailable("a part of an item is gone")
-            pieces.append(piece)
-            left -= len(piece)
+            call = Call("read_piece", names, [owner, len(pieces) - 1])
+            pieces.append(await read_piece(self._keyspace.scripts, call, "an item"))
+            left -= len(pieces[-1])
         return b"".join(pieces)

@@ -155,12 +155,10 @@ class Stage:
 
     async def _bring(self) -> bool:
         """Bring what is not there yet; return whether all of it is there."""
-        portion = self._keyspace.portion
+        keyspace, keys = self._keyspace, self._keys
         for entry, one in zip(self._entries, self._parted, strict=True):
-            if one is not None:
-                pieces = ((number, [piece]) for number, piece in enumerate(cut(entry.data, portion, portion.head)))
-                if not await bring(self._keyspace, self._keys.pieces(one.name), pieces):
-                    return False
+            if one and not await bring_pieces(keyspace, keys.pieces(one.name), entry.data, keyspace.portion.head):
+                return False
         return not self._listed or await bring(self._keyspace, self._key, self._portions())
 
     async def _drop(self) -> None:
@@ -195,6 +193,12 @@ async def bring(keyspace: Keyspace, key: str, portions: Iterable[tuple[int, list
         if there < past:
             return False
     return True
+
+
+async def bring_pieces(keyspace: Keyspace, key: str, data: bytes, first: int) -> bool:
+    """Bring what lies behind the first bytes of something, as `bring` does, in pieces. Raises Unavailable."""
+    pieces = enumerate(cut(data, keyspace.portion, first))
+    return await bring(keyspace, key, ((number, [piece]) for number, piece in pieces))
 
 
 async def _stage_portion(keyspace: Keyspace, key: str, first: int, elements: Sequence[bytes]) -> list[Any]:

@@ -8,7 +8,6 @@
 
 -- A body begins like this: submit_response is given it so. What follows is never looked at.
 local BODY = '^({"id":"[%w_-]+","object":"response","created_at":%d+,"status":")([%a_]+)(","error":)(null)(.*)$'
-local UNFINISHED_FIELDS = { 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at' }
 
 -- A body with another status; error: JSON.
 local function restated(body, status, error)
@@ -49,8 +48,8 @@ local function conclude(response_key, status, error)
     redis.call('DEL', lock)
   end
   local id = id_of_key(response_key)
-  redis.call('UNLINK', BASE .. 'lock:~' .. id, BASE .. 'job:' .. id)
+  redis.call('UNLINK', BASE .. 'lock:~' .. id)
   local body = restated(redis.call('HGET', response_key, 'body'), status, error)
   redis.call('HSET', response_key, 'status', status, 'body', body)
-  redis.call('HDEL', response_key, unpack(UNFINISHED_FIELDS))
+  drop_job(response_key, BASE .. 'job:' .. id)
 end

@@ -103,26 +103,29 @@ local function pending_at(chain, index_key, mixed)
   return pending
 end
 
--- The model of the turn that answered an item, or made it: the first after it on its chain, else the last before it.
-local function model_at(chain, i, offset)
-  local function first_model(command, one, other)
-    for _, entry in ipairs(redis.call(command, BASE .. 'journal', one, other, 'LIMIT', 0, 10)) do
-      local model = string.match(entry, FIELD_BREAK .. '(.*)' .. FIELD_BREAK)
-      if model ~= '' then
-        return model
-      end
+-- The first model that a stretch of the journal tells, as `command` goes through it; of so many entries at most.
+local function first_model(command, one, other, most)
+  for _, entry in ipairs(redis.call(command, BASE .. 'journal', one, other, 'LIMIT', 0, most)) do
+    local model = string.match(entry, FIELD_BREAK .. '(.*)' .. FIELD_BREAK)
+    if model ~= '' then
+      return model
     end
   end
+end
+
+-- The model of the turn that answered an item, or made it: the first after it on its chain, else the last before it.
+local function model_at(chain, i, offset)
+  local most = 10
   for j = i, #chain do
     local after = j == i and offset or chain[j][2]
-    local model = first_model('ZRANGEBYSCORE', '(' .. position(chain[j][1], after), position(chain[j][1], chain[j][3]))
+    local model = first_model('ZRANGEBYSCORE', '(' .. position(chain[j][1], after), position(chain[j][1], chain[j][3]), most)
     if model then
       return model
     end
   end
   for j = i, 1, -1 do
     local before = j == i and offset or chain[j][3]
-    local model = first_model('ZREVRANGEBYSCORE', position(chain[j][1], before), position(chain[j][1], 0))
+    local model = first_model('ZREVRANGEBYSCORE', position(chain[j][1], before), position(chain[j][1], 0), most)
     if model then
       return model
     end

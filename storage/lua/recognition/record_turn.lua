@@ -45,8 +45,8 @@ local first_mark, last_mark, leads_at = list_at(marks_at, MARK_FIELDS)
 local first_lead, last_lead, rest_at = list_at(leads_at, 1)
 local name, description, job_token, marker_life, life = unpack(ARGV, rest_at, rest_at + 4)
 name, description, job_token, life = name or '', description or '', job_token or '', tonumber(life or '0')
-local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output', 'job_pieces')
-local unfinished, in_pieces = is_unfinished(accepted[1]), accepted[6]
+local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'context', 'output')
+local unfinished = is_unfinished(accepted[1])
 local marked = redis.call('GET', marker_key)
 local lives = conversation_lives(conversation_key, conversation_id)
 if (accepted[1] and not unfinished) or marked then
@@ -197,9 +197,8 @@ if stored then
   redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
-  redis.call('HDEL', response_key, 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at')
-  if in_pieces then
-    redis.call('UNLINK', BASE .. 'job:' .. response_id)
+  if unfinished then
+    drop_job(response_key, BASE .. 'job:' .. response_id)
   end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then

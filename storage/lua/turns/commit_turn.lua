@@ -36,8 +36,8 @@ local _, _, outputs_at = list_at(inputs_at, FIELDS)
 local _, _, rest_at = list_at(outputs_at, FIELDS)
 local new_name, anchor, job_token, marker_life = unpack(ARGV, rest_at, rest_at + 3)
 new_name, anchor, job_token = new_name or '', anchor or '', job_token or ''
-local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at', 'job_pieces')
-local unfinished, in_pieces = is_unfinished(accepted[1]), accepted[4]
+local accepted = redis.call('HMGET', response_key, 'status', 'token', 'created_at')
+local unfinished = is_unfinished(accepted[1])
 if (accepted[1] and not unfinished) or redis.call('EXISTS', marker_key) == 1 then
   return { 'repeated', conversation_lives(conversation_key, conversation_id) and 1 or 0 }
 end
@@ -180,9 +180,8 @@ if stored then
   redis.call('HSET', response_key, 'status', status, 'body', body, 'snapshot', format_chain(snapshot),
     'context', format_chain(context), 'output', format_chain(output), 'pending', format_pending(pending),
     'created_at', unfinished and accepted[3] or seconds)
-  redis.call('HDEL', response_key, 'token', 'job', 'job_pieces', 'attempts', 'lease_until', 'lock', 'accepted_at')
-  if in_pieces then
-    redis.call('UNLINK', BASE .. 'job:' .. response_id)
+  if unfinished then
+    drop_job(response_key, BASE .. 'job:' .. response_id)
   end
   redis.call('EXPIRE', response_key, retention)
   if not unfinished then

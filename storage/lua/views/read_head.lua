@@ -35,12 +35,9 @@ end
 local function last_model()
   for i = #chain, math.max(#chain - LOOKED_AT, 1), -1 do
     local segment, from, to = chain[i][1], chain[i][2], chain[i][3]
-    for _, entry in ipairs(redis.call('ZREVRANGEBYSCORE', BASE .. 'journal', position(segment, to),
-      '(' .. position(segment, from), 'LIMIT', 0, LOOKED_AT)) do
-      local model = string.match(entry, FIELD_BREAK .. '(.*)' .. FIELD_BREAK)
-      if model ~= '' then
-        return model
-      end
+    local model = first_model('ZREVRANGEBYSCORE', position(segment, to), '(' .. position(segment, from), LOOKED_AT)
+    if model then
+      return model
     end
   end
   return ''
