@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from storage import Report, partition_of
+from storage import Report, Store, partition_of
 from tests.storage.builders import store_on
 
 _KEY = re.compile(r"([^:]+):(?:(?:owner:|quota:)?\{.+?\}:.+|jobs:\{jobs\}(?::.+)?|layout:\{layout\})", re.DOTALL)
@@ -58,3 +58,9 @@ async def _dump(redis: Any, key: bytes) -> bytes:
         return b"\n".join(part for _, fields in await redis.xrange(key) for pair in fields.items() for part in pair)
     assert kind == "hash", f"{key!r} is a {kind}"
     return b"\n".join(part for pair in (await redis.hgetall(key)).items() for part in pair)
+
+
+async def faults_of(store: Store) -> tuple[list[str], int]:
+    """Return what an audit complains of, and how many items a sweep would free."""
+    report = await store.auditor.audit()
+    return report.complaints, report.garbage["items"]

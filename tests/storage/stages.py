@@ -7,15 +7,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis import exceptions as redis_errors
+from redis.asyncio import Redis
 
 from storage import Safeguards, Store
 from storage.client.channel import Channel, Command, Uncopied
 from storage.client.keyspace import Portion
 from storage.store import Hosting
-from tests.storage.builders import PREFIX, RETENTION_SECONDS
+from tests.fake import channels_to
+from tests.storage.builders import PREFIX, RETENTION_SECONDS, load_all
 
 #: So little that everything with three items is staged.
 TINY = Portion(items=2)
+#: So little that a text of some words is in pieces.
+PORTION = Portion(bytes=1000, head=200)
 
 
 @asynccontextmanager
@@ -28,6 +32,14 @@ async def staging_store(*channels: Channel, portion: Portion = TINY) -> AsyncIte
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def store_in_pieces(redis: Redis) -> AsyncIterator[Store]:
+    """Give a store on a server whose portions are a PORTION, and of which each call is one exchange."""
+    await load_all(redis)
+    async with staging_store(*channels_to(redis), portion=PORTION) as store:
+        yield store
 
 
 class DyingChannel(Channel):

@@ -10,16 +10,21 @@ import pytest
 from redis.asyncio import Redis
 
 from storage import BackupHead, EventBatch, EventLog, EventPage, EventQuery, ResponseNotFound, Store, Unavailable
-from storage.client.keyspace import Portion
 from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
 from tests.fake import channels_to
 from tests.storage.builders import OWNER, STRANGER, load_all, new_log, take_turn
 from tests.storage.logs import TTL, accept, append, batch, claim, finish, read
 from tests.storage.servers import run_valkey
-from tests.storage.stages import DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
+from tests.storage.stages import (
+    PORTION,
+    DyingChannel,
+    MeasuringChannel,
+    OvertakenChannel,
+    staging_store,
+    store_in_pieces,
+)
 
-PORTION = Portion(bytes=1000, head=200)
 #: Events in pieces, and how many.
 LONG, OTHER, PIECES = "long " * 1000, "other" * 1000, 5
 #: Exchanges of one: its pieces, and the batch.
@@ -29,9 +34,7 @@ BESIDE = 2000
 
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[Store]:
-    # so that each call is one exchange
-    await load_all(redis)
-    async with staging_store(*channels_to(redis), portion=PORTION) as store:
+    async with store_in_pieces(redis) as store:
         yield store
 
 

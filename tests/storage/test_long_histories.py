@@ -38,9 +38,8 @@ from tests.storage.builders import (
     store_on,
     take_turn,
 )
-from tests.storage.stages import DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
+from tests.storage.stages import PORTION, DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
 
-PORTION = Portion(bytes=1000, head=200)
 #: Texts of a history, each so long that eight of them are more than a portion.
 TEXTS = [f"{number} {'text ' * 20}" for number in range(60)]
 #: Bytes of eight of them, which come after it is known that there is room for one.

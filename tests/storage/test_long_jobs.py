@@ -27,7 +27,6 @@ from storage import (
     partition_of,
 )
 from storage.client.keys import PartitionKeys, QueueKeys
-from storage.client.keyspace import Portion
 from storage.client.staging import STAGED_SECONDS
 from tests.fake import channels_to
 from tests.storage.builders import (
@@ -39,9 +38,15 @@ from tests.storage.builders import (
     load_all,
 )
 from tests.storage.servers import run_valkey
-from tests.storage.stages import DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
+from tests.storage.stages import (
+    PORTION,
+    DyingChannel,
+    MeasuringChannel,
+    OvertakenChannel,
+    staging_store,
+    store_in_pieces,
+)
 
-PORTION = Portion(bytes=1000, head=200)
 #: A job in pieces, and how many; and one that is none.
 LONG, PIECES, SHORT = "long " * 1000, 5, "x" * 1000
 #: Exchanges of its submission: what is there already, its pieces, the queue with the record.
@@ -53,9 +58,7 @@ BESIDE = 2000
 
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[Store]:
-    # so that each call is one exchange
-    await load_all(redis)
-    async with staging_store(*channels_to(redis), portion=PORTION) as store:
+    async with store_in_pieces(redis) as store:
         yield store
 
 

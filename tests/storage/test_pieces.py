@@ -30,7 +30,6 @@ from storage import (
     partition_of,
 )
 from storage.client.channel import Channel, Command
-from storage.client.keyspace import Portion
 from storage.client.scripts import Call
 from storage.client.staging import STAGED_SECONDS
 from tests.fake import channels_to
@@ -57,11 +56,11 @@ from tests.storage.builders import (
     take_named_turn,
     take_turn,
 )
+from tests.storage.inspection import faults_of
 from tests.storage.servers import run_valkey
-from tests.storage.stages import DyingChannel, MeasuringChannel, staging_store
+from tests.storage.stages import PORTION, DyingChannel, MeasuringChannel, staging_store, store_in_pieces
 from tests.storage.twins import contents_of
 
-PORTION = Portion(bytes=1000, head=200)
 #: Text of an item in pieces, and how many.
 LONG, OTHER, PIECES = "long " * 1000, "other" * 1000, 5
 #: Round trips of a turn with one: what is there already, its pieces, the commit, and what it did not take dropped.
@@ -72,19 +71,12 @@ BESIDE = 2000
 
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[Store]:
-    # so that each call is one exchange
-    await load_all(redis)
-    async with staging_store(*channels_to(redis), portion=PORTION) as store:
+    async with store_in_pieces(redis) as store:
         yield store
 
 
 async def pieces_in(redis: Any) -> list[str]:
     return sorted([key.decode() async for key in redis.scan_iter("*:pieces:*")])
-
-
-async def faults_of(store: Store) -> tuple[list[str], int]:
-    report = await store.auditor.audit()
-    return report.complaints, report.garbage["items"]
 
 
 async def use_all(store: Store, conversation: Conversation) -> list[Any]:

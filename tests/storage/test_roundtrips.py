@@ -275,15 +275,21 @@ async def commands_of(valkey: Redis) -> Counter[str]:
     return Counter({name: calls for name, calls in counts.items() if not name.startswith(UNCOUNTED)})
 
 
+async def two_talks(snapshots: Snapshots, valkey: Redis, valkey_store: Store) -> dict[int, Talk]:
+    """Return a very long talk and a short one, by their items."""
+    longest = await snapshots.make(valkey, "talk of 10,000", lambda: long_talk(valkey_store, 10_000))
+    talks = {10_000: replace(longest, store=valkey_store, ids={**longest.ids}), 20: await long_talk(valkey_store, 20)}
+    # the first of an owner's responses begins the list of the latest
+    await take_turn(valkey_store)
+    return talks
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_what_is_done_to_a_branch_takes_as_many_trips_and_commands_however_long_it_is(
     counter: RoundTripCounter, counted: Store, snapshots: Snapshots, valkey: Redis, valkey_store: Store, name: str
 ):
     trips, operate = OPERATIONS[name]
-    longest = await snapshots.make(valkey, "talk of 10,000", lambda: long_talk(valkey_store, 10_000))
-    talks = {10_000: replace(longest, store=valkey_store, ids={**longest.ids}), 20: await long_talk(valkey_store, 20)}
-    # the first of an owner's responses begins the list of the latest
-    await take_turn(valkey_store)
+    talks = await two_talks(snapshots, valkey, valkey_store)
     spent = []
     for items, talk in talks.items():
         before = await commands_of(valkey)
@@ -298,9 +304,7 @@ async def test_what_is_done_to_a_branch_takes_as_many_trips_and_commands_however
 async def test_a_turn_that_forks_does_nothing_more_on_a_long_branch_but_read_it(
     counter: RoundTripCounter, reading_whole: Store, snapshots: Snapshots, valkey: Redis, valkey_store: Store, name: str
 ):
-    longest = await snapshots.make(valkey, "talk of 10,000", lambda: long_talk(valkey_store, 10_000))
-    talks = {10_000: replace(longest, store=valkey_store, ids={**longest.ids}), 20: await long_talk(valkey_store, 20)}
-    await take_turn(valkey_store)
+    talks = await two_talks(snapshots, valkey, valkey_store)
     spent = []
     for items, talk in talks.items():
         before = await commands_of(valkey)

@@ -55,6 +55,15 @@ async def started(start_proxy: StartProxy, queue: Queue, **changes: Any) -> Prox
     return proxy
 
 
+async def submitted(start_proxy: StartProxy, queue: Queue) -> tuple[AsyncOpenAI, Any]:
+    """A background response that only whoever has that queue may run, which is full; and a client to ask for it."""
+    ordinary = await start_proxy()
+    await ordinary.app[WORKER].drain(0)
+    await queue.fill()
+    client = ordinary.client()
+    return client, await client.responses.create(model="echo", input="hi", background=True)
+
+
 async def ended(client: AsyncOpenAI, response_id: str) -> Any:
     """Poll a response until it is over."""
     async with asyncio.timeout(20):
@@ -115,11 +124,7 @@ async def test_a_message_that_has_no_turn_in_time_is_refused(start_proxy: StartP
 async def test_a_response_in_the_background_waits_for_as_long_as_it_may_be_queued(start_proxy: StartProxy):
     queue = Queue()
     proxy = await started(start_proxy, queue, background={"max_queue_seconds": 0.3})
-    ordinary = await start_proxy()
-    await ordinary.app[WORKER].drain(0)
-    await queue.fill()
-    client = ordinary.client()
-    made = await client.responses.create(model="echo", input="hi", background=True)
+    client, made = await submitted(start_proxy, queue)
     failed = await ended(client, made.id)
     assert (failed.status, failed.error.code) == ("failed", "server_busy")
     queue.free()
@@ -129,11 +134,7 @@ async def test_a_response_in_the_background_waits_for_as_long_as_it_may_be_queue
 async def test_nobody_takes_over_one_that_waits(start_proxy: StartProxy):
     queue = Queue()
     proxy = await started(start_proxy, queue, turns={"lock_lease_seconds": 1.0})
-    ordinary = await start_proxy()
-    await ordinary.app[WORKER].drain(0)
-    await queue.fill()
-    client = ordinary.client()
-    made = await client.responses.create(model="echo", input="hi", background=True)
+    client, made = await submitted(start_proxy, queue)
     await queue.came.acquire()
     assert (await client.responses.retrieve(made.id)).status == "queued"
     longest = 0

@@ -12,12 +12,18 @@ from redis.asyncio import Redis
 from proxy.backup.format import write_lines
 from proxy.backup.verifier import Backup
 from storage import Conversation, ConversationNotFound, Store, Unavailable, partition_of
-from storage.client.keyspace import Portion
 from tests.fake import channels_to
-from tests.storage.builders import OWNER, RETENTION_SECONDS, load_all, read_all, start, take_named_turn
-from tests.storage.stages import DyingChannel, MeasuringChannel, OvertakenChannel, staging_store
+from tests.storage.builders import OWNER, RETENTION_SECONDS, read_all, start, take_named_turn
+from tests.storage.inspection import faults_of
+from tests.storage.stages import (
+    PORTION,
+    DyingChannel,
+    MeasuringChannel,
+    OvertakenChannel,
+    staging_store,
+    store_in_pieces,
+)
 
-PORTION = Portion(bytes=1000, head=200)
 LONG, OTHER = "long " * 1000, "other" * 1000
 #: Exchanges of an import before the items: the owner's bytes, its beginning, the branches, and for each of both items
 #: what is there of its pieces, and these.
@@ -27,19 +33,12 @@ BESIDE = 3000
 
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[Store]:
-    # so that each call is one exchange
-    await load_all(redis)
-    async with staging_store(*channels_to(redis), portion=PORTION) as store:
+    async with store_in_pieces(redis) as store:
         yield store
 
 
 async def pieces_in(redis: Any) -> set[bytes]:
     return {key async for key in redis.scan_iter("*:pieces:*")}
-
-
-async def faults_of(store: Store) -> tuple[list[str], int]:
-    report = await store.auditor.audit()
-    return report.complaints, report.garbage["items"]
 
 
 async def exported(store: Store, *, aside: bool = False) -> tuple[Conversation, bytes]:

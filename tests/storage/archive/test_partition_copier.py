@@ -10,22 +10,19 @@ from redis.asyncio import Redis
 
 from storage import Conversation, Store, partition_of
 from storage.archive.partition_copier import PORTIONED_ATTEMPTS, PartitionCopier
-from storage.client.keyspace import Portion
 from tests.fake import channels_to
 from tests.storage.builders import (
     OWNER,
     add,
     continue_from,
     ids_in,
-    load_all,
     read_all,
     start,
     store_on,
     take_turn,
 )
-from tests.storage.stages import MeasuringChannel, OvertakenChannel, staging_store
+from tests.storage.stages import PORTION, MeasuringChannel, OvertakenChannel, staging_store, store_in_pieces
 
-PORTION = Portion(bytes=1000, head=200)
 TEXTS = [f"{number} {'text ' * 20}" for number in range(30)]
 #: An item in pieces.
 LONG = "long " * 1000
@@ -35,9 +32,7 @@ BESIDE = 9000
 
 @pytest.fixture
 async def store(redis: Redis) -> AsyncIterator[Store]:
-    # so that each call is one exchange
-    await load_all(redis)
-    async with staging_store(*channels_to(redis), portion=PORTION) as store:
+    async with store_in_pieces(redis) as store:
         yield store
 
 
