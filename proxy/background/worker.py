@@ -224,6 +224,7 @@ class Worker:
 
     async def _claim_again(self, run: Run, job: Job, held: AsyncExitStack) -> Job | None:
         """Have a response with a large history run in another process; return it if it has to be run here after all."""
+        logger.info("background response %s has a large history, which is for another process", job.entry.response_id)
         run.job, run.most_history = None, None
         given_back = await self._jobs.give_back(job, new_token(job.entry.response_id), self._lease_seconds)
         return await self._claim(run, held) if given_back and not await self._run_elsewhere(run) else None
